@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What a developer, a packager and .ci/run call. `make` alone lists the targets.
+
+SHELL = /bin/sh
+DESTDIR ?=
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+PYTHON3 ?= /usr/bin/python3
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+# where the installing interpreter looks for distribution packages
+SITELIB ?= $(PREFIX)/lib/python3/dist-packages
+HOOKDIR ?= $(SYSCONFDIR)/libvirt/hooks/qemu.d
+HOST ?= a
+
+# recursive: asked for (and made) only by the targets that use it
+VENV = $(shell tests/venv.sh)
+PY = $(VENV)/bin/python
+SHELL_SCRIPTS = tests/packages.sh tests/venv.sh .ci/run
+PYTHON_SOURCES = lib hooks/qemu tests
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo
+demo: packages ## two test hosts, a guest with a VF, `virsh migrate` there and back, shown in the terminal
+	@$(PY) -m tests.testbed demo
+
+.PHONY: test
+test: packages ## every test that needs no VM (installs what it needs)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: testbed
+testbed: packages ## every scenario on two host VMs; writes build/testbed/report.json
+	@$(PY) -m tests.testbed run
+
+.PHONY: testbed-up
+testbed-up: packages ## start the two host VMs and leave them running
+	@$(PY) -m tests.testbed up
+
+.PHONY: testbed-shell
+testbed-shell: ## a root shell on a running test host (HOST=a or HOST=b)
+	@$(PY) -m tests.testbed shell $(HOST)
+
+.PHONY: testbed-down
+testbed-down: ## end what testbed-up started
+	@$(PY) -m tests.testbed down
+
+.PHONY: bench
+bench: packages ## measure what the project promises about speed; writes build/bench/report.json
+	@$(PY) -m tests.bench
+
+.PHONY: lint
+lint: packages ## ruff, mypy, shellcheck and the Python 3.9 floor
+	$(VENV)/bin/ruff check $(PYTHON_SOURCES)
+	$(VENV)/bin/ruff format --check $(PYTHON_SOURCES)
+	$(VENV)/bin/mypy lib/vfmigrate tests
+	$(VENV)/bin/mypy --scripts-are-modules hooks/qemu
+	$(VENV)/bin/vermin --quiet --no-tips --target=3.9- --violations --eval-annotations lib hooks/qemu tests
+	shellcheck $(SHELL_SCRIPTS)
+
+.PHONY: format
+format: ## let ruff lay out the sources
+	$(VENV)/bin/ruff check --fix $(PYTHON_SOURCES)
+	$(VENV)/bin/ruff format $(PYTHON_SOURCES)
+
+.PHONY: install
+install: ## install below DESTDIR as a distribution's package would
+	install -d $(DESTDIR)$(SITELIB)/vfmigrate $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
+	install -pm 0644 lib/vfmigrate/*.py $(DESTDIR)$(SITELIB)/vfmigrate/
+	printf '#!%s -I\nimport sys\nfrom vfmigrate.daemon import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(PREFIX)/sbin/vfmigrated
+	printf '#!%s -I\nimport sys\nfrom vfmigrate.cli import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(PREFIX)/bin/vfmigrate
+	chmod 0755 $(DESTDIR)$(PREFIX)/sbin/vfmigrated $(DESTDIR)$(PREFIX)/bin/vfmigrate
+	install -Dpm 0755 hooks/qemu $(DESTDIR)$(HOOKDIR)/50-vfmigrate
+	install -Dpm 0644 systemd/vfmigrated.socket $(DESTDIR)$(UNITDIR)/vfmigrated.socket
+	install -Dpm 0644 systemd/vfmigrated.service $(DESTDIR)$(UNITDIR)/vfmigrated.service
+	install -Dpm 0644 systemd/vfmigrate.conf $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf
+	install -d $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d
+
+.PHONY: packages
+packages:
+	@tests/packages.sh
+
+.PHONY: venv
+venv: packages ## make the test environment and print its path
+	@tests/venv.sh
+
+.PHONY: clean
+clean: ## remove what was built in this clone (the shared cache stays)
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info lib/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

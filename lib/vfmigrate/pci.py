@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""PCI addresses, as sysfs, devlink and libvirt's XML each write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vfmigrate.errors import InputError
+
+_TEXT = re.compile(r"([0-9a-fA-F]{4,8}):([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])")
+
+
+@dataclass(frozen=True, order=True)
+class PciAddress:
+    """Domain, bus, slot and function of a PCI device; sorts as the bus does."""
+
+    domain: int
+    bus: int
+    slot: int
+    function: int
+
+    @classmethod
+    def parse(cls, text: str) -> PciAddress:
+        """Read `0000:e1:00.1`, the form of sysfs and devlink.
+
+        Raises InputError when `text` is anything else.
+        """
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise InputError(f"'{text[:40]}' is not a PCI address", "write it as 0000:e1:00.1")
+        domain, bus, slot, function = (int(part, 16) for part in match.groups())
+        if slot > 0x1F:
+            raise InputError(f"'{text}' is not a PCI address: a slot is at most 1f")
+        return cls(domain, bus, slot, function)
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
