@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian's archive as this machine's apt sees it: mirrors, versions, downloads, and roots made by mmdebstrap.
+
+The hosts of the test bed run the release RELEASE, which is newer than the machine's. Its mirrors are the
+ones the machine's apt is configured with; its package lists are kept in a private apt state inside the
+cache directory, so the machine's own apt is never touched.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.testbed import cache
+from tests.testbed.run import CommandError, run
+
+RELEASE = "trixie"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+LISTS_LIFETIME_S = 24 * 3600
+
+
+class ArchiveError(Exception):
+    """The Debian archive cannot be used as it must; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of the release: `abi` in /lib/modules ("6.12.38+deb13-amd64"), `version` of its packages."""
+
+    abi: str
+    version: str
+
+    @property
+    def series(self) -> str:
+        """The series its source package is named after ("6.12")."""
+        return ".".join(self.abi.split(".")[:2])
+
+
+def own_release() -> str:
+    """The code name of the release this machine runs."""
+    return codename(Path("/etc/os-release").read_text())
+
+
+def codename(os_release: str) -> str:
+    """The code name in the text of an os-release file (os-release(5))."""
+    found = re.search(r'^VERSION_CODENAME="?([a-z]+)"?$', os_release, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def source_lines(targets: str, own: str, release: str) -> list[str]:
+    """The `deb` lines for `release` from the machine's index targets, lines of "URI SUITE COMPONENT".
+
+    Only Debian's own suites count: the code name `own`, its -updates and its -security.
+    """
+    lines = []
+    for target in targets.splitlines():
+        uri, suite, component = target.split()
+        if component == "main" and re.fullmatch(f"{own}(-updates|-security)?", suite):
+            line = f"deb [signed-by={KEYRING}] {uri} {suite.replace(own, release, 1)} main"
+            if line not in lines:
+                lines.append(line)
+    return lines
+
+
+def sources() -> list[str]:
+    """The `deb` lines of RELEASE on the mirrors of this machine. Raises ArchiveError when it has none."""
+    targets = run(
+        "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"
+    )
+    lines = source_lines(targets, own_release(), RELEASE)
+    if not lines:
+        raise ArchiveError(
+            f"apt on this machine has no source for the suite {own_release() or '(unknown)'}: "
+            "add Debian's main archive to /etc/apt/sources.list"
+        )
+    return lines
+
+
+def options() -> list[str]:
+    """Options that make apt work on the private state of RELEASE instead of the machine's."""
+    state = cache.directory() / f"apt-{RELEASE}"
+    for folder in ("lists/partial", "archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    listing = state / "sources.list"
+    text = "\n".join(sources()) + "\n"
+    if not listing.exists() or listing.read_text() != text:
+        listing.write_text(text)
+    settings = {
+        "Dir::State::Lists": state / "lists",
+        "Dir::State::status": "/dev/null",
+        "Dir::Cache": state,
+        "Dir::Etc::SourceList": listing,
+        "Dir::Etc::SourceParts": "-",
+        "Dir::Etc::PreferencesParts": "-",
+        "Dir::Etc::Preferences": "-",
+        "APT::Architecture": "amd64",
+        "APT::Sandbox::User": "root",
+    }
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+
+
+def refresh(max_age_s: float = LISTS_LIFETIME_S) -> None:
+    """Download the package lists of RELEASE when they are older than `max_age_s` seconds.
+
+    Without a network, lists that are there go on being used.
+    """
+    with cache.lock("apt"):
+        stamp = cache.directory() / f"apt-{RELEASE}" / "updated"
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < max_age_s:
+            return
+        try:
+            run("apt-get", *options(), "-q", "update", "--error-on=any")
+        except CommandError as error:
+            if not stamp.exists():
+                raise ArchiveError(f"cannot read the package lists of {RELEASE}: {error}") from error
+        stamp.touch()
+
+
+def parse_policy(text: str) -> dict[str, str]:
+    """Candidate versions by package from the output of `apt-cache policy`."""
+    found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)", text, re.MULTILINE)
+    return {package: version for package, version in found if version != "(none)"}
+
+
+def candidates(packages: Sequence[str]) -> dict[str, str]:
+    """The versions RELEASE would install of the packages. Raises ArchiveError when it lacks one."""
+    refresh()
+    versions = parse_policy(run("apt-cache", *options(), "policy", *packages))
+    missing = sorted(set(packages) - set(versions))
+    if missing:
+        raise ArchiveError(f"{RELEASE} has no package {', '.join(missing)}: is the mirror complete?")
+    return versions
+
+
+def kernel() -> Kernel:
+    """The kernel that linux-image-amd64 of RELEASE stands for."""
+    refresh()
+    text = run("apt-cache", *options(), "depends", "--important", "linux-image-amd64")
+    found = re.search(r"Depends: linux-image-(\d\S+)", text)
+    if not found:
+        raise ArchiveError(f"linux-image-amd64 of {RELEASE} names no kernel: {text.strip()}")
+    package = f"linux-image-{found.group(1)}"
+    return Kernel(abi=found.group(1), version=candidates([package])[package])
+
+
+def download(package: str, version: str) -> Path:
+    """The .deb of a package, from the cache or the mirror."""
+
+    def fetch(path: Path) -> None:
+        path.mkdir()
+        run("apt-get", *options(), "-q", "download", f"{package}={version}", cwd=path)
+
+    folder = cache.entry(f"deb-{package}", [package, version], fetch)
+    return next(folder.glob("*.deb"))
+
+
+def bootstrap(root: Path, packages: Sequence[str], log: Path) -> None:
+    """Make a root of RELEASE with the packages and nothing recommended at `root`."""
+    run(
+        "mmdebstrap",
+        "--variant=apt",
+        "--mode=root",
+        '--aptopt=APT::Install-Recommends "false"',
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        f"--include={','.join(packages)}",
+        RELEASE,
+        root,
+        *sources(),
+        env={"DEBIAN_FRONTEND": "noninteractive"},
+        log=log,
+    )
