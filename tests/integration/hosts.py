@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two hypervisors in namespaces, with real libvirt, QEMU and Open vSwitch, and the fabric between.
+
+A host is the cached host root under a writable overlay, in memory, in private namespaces. `mgmt` carries
+libvirt and the migrations, `p0` is the uplink of the Open vSwitch bridge `br-data` (userspace datapath);
+both lead to bridges in a third network namespace, the fabric. Two hosts are up in about a second and
+leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Callable, Optional
+
+from tests.integration import namespaces
+from tests.integration.namespaces import Namespace, Word
+
+BRIDGE = "br-data"
+UPLINK = "p0"
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+}
+
+LIBVIRTD_CONF = """\
+listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
+auth_unix_rw = "none"
+host_uuid = "00000000-0000-4000-8000-{number:012d}"
+log_outputs = "1:file:/var/log/libvirtd.log"
+log_filters = "2:util.hook 1:util.command 2:util.pci 2:util.hostdev 2:qemu 3:*"
+"""
+
+QEMU_CONF = """\
+security_driver = "none"
+user = "root"
+group = "root"
+namespaces = [ ]
+stdio_handler = "file"
+migration_address = "0.0.0.0"
+migration_host = "{address}"
+"""
+
+
+LINKS = """\
+link set lo up
+addr add {address}/24 dev mgmt
+link set mgmt up
+link set {uplink} up
+"""
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until `condition` holds; raises TimeoutError naming `what` after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+
+
+class Host:
+    """One hypervisor: it runs commands, shows its files, starts and ends its services."""
+
+    def __init__(self, namespace: Namespace, name: str, number: int) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.number = number
+        self.address = f"10.77.0.{number}"
+
+    def path(self, inside: str) -> Path:
+        """A path of the host as seen from outside. Absolute symbolic links lead out of the host."""
+        return Path(f"/proc/{self.namespace.pid}/root") / inside.lstrip("/")
+
+    def run(
+        self,
+        *words: Word,
+        check: bool = True,
+        stdin: str = "",
+        env: Optional[Mapping[str, str]] = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the host; raises CommandError on a status other than 0 if `check`."""
+        return self.namespace.run(
+            *words, check=check, stdin=stdin, env={**ENVIRONMENT, **(env or {})}, timeout=timeout
+        )
+
+    def spawn(self, *words: Word, env: Optional[Mapping[str, str]] = None) -> subprocess.Popen[str]:
+        """Start a command on the host; standard output and error are pipes."""
+        return self.namespace.spawn(*words, env={**ENVIRONMENT, **(env or {})})
+
+    def write(self, inside: str, text: str, mode: int = 0o644) -> None:
+        """Write a file of the host, with its directories."""
+        file = self.path(inside)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+
+    def virsh(self, *words: Word, check: bool = True, stdin: str = "") -> str:
+        """What virsh prints, without its trailing lines."""
+        return self.run("virsh", "-q", *words, check=check, stdin=stdin).stdout.strip()
+
+    def vsctl(self, *words: Word) -> str:
+        """What ovs-vsctl prints."""
+        return self.run("ovs-vsctl", *words).stdout.strip()
+
+    def pid_of(self, pid_file: str) -> Optional[int]:
+        """The process that a pid file names, as the host sees it; None when it is not running."""
+        try:
+            pid = int(self.path(pid_file).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if self.path(f"/proc/{pid}").exists() else None
+
+    def stop(self, pid_file: str, signal: str = "TERM") -> None:
+        """End the process that a pid file names and wait until it is gone."""
+        pid = self.pid_of(pid_file)
+        if pid is not None:
+            self.run("kill", f"-{signal}", str(pid))
+            wait_for(f"{pid_file} of {self.name} to end", lambda: not self.path(f"/proc/{pid}").exists())
+
+    def configure(self) -> None:
+        """Write the host's configuration files and bring up its links (which must be there)."""
+        self.write("/etc/hostname", f"{self.name}\n")
+        self.write("/etc/hosts", "127.0.0.1 localhost\n10.77.0.1 host-a\n10.77.0.2 host-b\n")
+        self.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF.format(number=self.number))
+        self.write("/etc/libvirt/qemu.conf", QEMU_CONF.format(address=self.address))
+        for name in ("lock", "openvswitch", "libvirt"):
+            self.path(f"/run/{name}").mkdir()
+        self.run(
+            "ip",
+            "-batch",
+            "-",
+            stdin=LINKS.format(address=self.address, uplink=UPLINK),
+        )
+
+    def start_openvswitch(self) -> None:
+        """Start Open vSwitch with the bridge and its uplink; returns when both daemons serve."""
+        daemon = ("--pidfile", "--detach", "--log-file", "-vconsole:off")
+        database = "/etc/openvswitch/conf.db"
+        self.run("ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema")
+        self.run("ovsdb-server", database, "--remote=punix:/run/openvswitch/db.sock", *daemon)
+        self.vsctl("--no-wait", "init")
+        self.start_vswitchd()
+        bridge = ("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
+        self.vsctl(*bridge, "--", "add-port", BRIDGE, UPLINK)
+
+    def start_vswitchd(self) -> None:
+        """Start the switch daemon alone; the database serves already."""
+        self.run("ovs-vswitchd", "--pidfile", "--detach", "--log-file", "-vconsole:off")
+
+    def stop_vswitchd(self) -> None:
+        """End the switch daemon; the database goes on serving."""
+        self.stop("/run/openvswitch/ovs-vswitchd.pid")
+
+    def start_libvirtd(self, env: Optional[Mapping[str, str]] = None) -> None:
+        """Start libvirtd; returns when its sockets accept."""
+        # SYSTEMD_DEVICE_VERIFY_SYSFS: libudev otherwise looks whether /sys is the kernel's own.
+        self.run("libvirtd", "--daemon", "--listen", env={"SYSTEMD_DEVICE_VERIFY_SYSFS": "0", **(env or {})})
+
+    def stop_libvirtd(self) -> None:
+        """End libvirtd; domains go on running."""
+        self.stop("/run/libvirtd.pid")
+
+    def domains(self) -> dict[str, str]:
+        """State of each domain by name, defined ones included."""
+        rows = (line.split(None, 2) for line in self.virsh("list", "--all").splitlines())
+        return {name: state for _, name, state in rows}
+
+    def ports(self) -> list[str]:
+        """Names of the ports in the bridge, the uplink apart."""
+        return [name for name in self.vsctl("list-ports", BRIDGE).split() if name != UPLINK]
+
+
+class Fabric:
+    """The network between the hosts: a learning bridge for each of their links."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+        for bridge in ("mgmt", "data"):
+            namespace.run("ip", "link", "add", bridge, "type", "bridge")
+            namespace.run("ip", "link", "set", bridge, "up")
+
+    def connect(self, host: Namespace, bridge: str, outer: str, inner: str) -> None:
+        """Lead the link `inner` of a host to a bridge; the fabric's end of it is named `outer`."""
+        pair = ("type", "veth", "peer", "name", inner, "netns", str(host.pid))
+        self.namespace.run("ip", "link", "add", "name", outer, *pair)
+        self.namespace.run("ip", "link", "set", outer, "master", bridge, "up")
+
+
+@contextmanager
+def two_hosts(root: Path, place: Path) -> Iterator[tuple[Host, Host, Fabric]]:
+    """Two configured hosts over the root file system `root`, and the fabric; no service runs yet.
+
+    `place` is an empty directory for mount points.
+    """
+    with ExitStack() as stack:
+        fabric = Fabric(stack.enter_context(namespaces.network()))
+        hosts = []
+        for number, letter in enumerate("ab", start=1):
+            name = f"host-{letter}"
+            (place / name).mkdir()
+            space = stack.enter_context(namespaces.host(name, root, place / name))
+            fabric.connect(space, "mgmt", f"mgmt-{letter}", "mgmt")
+            fabric.connect(space, "data", f"data-{letter}", UPLINK)
+            hosts.append(Host(space, name, number))
+            hosts[-1].configure()
+        yield hosts[0], hosts[1], fabric
