@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The plain values of a fake card: what its hardware is, and how a function or port looks at one moment."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Optional, Protocol
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the silicon, its firmware and the kernel built for it decide; the default is a ConnectX-7."""
+
+    vendor: int = 0x15B3
+    pf_device: int = 0x1021
+    vf_device: int = 0x101E
+    subsystem_device: int = 0x0041
+    host_driver: str = "mlx5_core"
+    variant_driver: Optional[str] = "mlx5_vfio_pci"  # None: a kernel built without it
+    total_vfs: int = 8
+    vf_msix: int = 11
+    psid: str = "MT_0000000892"
+    firmware: str = "28.42.1000"
+    stored_firmware: Optional[str] = None  # None: the one that runs
+    migration: bool = True
+    vhca_management: bool = True
+    iommu: bool = True
+
+    def modalias(self, function: Function) -> str:
+        """Show a function's modalias."""
+        return (
+            f"pci:v{function.vendor:08X}d{function.device:08X}"
+            f"sv{self.vendor:08X}sd{self.subsystem_device:08X}bc02sc00i00"
+        )
+
+    def modules_alias(self) -> str:
+        """Show what depmod writes to `modules.alias` about the drivers of this card."""
+        vf = f"v{self.vendor:08X}d{self.vf_device:08X}sv*sd*bc*sc*i*"
+        lines = [f"alias pci:{vf} {self.host_driver}", "alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci"]
+        if self.variant_driver:
+            lines.append(f"alias vfio_pci:{vf} {self.variant_driver}")
+        return "".join(f"{line}\n" for line in lines)
+
+
+@dataclass(frozen=True)
+class Netdev:
+    """A network device as a look-up finds it: name and index belong to whoever made it."""
+
+    ifindex: int
+    name: str
+
+
+class Netdevs(Protocol):
+    """Asked at every look for the network devices behind a PF; None while there is none (yet)."""
+
+    def uplink(self, pf: str) -> Optional[Netdev]:
+        """Find the PF's own network device."""
+
+    def representor(self, pf: str, vf: int) -> Optional[Netdev]:
+        """Find the representor of the PF's VF number `vf`."""
+
+
+class NumberedNetdevs:
+    """Netdevs that exist in name only: stable indexes from 100 on, names as udev gives them."""
+
+    def uplink(self, pf: str) -> Netdev:
+        """Name the PF's own network device after its address."""
+        return Netdev(100 + 32 * int(pf[-1], 16), f"{netdev_name(pf)}np{pf[-1]}")
+
+    def representor(self, pf: str, vf: int) -> Netdev:
+        """Name a representor after PF and VF number."""
+        return Netdev(101 + 32 * int(pf[-1], 16) + vf, f"{netdev_name(pf)}npf{pf[-1]}vf{vf}")
+
+
+@dataclass(frozen=True)
+class Function:
+    """One PCI function of the card at one moment."""
+
+    address: str
+    vendor: int
+    device: int
+    msix: int  # size of its MSI-X table
+    iommu_group: Optional[int] = None
+    driver: Optional[str] = None
+    driver_override: Optional[str] = None
+    pf: Optional[str] = None  # of a VF only
+    vf: Optional[int] = None
+    total_vfs: int = 0  # the rest of a PF only
+    num_vfs: int = 0
+    autoprobe: bool = True
+    # What the variant driver read when it bound; a later change of the flag does not reach it.
+    migratable_at_bind: Optional[bool] = None
+
+    def config_space(self) -> bytes:
+        """Show the first 256 bytes of configuration space: PCI Express with reset (FLR), and MSI-X."""
+        space = bytearray(256)
+        # A VF's own ID registers read as ones (SR-IOV specification 3.4.1); sysfs has the real IDs.
+        ids = (0xFFFF, 0xFFFF) if self.pf else (self.vendor, self.device)
+        struct.pack_into("<HHHHI", space, 0, *ids, 0x0006, 0x0010, 0x02000000)
+        space[0x34] = 0x60
+        struct.pack_into("<BBHI", space, 0x60, 0x10, 0x9C, 0x0002, 1 << 28)
+        struct.pack_into("<BBHII", space, 0x9C, 0x11, 0, self.msix - 1, 0x2000, 0x3000)
+        return bytes(space)
+
+
+@dataclass(frozen=True)
+class DevlinkPort:
+    """One devlink port at one moment; `hw_addr` and `migratable` are its port function's."""
+
+    index: int
+    flavour: str  # physical or pcivf
+    pf: int
+    vf: Optional[int]
+    netdev: Optional[Netdev]
+    hw_addr: Optional[str] = None
+    migratable: Optional[bool] = None  # None: the attribute is not offered
+    external: bool = False
+    controller: int = 0
+
+
+def netdev_name(address: str) -> str:
+    """Name a network device by its place, as systemd.net-naming-scheme(7) does for bus, slot and function."""
+    _, bus, slot_function = address.split(":")
+    slot, function = slot_function.split(".")
+    return f"enp{int(bus, 16)}s{int(slot, 16)}f{function}"
