@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to Open vSwitch: ports of bridges, and frames handed to a bridge.
+
+Owns the ports it made, which it knows by OWNER_KEY in the Interface's external_ids, and touches no other.
+Every change is one transaction that carries its own conditions: what was looked at still holds when it
+commits, or nothing happens and we look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional, TypeVar
+
+from vfmigrate import openflow, ovsdb, switchport
+from vfmigrate.errors import HostError
+from vfmigrate.ovsdb import ConnectionLost, GuardError, Operation, TransactionError
+from vfmigrate.switchport import OWNER_KEY, PortRows, PortSettings, SwitchPort
+
+__all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
+
+_RUNDIR = Path("/run/openvswitch")
+_ATTEMPTS = 10
+
+_Result = TypeVar("_Result")
+
+
+class OpenVswitch:
+    """Open vSwitch of this host, through ovsdb-server's and the bridges' OpenFlow sockets. Thread-safe."""
+
+    def __init__(
+        self,
+        remote: str = "unix:/run/openvswitch/db.sock",
+        *,
+        timeout: float = 5.0,
+        rundir: Optional[Path] = None,
+    ) -> None:
+        """Name the database server; nothing is opened before it is needed.
+
+        `timeout` in seconds bounds each wait, for the database and for ovs-vswitchd. `rundir` holds the
+        bridges' OpenFlow sockets; it is the directory of the database's socket unless given.
+        """
+        kind, _, address = remote.partition(":")
+        self._database = ovsdb.Database(remote, timeout=timeout)
+        self._timeout = timeout
+        self._rundir = rundir or (Path(address).parent if kind == "unix" else _RUNDIR)
+
+    def close(self) -> None:
+        """Close the connections; a later call opens them again."""
+        self._database.close()
+
+    def bridge_exists(self, name: str) -> bool:
+        """Whether the database has a bridge of that name. Raises Unreachable, as all methods below do."""
+        return bool(self._select("Bridge", ovsdb.named(name), "_uuid"))
+
+    def port(self, name: str) -> Optional[SwitchPort]:
+        """The port of that name, on whichever bridge, or None."""
+        rows = self._look(name)
+        return rows.port if rows else None
+
+    def owned_ports(self) -> list[SwitchPort]:
+        """Every port we made, by name. Its cost grows with our ports, not with those of others."""
+        marked = [["external_ids", "includes", ovsdb.to_map(switchport.MARK)]]
+        names = sorted(row["name"] for row in self._select("Interface", marked, "name"))
+        ports = (self.port(name) for name in names)
+        return [port for port in ports if port is not None and port.owner is not None]
+
+    def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        """Make `netdev` a port of `bridge` on behalf of `owner`, with these settings; may be asked again.
+
+        Returns when ovs-vswitchd has the port at work. Raises HostError when the bridge is missing, the port
+        is on another or someone else's (nothing is touched), when ovs-vswitchd cannot use the port (which is
+        taken away again), or does not say in time whether it can (only a port that is new is taken away).
+        """
+        return _persist(netdev, lambda: self._plug(bridge, netdev, owner, settings))
+
+    def unplug(self, netdev: str, owner: str) -> bool:
+        """Take the port away if it still belongs to `owner`; False when it does not or is not there.
+
+        Done when the database has it, ovs-vswitchd running or not: it is then certain to follow.
+        """
+        return _persist(netdev, lambda: self._unplug(netdev, owner))
+
+    def packet_out(self, bridge: str, ofport: int, frame: bytes) -> None:
+        """Let `bridge` take `frame` for one that came in by port `ofport`, and switch it as normal traffic.
+
+        An access port's VLAN applies to it as to any frame of that port. Raises HostError or Unreachable.
+        """
+        with openflow.Bridge(self._rundir / f"{bridge}.mgmt", self._timeout) as conversation:
+            conversation.inject(ofport, frame)
+
+    def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        found = self._select("Bridge", ovsdb.named(bridge), "_uuid")
+        if not found:
+            raise HostError(f"Open vSwitch has no bridge '{bridge}'", f"create it: ovs-vsctl add-br {bridge}")
+        rows = self._look(netdev)
+        if rows is None:
+            changes = switchport.insertion(found[0]["_uuid"], bridge, netdev, owner, settings)
+        else:
+            _refuse_unless_ours(rows.port, bridge, owner)
+            if rows.satisfies(settings):
+                return rows.port
+            changes = switchport.update(rows, owner, settings)
+        number = self._commit(changes)
+        try:
+            self._wait_for_switch(number, f"port {netdev} of bridge {bridge}")
+        except HostError:
+            if rows is None:
+                self.unplug(netdev, owner)
+            raise
+        return self._at_work(bridge, netdev, owner)
+
+    def _commit(self, changes: Iterator[Operation]) -> int:
+        """Commit changes that ovs-vswitchd shall confirm; the configuration number by which it does."""
+        bump = ovsdb.mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
+        results = self._database.transact(*changes, bump, ovsdb.select("Open_vSwitch", [], "next_cfg"))
+        return int(results[-1]["rows"][0]["next_cfg"])
+
+    def _wait_for_switch(self, number: int, what: str) -> None:
+        """Until ovs-vswitchd has taken note of configuration `number`; HostError when it does not in time."""
+        confirmed = {
+            "op": "wait",
+            "table": "Open_vSwitch",
+            "where": [["cur_cfg", ">=", number]],
+            "columns": ["cur_cfg"],
+            "until": "!=",
+            "rows": [],
+            "timeout": int(self._timeout * 1000),
+        }
+        try:
+            # The server ends the wait; our own, longer patience is for a server that does not.
+            self._database.transact(confirmed, patience=self._timeout * 2)
+        except GuardError as failure:
+            raise HostError(
+                f"ovs-vswitchd did not configure {what} within {self._timeout:g} s",
+                "is it running? systemctl status ovs-vswitchd",
+            ) from failure
+
+    def _at_work(self, bridge: str, netdev: str, owner: str) -> SwitchPort:
+        """The port if it works: that ovs-vswitchd took note of it does not mean that it could use it."""
+        port = self.port(netdev)
+        if port is None or port.owner != owner:
+            raise HostError(f"port {netdev} of bridge {bridge} was taken away while it was being plugged")
+        if port.error or port.ofport is None:
+            self.unplug(netdev, owner)
+            reason = port.error or "ovs-vswitchd gave it no port number"
+            raise HostError(f"Open vSwitch cannot use {netdev} as a port of bridge {bridge}: {reason}")
+        return port
+
+    def _unplug(self, netdev: str, owner: str) -> bool:
+        rows = self._look(netdev)
+        if rows is None or rows.port.owner != owner:
+            return False
+        removal = list(switchport.removal(rows, owner))
+        litter = self._litter(rows)
+        while True:
+            try:
+                self._database.transact(*removal, *litter)
+                return True
+            except TransactionError as failure:  # noqa: PERF203 # at most three rounds
+                # Some other port uses that QoS or Queue: then it is no litter.
+                if not litter or failure.error != "referential integrity violation":
+                    raise
+                litter = litter[:1] if len(litter) > 1 else []
+
+    def _litter(self, rows: PortRows) -> list[Operation]:
+        """What to delete with the port, its QoS first: unlike ports, QoS and Queue rows stay when unused."""
+        if rows.qos is None:
+            return []
+        found = self._select("QoS", [["_uuid", "==", rows.qos]], "queues")
+        queues = sorted(ovsdb.pairs(found[0]["queues"]).values()) if found else []
+        return [ovsdb.delete("QoS", rows.qos), *(ovsdb.delete("Queue", queue) for queue in queues)]
+
+    def _look(self, name: str) -> Optional[PortRows]:
+        where = ovsdb.named(name)
+        results = self._database.transact(
+            ovsdb.select("Port", where, *switchport.PORT_COLUMNS),
+            ovsdb.select("Interface", where, *switchport.INTERFACE_COLUMNS),
+        )
+        ports, interfaces = results[0]["rows"], results[1]["rows"]
+        if not ports and not interfaces:
+            return None
+        if not ports or not interfaces or ovsdb.atoms(ports[0]["interfaces"]) != [interfaces[0]["_uuid"]]:
+            raise HostError(f"{name} is part of a bond in Open vSwitch", "a VF needs a port of its own")
+        bridges = self._select("Bridge", [["ports", "includes", ports[0]["_uuid"]]], "name")
+        # No bridge: removed since we looked, as rows go when nothing refers to them.
+        return PortRows.parse(name, bridges[0]["name"], ports[0], interfaces[0]) if bridges else None
+
+    def _select(self, table: str, where: list[ovsdb.Condition], *columns: str) -> list[Any]:
+        return list(self._database.transact(ovsdb.select(table, where, *columns))[0]["rows"])
+
+
+def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
+    """Look and act again when something changed in between or the connection broke."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return attempt()
+        except (GuardError, ConnectionLost):  # noqa: PERF203 # that is what the loop is for
+            continue
+    try:
+        return attempt()
+    except GuardError as failure:
+        problem = f"port {netdev} in Open vSwitch changed under our hands {_ATTEMPTS} times"
+        raise HostError(problem, "is another controller managing it?") from failure
+
+
+def _refuse_unless_ours(port: SwitchPort, bridge: str, owner: str) -> None:
+    remedy = f"if nothing uses it: ovs-vsctl del-port {port.bridge} {port.name}"
+    if port.owner != owner:
+        holder = f"belongs to '{port.owner}'" if port.owner else "was not made by vfmigrate"
+        raise HostError(
+            f"port {port.name} of bridge {port.bridge} {holder}, so '{owner}' cannot have it", remedy
+        )
+    if port.bridge != bridge:
+        raise HostError(f"port {port.name} is on bridge {port.bridge}, not on {bridge}", remedy)
