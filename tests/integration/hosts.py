@@ -9,16 +9,22 @@ leave nothing behind.
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, Optional
 
+from tests.fakes.card import Card
+from tests.fakes.slot import Control
 from tests.integration import namespaces
 from tests.integration.namespaces import Namespace, Word
 
+# The clone: what runs around a host (and not in it) imports from there.
+TREE = os.fspath(Path(__file__).parents[2])
 BRIDGE = "br-data"
 UPLINK = "p0"
 ENVIRONMENT = {
@@ -68,10 +74,13 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 10) -> N
 class Host:
     """One hypervisor: it runs commands, shows its files, starts and ends its services."""
 
-    def __init__(self, namespace: Namespace, name: str, number: int) -> None:
+    card: Card
+
+    def __init__(self, namespace: Namespace, name: str, number: int, place: Path) -> None:
         self.namespace = namespace
         self.name = name
         self.number = number
+        self.place = place
         self.address = f"10.77.0.{number}"
 
     def path(self, inside: str) -> Path:
@@ -139,6 +148,25 @@ class Host:
             "-",
             stdin=LINKS.format(address=self.address, uplink=UPLINK),
         )
+
+    def plug_card(self, pf: str) -> subprocess.Popen[str]:
+        """Put a fake card with the physical function `pf` into the host; its process is returned, serving."""
+        slot = self.namespace.spawn_around(
+            sys.executable,
+            "-m",
+            "tests.fakes.slot",
+            self.place / "root",
+            UPLINK,
+            pf,
+            env={"PYTHONPATH": TREE},
+        )
+        assert slot.stdout is not None
+        if not slot.stdout.readline():
+            raise RuntimeError(f"the card's process ended at once, with status {slot.wait()}")
+        control = Control(os.fspath(self.path("/run/slot/control")), authkey=b"")
+        control.connect()
+        self.card = control.card()
+        return slot
 
     def start_openvswitch(self) -> None:
         """Start Open vSwitch with the bridge and its uplink; returns when both daemons serve."""
@@ -209,6 +237,6 @@ def two_hosts(root: Path, place: Path) -> Iterator[tuple[Host, Host, Fabric]]:
             space = stack.enter_context(namespaces.host(name, root, place / name))
             fabric.connect(space, "mgmt", f"mgmt-{letter}", "mgmt")
             fabric.connect(space, "data", f"data-{letter}", UPLINK)
-            hosts.append(Host(space, name, number))
+            hosts.append(Host(space, name, number, place / name))
             hosts[-1].configure()
         yield hosts[0], hosts[1], fabric

@@ -116,6 +116,29 @@ class Namespace:
                 start_new_session=True,
             )
 
+    def spawn_around(self, *words: Word, env: Mapping[str, str]) -> subprocess.Popen[str]:
+        """Start a command with the namespace's mounts, network and pids, but the machine's own root.
+
+        It is given an end of a pipe as standard input and should end with it; standard output is a pipe too.
+        """
+        command = [
+            "nsenter",
+            f"--target={self.pid}",
+            "--mount",
+            "--net",
+            "--pid",
+            "--",
+            *(os.fspath(word) for word in words),
+        ]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+
 
 def network() -> Namespace:
     """A namespace that is only a network; processes in it keep the machine's files and pids."""

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A namespace host's PCI slot with a fake card in it: the process that plays the kernel for that one host.
+
+Run in the host's mount, network and pid namespaces, with the machine's own files around it:
+
+    python -m tests.fakes.slot ROOT UPLINK PF...
+
+It covers ROOT/sys with a sysfs that shows the card, makes a real network device for each representor (one
+end of a veth pair, whose other end stands for the VF's wire), makes the nodes in ROOT/dev/vfio that the VFIO
+drivers would, serves devlink on the socket ROOT/run/slot/devlink, and lets a test look at and set the card
+through the socket ROOT/run/slot/control. It prints one line when all of that is there, and ends with its
+standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from typing import Optional
+
+from tests.fakes import sysfs_fuse
+from tests.fakes.card import SWITCHDEV, Card
+from tests.fakes.hardware import Netdev, netdev_name
+
+
+class Representors:
+    """The network devices of the card in this network namespace: the uplink, and a veth pair for each VF."""
+
+    def __init__(self, uplink: str) -> None:
+        self._uplink = Netdev(socket.if_nametoindex(uplink), uplink)
+        self._made: dict[tuple[str, int], Netdev] = {}
+
+    def uplink(self, pf: str) -> Optional[Netdev]:  # noqa: ARG002  (a card here has one PF)
+        """Find the PF's own network device."""
+        return self._uplink
+
+    def representor(self, pf: str, vf: int) -> Optional[Netdev]:
+        """Find the representor of a VF."""
+        return self._made.get((pf, vf))
+
+    def match(self, wanted: set[tuple[str, int]]) -> None:
+        """Make the representors of exactly these VFs, given as PF and number, be there."""
+        for key in sorted(set(self._made) - wanted):
+            subprocess.run(["ip", "link", "delete", self._made.pop(key).name], check=True)
+        for pf, vf in sorted(wanted - set(self._made)):
+            name = f"{netdev_name(pf)}npf0vf{vf}"[-15:]
+            wire = f"vf{vf}"
+            subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", wire], check=True)
+            subprocess.run(["ip", "link", "set", wire, "up"], check=True)
+            self._made[pf, vf] = Netdev(socket.if_nametoindex(name), name)
+
+
+class PluggedCard(Card):
+    """A card whose every change shows on the host at once: representors and VFIO nodes come and go."""
+
+    def __init__(self, pfs: list[str], representors: Representors, vfio: Path) -> None:
+        super().__init__(pfs, netdevs=representors)
+        self._representors = representors
+        self._vfio = vfio
+
+    @contextmanager
+    def _changing(self, *what: str) -> Iterator[None]:
+        with super()._changing(*what):
+            try:
+                yield
+            finally:
+                self._representors.match(self._represented())
+                self._match_vfio()
+
+    def _represented(self) -> set[tuple[str, int]]:
+        switched = [pf for pf in self.handles() if self.eswitch_mode(pf) == SWITCHDEV]
+        return {
+            (each.pf, each.vf) for each in self.functions() if each.pf in switched and each.vf is not None
+        }
+
+    def _match_vfio(self) -> None:
+        drivers = set(self.drivers()) - {self.hardware.host_driver}
+        wanted = {str(each.iommu_group) for each in self.functions() if each.driver in drivers}
+        present = {each.name for each in self._vfio.iterdir() if each.name.isdigit()}
+        for name in present - wanted:
+            (self._vfio / name).unlink()
+        for name in wanted - present:
+            # /dev/null's numbers: the node is there to be found and held open, nobody here talks to it.
+            os.mknod(self._vfio / name, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+
+class Control(BaseManager):
+    """The control socket: `card()` is the card itself, by proxy."""
+
+    def card(self) -> Card:
+        """The card in the slot; replaced by a proxy when the manager is connected."""
+        raise NotImplementedError
+
+
+# A client needs the name only; the server adds below what stands behind it.
+Control.register("card")
+
+
+def leave_with_owner() -> None:
+    """End this process, whatever its threads do, when its standard input ends."""
+    sys.stdin.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Plug the card in and serve it until the host ends."""
+    root, uplink, *pfs = sys.argv[1:]
+    card = PluggedCard(pfs, Representors(uplink), Path(root, "dev/vfio"))
+    place = Path(root, "run/slot")
+    place.mkdir()
+    Control.register("card", callable=lambda: card)
+    server = Control(os.fspath(place / "control"), authkey=b"").get_server()
+    for loop in (server.serve_forever, leave_with_owner):
+        threading.Thread(target=loop, daemon=True).start()
+    sysfs_fuse.serve(card, Path(root, "sys"), ready=lambda: print("ready", flush=True))
+
+
+if __name__ == "__main__":
+    main()

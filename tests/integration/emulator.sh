@@ -1,0 +1,20 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What libvirt runs as <emulator> where there is no VFIO hardware: QEMU, with each VFIO device replaced by an emulated
+# NIC at the same guest address. libvirt does all its work on the VF, and QEMU's migration is real; only the VF's own
+# state is not. Two things are kept up for whoever looks from outside: the VF's VFIO group is held open as long as the
+# guest runs, and a guest whose device cannot be loaded (/run/emulator/unmigratable exists) fails as a VF without
+# migration support does, at the end of the incoming migration.
+replacement='"driver":"e1000e","romfile":""'
+[ -e /run/emulator/unmigratable ] && replacement='"driver":"e1000","romfile":""'
+for word; do
+    shift
+    if [[ $word =~ '"driver":"vfio-pci","host":"'([0-9a-f:.]+)'"' ]]; then
+        group=$(readlink "/sys/bus/pci/devices/${BASH_REMATCH[1]}/iommu_group")
+        # shellcheck disable=SC2034 # the descriptor is for QEMU to inherit
+        exec {held}<"/dev/vfio/${group##*/}"
+        word=${word/"${BASH_REMATCH[0]}"/"$replacement"}
+    fi
+    set -- "$@" "$word"
+done
+exec /usr/bin/qemu-system-x86_64 "$@"

@@ -1,0 +1,43 @@
+#!/usr/bin/python3 -IS
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A libvirt hook for tests: it writes down every call, and refuses or waits where a test asked it to.
+
+Installed under several names, so that it runs before and after the project's own hook. Each call is a line
+of JSON in /run/hooks/calls. The test steers it by files: `refuse-SCRIPT-OPERATION` holds the words to refuse
+with, `hold-SCRIPT-OPERATION` makes the call wait until the file is gone.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+PLACE = Path("/run/hooks")
+
+
+def main() -> int:
+    """Record one call; the exit status is what libvirt is to see."""
+    script = Path(sys.argv[0]).name
+    name, operation, suboperation, extra = sys.argv[1:5]
+    call = {
+        "time": time.time(),
+        "script": script,
+        "name": name,
+        "operation": operation,
+        "suboperation": suboperation,
+        "extra": extra,
+        "xml": sys.stdin.read(),
+    }
+    with (PLACE / "calls").open("a", encoding="utf-8") as calls:
+        calls.write(json.dumps(call) + "\n")
+    while (PLACE / f"hold-{script}-{operation}").exists():
+        time.sleep(0.01)
+    try:
+        sys.stderr.write((PLACE / f"refuse-{script}-{operation}").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
