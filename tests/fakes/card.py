@@ -186,15 +186,8 @@ class Card:
             if function.driver != self.hardware.host_driver:
                 return []
             if function.pf is not None:
-                return [
-                    (
-                        Netdev(
-                            1000 + self.pfs.index(function.pf) * 64 + (function.vf or 0),
-                            netdev_name(address),
-                        ),
-                        "",
-                    )
-                ]
+                ifindex = 1000 + self.pfs.index(function.pf) * 64 + (function.vf or 0)
+                return [(Netdev(ifindex, f"{netdev_name(function.pf)}v{function.vf}"), "")]
             return [(port.netdev, _phys_port_name(port)) for port in self._ports(address) if port.netdev]
 
     # -- the eswitch
