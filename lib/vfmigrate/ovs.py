@@ -157,7 +157,7 @@ class OpenVswitch:
             try:
                 self._database.transact(*removal, *litter)
                 return True
-            except TransactionError as failure:  # noqa: PERF203 # at most three rounds
+            except TransactionError as failure:  # at most three rounds
                 # Some other port uses that QoS or Queue: then it is no litter.
                 if not litter or failure.error != "referential integrity violation":
                     raise
@@ -195,7 +195,7 @@ def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
     for _ in range(_ATTEMPTS - 1):
         try:
             return attempt()
-        except (GuardError, ConnectionLost):  # noqa: PERF203 # that is what the loop is for
+        except (GuardError, ConnectionLost):  # that is what the loop is for
             continue
     try:
         return attempt()

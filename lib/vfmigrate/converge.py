@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Make the host match the claims, one VF at a time.
+
+`wanted` turns a claim (or its absence) into the state a VF should be in, `steps` compares that with what is there,
+and `Converger` takes the steps and looks again. It is idempotent and keeps no record of what it did: whatever was
+interrupted, at whichever point, is finished by converging once more.
+
+The order matters to the kernel: a variant driver reads the `migratable` flag when it binds, so it is set while the
+VF is unbound (Documentation/networking/devlink/devlink-port.rst, mlx5_vfio_pci).
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+from vfmigrate.claims import PLUGGED, Claim, ClaimStore
+from vfmigrate.config import Config, Pool
+from vfmigrate.errors import HostError, Refused
+from vfmigrate.host import Host, VfState
+from vfmigrate.ovs import PortSettings
+from vfmigrate.pci import PciAddress
+
+NO_MAC = "00:00:00:00:00:00"
+
+
+@dataclass(frozen=True)
+class WantedPort:
+    """A port of the representor in a bridge, in the name of a claim."""
+
+    bridge: str
+    owner: str
+    settings: PortSettings
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The state a VF should be in."""
+
+    #: the VF must be able to take its state along
+    migratable: bool
+    #: bind the best VFIO driver ourselves, as libvirt will not
+    bind: bool = False
+    port: Optional[WantedPort] = None
+    mac: Optional[str] = None
+    mtu: Optional[int] = None
+
+
+def wanted(claim: Optional[Claim], pool: Pool) -> Wanted:
+    """What the claim on a VF of this pool (None: the VF is free) asks of the host."""
+    if claim is None:
+        return Wanted(migratable=True)
+    port = None
+    if claim.state == PLUGGED:
+        ids = {"vm-id": claim.domain, "iface-status": "active"}
+        if claim.mac is not None:
+            # the same on every host, so that a controller sees one logical port move
+            ids["iface-id"] = str(uuid.uuid5(uuid.UUID(claim.domain), claim.mac))
+            ids["attached-mac"] = claim.mac
+        settings = PortSettings(tag=claim.vlan, trunks=claim.trunks, external_ids=ids)
+        port = WantedPort(pool.bridge, claim.id, settings)
+    return Wanted(
+        migratable=claim.strategy == "vfio",
+        bind=not claim.managed,
+        port=port,
+        mac=claim.mac if claim.set_mac else None,
+        mtu=pool.mtu,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change to the host: what it is, in words, and how it is done."""
+
+    text: str
+    run: Callable[[Host], object]
+
+
+def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
+    set_flag = want.migratable and state.migratable is False
+    if state.in_use:
+        if set_flag:
+            raise HostError(
+                f"{state.vf} is not migratable and a guest is using it",
+                "shut the guest down and start it again",
+            )
+        return []
+    steps = []
+    unbind = state.driver is not None and (set_flag or not state.vfio)
+    if unbind:
+        steps.append(Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf)))
+    if set_flag and state.port_index is not None:
+        index = state.port_index
+        steps.append(
+            Step(
+                f"set migratable of {state.vf}",
+                lambda host: host.devlink.set_port_function(state.pf, index, migratable=True),
+            )
+        )
+    if want.bind and (unbind or not state.vfio):
+        steps.append(
+            Step(
+                f"bind {state.vf} to its VFIO driver",
+                lambda host: host.sysfs.bind(state.vf, host.sysfs.variant_driver(state.vf)),
+            )
+        )
+    return steps
+
+
+def _function_steps(state: VfState, want: Wanted) -> list[Step]:
+    if want.mac is None or state.port_index is None or state.hw_addr == want.mac:
+        return []
+    index, mac = state.port_index, want.mac
+    return [
+        Step(
+            f"set hw_addr of {state.vf} to {mac}",
+            lambda host: host.devlink.set_port_function(state.pf, index, hw_addr=mac),
+        )
+    ]
+
+
+def _unplug_steps(state: VfState) -> list[Step]:
+    port = state.switch_port
+    if port is None or port.owner is None:
+        return []  # not ours: an administrator's or another controller's
+    name, owner = port.name, port.owner
+    return [Step(f"unplug {name} from {port.bridge}", lambda host: host.ovs.unplug(name, owner))]
+
+
+def _is_plugged(state: VfState, want: WantedPort) -> bool:
+    port = state.switch_port
+    return (
+        port is not None
+        and port.error is None
+        and (port.bridge, port.owner) == (want.bridge, want.owner)
+        and (port.tag, port.trunks) == (want.settings.tag, want.settings.trunks)
+        and all(port.external_ids.get(key) == value for key, value in want.settings.external_ids.items())
+    )
+
+
+def _port_steps(state: VfState, want: Wanted) -> list[Step]:
+    if state.representor is None or state.ifindex is None:
+        return []
+    name, ifindex, port, mtu = state.representor, state.ifindex, want.port, want.mtu
+    if port is None:
+        steps = _unplug_steps(state)
+        if state.link_up and (state.switch_port is None or steps):
+            steps.append(Step(f"take {name} down", lambda host: host.links.set_up(ifindex, False)))
+        return steps
+    steps = []
+    if mtu is not None and state.mtu != mtu:
+        steps.append(Step(f"set MTU of {name} to {mtu}", lambda host: host.links.set_mtu(ifindex, mtu)))
+    if not state.link_up:
+        steps.append(Step(f"bring {name} up", lambda host: host.links.set_up(ifindex)))
+    if not _is_plugged(state, port):
+        tag = f" with tag {port.settings.tag}" if port.settings.tag is not None else ""
+        steps.append(
+            Step(
+                f"plug {name} into {port.bridge}{tag}",
+                lambda host: host.ovs.plug(port.bridge, name, port.owner, port.settings),
+            )
+        )
+    return steps
+
+
+def steps(state: VfState, want: Wanted) -> list[Step]:
+    """The changes that lead from `state` to `want`, in the order in which they must happen.
+
+    Raises HostError when no change leads there.
+    """
+    if want.port is not None and state.representor is None:
+        raise HostError(
+            f"VF {state.vf} has no representor: PF {state.pf} is not in switchdev mode",
+            f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+        )
+    return _driver_steps(state, want) + _function_steps(state, want) + _port_steps(state, want)
+
+
+class Converger:
+    """Converges VFs against the claims; one at a time for each VF."""
+
+    def __init__(self, host: Host, config: Config, store: ClaimStore) -> None:
+        self._host = host
+        self._config = config
+        self._store = store
+        self._locks: defaultdict[PciAddress, threading.Lock] = defaultdict(threading.Lock)
+
+    def converge(self, vf: PciAddress, *, reset_mac: bool = False) -> list[str]:
+        """Make the host match the claim on `vf`; returns the changes made, in words.
+
+        `reset_mac` takes back a MAC that we had given to a VF which is free now.
+        Raises HostError or Unreachable with the first change that failed; the changes before it stay.
+        """
+        with self._locks[vf]:
+            claim = self._store.get(vf)
+            state = self._host.observe(vf)
+            pool = self._config.pool_of(state.pf)
+            if pool is None:
+                return []
+            if claim is None and self._is_hosts_own(state):
+                return []
+            want = wanted(claim, pool)
+            if claim is None and reset_mac:
+                want = Wanted(migratable=True, mac=NO_MAC)
+            todo = steps(state, want)
+            for step in todo:
+                step.run(self._host)
+            if todo:
+                self._verify(vf, want)
+            return [step.text for step in todo]
+
+    def survey(self, pf: PciAddress) -> list[PciAddress]:
+        """The VFs of a PF that may differ from what the claims ask for, found in one look at all of them."""
+        pool = self._config.pool_of(pf)
+        if pool is None:
+            return []
+        different = []
+        for state in self._host.survey(pf):
+            claim = self._store.get(state.vf)
+            try:
+                if steps(state, wanted(claim, pool)):
+                    different.append(state.vf)
+            except HostError:
+                different.append(state.vf)  # converging tells what is wrong
+        return different
+
+    def check_ready(self, vf: PciAddress) -> None:
+        """Raises Refused when state could not be carried from or to this VF."""
+        state = self._host.observe(vf)
+        if state.migratable is None:
+            raise Refused(
+                f"VF {vf} knows no 'migratable': PF {state.pf} is not in switchdev mode or its firmware cannot",
+                f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+            )
+
+    def _is_hosts_own(self, state: VfState) -> bool:
+        """Whether the host itself uses a VF of a pool: bound to a network driver, with an interface that is up."""
+        if state.driver is None or state.vfio:
+            return False
+        netdevs = (self._host.links.find(name) for name in self._host.sysfs.netdevs(state.vf))
+        return any(netdev is not None and netdev.up for netdev in netdevs)
+
+    def _verify(self, vf: PciAddress, want: Wanted) -> None:
+        left = steps(self._host.observe(vf), want)
+        if left:
+            raise HostError(
+                f"the host does not keep VF {vf} as it should be: still to do: {left[0].text}",
+                "see journalctl -k and whether something else configures this VF",
+            )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Domain XML: which VFs a guest has, and the same XML with other VFs.
+
+Pure: text in, values or text out. The XML comes from whoever may talk to libvirt, so it is parsed without entities,
+network or DTD. Rewriting touches the attributes it must and nothing else: comments, namespace prefixes, the order
+of elements and the white space between them stay as they were.
+
+Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #host-device-assignment):
+
+- `<interface type='hostdev'>`: libvirt sets the MAC; also what a pool interface looks like once it is resolved;
+- `<hostdev mode='subsystem' type='pci'>`: the bare device, which carries no MAC in the XML;
+- `<interface type='network'>`: an interface of a hostdev network not yet resolved, or of any other network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Optional, Union
+
+from lxml import etree
+
+from vfmigrate import metadata
+from vfmigrate.errors import InputError
+from vfmigrate.metadata import Mark
+from vfmigrate.pci import PciAddress
+
+# libvirt itself takes at most 10 MB through its RPC (VIR_NET_MESSAGE_STRING_MAX is 4 MB).
+MAX_XML_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class VfInterface:
+    """One device of a domain that is, or may turn out to be, a VF."""
+
+    #: position among the children of <devices>: names the device in `readdress`
+    position: int
+    #: 'interface', 'hostdev' or 'network', as in the module's docstring
+    form: str
+    #: MAC address in lower case; None for a plain <hostdev>
+    mac: Optional[str] = None
+    #: host address of the VF; None while an interface of a network is not resolved
+    address: Optional[PciAddress] = None
+    #: libvirt binds the driver by itself and gives it back
+    managed: bool = False
+    #: the interface asks libvirt to set a VLAN on the VF
+    vlan: bool = False
+    #: half of a failover pair ('transient' for the VF), or None
+    teaming: Optional[str] = None
+    #: what the metadata says of this interface
+    mark: Optional[Mark] = None
+
+    @property
+    def wanted_mac(self) -> Optional[str]:
+        """The MAC of the interface; for a plain <hostdev> the one in its mark."""
+        return self.mac or (self.mark.mac if self.mark else None)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What concerns us of one domain."""
+
+    uuid: str
+    name: str
+    interfaces: tuple[VfInterface, ...]
+    #: the guest has a virtual IOMMU, with which QEMU refuses to migrate VFIO devices
+    viommu: bool
+
+
+def _parse_tree(xml: Union[str, bytes]) -> etree._ElementTree:
+    data = xml.encode("utf-8") if isinstance(xml, str) else xml
+    if len(data) > MAX_XML_BYTES:
+        raise InputError(f"the domain XML has {len(data)} bytes", f"at most {MAX_XML_BYTES} are read")
+    if b"<!DOCTYPE" in data:
+        raise InputError("the domain XML has a document type declaration", "libvirt writes none: remove it")
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, encoding="utf-8"
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise InputError(f"the domain XML is not well-formed: {str(error)[:120]}") from None
+    if root.tag != "domain":
+        raise InputError(f"the XML is of a <{str(root.tag)[:40]}>, not of a <domain>")
+    return root.getroottree()
+
+
+def _pci_address(device: etree._Element) -> Optional[PciAddress]:
+    element = device.find("source/address")
+    if element is None or element.get("type", "pci") != "pci":
+        return None
+    try:
+        numbers = [int(element.get(key, "0x0"), 0) for key in ("domain", "bus", "slot", "function")]
+    except ValueError:
+        raise InputError("the domain XML has a PCI address that is no number") from None
+    domain, bus, slot, function = numbers
+    if not (0 <= domain <= 0xFFFFFFFF and 0 <= bus <= 0xFF and 0 <= slot <= 0x1F and 0 <= function <= 7):
+        raise InputError("the domain XML has a PCI address out of range")
+    return PciAddress(domain, bus, slot, function)
+
+
+def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
+    """The VF in a child of <devices>, or None when it cannot be one."""
+    if device.tag == "hostdev":
+        if device.get("mode", "subsystem") != "subsystem" or device.get("type") != "pci":
+            return None
+        form, mac = "hostdev", None
+    elif device.tag == "interface" and device.get("type") in ("hostdev", "network"):
+        form = "interface" if device.get("type") == "hostdev" else "network"
+        mac_element = device.find("mac")
+        mac = mac_element.get("address", "").lower() if mac_element is not None else None
+    else:
+        return None
+    address = _pci_address(device) if form != "network" else None
+    teaming = device.find("teaming")
+    return VfInterface(
+        position=position,
+        form=form,
+        mac=mac or None,
+        address=address,
+        managed=device.get("managed") == "yes",
+        vlan=device.find("vlan") is not None,
+        teaming=teaming.get("type") if teaming is not None else None,
+    )
+
+
+def _mark_of(interface: VfInterface, marks: tuple[Mark, ...]) -> Optional[Mark]:
+    """The mark that speaks of this interface: by MAC; by host address where there is no MAC in the XML."""
+    for mark in marks:
+        if interface.mac is not None and mark.mac == interface.mac:
+            return mark
+        if interface.form == "hostdev" and mark.address is not None and mark.address == interface.address:
+            return mark
+    return None
+
+
+def _text(root: etree._Element, tag: str) -> str:
+    text = (root.findtext(tag) or "").strip()
+    if not text:
+        raise InputError(f"the domain XML has no <{tag}>")
+    return text
+
+
+def read(xml: Union[str, bytes]) -> Domain:
+    """Read what concerns us of a domain.
+
+    Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours.
+    """
+    root = _parse_tree(xml).getroot()
+    marks = metadata.read(root)
+    interfaces: list[VfInterface] = []
+    for position, device in enumerate(root.findall("devices/*")):
+        interface = _interface(position, device)
+        if interface is not None:
+            mark = _mark_of(interface, marks)
+            interfaces.append(VfInterface(**{**interface.__dict__, "mark": mark}))
+    return Domain(
+        uuid=_text(root, "uuid"),
+        name=_text(root, "name"),
+        interfaces=tuple(interfaces),
+        viommu=root.find("devices/iommu") is not None,
+    )
+
+
+def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
+    """The same XML with other VFs: `addresses` maps an interface's position to its new host address.
+
+    A <driver model=…> that forces a driver is kept: it names the variant driver, which is the same on every host.
+    """
+    tree = _parse_tree(xml)
+    devices = tree.getroot().findall("devices/*")
+    for position, address in addresses.items():
+        element = devices[position].find("source/address")
+        if element is None:
+            raise InputError("the domain XML has a VF without an address to rewrite")
+        element.set("domain", f"0x{address.domain:04x}")
+        element.set("bus", f"0x{address.bus:02x}")
+        element.set("slot", f"0x{address.slot:02x}")
+        element.set("function", f"0x{address.function:x}")
+    return etree.tostring(tree, encoding="unicode")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to libvirt: its events, its running domains, and the few things we change in them.
+
+Never used while a hook waits for an answer, and never with a lock held: whoever called the hook holds the domain's
+lock inside libvirt. libvirt-python is imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+import libvirt
+
+from vfmigrate import metadata
+from vfmigrate.errors import HostError, Unreachable
+
+_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class LifecycleEvent:
+    """Something happened to a domain: `started`, `resumed`, `stopped` …, and why (`booted`, `migrated` …)."""
+
+    uuid: str
+    name: str
+    event: str
+    detail: str
+
+
+# virDomainEventType and the details that we tell apart (libvirt-domain.h)
+_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+}
+_DETAILS = {
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED): "booted",
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED): "restored",
+    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED): "migrated",
+}
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn libvirt's exception into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+
+class Hypervisor:
+    """A connection to libvirt that comes back by itself.
+
+    `on_event` is called for every lifecycle event, `on_connect` after each (re)connection, both from the event
+    thread: they must return at once and must not call libvirt.
+    """
+
+    def __init__(
+        self, uri: str, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]
+    ) -> None:
+        self._uri = uri
+        self._on_event = on_event
+        self._on_connect = on_connect
+        self._connection: Optional[Any] = None
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Begin to connect, and to listen, in threads of their own."""
+        libvirt.registerErrorHandler(
+            lambda _context, _error: None, None
+        )  # else it prints to our standard error
+        libvirt.virEventRegisterDefaultImpl()  # before the connection is opened
+        threading.Thread(target=self._run_events, name="libvirt-events", daemon=True).start()
+        threading.Thread(target=self._keep_connected, name="libvirt-connect", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop connecting; the threads end with the process."""
+        self._stop.set()
+        self._lost.set()
+
+    def _run_events(self) -> None:
+        while not self._stop.is_set():
+            libvirt.virEventRunDefaultImpl()
+
+    def _keep_connected(self) -> None:
+        while not self._stop.is_set():
+            self._lost.clear()
+            try:
+                self._connection = self._connect()
+            except libvirt.libvirtError:
+                self._connection = None
+                self._stop.wait(_RETRY_SECONDS)
+                continue
+            self._on_connect()
+            self._lost.wait()
+            self._connection = None
+
+    def _connect(self) -> Any:
+        connection = libvirt.open(self._uri)
+        connection.registerCloseCallback(lambda *_: self._lost.set(), None)
+        connection.setKeepAlive(5, 3)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        return connection
+
+    def _lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
+        name = _EVENTS.get(event)
+        if name is not None:
+            detail_name = _DETAILS.get((event, detail), str(detail))
+            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, detail_name))
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            raise Unreachable(
+                f"no connection to libvirt at {self._uri}", "see systemctl status libvirtd virtqemud"
+            )
+        return self._connection
+
+    def version(self) -> int:
+        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002."""
+        with _told("version"):
+            return int(self._connected().getLibVersion())
+
+    def running(self) -> dict[str, str]:
+        """The XML of every running domain, by UUID."""
+        domains = {}
+        with _told("list of running domains"):
+            for domain in self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                    domains[domain.UUIDString()] = domain.XMLDesc(0)
+        return domains
+
+    def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
+        """Write our metadata on a running domain; gone again when it is shut down."""
+        with _told("metadata"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                metadata.write(marks),
+                metadata.PREFIX,
+                metadata.URI,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def persistent_xml(self, uuid: str) -> Optional[str]:
+        """The definition with which a domain will next boot, secrets included; None for a transient domain."""
+        with _told("persistent definition"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            if not domain.isPersistent():
+                return None
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    def define(self, xml: str) -> None:
+        """Replace a persistent definition."""
+        with _told("definition"):
+            self._connected().defineXML(xml)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to the log: one entry per thing that happened, with fields an administrator can select by.
+
+Entries go to systemd's journal in its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/), so that
+`journalctl -t vfmigrated VFMIGRATE_DOMAIN=guest1` works; without a journal they are lines on standard error.
+Domain XML never comes here: it may hold passwords.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import Union
+
+SOCKET = Path("/run/systemd/journal/socket")
+IDENTIFIER = "vfmigrated"
+
+ERROR = 3
+WARNING = 4
+NOTICE = 5
+INFO = 6
+DEBUG = 7
+
+Value = Union[str, int, float]
+
+
+def encode(fields: dict[str, str]) -> bytes:
+    """One journal entry: `NAME=value` lines, or length-prefixed where a value has a line break."""
+    parts = []
+    for name, text in fields.items():
+        data = text.encode("utf-8", "replace")
+        if b"\n" in data:
+            parts.append(name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n")
+        else:
+            parts.append(name.encode() + b"=" + data + b"\n")
+    return b"".join(parts)
+
+
+class Journal:
+    """Writes entries to the journal's socket, or to standard error where there is none."""
+
+    def __init__(self, path: Path = SOCKET) -> None:
+        self._lock = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect(str(path))
+            self._connected = True
+        except OSError:
+            self._connected = False
+
+    def event(self, name: str, message: str, *, level: int = INFO, **fields: Value) -> None:
+        """Log that `name` happened, told by `message`; `fields` become VFMIGRATE_<FIELD>."""
+        message = " ".join(message.split())
+        entry = {
+            "MESSAGE": message,
+            "PRIORITY": str(level),
+            "SYSLOG_IDENTIFIER": IDENTIFIER,
+            "VFMIGRATE_EVENT": name,
+            **{f"VFMIGRATE_{key.upper()}": str(value) for key, value in fields.items()},
+        }
+        with self._lock:
+            if self._connected:
+                try:
+                    self._socket.send(encode(entry))
+                    return
+                except OSError:
+                    self._connected = False
+            print(f"<{level}>{name}: {message}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()

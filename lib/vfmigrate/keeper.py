@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the daemon does of its own accord: follow libvirt's events, and reconcile.
+
+Everything here may call libvirt, and so runs in one thread of its own that answers no hook and holds no lock while
+it waits. Events are cheap to lose: whatever one of them would have led to, `reconcile` does as well.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Callable, Optional
+
+from vfmigrate import domain, journal
+from vfmigrate.announcer import Announcer
+from vfmigrate.claims import PLUGGED, Claim, ClaimStore
+from vfmigrate.config import Config
+from vfmigrate.converge import Converger
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.host import Host
+from vfmigrate.hypervisor import Hypervisor, LifecycleEvent
+from vfmigrate.journal import Journal
+from vfmigrate.metadata import Mark
+from vfmigrate.operations import HookOperations
+from vfmigrate.pci import PciAddress
+
+# A domain may be missing from libvirt's list for a moment around its hooks; a claim younger than this stays.
+_GRACE_SECONDS = 15.0
+# A domain that has just resumed is often still locked by the end of its migration.
+_ATTEMPTS = 6
+_ATTEMPT_SECONDS = 1.0
+
+
+class Keeper:
+    """Keeps claims, host and libvirt's metadata in step."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        converger: Converger,
+        operations: HookOperations,
+        announcer: Announcer,
+        log: Journal,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._converger = converger
+        self._operations = operations
+        self._announcer = announcer
+        self._log = log
+        self._work: queue.Queue[Optional[Callable[[], object]]] = queue.Queue()
+        self._hypervisor = Hypervisor(
+            config.libvirt_uri, self._on_event, lambda: self._work.put(self.reconcile)
+        )
+
+    def start(self) -> None:
+        """Start listening and working."""
+        threading.Thread(target=self._run, name="keeper", daemon=True).start()
+        self._hypervisor.start()
+
+    def stop(self) -> None:
+        """Finish the work at hand and no more."""
+        self._hypervisor.stop()
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                work = self._work.get(timeout=self._config.reconcile_interval)
+            except queue.Empty:
+                work = self.reconcile
+            if work is None:
+                return
+            try:
+                work()
+            except VfmigrateError as error:
+                self._log.event("keeper-failed", str(error), level=journal.WARNING)
+
+    # -- libvirt's events; called in the event thread, must not wait
+
+    def _on_event(self, event: LifecycleEvent) -> None:
+        if not self._store.of_domain(event.uuid):
+            return
+        self._log.event(
+            f"{event.event}-{event.detail}",
+            f"guest '{event.name}' {event.event} ({event.detail})",
+            domain=event.name,
+            uuid=event.uuid,
+        )
+        if (event.event, event.detail) == ("resumed", "migrated"):
+            # The same event tells that a migration away from here was rolled back. Announcing is right either way:
+            # the guest runs here.
+            self._announcer.announce(event.uuid)
+            self._work.put(lambda: self._settle(event.uuid))
+        elif event.event == "started" and event.detail != "migrated":
+            self._work.put(lambda: self._settle(event.uuid))
+
+    # -- a domain runs here
+
+    def _settle(self, uuid: str) -> None:
+        """Leave on a domain that runs here what it needs for its next migration and its next boot."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._stamp(uuid)
+                self._mend_definition(uuid)
+            except VfmigrateError as error:
+                if attempt + 1 == _ATTEMPTS:
+                    self._log.event(
+                        "settle-failed", f"domain {uuid}: {error}", level=journal.WARNING, uuid=uuid
+                    )
+                time.sleep(_ATTEMPT_SECONDS)
+            else:
+                break
+        for claim in self._store.of_domain(uuid):
+            if claim.incoming and claim.state == PLUGGED:
+                self._store.change(claim, incoming=False)
+
+    def marks(self, uuid: str) -> tuple[Mark, ...]:
+        """What the metadata of a domain should say of its VFs."""
+        marks = []
+        for claim in self._store.of_domain(uuid):
+            pf = self._host.sysfs.physfn(claim.vf)
+            if pf is None:
+                continue
+            card = self._host.card(pf)
+            marks.append(
+                Mark(
+                    mac=claim.mac,
+                    address=claim.vf,
+                    pool=claim.pool,
+                    vlan=claim.vlan,
+                    trunks=claim.trunks,
+                    strategy=claim.strategy,
+                    psid=card.psid,
+                    firmware=card.firmware,
+                    msix=self._host.sysfs.msix_count(claim.vf),
+                )
+            )
+        return tuple(marks)
+
+    def _stamp(self, uuid: str) -> None:
+        marks = self.marks(uuid)
+        if marks:
+            self._hypervisor.stamp(uuid, marks)
+            addresses = " ".join(str(mark.address) for mark in marks)
+            self._log.event("stamp", f"domain {uuid}: metadata names {addresses}", uuid=uuid, vf=addresses)
+
+    def _mend_definition(self, uuid: str) -> None:
+        """After --persistent: the definition came along unchanged and still names the source's VFs."""
+        claims = [claim for claim in self._store.of_domain(uuid) if claim.incoming]
+        xml = self._hypervisor.persistent_xml(uuid) if claims else None
+        if xml is None:
+            return
+        addresses = {}
+        for interface in domain.read(xml).interfaces:
+            for claim in claims:
+                named = interface.address is not None and claim.mac is not None
+                if named and interface.wanted_mac == claim.mac and interface.address != claim.vf:
+                    addresses[interface.position] = claim.vf
+        if addresses:
+            self._hypervisor.define(domain.readdress(xml, addresses))
+            told = " ".join(str(vf) for vf in addresses.values())
+            self._log.event("mend", f"domain {uuid}: its definition now names {told}", uuid=uuid, vf=told)
+
+    # -- make everything true again
+
+    def reconcile(self) -> list[str]:
+        """Drop claims that nobody needs, adopt what running domains hold, converge every VF of every pool.
+
+        Returns the changes made, in words. What fails is logged and left for the next time.
+        """
+        changes: list[str] = []
+        before = self._store.clock()
+        running: Optional[dict[str, str]] = None
+        try:
+            running = self._hypervisor.running()
+        except VfmigrateError as error:
+            self._log.event("reconcile", f"without libvirt's word: {error}", level=journal.DEBUG)
+        for claim in self._store.all():
+            reason = self._reason_to_drop(claim, before, running)
+            if reason and self._store.drop(claim):
+                changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
+                self._converge(claim.vf, changes, reset_mac=claim.set_mac)
+        for xml in (running or {}).values():
+            changes += self._adopt(xml)
+        for pool in self._config.pools.values():
+            for pf in pool.pfs:
+                if self._host.sysfs.exists(pf):
+                    self._converge_pf(pf, changes)
+        changes += self._remove_orphaned_ports()
+        for change in changes:
+            self._log.event("reconcile", change)
+        return changes
+
+    @staticmethod
+    def _reason_to_drop(claim: Claim, now: float, running: Optional[dict[str, str]]) -> str:
+        if claim.expires is not None and claim.expires < now:
+            return "the guest never came"
+        if running is None or claim.expires is not None or claim.since > now - _GRACE_SECONDS:
+            return ""
+        return "" if claim.domain in running else "the guest does not run here"
+
+    def _adopt(self, xml: str) -> list[str]:
+        try:
+            running = domain.read(xml)
+        except VfmigrateError as error:
+            self._log.event("adopt-failed", str(error), level=journal.WARNING)
+            return []
+        adopted = self._operations.adopt(running)
+        if adopted:
+            self._work.put(lambda: self._settle(running.uuid))
+        return [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
+
+    def _converge(self, vf: PciAddress, changes: list[str], *, reset_mac: bool = False) -> None:
+        try:
+            changes += self._converger.converge(vf, reset_mac=reset_mac)
+        except VfmigrateError as error:
+            self._log.event("converge-failed", f"VF {vf}: {error}", level=journal.WARNING, vf=str(vf))
+
+    def _converge_pf(self, pf: PciAddress, changes: list[str]) -> None:
+        try:
+            different = self._converger.survey(pf)
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
+            return
+        for vf in different:
+            self._converge(vf, changes)
+
+    def _remove_orphaned_ports(self) -> list[str]:
+        """Take away ports in the name of a claim that is no more: their representor may be gone as well."""
+        removed: list[str] = []
+        try:
+            ports = self._host.ovs.owned_ports()
+            owners = {claim.id for claim in self._store.all()}  # looked at last: a port follows its claim
+            removed = [
+                f"unplugged {port.name} from {port.bridge}: its guest is gone"
+                for port in ports
+                if port.owner is not None
+                and port.owner not in owners
+                and self._host.ovs.unplug(port.name, port.owner)
+            ]
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+        return removed

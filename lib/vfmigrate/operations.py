@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happens at each hook operation: change the claims, converge, answer.
+
+Runs in the daemon, on behalf of a hook whose caller inside libvirt holds the domain's lock. It therefore never calls
+libvirt, and holds the claims' lock only while it looks and takes.
+
+The operations and their order: https://libvirt.org/hooks.html and docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Callable, Optional
+
+from vfmigrate import choice, journal
+from vfmigrate.choice import Candidate, CardFacts
+from vfmigrate.claims import PLUGGED, PREPARED, RESERVED, Claim, ClaimStore
+from vfmigrate.config import Config, Pool
+from vfmigrate.converge import Converger
+from vfmigrate.domain import Domain, VfInterface, read, readdress
+from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
+from vfmigrate.host import Host
+from vfmigrate.journal import Journal
+from vfmigrate.pci import PciAddress
+
+#: operations whose failure libvirt takes as a refusal; a failure of any other is logged and changes nothing
+REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """An interface on its way to this host, and what it needs here."""
+
+    interface: VfInterface
+    pool: Pool
+    vlan: Optional[int]
+    trunks: tuple[int, ...]
+
+
+class HookOperations:
+    """Answers the hook, one method for each operation."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        converger: Converger,
+        log: Journal,
+        *,
+        on_started: Callable[[str], None] = lambda _uuid: None,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._converger = converger
+        self._log = log
+        self._on_started = on_started
+
+    def handle(self, operation: str, sub_operation: str, extra: str, xml: str) -> Optional[str]:
+        """Do what an operation asks for; returns the XML that replaces the domain's, or None to leave it.
+
+        Raises Refused, HostError, Unreachable or InputError where libvirt must not go on.
+        """
+        operations: dict[str, Callable[[Domain, str], Optional[str]]] = {
+            "migrate": self._migrate,
+            "restore": self._migrate,
+            "prepare": self._prepare,
+            "start": self._start,
+            "started": self._started,
+            "stopped": self._stopped,
+            "release": self._release,
+            "reconnect": self._reconnect,
+        }
+        if operation not in operations:
+            raise UsageError(f"libvirt's hook operation '{operation[:20]}' is not one we know")
+        domain = read(xml)
+        before = self._store.clock()
+        try:
+            answer = operations[operation](domain, xml)
+        except VfmigrateError as error:
+            self._log.event(
+                operation,
+                f"{operation} of guest '{domain.name}': {error}",
+                level=journal.WARNING,
+                domain=domain.name,
+                uuid=domain.uuid,
+                outcome="refused" if operation in REFUSING else "failed",
+            )
+            if operation in REFUSING:
+                raise
+            return None
+        claims = self._store.of_domain(domain.uuid)
+        if claims or operation == "release":
+            self._log.event(
+                operation,
+                f"{operation} of guest '{domain.name}'"
+                + (f" ({extra})" if extra != "-" else "")
+                + "".join(f": {claim.vf} {claim.state}" for claim in claims),
+                domain=domain.name,
+                uuid=domain.uuid,
+                vf=" ".join(str(claim.vf) for claim in claims),
+                outcome="done",
+                sub_operation=sub_operation,
+                reason=extra,
+                ms=round((self._store.clock() - before) * 1000),
+            )
+        return answer
+
+    # -- a guest comes from elsewhere: choose before anything moves
+
+    def _migrate(self, domain: Domain, xml: str) -> Optional[str]:
+        arrivals = self._arrivals(domain)
+        if not arrivals:
+            return None
+        choice.check_guest(domain, (arrival.interface for arrival in arrivals))
+        for bridge in sorted({arrival.pool.bridge for arrival in arrivals}):
+            if not self._host.ovs.bridge_exists(bridge):
+                raise Refused(
+                    f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
+                )
+        facts = self._facts({arrival.pool.name: arrival.pool for arrival in arrivals}.values())
+        claims = self._reserve(domain, arrivals, facts)
+        try:
+            for claim in claims.values():
+                self._converger.converge(claim.vf)
+                if claim.strategy == "vfio":
+                    self._converger.check_ready(claim.vf)
+        except VfmigrateError:
+            for claim in claims.values():
+                self._store.drop(claim)
+            raise
+        addresses = {position: claim.vf for position, claim in claims.items()}
+        return readdress(xml, addresses) if addresses else None
+
+    def _arrivals(self, domain: Domain) -> list[_Arrival]:
+        arrivals = []
+        for interface in domain.interfaces:
+            pool = choice.pool_for(interface.mark, self._config) if interface.mark is not None else None
+            if pool is not None:
+                choice.check_vlan_element(interface)
+                arrivals.append(_Arrival(interface, pool, *choice.port_vlan(interface, pool)))
+        return arrivals
+
+    def _facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
+        """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
+        facts = {}
+        for pool in pools:
+            for pf in pool.pfs:
+                if not self._host.sysfs.exists(pf):
+                    continue
+                card = self._host.card(pf)
+                for vf in self._host.sysfs.vfs(pf):
+                    facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
+        return facts
+
+    def _reserve(
+        self, domain: Domain, arrivals: list[_Arrival], facts: dict[PciAddress, CardFacts]
+    ) -> dict[int, Claim]:
+        """Take a VF for each interface that has an address to rewrite: all of them, or none."""
+        claims: dict[int, Claim] = {}
+        with self._store.lock:
+            for stale in self._store.of_domain(domain.uuid):
+                if stale.incoming and stale.expires is not None:
+                    self._store.drop(stale)  # of an earlier attempt that libvirt gave up without telling
+            try:
+                for arrival in arrivals:
+                    vf = self._choose(arrival, facts)
+                    if arrival.interface.address is not None:
+                        claim = self._claim(domain, arrival, vf, RESERVED)
+                        claims[arrival.interface.position] = self._store.put(replace(claim, incoming=True))
+            except VfmigrateError:
+                for claim in claims.values():
+                    self._store.drop(claim)
+                raise
+        return claims
+
+    def _choose(self, arrival: _Arrival, facts: dict[PciAddress, CardFacts]) -> PciAddress:
+        candidates = []
+        incompatible: Optional[Refused] = None
+        for pf in arrival.pool.pfs:
+            for vf in self._host.sysfs.vfs(pf):
+                obstacle = self._obstacle(vf)
+                if (
+                    obstacle is None
+                    and arrival.interface.teaming is None
+                    and arrival.interface.mark is not None
+                ):
+                    try:
+                        choice.check_compatible(arrival.interface.mark, vf, facts[vf])
+                    except Refused as error:
+                        incompatible, obstacle = error, str(error)
+                candidates.append(Candidate(vf, obstacle))
+        if incompatible is not None and not any(candidate.obstacle is None for candidate in candidates):
+            raise incompatible
+        return choice.choose(arrival.pool, candidates)
+
+    def _obstacle(self, vf: PciAddress) -> Optional[str]:
+        """Why a VF cannot be given away, or None."""
+        claim = self._store.get(vf)
+        if claim is not None:
+            return choice.holder(claim)
+        driver = self._host.sysfs.driver(vf)
+        if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
+            return "in use through VFIO by a process that vfmigrate does not know"
+        for name in self._host.sysfs.netdevs(vf):
+            link = self._host.links.find(name)
+            if link is not None and link.up:
+                return f"in use by this host as {name}"
+        return None
+
+    def _claim(self, domain: Domain, arrival: _Arrival, vf: PciAddress, state: str) -> Claim:
+        interface = arrival.interface
+        mark_strategy = interface.mark.strategy if interface.mark is not None else None
+        strategy = "failover" if interface.teaming == "transient" else mark_strategy or "vfio"
+        return Claim(
+            vf=vf,
+            pool=arrival.pool.name,
+            domain=domain.uuid,
+            domain_name=domain.name,
+            state=state,
+            since=0.0,
+            expires=self._store.clock() + self._config.claim_timeout,
+            mac=interface.wanted_mac,
+            vlan=arrival.vlan,
+            trunks=arrival.trunks,
+            set_mac=interface.form == "hostdev" and interface.wanted_mac is not None,
+            managed=interface.managed,
+            strategy=strategy,
+        )
+
+    # -- a guest is about to start, from cold or from elsewhere
+
+    def _prepare(self, domain: Domain, _xml: str) -> Optional[str]:
+        self._take_named(domain, PREPARED)
+        return None
+
+    def _start(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self._take_named(domain, PLUGGED):
+            self._store.change(claim, expires=None)
+        return None
+
+    def _take_named(self, domain: Domain, state: str) -> list[Claim]:
+        """Claim the VFs of our pools that the XML names, and make the host match."""
+        arrivals = []
+        for interface in domain.interfaces:
+            pool = self._pool_here(domain, interface)
+            if pool is not None and interface.address is not None:
+                choice.check_vlan_element(interface)
+                arrival = _Arrival(interface, pool, *choice.port_vlan(interface, pool))
+                arrivals.append((interface.address, arrival))
+        with self._store.lock:
+            claims = [self._take(domain, vf, arrival, state) for vf, arrival in arrivals]
+        for claim in claims:
+            self._converger.converge(claim.vf)
+        return claims
+
+    def _pool_here(self, domain: Domain, interface: VfInterface) -> Optional[Pool]:
+        """The pool of the VF that an interface names, or None when it is none of our business."""
+        if interface.address is None:
+            return None
+        pf = self._host.sysfs.physfn(interface.address)
+        if pf is not None:
+            return self._config.pool_of(pf)
+        marked = interface.mark.pool if interface.mark is not None else None
+        if marked in self._config.pools and not self._host.sysfs.exists(interface.address):
+            raise Refused(
+                f"guest '{domain.name}' names VF {interface.address} of pool '{marked}', "
+                "which does not exist on this host",
+                "give it a VF of this host: virsh edit",
+            )
+        return None
+
+    def _take(self, domain: Domain, vf: PciAddress, arrival: _Arrival, state: str) -> Claim:
+        current = self._store.get(vf)
+        if current is None:
+            obstacle = self._obstacle(vf)
+            if obstacle is not None:
+                raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}")
+        elif current.domain != domain.uuid:
+            raise Refused(
+                f"VF {vf} cannot be given to guest '{domain.name}': it is {choice.holder(current)}",
+                "give the guest another VF, or use a hostdev network of the pool",
+            )
+        claim = self._claim(domain, arrival, vf, state)
+        if current is not None:
+            claim = replace(claim, id=current.id, incoming=current.incoming)
+        return self._store.put(claim)
+
+    def _started(self, domain: Domain, _xml: str) -> Optional[str]:
+        self._on_started(domain.uuid)
+        return None
+
+    # -- a guest is gone
+
+    def _stopped(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self._store.of_domain(domain.uuid):
+            expires = self._store.clock() + self._config.claim_timeout
+            if self._store.change(claim, state=PREPARED, expires=expires) is not None:
+                self._converge_or_log(claim)
+        return None
+
+    def _release(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self._store.of_domain(domain.uuid):
+            if self._store.drop(claim):
+                self._converge_or_log(claim, reset_mac=claim.set_mac)
+        return None
+
+    def _converge_or_log(self, claim: Claim, *, reset_mac: bool = False) -> None:
+        """Converge where nothing may be refused any more; what fails is done by the next reconcile."""
+        try:
+            self._converger.converge(claim.vf, reset_mac=reset_mac)
+        except VfmigrateError as error:
+            self._log.event(
+                "converge-failed",
+                f"VF {claim.vf} of guest '{claim.domain_name}': {error}",
+                level=journal.WARNING,
+                domain=claim.domain_name,
+                vf=str(claim.vf),
+            )
+
+    # -- libvirt was restarted and found its guests running
+
+    def _reconnect(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self.adopt(domain):
+            self._converge_or_log(claim)
+        return None
+
+    def adopt(self, domain: Domain) -> list[Claim]:
+        """Claim what a running domain holds and nobody has claimed; returns the new claims.
+
+        Converging them is the caller's business. What another domain has claimed is logged and left.
+        """
+        adopted = []
+        for interface in domain.interfaces:
+            try:
+                pool = self._pool_here(domain, interface)
+                if pool is None or interface.address is None:
+                    continue
+                arrival = _Arrival(interface, pool, *choice.port_vlan(interface, pool))
+                with self._store.lock:
+                    current = self._store.get(interface.address)
+                    if current is not None and current.domain == domain.uuid:
+                        continue
+                    if current is not None:
+                        raise HostError(
+                            f"guest '{domain.name}' runs with VF {current.vf}, {choice.holder(current)}"
+                        )
+                    claim = self._claim(domain, arrival, interface.address, PLUGGED)
+                    adopted.append(self._store.put(replace(claim, expires=None)))
+            except VfmigrateError as error:
+                self._log.event("adopt-failed", str(error), level=journal.WARNING, domain=domain.name)
+        return adopted

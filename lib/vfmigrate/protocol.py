@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's socket: what goes over it, and who may ask what. Told to other programmers in docs/protocol.md.
+
+A request and its answer are one line of JSON each, in UTF-8:
+
+    {"version": 1, "request": "hook", "arguments": {...}}
+    {"version": 1, "result": {...}}
+    {"version": 1, "error": {"kind": "refused", "problem": "...", "remedy": "..."}}
+
+A connection carries any number of them, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import pwd
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vfmigrate.domain import MAX_XML_BYTES
+from vfmigrate.errors import KINDS, Denied, InputError, Unreachable, UsageError, VfmigrateError
+
+VERSION = 1
+SOCKET = Path("/run/vfmigrate/vfmigrated.sock")
+
+#: an escaped character of XML takes at most six bytes of JSON
+MAX_LINE_BYTES = 6 * MAX_XML_BYTES + 65536
+
+#: who may ask: root alone, or root and the configured readers
+ROOT_ONLY = frozenset({"hook", "reconcile"})
+READING = frozenset({"status", "ping"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, checked for its form only."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    def text(self, key: str) -> str:
+        """A text argument. Raises UsageError when it is missing or anything else."""
+        value = self.arguments.get(key)
+        if not isinstance(value, str):
+            raise UsageError(f"request '{self.name}' needs the text '{key}'")
+        return value
+
+
+def decode_request(line: bytes) -> Request:
+    """Read a request's line. Raises InputError or UsageError."""
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError("the request is not a line of JSON") from None
+    if not isinstance(raw, dict):
+        raise InputError("the request is not a JSON object")
+    if raw.get("version") != VERSION:
+        raise UsageError(
+            f"the request is of version {str(raw.get('version'))[:10]}, this daemon speaks {VERSION}",
+            "install the same version of vfmigrate for hook, CLI and daemon",
+        )
+    name, arguments = raw.get("request"), raw.get("arguments", {})
+    if not isinstance(name, str) or name not in ROOT_ONLY | READING:
+        raise UsageError(f"there is no request '{str(name)[:20]}'")
+    if not isinstance(arguments, dict):
+        raise InputError("the request's arguments are not a JSON object")
+    return Request(name, arguments)
+
+
+def encode_request(name: str, arguments: Mapping[str, Any]) -> bytes:
+    """The line of a request."""
+    return json.dumps({"version": VERSION, "request": name, "arguments": arguments}).encode() + b"\n"
+
+
+def encode_result(result: Mapping[str, Any]) -> bytes:
+    """The line of a good answer."""
+    return json.dumps({"version": VERSION, "result": result}).encode() + b"\n"
+
+
+def encode_error(error: VfmigrateError) -> bytes:
+    """The line of a failure."""
+    body = {"kind": error.kind, "problem": error.problem, "remedy": error.remedy}
+    return json.dumps({"version": VERSION, "error": body}).encode() + b"\n"
+
+
+def authorize(request: Request, uid: int, readers: frozenset[str]) -> None:
+    """Raises Denied when the user `uid` (from SO_PEERCRED) may not ask this."""
+    if uid == 0:
+        return
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    if request.name in READING and user in readers:
+        return
+    raise Denied(
+        f"user '{user}' may not ask vfmigrated for '{request.name}'",
+        "ask as root, or add the user to readers in the [daemon] section"
+        if request.name in READING
+        else "ask as root",
+    )
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user at the other end, as the kernel vouches for it (unix(7), SO_PEERCRED)."""
+    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
+def read_line(stream: BinaryIO) -> bytes:
+    """The next line of a connection, empty at its end. Raises InputError when it is too long or cut off."""
+    line = stream.readline(MAX_LINE_BYTES + 1)
+    if line and not line.endswith(b"\n"):
+        raise InputError("the request is cut off or too long")
+    return line
+
+
+def ask(
+    name: str, arguments: Mapping[str, Any], *, path: Path = SOCKET, timeout: float = 60.0
+) -> Mapping[str, Any]:
+    """Send one request to the daemon and wait at most `timeout` seconds for its result.
+
+    Raises what the daemon answered, or Unreachable when it does not.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            connection.connect(str(path))
+            connection.sendall(encode_request(name, arguments))
+            with connection.makefile("rb") as stream:
+                answer = json.loads(stream.readline() or b"null")
+    except (OSError, ValueError) as error:
+        raise Unreachable(
+            f"vfmigrated does not answer at {path}: {error}", "run: systemctl start vfmigrated"
+        ) from None
+    if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
+        return dict(answer["result"])
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        body = answer["error"]
+        raise KINDS.get(str(body.get("kind")), VfmigrateError)(
+            str(body.get("problem", "")), str(body.get("remedy", ""))
+        )
+    raise Unreachable(f"what answers at {path} is not vfmigrated")
