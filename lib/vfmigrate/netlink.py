@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A netlink socket: one request, its answers, and the kernel's own words when it refuses.
+
+The messages are pyroute2's, of any version since 0.7; the socket is not. pyroute2's own keeps, from 0.9 on, one
+socket and one event loop for every thread that ever called it, which is a leak in a daemon that answers from
+short-lived threads; and no version shows the extended-ack text of a dump that fails half-way.
+
+Wire format: include/uapi/linux/netlink.h and netlink(7).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from vfmigrate.errors import HostError
+
+NETLINK_ROUTE = 0
+NETLINK_GENERIC = 16
+
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+
+_NLM_F_REQUEST = 0x1
+_NLM_F_ACK = 0x4
+_NLM_F_DUMP = 0x300
+_NLM_F_DUMP_INTR = 0x10
+_NLM_F_CAPPED = 0x100
+_NLM_F_ACK_TLVS = 0x200
+
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLMSGERR_ATTR_MSG = 1
+
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
+_ERRNO = struct.Struct("=i")
+
+#: Twice what the kernel puts into one datagram of a dump (net/netlink/af_netlink.c).
+_LARGEST_DATAGRAM = 1 << 16
+
+#: Times a dump is asked for again because what it showed changed meanwhile.
+_DUMP_ATTEMPTS = 10
+
+
+class KernelRefusalError(Exception):
+    """The kernel answered with an error: its errno, and its extended-ack text, else the errno's."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(number, text)
+        self.number = number
+        self.text = text
+
+
+class NetlinkSocket:
+    """A netlink socket of one protocol, in the network namespace of the thread that makes it.
+
+    Thread-safe: one request at a time. `timeout` is in seconds and bounds a whole answer. `sock` hands in a
+    connected socket that carries netlink messages instead.
+    """
+
+    def __init__(
+        self, protocol: int, *, timeout: float = 120.0, sock: Optional[socket.socket] = None
+    ) -> None:
+        self._lock = threading.Lock()
+        self._timeout = timeout
+        self._sequence = 0
+        self._socket = sock if sock is not None else _open(protocol)
+
+    def ask(self, message: Any, message_type: int, *, dump: bool = False) -> list[bytes]:
+        """Send a pyroute2 message; returns the kernel's answers undecoded, headers included.
+
+        Raises KernelRefusalError when the kernel refuses, HostError when it does not answer in time.
+        """
+        flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_DUMP if dump else 0)
+        message.encode()
+        request = bytearray(message.data)
+        with self._lock:
+            for _ in range(_DUMP_ATTEMPTS):
+                self._sequence = self._sequence + 1 & 0xFFFFFFFF
+                _HEADER.pack_into(request, 0, len(request), message_type, flags, self._sequence, 0)
+                self._send(request)
+                answers, torn = self._answers()
+                if not torn:
+                    return answers
+        raise HostError(
+            f"the kernel's list changed during each of {_DUMP_ATTEMPTS} attempts to read it", "try again"
+        )
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _answers(self) -> tuple[list[bytes], bool]:
+        """Collect the answers to the last request; the flag tells that a dump was not of one moment."""
+        answers: list[bytes] = []
+        torn = False
+        for message in self._messages():
+            _, kind, flags, _, _ = _HEADER.unpack_from(message)
+            torn = torn or bool(flags & _NLM_F_DUMP_INTR)
+            if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
+                _raise_refusal(message, kind, flags)
+                return answers, torn
+            answers.append(message)
+        raise AssertionError  # _messages() ends by an exception only
+
+    def _messages(self) -> Iterator[bytes]:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            for message in _split(self._receive(deadline)):
+                # An answer that came after its time-out belongs to nobody.
+                if _HEADER.unpack_from(message)[3] == self._sequence:
+                    yield message
+
+    def _send(self, request: bytearray) -> None:
+        self._socket.settimeout(self._timeout)
+        try:
+            self._socket.sendall(request)
+        except OSError as error:
+            raise HostError(f"cannot send a netlink request: {error}") from None
+
+    def _receive(self, deadline: float) -> bytes:
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            data = self._socket.recv(_LARGEST_DATAGRAM)
+        except socket.timeout:
+            raise HostError(
+                f"the kernel did not answer a netlink request within {self._timeout:g} seconds",
+                "see dmesg for what its driver is doing",
+            ) from None
+        except OSError as error:
+            raise HostError(f"cannot receive a netlink answer: {error}") from None
+        if not data:
+            raise HostError("the netlink socket was closed")
+        return data
+
+
+def _open(protocol: int) -> socket.socket:
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        sock.bind((0, 0))
+    except OSError as error:
+        raise HostError(f"cannot open a netlink socket: {error}") from None
+    return sock
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length = _HEADER.unpack_from(data, offset)[0]
+        if length < _HEADER.size:
+            return
+        yield data[offset : offset + length]
+        offset += length + 3 & ~3
+
+
+def _raise_refusal(message: bytes, kind: int, flags: int) -> None:
+    """Raise what an NLMSG_ERROR or NLMSG_DONE says; returns when it says that all went well."""
+    payload = message[_HEADER.size :]
+    code = -_ERRNO.unpack_from(payload)[0] if len(payload) >= _ERRNO.size else 0
+    if code <= 0:
+        return
+    offset = _ERRNO.size
+    if kind == _NLMSG_ERROR:  # the refused request follows, whole or only its header
+        offset += _HEADER.size if flags & _NLM_F_CAPPED else _HEADER.unpack_from(payload, offset)[0] + 3 & ~3
+    text = _extended_ack(payload[offset:]) if flags & _NLM_F_ACK_TLVS else ""
+    raise KernelRefusalError(code, text or os.strerror(code))
+
+
+def _extended_ack(attributes: bytes) -> str:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind == _NLMSGERR_ATTR_MSG:
+            return (
+                attributes[offset + _ATTRIBUTE.size : offset + length].rstrip(b"\0").decode(errors="replace")
+            )
+        offset += length + 3 & ~3
+    return ""
