@@ -28,10 +28,11 @@ _NO_BUFFER = 0xFFFFFFFF
 _NORMAL_16, _NORMAL_32 = 0xFFFA, 0xFFFFFFFA
 _OXM_IN_PORT = 0x80000004
 _PACKET_OUT_XID, _BARRIER_XID = 2, 3
+# By type and code (7.5.4.1); the second and third are what 1.1 to 1.4 and 1.5 say of a port out of range.
 _ERRORS = {
     (0, 0): "no common OpenFlow version",
-    (1, 11): "the bridge has no such port",
-    (2, 4): "bad output port",
+    (1, 11): "no such port",
+    (4, 7): "no such port",
 }
 
 

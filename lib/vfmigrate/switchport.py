@@ -148,6 +148,8 @@ def removal(rows: PortRows, owner: str) -> Iterator[Operation]:
     """Take the port off its bridge, provided that it is still the owner's; its rows go when unreferenced."""
     yield _still_owned(rows, owner)
     yield ovsdb.mutate("Bridge", _holding(rows), ["ports", "delete", rows.port_uuid])
+    # References are counted before the rows nobody refers to are swept: a QoS to be deleted must be let go of.
+    yield {"op": "update", "table": "Port", "where": _row(rows.port_uuid), "row": {"qos": ovsdb.to_set([])}}
 
 
 def _still_owned(rows: PortRows, owner: str) -> Operation:

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real ovsdb-server and ovs-vswitchd in a private directory and network namespace, with the userspace datapath.
+
+The programs are those of the test hosts' root, run with that root's own loader and libraries, so that the machine
+needs no Open vSwitch and no service of it ever starts. The namespace holds the switch's bridges and veth pairs; the
+far end of a pair stands for whatever is plugged in there: a VF, the fabric.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Optional, Union
+
+from tests.integration.namespaces import Namespace, network
+from tests.testbed import images
+
+Word = Union[str, "os.PathLike[str]"]
+
+PATIENCE_S = 20.0
+ETH_P_ALL = 3
+SOL_PACKET = 263
+PACKET_AUXDATA = 8
+TP_STATUS_VLAN_VALID = 1 << 4
+
+
+class OvsServer:
+    """Open vSwitch for one test run; leaving its context ends its daemons and its namespace."""
+
+    def __init__(self, folder: Path, *, dummy: bool = False) -> None:
+        """Start both daemons with their files in the empty `folder`; `dummy` offers interfaces of type dummy."""
+        self.folder = folder
+        self.remote = f"unix:{folder}/db.sock"
+        self._root = images.host_root()
+        self._dummy = dummy
+        self._database: Optional[subprocess.Popen[bytes]] = None
+        self._switch: Optional[subprocess.Popen[bytes]] = None
+        self.namespace: Namespace = network()
+        try:
+            schema = self._root / "usr/share/openvswitch/vswitch.ovsschema"
+            self.tool("usr/bin/ovsdb-tool", "create", folder / "conf.db", schema)
+            self.start_database()
+            self.vsctl("--no-wait", "init")
+            self.start_switch()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> OvsServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the daemons, the switch first, then everything left in the namespace."""
+        self.stop_switch()
+        self.stop_database()
+        self.namespace.close()
+
+    def tool(self, program: str, *words: Word) -> str:
+        """Run a program of the root inside the namespace to its end; what it printed."""
+        return self.namespace.run(*self._command(program, *words), env=self._environment()).stdout
+
+    def vsctl(self, *words: str) -> str:
+        """Run `ovs-vsctl`, the administrator's view and hand."""
+        return self.tool("usr/bin/ovs-vsctl", f"--db={self.remote}", "--timeout=20", *words).strip()
+
+    def ofctl(self, *words: str) -> str:
+        """Run `ovs-ofctl`."""
+        return self.tool("usr/bin/ovs-ofctl", *words)
+
+    def appctl(self, *words: str) -> str:
+        """Run `ovs-appctl` against ovs-vswitchd."""
+        return self.tool("usr/bin/ovs-appctl", f"--target={self.folder}/switch.ctl", *words)
+
+    def appctl_database(self, *words: str) -> str:
+        """Run `ovs-appctl` against ovsdb-server."""
+        return self.tool("usr/bin/ovs-appctl", f"--target={self.folder}/database.ctl", *words)
+
+    def learned(self, bridge: str) -> dict[tuple[int, str], str]:
+        """The bridge's MAC table: port by VLAN and MAC, "LOCAL" for the bridge's own."""
+        rows = [line.split() for line in self.appctl("fdb/show", bridge).splitlines()[1:]]
+        return {(int(vlan), mac): port for port, vlan, mac, _age in rows}
+
+    def start_database(self) -> None:
+        """Start ovsdb-server on the database as it was left; returns when it listens."""
+        (self.folder / "db.sock").unlink(missing_ok=True)
+        self._database = self._spawn(
+            "usr/sbin/ovsdb-server",
+            self.folder / "conf.db",
+            f"--remote=punix:{self.folder}/db.sock",
+            f"--unixctl={self.folder}/database.ctl",
+        )
+        eventually(lambda: _listens(self.folder / "db.sock"), "ovsdb-server listens", self._database)
+
+    def stop_database(self) -> None:
+        """End ovsdb-server; nothing when it does not run."""
+        _end(self._database)
+        self._database = None
+
+    def start_switch(self) -> None:
+        """Start ovs-vswitchd; returns when it has taken up the database's configuration."""
+        (self.folder / "switch.ctl").unlink(missing_ok=True)
+        self._switch = self._spawn(
+            "usr/lib/openvswitch-switch/ovs-vswitchd",
+            self.remote,
+            f"--unixctl={self.folder}/switch.ctl",
+            *(["--enable-dummy"] if self._dummy else []),
+        )
+        # Any change makes ovs-vsctl wait for the switch.
+        self.vsctl("set", "Open_vSwitch", ".", "external_ids:test=running")
+
+    def stop_switch(self) -> None:
+        """End ovs-vswitchd, leaving its bridges in the database; nothing when it does not run."""
+        _end(self._switch)
+        self._switch = None
+
+    @contextmanager
+    def switch_halted(self) -> Iterator[None]:
+        """Let ovs-vswitchd stand still for the time of a `with` block."""
+        assert self._switch is not None
+        self._switch.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._switch.send_signal(signal.SIGCONT)
+
+    def add_bridge(self, name: str, *options: str) -> None:
+        """Make a bridge with the userspace datapath; `options` are further settings of its row."""
+        self.vsctl("add-br", name, "--", "set", "Bridge", name, "datapath_type=netdev", *options)
+        self.namespace.run("ip", "link", "set", name, "up")
+
+    def add_link(self, name: str) -> str:
+        """Make a veth pair that is up; `name` is to be plugged in, the far end's name is returned."""
+        far = f"{name}-far"
+        self.namespace.run("ip", "link", "add", "name", name, "type", "veth", "peer", "name", far)
+        for each in (name, far):
+            self.namespace.run("ip", "link", "set", each, "up", "arp", "off")
+        return far
+
+    def remove_link(self, name: str) -> None:
+        """Remove a pair made by `add_link`."""
+        self.namespace.run("ip", "link", "del", name)
+
+    def _command(self, program: str, *words: Word) -> list[Word]:
+        loader = self._root / "lib64/ld-linux-x86-64.so.2"
+        return [
+            loader,
+            "--library-path",
+            self._root / "usr/lib/x86_64-linux-gnu",
+            self._root / program,
+            *words,
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        place = os.fspath(self.folder)
+        folders = ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR")
+        return {"PATH": os.environ["PATH"], **dict.fromkeys(folders, place)}
+
+    def _spawn(self, program: str, *words: Word) -> subprocess.Popen[bytes]:
+        command = self.namespace.command(
+            *self._command(
+                program, *words, "--pidfile", "-vconsole:off", "-vsyslog:off", "-vfile:info", "--log-file"
+            )
+        )
+        # The kernel ends the daemon with us, however we end.
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environment(),
+            start_new_session=True,
+        )
+
+
+class Wire:
+    """A packet socket on one end of a veth pair in a namespace: what comes by, tags put back where they were."""
+
+    def __init__(self, namespace: Namespace, netdev: str) -> None:
+        self._socket = _in_network(namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        self._socket.bind((netdev, ETH_P_ALL))
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self._socket.close()
+
+    def send(self, frame: bytes) -> None:
+        """Put a frame on the wire."""
+        self._socket.send(frame)
+
+    def receive(
+        self, wanted: Callable[[bytes], bool], patience: float = PATIENCE_S
+    ) -> tuple[Optional[int], bytes]:
+        """The next frame (without its tag) that is wanted, and the VLAN it was tagged with, if any.
+
+        Raises AssertionError when none comes within `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            remaining = deadline - time.monotonic()
+            assert remaining > 0, "the frame never came"
+            self._socket.settimeout(remaining)
+            try:
+                data, ancillary, _flags, address = self._socket.recvmsg(2048, socket.CMSG_SPACE(20))
+            except socket.timeout:
+                continue
+            vlan, frame = untag(data, ancillary)
+            if address[2] != socket.PACKET_OUTGOING and wanted(frame):
+                return vlan, frame
+
+
+def untag(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> tuple[Optional[int], bytes]:
+    """The VLAN of a received frame, in the frame or taken out of it by the kernel (packet(7)), and the rest."""
+    for level, kind, payload in ancillary:
+        # struct tpacket_auxdata of linux/if_packet.h: status first, the tag at offset 16.
+        status = int.from_bytes(payload[:4], "little")
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA) and status & TP_STATUS_VLAN_VALID:
+            return int.from_bytes(payload[16:18], "little") & 0xFFF, data
+    if data[12:14] == b"\x81\x00":
+        return int.from_bytes(data[14:16], "big") & 0xFFF, data[:12] + data[16:]
+    return None, data
+
+
+def eventually(
+    condition: Callable[[], bool], what: str, process: Optional[subprocess.Popen[bytes]] = None
+) -> None:
+    """Wait until the condition holds, for PATIENCE_S at most and no longer than `process` lives."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process is None or process.poll() is None, f"ended before this was so: {what}"
+        assert time.monotonic() < deadline, f"not so within {PATIENCE_S:g} s: {what}"
+        time.sleep(0.01)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
+
+
+def _end(process: Optional[subprocess.Popen[bytes]]) -> None:
+    if process is not None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _in_network(namespace: Namespace, make: Callable[[], socket.socket]) -> socket.socket:
+    """Call `make` in the network of a namespace. A thread is spent on it: setns(2) moves only its caller."""
+    made: list[socket.socket] = []
+
+    def enter() -> None:
+        with Path(f"/proc/{namespace.pid}/ns/net").open() as handle:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(handle.fileno(), 0) == 0:
+                made.append(make())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert made, "cannot enter the namespace's network"
+    return made[0]

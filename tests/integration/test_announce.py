@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An announcement through a VF's port of a real bridge: who learns what, and what leaves by the uplink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+import pytest
+
+from tests.integration.ovs_server import OvsServer, Wire, eventually
+from vfmigrate import openflow
+from vfmigrate.announce import ETHERTYPE_RARP, rarp
+from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.ovs import OpenVswitch, PortSettings
+
+BRIDGE = "br-data"
+MAC = "52:54:00:00:00:02"
+FABRIC = "up0-far"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsServer]:
+    with OvsServer(tmp_path_factory.mktemp("ovs")) as server:
+        server.add_bridge(BRIDGE)
+        assert server.add_link("up0") == FABRIC
+        server.add_link("rep0")
+        server.vsctl("add-port", BRIDGE, "up0", "--", "set", "Interface", "up0", "ofport_request=1")
+        yield server
+
+
+@pytest.fixture
+def door(server: OvsServer) -> Iterator[OpenVswitch]:
+    door = OpenVswitch(server.remote)
+    yield door
+    door.unplug("rep0", "me")
+    door.close()
+    server.appctl("fdb/flush", BRIDGE)
+
+
+def is_rarp(frame: bytes) -> bool:
+    return frame[12:14] == ETHERTYPE_RARP.to_bytes(2, "big")
+
+
+def announce(door: OpenVswitch, settings: PortSettings) -> int:
+    port = door.plug(BRIDGE, "rep0", "me", settings)
+    assert port.ofport is not None
+    door.packet_out(BRIDGE, port.ofport, rarp(MAC))
+    return port.ofport
+
+
+def tagged(vlan: int, frame: bytes) -> bytes:
+    return frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "vlan"),
+    [
+        (PortSettings(tag=42), 42),
+        (PortSettings(), None),
+        (PortSettings(tag=10, trunks=(20,)), 10),
+    ],
+)
+def test_it_leaves_by_the_uplink_in_the_ports_vlan(
+    server: OvsServer, door: OpenVswitch, settings: PortSettings, vlan: Optional[int]
+) -> None:
+    with Wire(server.namespace, FABRIC) as fabric:
+        announce(door, settings)
+        assert fabric.receive(is_rarp) == (vlan, rarp(MAC))
+
+
+def test_the_bridge_learns_where_the_guest_went(server: OvsServer, door: OpenVswitch) -> None:
+    """As after a migration to here: the bridge still believes that the guest is behind the uplink."""
+    with Wire(server.namespace, FABRIC) as fabric:
+        fabric.send(tagged(42, rarp(MAC)))
+        eventually(lambda: server.learned(BRIDGE).get((42, MAC)) == "1", "the guest is behind the uplink")
+        ofport = announce(door, PortSettings(tag=42))
+        eventually(lambda: server.learned(BRIDGE)[42, MAC] == str(ofport), "the guest is behind its port")
+
+
+def test_the_losing_host_forgets_with_the_port(server: OvsServer, door: OpenVswitch) -> None:
+    announce(door, PortSettings(tag=42))
+    eventually(lambda: (42, MAC) in server.learned(BRIDGE), "the guest's address is known")
+    door.unplug("rep0", "me")
+    eventually(lambda: (42, MAC) not in server.learned(BRIDGE), "it is forgotten")
+
+
+@pytest.mark.parametrize("protocol", [f"OpenFlow1{minor}" for minor in range(6)])
+def test_whatever_openflow_the_bridge_speaks(server: OvsServer, door: OpenVswitch, protocol: str) -> None:
+    server.vsctl("set", "Bridge", BRIDGE, f"protocols={protocol}")
+    try:
+        with Wire(server.namespace, FABRIC) as fabric:
+            announce(door, PortSettings(tag=42))
+            assert fabric.receive(is_rarp) == (42, rarp(MAC))
+    finally:
+        server.vsctl("clear", "Bridge", BRIDGE, "protocols")
+
+
+@pytest.mark.parametrize("version", openflow.VERSIONS)
+def test_our_messages_as_open_vswitch_reads_them(server: OvsServer, version: int) -> None:
+    text = server.ofctl("ofp-print", openflow.packet_out(version, 7, 9, rarp(MAC)).hex())
+    header, frame = text.splitlines()[:2]
+    name = "OFPT_PACKET_OUT" + ("" if version == 1 else f" (OF1.{version - 1})")
+    assert header == f"{name} (xid=0x7): in_port=9 actions=NORMAL data_len=60"
+    assert frame.startswith(f"rarp,vlan_tci=0x0000,dl_src={MAC},dl_dst=ff:ff:ff:ff:ff:ff,")
+    assert "arp_op=3" in frame
+
+
+def test_a_bridge_that_does_not_exist(door: OpenVswitch) -> None:
+    with pytest.raises(Unreachable, match=r"br-none.mgmt: No such file .*does the bridge exist"):
+        door.packet_out("br-none", 1, rarp(MAC))
+
+
+def test_a_port_number_out_of_range(door: OpenVswitch) -> None:
+    with pytest.raises(HostError, match="refused packet-out on port 65400: no such port"):
+        door.packet_out(BRIDGE, 65400, rarp(MAC))
+
+
+def test_a_switch_that_stands_still(server: OvsServer) -> None:
+    door = OpenVswitch(server.remote, timeout=0.5)
+    with server.switch_halted(), pytest.raises(Unreachable, match="no OpenFlow answer"):
+        door.packet_out(BRIDGE, 1, rarp(MAC))

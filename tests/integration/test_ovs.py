@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to Open vSwitch on a real ovsdb-server and ovs-vswitchd."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.integration.ovs_server import OvsServer, eventually
+from vfmigrate import ovsdb, switchport
+from vfmigrate.errors import HostError, Unreachable, VfmigrateError
+from vfmigrate.ovs import OWNER_KEY, OpenVswitch, PortSettings
+
+BRIDGE = "br-data"
+IDS = {"iface-id": "8d3e", "attached-mac": "52:54:00:00:00:02", "vm-id": "77aa", "iface-status": "active"}
+ACCESS = PortSettings(tag=42, external_ids=IDS)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsServer]:
+    with OvsServer(tmp_path_factory.mktemp("ovs")) as server:
+        server.add_bridge(BRIDGE)
+        server.add_bridge("br-other")
+        for name in ("rep0", "rep1", "rep2"):
+            server.add_link(name)
+        yield server
+
+
+@pytest.fixture
+def door(server: OvsServer) -> Iterator[OpenVswitch]:
+    door = OpenVswitch(server.remote)
+    yield door
+    door.close()
+    for name in ("rep0", "rep1", "rep2"):
+        server.vsctl("--if-exists", "del-port", name)
+
+
+@pytest.fixture
+def hasty(server: OvsServer) -> Iterator[OpenVswitch]:
+    door = OpenVswitch(server.remote, timeout=0.5)
+    yield door
+    door.close()
+
+
+def column(server: OvsServer, table: str, name: str, column: str) -> str:
+    return server.vsctl("get", table, name, column)
+
+
+def everything(server: OvsServer) -> str:
+    """All that can be said in the database about ports, in a fixed order."""
+    columns = "name,tag,trunks,external_ids,interfaces"
+    tables = [
+        server.vsctl(f"--columns={columns}", "list", "Port"),
+        server.vsctl("--columns=name,external_ids", "list", "Interface"),
+        server.vsctl("--columns=name,ports", "list", "Bridge"),
+    ]
+    return "\n\n".join("\n\n".join(sorted(table.split("\n\n"))) for table in tables)
+
+
+def test_bridge_exists(door: OpenVswitch) -> None:
+    assert door.bridge_exists(BRIDGE)
+    assert not door.bridge_exists("br-none")
+
+
+def test_plug_makes_an_access_port_with_ids(server: OvsServer, door: OpenVswitch) -> None:
+    port = door.plug(BRIDGE, "rep0", "guest/net0", ACCESS)
+    assert server.vsctl("port-to-br", "rep0") == BRIDGE
+    assert column(server, "Port", "rep0", "tag") == "42"
+    assert column(server, "Interface", "rep0", "ofport") == str(port.ofport)
+    for key, value in {**IDS, OWNER_KEY: "guest/net0"}.items():
+        assert column(server, "Interface", "rep0", f"external_ids:{key}") == f'"{value}"'.replace(
+            '"active"', "active"
+        )
+    assert (port.bridge, port.tag, port.owner, port.error) == (BRIDGE, 42, "guest/net0", None)
+    assert door.port("rep0") == port
+
+
+@pytest.mark.parametrize(
+    ("settings", "tag", "trunks", "mode"),
+    [
+        (PortSettings(), "[]", "[]", "[]"),
+        (PortSettings(tag=7), "7", "[]", "[]"),
+        (PortSettings(trunks=(30, 20)), "[]", "[20, 30]", "[]"),
+        (PortSettings(tag=10, trunks=(20,)), "10", "[20]", "native-untagged"),
+    ],
+)
+def test_vlans(
+    server: OvsServer, door: OpenVswitch, settings: PortSettings, tag: str, trunks: str, mode: str
+) -> None:
+    port = door.plug(BRIDGE, "rep0", "me", settings)
+    seen = [column(server, "Port", "rep0", name) for name in ("tag", "trunks", "vlan_mode")]
+    assert seen == [tag, trunks, mode]
+    assert (port.tag, port.trunks) == (settings.tag, tuple(sorted(settings.trunks)))
+
+
+def test_mtu_reaches_the_netdev(server: OvsServer, door: OpenVswitch) -> None:
+    door.plug(BRIDGE, "rep0", "me", PortSettings(mtu=1400))
+    assert "mtu 1400" in server.namespace.run("ip", "link", "show", "rep0").stdout
+
+
+def test_plug_again_writes_nothing(server: OvsServer, door: OpenVswitch) -> None:
+    first = door.plug(BRIDGE, "rep0", "me", ACCESS)
+    before = server.vsctl("get", "Open_vSwitch", ".", "next_cfg"), everything(server)
+    assert door.plug(BRIDGE, "rep0", "me", ACCESS) == first
+    assert (server.vsctl("get", "Open_vSwitch", ".", "next_cfg"), everything(server)) == before
+
+
+def test_plug_with_other_settings_leaves_nothing_stale(server: OvsServer, door: OpenVswitch) -> None:
+    first = door.plug(BRIDGE, "rep0", "me", PortSettings(tag=42, trunks=(43,), external_ids=IDS, mtu=1400))
+    server.vsctl("set", "Interface", "rep0", "external_ids:ovn-installed=true")
+    settings = PortSettings(trunks=(77,), external_ids={"iface-id": "new"})
+    second = door.plug(BRIDGE, "rep0", "me", settings)
+    assert second.ofport == first.ofport
+    assert (second.tag, second.trunks) == (None, (77,))
+    assert column(server, "Port", "rep0", "vlan_mode") == "[]"
+    assert column(server, "Interface", "rep0", "mtu_request") == "[]"
+    # What somebody else wrote beside ours stays.
+    kept = {"iface-id": "new", "ovn-installed": "true", OWNER_KEY: "me", **switchport.MARK}
+    assert second.external_ids == kept
+
+
+def test_plug_wants_an_existing_bridge(server: OvsServer, door: OpenVswitch) -> None:
+    before = everything(server)
+    with pytest.raises(HostError, match="no bridge 'br-none'"):
+        door.plug("br-none", "rep0", "me", ACCESS)
+    assert everything(server) == before
+
+
+def test_plug_refuses_the_port_of_another_owner(server: OvsServer, door: OpenVswitch) -> None:
+    door.plug(BRIDGE, "rep0", "guest-a", ACCESS)
+    before = everything(server)
+    with pytest.raises(HostError, match=r"rep0 of bridge br-data belongs to 'guest-a'"):
+        door.plug(BRIDGE, "rep0", "guest-b", PortSettings(tag=1))
+    assert everything(server) == before
+
+
+def test_plug_refuses_the_port_of_an_administrator(server: OvsServer, door: OpenVswitch) -> None:
+    server.vsctl("add-port", BRIDGE, "rep0", "tag=5")
+    before = everything(server)
+    with pytest.raises(HostError, match="rep0 of bridge br-data was not made by vfmigrate"):
+        door.plug(BRIDGE, "rep0", "me", ACCESS)
+    assert everything(server) == before
+
+
+def test_plug_refuses_a_port_on_another_bridge(server: OvsServer, door: OpenVswitch) -> None:
+    door.plug("br-other", "rep0", "me", ACCESS)
+    before = everything(server)
+    with pytest.raises(HostError, match="rep0 is on bridge br-other, not on br-data"):
+        door.plug(BRIDGE, "rep0", "me", ACCESS)
+    assert everything(server) == before
+
+
+def test_a_member_of_a_bond_is_left_alone(server: OvsServer, door: OpenVswitch) -> None:
+    server.vsctl("add-bond", BRIDGE, "bond0", "rep0", "rep1")
+    try:
+        before = everything(server)
+        with pytest.raises(HostError, match="rep0 is part of a bond"):
+            door.plug(BRIDGE, "rep0", "me", ACCESS)
+        assert everything(server) == before
+    finally:
+        server.vsctl("del-port", "bond0")
+
+
+def test_unplug_takes_away_what_is_the_owners(server: OvsServer, door: OpenVswitch) -> None:
+    before = everything(server)
+    door.plug(BRIDGE, "rep0", "me", ACCESS)
+    assert door.unplug("rep0", "me")
+    assert everything(server) == before
+    assert not door.unplug("rep0", "me")
+
+
+def test_unplug_leaves_the_port_of_a_newer_owner(server: OvsServer, door: OpenVswitch) -> None:
+    door.plug(BRIDGE, "rep0", "old", ACCESS)
+    door.unplug("rep0", "old")
+    door.plug(BRIDGE, "rep0", "new", ACCESS)
+    server.vsctl("add-port", BRIDGE, "rep1")
+    before = everything(server)
+    assert not door.unplug("rep0", "old")
+    assert not door.unplug("rep1", "old")
+    assert everything(server) == before
+
+
+@pytest.mark.parametrize("how", ["plugged anew", "handed over"])
+def test_a_late_removal_finds_a_newer_owner(server: OvsServer, door: OpenVswitch, how: str) -> None:
+    """The owner changes between the look and the transaction: the transaction itself must refuse."""
+    door.plug(BRIDGE, "rep0", "old", ACCESS)
+    database = ovsdb.Database(server.remote, timeout=5)
+    port, interface = (
+        result["rows"][0]
+        for result in database.transact(
+            ovsdb.select("Port", ovsdb.named("rep0"), *switchport.PORT_COLUMNS),
+            ovsdb.select("Interface", ovsdb.named("rep0"), *switchport.INTERFACE_COLUMNS),
+        )
+    )
+    late = list(switchport.removal(switchport.PortRows.parse("rep0", BRIDGE, port, interface), "old"))
+    if how == "plugged anew":
+        door.unplug("rep0", "old")
+        door.plug(BRIDGE, "rep0", "new", ACCESS)
+    else:
+        server.vsctl("set", "Interface", "rep0", f"external_ids:{OWNER_KEY}=new")
+    with pytest.raises(ovsdb.GuardError):
+        database.transact(*late)
+    database.close()
+    left = door.port("rep0")
+    assert left is not None
+    assert left.owner == "new"
+
+
+def test_two_owners_never_undo_each_other(server: OvsServer) -> None:
+    def compete(owner: str) -> int:
+        door = OpenVswitch(server.remote)
+        held = 0
+        try:
+            while held < 5:
+                try:
+                    door.plug(BRIDGE, "rep0", owner, ACCESS)
+                except HostError as error:
+                    assert "belongs to" in str(error)  # noqa: PT017 # the other side of the race
+                    door.unplug("rep0", owner)
+                    continue
+                held += 1
+                assert door.unplug("rep0", owner), "someone else took it away"
+        finally:
+            door.close()
+        return held
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(compete, ["guest-a", "guest-b"])) == [5, 5]
+    assert server.vsctl("list-ports", BRIDGE) == ""
+
+
+def test_a_netdev_that_does_not_exist(server: OvsServer, door: OpenVswitch) -> None:
+    before = everything(server)
+    with pytest.raises(HostError, match=r"cannot use nodev as a port of bridge br-data: .*No such device"):
+        door.plug(BRIDGE, "nodev", "me", ACCESS)
+    assert everything(server) == before
+
+
+def test_a_port_of_ours_whose_netdev_is_gone(server: OvsServer, door: OpenVswitch) -> None:
+    before = everything(server)
+    ids = [f"external_ids:{key}={value}" for key, value in {**switchport.MARK, OWNER_KEY: "me"}.items()]
+    add = ["--no-wait", "add-port", BRIDGE, "nodev", "--", "set", "Interface", "nodev", *ids]
+    server.vsctl(*add)
+    with pytest.raises(HostError, match="cannot use nodev as a port"):
+        door.plug(BRIDGE, "nodev", "me", PortSettings())
+    assert everything(server) == before
+
+
+def test_a_switch_that_stands_still_is_waited_for_but_not_for_long(
+    server: OvsServer, hasty: OpenVswitch
+) -> None:
+    before = everything(server)
+    with (
+        server.switch_halted(),
+        pytest.raises(HostError, match=r"did not configure port rep0 .*within 0.5 s"),
+    ):
+        hasty.plug(BRIDGE, "rep0", "me", ACCESS)
+    assert everything(server) == before
+
+
+def test_a_port_in_use_survives_a_switch_that_stands_still(
+    server: OvsServer, door: OpenVswitch, hasty: OpenVswitch
+) -> None:
+    port = door.plug(BRIDGE, "rep0", "me", ACCESS)
+    with server.switch_halted():
+        assert hasty.plug(BRIDGE, "rep0", "me", ACCESS) == port
+        with pytest.raises(HostError, match="did not configure"):
+            hasty.plug(BRIDGE, "rep0", "me", PortSettings(tag=43))
+    left = door.port("rep0")
+    assert left is not None
+    assert left.tag == 43
+
+
+def test_unplug_needs_no_switch(server: OvsServer, door: OpenVswitch) -> None:
+    door.plug(BRIDGE, "rep0", "me", ACCESS)
+    server.stop_switch()
+    try:
+        assert door.unplug("rep0", "me")
+    finally:
+        server.start_switch()
+    assert server.vsctl("list-ports", BRIDGE) == ""
+
+
+def test_others_are_answered_while_one_waits_for_the_switch(server: OvsServer, door: OpenVswitch) -> None:
+    with server.switch_halted():
+        waiting = threading.Thread(target=door.plug, args=(BRIDGE, "rep0", "me", ACCESS))
+        waiting.start()
+        eventually(lambda: door.port("rep0") is not None, "the port is in the database")
+        assert waiting.is_alive()
+    waiting.join()
+    port = door.port("rep0")
+    assert port is not None
+    assert port.ofport
+
+
+def test_a_database_that_is_down_and_comes_back(server: OvsServer, door: OpenVswitch) -> None:
+    door.plug(BRIDGE, "rep0", "me", ACCESS)
+    server.stop_database()
+    try:
+        with pytest.raises(Unreachable, match=r"db.sock does not answer: .*is Open vSwitch running"):
+            door.port("rep0")
+    finally:
+        server.start_database()
+    port = door.port("rep0")
+    assert port is not None
+    assert port.owner == "me"
+
+
+def test_a_database_that_goes_away_in_the_middle(server: OvsServer) -> None:
+    database = ovsdb.Database(server.remote, timeout=30)
+    never = {**ovsdb.guard("Bridge", ovsdb.named("br-none"), [{"name": "br-none"}]), "timeout": 30000}
+    database.transact(ovsdb.select("Bridge", [], "name"))
+    failures: list[VfmigrateError] = []
+
+    def wait_for_nothing() -> None:
+        try:
+            database.transact(never)
+        except VfmigrateError as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=wait_for_nothing)
+    waiting.start()
+    server.stop_database()
+    waiting.join()
+    server.start_database()
+    assert isinstance(failures[0], Unreachable)
+    database.close()
+
+
+def test_probes_are_answered_while_waiting(server: OvsServer) -> None:
+    """A server that probes drops a client that stays silent for two of its intervals, here of a second."""
+    probing = server.folder / "probing.sock"
+    manager = ["--id=@m", "create", "Manager", f'target="punix:{probing}"', "inactivity_probe=1000"]
+    server.vsctl("--", *manager, "--", "set", "Open_vSwitch", ".", "manager_options=@m")
+    server.appctl_database("ovsdb-server/add-remote", "db:Open_vSwitch,Open_vSwitch,manager_options")
+    eventually(probing.exists, "the second socket is there")
+    database = ovsdb.Database(f"unix:{probing}", timeout=10)
+    never = {**ovsdb.guard("Bridge", ovsdb.named("br-none"), [{"name": "br-none"}]), "timeout": 3000}
+    with pytest.raises(ovsdb.GuardError, match="timed out"):
+        database.transact(never)
+    database.close()
+
+
+@pytest.mark.parametrize("shared", ["nothing", "queue", "qos"])
+def test_qos_of_the_port_goes_with_it_unless_others_use_it(
+    server: OvsServer, door: OpenVswitch, shared: str
+) -> None:
+    door.plug(BRIDGE, "rep0", "me", ACCESS)
+    ours = ["--id=@q", "create", "Queue", "other_config:max-rate=1000000"]
+    server.vsctl(
+        *("--", *ours),
+        *("--", "--id=@qos", "create", "QoS", "type=linux-htb", "queues:0=@q"),
+        *("--", "set", "Port", "rep0", "qos=@qos"),
+        *("--", "add-port", BRIDGE, "rep1"),
+    )
+    qos, queue = (server.vsctl("--columns=_uuid", "--bare", "list", table) for table in ("QoS", "Queue"))
+    if shared == "qos":
+        server.vsctl("set", "Port", "rep1", f"qos={qos}")
+    if shared == "queue":
+        other = ["--id=@qos", "create", "QoS", "type=linux-htb", f"queues:0={queue}"]
+        server.vsctl("--", *other, "--", "set", "Port", "rep1", "qos=@qos")
+    assert door.unplug("rep0", "me")
+    left = [server.vsctl("--columns=_uuid", "--bare", "list", table) for table in ("QoS", "Queue")]
+    server.vsctl(
+        "--all", "destroy", "QoS", "--", "--all", "destroy", "Queue", "--", "clear", "Port", "rep1", "qos"
+    )
+    assert (qos in left[0]) == (shared == "qos")
+    assert (queue in left[1]) == (shared != "nothing")
+
+
+def test_owned_ports_are_ours_only(server: OvsServer, door: OpenVswitch) -> None:
+    server.vsctl("add-port", BRIDGE, "rep1")
+    door.plug("br-other", "rep2", "guest-b", PortSettings(trunks=(1, 2)))
+    door.plug(BRIDGE, "rep0", "guest-a", ACCESS)
+    found = [(port.name, port.bridge, port.owner) for port in door.owned_ports()]
+    assert found == [("rep0", BRIDGE, "guest-a"), ("rep2", "br-other", "guest-b")]
