@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to network devices (rtnetlink): look one up, bring it up or down, set its MTU.
+
+Devices are named by interface index: names change under udev's hands, and representors are renamed after they
+appear. Message formats: rtnetlink(7) and include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from vfmigrate.errors import HostError
+from vfmigrate.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket
+
+_RTM_NEWLINK = 16
+_RTM_GETLINK = 18
+_IFF_UP = 0x1
+_IFNAMSIZ = 16
+
+_REMEDIES = {
+    errno.EPERM: "run as root, or with CAP_NET_ADMIN",
+    errno.ENODEV: "it is gone, or in another network namespace: see 'ip link'",
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network device: interface index, name, administrative state, MTU in bytes, MAC address."""
+
+    index: int
+    name: str
+    up: bool
+    mtu: int
+    address: str
+
+
+class Links:
+    """The network devices of the namespace of the thread that makes this; thread-safe.
+
+    Every method raises HostError with the kernel's own text when it refuses. `timeout` is in seconds; `sock` hands
+    in a netlink socket, of another namespace for example.
+    """
+
+    def __init__(self, *, timeout: float = 30.0, sock: Optional[socket.socket] = None) -> None:
+        self._netlink = NetlinkSocket(NETLINK_ROUTE, timeout=timeout, sock=sock)
+
+    def link(self, ifindex: int) -> Link:
+        """Look up a device by its interface index; HostError when there is none."""
+        try:
+            return self._get(ifindex)
+        except KernelRefusalError as refusal:
+            raise _host_error(f"look up interface {ifindex}", refusal) from None
+
+    def find(self, name: str) -> Optional[Link]:
+        """Look up a device by its name; None when there is none."""
+        if not 0 < len(name.encode()) < _IFNAMSIZ:
+            return None
+        try:
+            return self._get(0, [("IFLA_IFNAME", name)])
+        except KernelRefusalError as refusal:
+            if refusal.number == errno.ENODEV:
+                return None
+            raise _host_error(f"look up interface {name}", refusal) from None
+
+    def set_up(self, ifindex: int, up: bool = True) -> None:
+        """Bring a device up, or down. A representor's state drives the link that the VF's guest sees."""
+        purpose = f"bring interface {ifindex} {'up' if up else 'down'}"
+        self._change(ifindex, purpose, flags=_IFF_UP if up else 0, mask=_IFF_UP)
+
+    def set_mtu(self, ifindex: int, mtu: int) -> None:
+        """Set a device's MTU, in bytes."""
+        self._change(ifindex, f"set the MTU of interface {ifindex} to {mtu}", [("IFLA_MTU", mtu)])
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._netlink.close()
+
+    def _get(self, ifindex: int, attributes: Sequence[tuple[str, object]] = ()) -> Link:
+        message = ifinfmsg()
+        message["index"] = ifindex
+        message["attrs"] = list(attributes)
+        (answer,) = self._netlink.ask(message, _RTM_GETLINK)
+        found = ifinfmsg(answer)
+        found.decode()
+        return Link(
+            index=found["index"],
+            name=found.get_attr("IFLA_IFNAME"),
+            up=bool(found["flags"] & _IFF_UP),
+            mtu=found.get_attr("IFLA_MTU"),
+            address=found.get_attr("IFLA_ADDRESS") or "",
+        )
+
+    def _change(
+        self,
+        ifindex: int,
+        purpose: str,
+        attributes: Sequence[tuple[str, object]] = (),
+        *,
+        flags: int = 0,
+        mask: int = 0,
+    ) -> None:
+        message = ifinfmsg()
+        message["index"] = ifindex
+        message["flags"] = flags
+        message["change"] = mask
+        message["attrs"] = list(attributes)
+        try:
+            self._netlink.ask(message, _RTM_NEWLINK)
+        except KernelRefusalError as refusal:
+            raise _host_error(purpose, refusal) from None
+
+
+def _host_error(purpose: str, refusal: KernelRefusalError) -> HostError:
+    return HostError(f"cannot {purpose}: {refusal.text}", _REMEDIES.get(refusal.number, ""))
