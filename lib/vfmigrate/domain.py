@@ -2,8 +2,7 @@
 """Domain XML: which VFs a guest has, and the same XML with other VFs.
 
 Pure: text in, values or text out. The XML comes from whoever may talk to libvirt, so it is parsed without entities,
-network or DTD. Rewriting touches the attributes it must and nothing else: comments, namespace prefixes, the order
-of elements and the white space between them stay as they were.
+network or DTD. Rewriting touches the digits it must and nothing else: every other byte stays as it was.
 
 Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #host-device-assignment):
 
@@ -14,9 +13,11 @@ Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #hos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Callable, Optional, Union
+from xml.parsers import expat
 
 from lxml import etree
 
@@ -162,19 +163,69 @@ def read(xml: Union[str, bytes]) -> Domain:
     )
 
 
+class _AddressFinder:
+    """Finds where in the text the `source/address` tag of each child of <devices> begins.
+
+    lxml knows no offsets, and serialising would lay out every tag anew; expat (in the standard library) does.
+    """
+
+    _PATH = ("domain", "devices")
+
+    def __init__(self) -> None:
+        self.offsets: dict[int, int] = {}
+        self._path: list[str] = []
+        self._position = -1
+        self._parser = expat.ParserCreate("utf-8")
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = lambda _name: self._path.pop()
+
+    def find(self, data: bytes) -> dict[int, int]:
+        """Offsets in bytes, by the device's position."""
+        self._parser.Parse(data, True)
+        return self.offsets
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        if tuple(self._path) == self._PATH:
+            self._position += 1
+        if tuple(self._path[:2]) == self._PATH and [*self._path[3:], name] == ["source", "address"]:
+            self.offsets.setdefault(self._position, self._parser.CurrentByteIndex)
+        self._path.append(name)
+
+
+# A start tag: attributes in quotes may hold a '>'.
+_START_TAG = re.compile(rb"<address(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
+_ATTRIBUTES: dict[str, Callable[[PciAddress], str]] = {
+    "domain": lambda address: f"0x{address.domain:04x}",
+    "bus": lambda address: f"0x{address.bus:02x}",
+    "slot": lambda address: f"0x{address.slot:02x}",
+    "function": lambda address: f"0x{address.function:x}",
+}
+
+
+def _with_address(tag: bytes, address: PciAddress) -> bytes:
+    """The <address> tag with other numbers, its quotes, order and other attributes as they were."""
+    for key, number in _ATTRIBUTES.items():
+        value = number(address).encode()
+        attribute = re.compile(rb"(\s%s\s*=\s*)([\"'])[^\"']*\2" % key.encode())
+        changed, found = attribute.subn(rb"\g<1>\g<2>%s\g<2>" % value, tag, count=1)
+        if not found:
+            changed = re.sub(rb"^<address", rb"<address %s='%s'" % (key.encode(), value), tag)
+        tag = changed
+    return tag
+
+
 def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
     """The same XML with other VFs: `addresses` maps an interface's position to its new host address.
 
     A <driver model=…> that forces a driver is kept: it names the variant driver, which is the same on every host.
+    Raises InputError like `read`, and when a device has no address.
     """
-    tree = _parse_tree(xml)
-    devices = tree.getroot().findall("devices/*")
-    for position, address in addresses.items():
-        element = devices[position].find("source/address")
-        if element is None:
+    data = xml.encode("utf-8") if isinstance(xml, str) else xml
+    _parse_tree(data)
+    offsets = _AddressFinder().find(data)
+    for position in sorted(addresses, key=lambda position: offsets.get(position, -1), reverse=True):
+        tag = _START_TAG.match(data, offsets[position]) if position in offsets else None
+        if tag is None:
             raise InputError("the domain XML has a VF without an address to rewrite")
-        element.set("domain", f"0x{address.domain:04x}")
-        element.set("bus", f"0x{address.bus:02x}")
-        element.set("slot", f"0x{address.slot:02x}")
-        element.set("function", f"0x{address.function:x}")
-    return etree.tostring(tree, encoding="unicode")
+        data = data[: tag.start()] + _with_address(tag.group(), addresses[position]) + data[tag.end() :]
+    return data.decode("utf-8")

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims: on disk whole or not at all, never one VF twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfmigrate import claims
+from vfmigrate.claims import Claim, ClaimStore
+from vfmigrate.errors import HostError, InputError
+from vfmigrate.pci import PciAddress
+
+VF = PciAddress(0, 1, 0x10, 2)
+CLAIM = Claim(
+    vf=VF, pool="data", domain="u-1", domain_name="guest1", state=claims.RESERVED, since=0.0, vlan=42
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ClaimStore]:
+    store = ClaimStore(tmp_path / "claims")
+    yield store
+    store.close()
+
+
+def test_a_claim_survives_the_daemon(tmp_path: Path) -> None:
+    first = ClaimStore(tmp_path / "claims")
+    put = first.put(CLAIM)
+    first.close()
+    again = ClaimStore(tmp_path / "claims")
+    assert again.get(VF) == put
+    assert again.of_domain("u-1") == [put]
+    again.close()
+
+
+def test_a_dropped_claim_is_gone_from_disk(store: ClaimStore, tmp_path: Path) -> None:
+    assert store.drop(store.put(CLAIM))
+    assert list((tmp_path / "claims").glob("*.json")) == []
+    assert store.get(VF) is None
+
+
+def test_a_late_clean_up_touches_no_newer_owner(store: ClaimStore) -> None:
+    old = store.put(CLAIM)
+    store.drop(old)
+    new = store.put(
+        Claim(vf=VF, pool="data", domain="u-2", domain_name="g2", state=claims.PLUGGED, since=0.0)
+    )
+    assert not store.drop(old)
+    assert store.change(old, state=claims.PREPARED) is None
+    assert store.get(VF) == new
+
+
+def test_a_change_keeps_what_it_does_not_name(store: ClaimStore) -> None:
+    changed = store.change(store.put(CLAIM), state=claims.PLUGGED, expires=None)
+    assert changed is not None
+    assert (changed.state, changed.vlan, changed.id) == (claims.PLUGGED, 42, CLAIM.id)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", '{"format": 1}', '{"format": 99}', claims.encode(CLAIM)[:-9], "\x00" * 50]
+)
+def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    (directory / f"{VF}.json").write_text(text)
+    store = ClaimStore(directory)
+    assert store.all() == []
+    assert len(store.broken) == 1
+    assert f"{VF}.json" in store.broken[0]
+    store.close()
+
+
+def test_a_file_under_another_vfs_name_is_no_claim(tmp_path: Path) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    (directory / "0000:99:00.0.json").write_text(claims.encode(CLAIM))
+    store = ClaimStore(directory)
+    assert store.all() == []
+    store.close()
+
+
+def test_symlinks_are_not_followed(tmp_path: Path) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    (tmp_path / "elsewhere").write_text(claims.encode(CLAIM))
+    (directory / f"{VF}.json").symlink_to(tmp_path / "elsewhere")
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (directory / f"{VF}.new").symlink_to(victim)
+    store = ClaimStore(directory)
+    assert store.all() == []
+    store.put(CLAIM)
+    assert victim.read_text() == "untouched"
+    store.close()
+
+
+def test_a_directory_others_can_write_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(HostError, match="is not a directory that only this user can write"):
+        ClaimStore(directory)
+
+
+def test_there_is_one_daemon(store: ClaimStore, tmp_path: Path) -> None:
+    store.put(CLAIM)
+    with pytest.raises(HostError, match="another vfmigrated already owns"):
+        ClaimStore(tmp_path / "claims")
+
+
+def test_looking_and_taking_is_one_step(store: ClaimStore) -> None:
+    """Many threads want the same few VFs: each VF is given away exactly once."""
+    vfs = [PciAddress(0, 1, slot, 0) for slot in range(8)]
+    taken: list[PciAddress] = []
+
+    def take(number: int) -> None:
+        for vf in vfs:
+            with store.lock:
+                if store.get(vf) is None:
+                    store.put(
+                        Claim(vf=vf, pool="p", domain=str(number), domain_name="g", state="reserved", since=0)
+                    )
+                    taken.append(vf)
+                    return
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == vfs
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(json.loads(claims.encode(CLAIM)))), JSON)
+def test_a_claim_with_any_field_wrong_is_read_or_refused(field: str, value: Any) -> None:
+    raw = json.loads(claims.encode(CLAIM))
+    raw[field] = value
+    try:
+        claim = claims.decode(json.dumps(raw))
+    except InputError:
+        return
+    assert claims.decode(claims.encode(claim)) == claim

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Domain XML: which VFs it names, and that rewriting touches nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfmigrate import domain
+from vfmigrate.errors import InputError
+from vfmigrate.pci import PciAddress
+
+UUID = "22222222-2222-4222-8222-222222222222"
+MARKED = """<!-- kept: written by libvirt -->
+<domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>guest1</name>
+  <uuid>22222222-2222-4222-8222-222222222222</uuid>
+  <metadata>
+    <ns1:vfs xmlns:ns1='urn:vfmigrate:domain:1'>
+      <ns1:vf mac='52:54:00:00:00:02' pool='data' vlan='42' address='0000:01:10.2'/>
+      <ns1:vf address='0000:01:10.4' pool='data' mac='52:54:00:00:00:04'/>
+    </ns1:vfs>
+    <other:thing xmlns:other='urn:other'>text &amp; more</other:thing>
+  </metadata>
+  <devices>
+    <!-- the fast one -->
+    <interface type='hostdev' managed='yes'>
+      <mac address='52:54:00:00:00:02'/>
+      <source>
+        <address type='pci' domain='0x0000' bus='0x01' slot='0x10' function='0x2'/>
+      </source>
+      <address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>
+    </interface>
+    <hostdev mode='subsystem' type='pci' managed='no'>
+      <source><address domain='0x0000' bus='0x01' slot='0x10' function='0x4'/></source>
+    </hostdev>
+    <hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/></source></hostdev>
+    <interface type='network'><mac address='52:54:00:00:00:09'/><source network='default'/></interface>
+    <interface type='bridge'><mac address='52:54:00:00:00:0a'/><source bridge='br0'/></interface>
+  </devices>
+  <qemu:commandline><qemu:arg value='-S'/></qemu:commandline>
+</domain>
+"""
+
+
+def test_reads_every_form_of_a_vf() -> None:
+    read = domain.read(MARKED)
+    assert (read.name, read.uuid, read.viommu) == ("guest1", UUID, False)
+    interface, hostdev, network = read.interfaces
+    assert (interface.form, interface.mac, interface.managed) == ("interface", "52:54:00:00:00:02", True)
+    assert interface.address == PciAddress(0, 1, 0x10, 2)
+    assert interface.mark is not None
+    assert interface.mark.vlan == 42
+    assert (hostdev.form, hostdev.mac, hostdev.managed) == ("hostdev", None, False)
+    assert hostdev.wanted_mac == "52:54:00:00:00:04"  # by address: a plain <hostdev> has no MAC
+    assert (network.form, network.address, network.mark) == ("network", None, None)
+
+
+def test_a_virtual_iommu_is_seen() -> None:
+    assert domain.read(MARKED.replace("<devices>", "<devices><iommu model='intel'/>")).viommu
+
+
+def test_rewriting_changes_the_address_and_nothing_else() -> None:
+    read = domain.read(MARKED)
+    rewritten = domain.readdress(MARKED, {read.interfaces[0].position: PciAddress(0, 1, 0x11, 6)})
+    expected = MARKED.replace(
+        "slot='0x10' function='0x2'/>\n      </source>", "slot='0x11' function='0x6'/>\n      </source>"
+    )
+    assert rewritten == expected
+    assert domain.read(rewritten).interfaces[0].address == PciAddress(0, 1, 0x11, 6)
+
+
+def test_rewriting_nothing_is_the_same_xml() -> None:
+    assert domain.readdress(MARKED, {}) == MARKED
+
+
+def test_rewriting_keeps_quotes_order_and_odd_spacing() -> None:
+    odd = MARKED.replace(
+        "<address type='pci' domain='0x0000' bus='0x01' slot='0x10' function='0x2'/>",
+        """<address\n  slot = "0x10" bus='1' note='a>b' function='2' ></address>""",
+    )
+    rewritten = domain.readdress(odd, {domain.read(odd).interfaces[0].position: PciAddress(0, 2, 3, 4)})
+    expected = (
+        """<address domain='0x0000'\n  slot = "0x03" bus='0x02' note='a>b' function='0x4' ></address>"""
+    )
+    assert expected in rewritten
+    assert domain.read(rewritten).interfaces[0].address == PciAddress(0, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("xml", "told"),
+    [
+        ("", "not well-formed"),
+        ("<domain>", "not well-formed"),
+        ("<network/>", "of a <network>, not of a <domain>"),
+        ("<domain><name>x</name></domain>", "no <uuid>"),
+        ("<!DOCTYPE d [<!ENTITY a 'b'>]><domain/>", "document type declaration"),
+        (MARKED.replace("bus='0x01'", "bus='zwei'"), "PCI address that is no number"),
+        (MARKED.replace("slot='0x10'", "slot='0x40'"), "PCI address out of range"),
+        (MARKED.replace("vlan='42'", "vlan='4095'"), "metadata is unreadable: vlan='4095'"),
+        (
+            MARKED.replace("mac='52:54:00:00:00:02' pool", "mac='nonsense' pool"),
+            "metadata is unreadable: mac=",
+        ),
+        (MARKED.replace("pool='data' vlan", "pool='a b' vlan"), "metadata is unreadable: pool="),
+        (MARKED.replace("pool='data' vlan", "strategy='magic' vlan"), "asks for strategy 'magic'"),
+        ("<domain>" + "x" * domain.MAX_XML_BYTES + "</domain>", "at most"),
+        ("<a>" * 5000, "not well-formed"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(xml: str, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        domain.read(xml)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_external_entities_are_never_read() -> None:
+    xml = "<!DOCTYPE d [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><domain><name>&x;</name></domain>"
+    with pytest.raises(InputError, match="document type declaration"):
+        domain.read(xml)
+
+
+def test_a_utf16_document_cannot_smuggle_a_doctype() -> None:
+    xml = "<?xml version='1.0' encoding='utf-16'?><!DOCTYPE d [<!ENTITY a 'b'>]><domain><name>&a;</name></domain>"
+    with pytest.raises(InputError):
+        domain.read(xml.encode("utf-16"))
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with pytest.raises(InputError):
+        domain.read(data)
+
+
+@given(st.data())
+def test_a_mutilated_domain_is_read_or_refused(data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(MARKED)))
+    length = data.draw(st.integers(0, 60))
+    replacement = data.draw(st.text(max_size=30))
+    xml = MARKED[:start] + replacement + MARKED[start + length :]
+    try:
+        read = domain.read(xml)
+    except InputError:
+        return
+    addressed = {
+        interface.position: PciAddress(1, 2, 3, 4) for interface in read.interfaces if interface.address
+    }
+    again = domain.read(domain.readdress(xml, addressed))
+    assert [interface.address for interface in again.interfaces if interface.address] == [
+        PciAddress(1, 2, 3, 4) for _ in addressed
+    ]
