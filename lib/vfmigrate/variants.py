@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which VFIO drivers this kernel has, and which of them fits a device best.
+
+Owns the reading of `modules.alias`, where depmod writes what each VFIO driver declares to be for:
+`alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci`. libvirt from 10.0 on chooses by the same lines
+(virPCIDeviceFindBestVFIOVariant in src/util/virpci.c): of the lines that match, the one with fewest wildcards.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+GENERIC_DRIVER = "vfio-pci"
+
+_ALIAS = "alias vfio_pci:"
+
+
+@dataclass(frozen=True)
+class _Alias:
+    pattern: str
+    module: str
+
+    @property
+    def wildcards(self) -> int:
+        return self.pattern.count("*")
+
+
+class VfioVariants:
+    """The VFIO drivers named in the `modules.alias` at a path; read again when depmod has written a new one."""
+
+    def __init__(self, modules_alias: Path) -> None:
+        self._path = modules_alias
+        self._lock = threading.Lock()
+        self._read_at: Optional[tuple[int, int, int]] = None
+        self._aliases: tuple[_Alias, ...] = ()
+
+    def best_module(self, modalias: str) -> Optional[str]:
+        """Name the module for a device, by its modalias as in sysfs (`pci:v000015B3d…`); None when none fits."""
+        identity = modalias.split(":", 1)[-1]
+        fitting = [alias for alias in self._current() if fnmatch.fnmatchcase(identity, alias.pattern)]
+        best = min(fitting, key=lambda alias: alias.wildcards, default=None)
+        return best.module if best is not None else None
+
+    def modules(self) -> frozenset[str]:
+        """Name all modules that declare themselves VFIO drivers of PCI devices."""
+        return frozenset(alias.module for alias in self._current())
+
+    def _current(self) -> tuple[_Alias, ...]:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:  # a kernel without modules
+            return ()
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        with self._lock:
+            if version != self._read_at:
+                text = self._path.read_text(encoding="utf-8", errors="replace")
+                self._aliases = tuple(_parse(line) for line in text.splitlines() if line.startswith(_ALIAS))
+                self._read_at = version
+            return self._aliases
+
+
+def _parse(line: str) -> _Alias:
+    pattern, _, module = line[len(_ALIAS) :].rpartition(" ")
+    return _Alias(pattern, module)
