@@ -55,15 +55,14 @@ class OpenVswitch:
 
     def port(self, name: str) -> Optional[SwitchPort]:
         """The port of that name, on whichever bridge, or None."""
-        rows = self._look(name)
+        rows = self._look_at(name)
         return rows.port if rows else None
 
     def owned_ports(self) -> list[SwitchPort]:
         """Every port we made, by name. Its cost grows with our ports, not with those of others."""
         marked = [["external_ids", "includes", ovsdb.to_map(switchport.MARK)]]
         names = sorted(row["name"] for row in self._select("Interface", marked, "name"))
-        ports = (self.port(name) for name in names)
-        return [port for port in ports if port is not None and port.owner is not None]
+        return [rows.port for rows in self._look(names) if rows.port.owner is not None]
 
     def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
         """Make `netdev` a port of `bridge` on behalf of `owner`, with these settings; may be asked again.
@@ -93,7 +92,7 @@ class OpenVswitch:
         found = self._select("Bridge", ovsdb.named(bridge), "_uuid")
         if not found:
             raise HostError(f"Open vSwitch has no bridge '{bridge}'", f"create it: ovs-vsctl add-br {bridge}")
-        rows = self._look(netdev)
+        rows = self._look_at(netdev)
         if rows is None:
             changes = switchport.insertion(found[0]["_uuid"], bridge, netdev, owner, settings)
         else:
@@ -148,7 +147,7 @@ class OpenVswitch:
         return port
 
     def _unplug(self, netdev: str, owner: str) -> bool:
-        rows = self._look(netdev)
+        rows = self._look_at(netdev)
         if rows is None or rows.port.owner != owner:
             return False
         removal = list(switchport.removal(rows, owner))
@@ -171,20 +170,39 @@ class OpenVswitch:
         queues = sorted(ovsdb.pairs(found[0]["queues"]).values()) if found else []
         return [ovsdb.delete("QoS", rows.qos), *(ovsdb.delete("Queue", queue) for queue in queues)]
 
-    def _look(self, name: str) -> Optional[PortRows]:
-        where = ovsdb.named(name)
-        results = self._database.transact(
-            ovsdb.select("Port", where, *switchport.PORT_COLUMNS),
-            ovsdb.select("Interface", where, *switchport.INTERFACE_COLUMNS),
-        )
-        ports, interfaces = results[0]["rows"], results[1]["rows"]
-        if not ports and not interfaces:
-            return None
-        if not ports or not interfaces or ovsdb.atoms(ports[0]["interfaces"]) != [interfaces[0]["_uuid"]]:
-            raise HostError(f"{name} is part of a bond in Open vSwitch", "a VF needs a port of its own")
-        bridges = self._select("Bridge", [["ports", "includes", ports[0]["_uuid"]]], "name")
-        # No bridge: removed since we looked, as rows go when nothing refers to them.
-        return PortRows.parse(name, bridges[0]["name"], ports[0], interfaces[0]) if bridges else None
+    def _look_at(self, name: str) -> Optional[PortRows]:
+        rows = self._look([name])
+        return rows[0] if rows else None
+
+    def _look(self, names: list[str]) -> list[PortRows]:
+        """The rows of those of the named ports that are there, in two questions to the database."""
+        found = self._rows_of(names)
+        ports = [port for _, port, _ in found]
+        holding = (ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name") for port in ports)
+        bridges = self._database.transact(*holding) if ports else []
+        # A port without a bridge was removed since we looked: rows go when nothing refers to them.
+        return [
+            PortRows.parse(name, bridge["rows"][0]["name"], port, interface)
+            for (name, port, interface), bridge in zip(found, bridges)
+            if bridge["rows"]
+        ]
+
+    def _rows_of(self, names: list[str]) -> list[tuple[str, ovsdb.Row, ovsdb.Row]]:
+        tables = {"Port": switchport.PORT_COLUMNS, "Interface": switchport.INTERFACE_COLUMNS}
+        looks = [
+            ovsdb.select(table, ovsdb.named(name), *columns)
+            for name in names
+            for table, columns in tables.items()
+        ]
+        results = [result["rows"] for result in self._database.transact(*looks)] if looks else []
+        found = []
+        for name, ports, interfaces in zip(names, results[::2], results[1::2]):
+            if not ports and not interfaces:
+                continue
+            if not ports or not interfaces or ovsdb.atoms(ports[0]["interfaces"]) != [interfaces[0]["_uuid"]]:
+                raise HostError(f"{name} is part of a bond in Open vSwitch", "a VF needs a port of its own")
+            found.append((name, ports[0], interfaces[0]))
+        return found
 
     def _select(self, table: str, where: list[ovsdb.Condition], *columns: str) -> list[Any]:
         return list(self._database.transact(ovsdb.select(table, where, *columns))[0]["rows"])
