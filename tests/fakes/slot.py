@@ -3,13 +3,13 @@
 
 Run in the host's mount, network and pid namespaces, with the machine's own files around it:
 
-    python -m tests.fakes.slot ROOT UPLINK PF...
+    python -m tests.fakes.slot ROOT UPLINK PF
 
 It covers ROOT/sys with a sysfs that shows the card, makes a real network device for each representor (one
 end of a veth pair, whose other end stands for the VF's wire), makes the nodes in ROOT/dev/vfio that the VFIO
-drivers would, serves devlink on the socket ROOT/run/slot/devlink, and lets a test look at and set the card
-through the socket ROOT/run/slot/control. It prints one line when all of that is there, and ends with its
-standard input.
+drivers would, serves devlink and the VF part of rtnetlink to programs with the shims preloaded (on the
+sockets `devlink` and `rtnetlink` in ROOT/run/slot), and lets a test look at and set the card (on `control`
+there). It prints one line when all of that is there, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from typing import Optional
 
 from tests.fakes import sysfs_fuse
 from tests.fakes.card import SWITCHDEV, Card
-from tests.fakes.hardware import Netdev, netdev_name
+from tests.fakes.devlink_server import DevlinkServer
+from tests.fakes.hardware import Hardware, Netdev, netdev_name
+from tests.fakes.vf_netlink import VfNetlink
 
 
 class Representors:
@@ -61,10 +63,15 @@ class Representors:
 class PluggedCard(Card):
     """A card whose every change shows on the host at once: representors and VFIO nodes come and go."""
 
-    def __init__(self, pfs: list[str], representors: Representors, vfio: Path) -> None:
-        super().__init__(pfs, netdevs=representors)
+    def __init__(self, pf: str, representors: Representors, vfio: Path) -> None:
+        super().__init__([pf], netdevs=representors)
         self._representors = representors
         self._vfio = vfio
+
+    def refit(self, hardware: Hardware) -> None:
+        """Give the card another hardware: firmware, PSID, what it can do. Its size and drivers must be the same."""
+        with self._changing("refit"):
+            self.hardware = hardware
 
     @contextmanager
     def _changing(self, *what: str) -> Iterator[None]:
@@ -95,7 +102,7 @@ class PluggedCard(Card):
 class Control(BaseManager):
     """The control socket: `card()` is the card itself, by proxy."""
 
-    def card(self) -> Card:
+    def card(self) -> PluggedCard:
         """The card in the slot; replaced by a proxy when the manager is connected."""
         raise NotImplementedError
 
@@ -112,15 +119,17 @@ def leave_with_owner() -> None:
 
 def main() -> None:
     """Plug the card in and serve it until the host ends."""
-    root, uplink, *pfs = sys.argv[1:]
-    card = PluggedCard(pfs, Representors(uplink), Path(root, "dev/vfio"))
+    root, uplink, pf = sys.argv[1:]
+    card = PluggedCard(pf, Representors(uplink), Path(root, "dev/vfio"))
     place = Path(root, "run/slot")
     place.mkdir()
     Control.register("card", callable=lambda: card)
     server = Control(os.fspath(place / "control"), authkey=b"").get_server()
-    for loop in (server.serve_forever, leave_with_owner):
+    rtnetlink = VfNetlink(card, pf, uplink)
+    for loop in (server.serve_forever, lambda: rtnetlink.serve(place / "rtnetlink"), leave_with_owner):
         threading.Thread(target=loop, daemon=True).start()
-    sysfs_fuse.serve(card, Path(root, "sys"), ready=lambda: print("ready", flush=True))
+    with DevlinkServer(card, place / "devlink"):
+        sysfs_fuse.serve(card, Path(root, "sys"), ready=lambda: print("ready", flush=True))
 
 
 if __name__ == "__main__":

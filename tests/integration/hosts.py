@@ -18,8 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, Optional
 
-from tests.fakes.card import Card
-from tests.fakes.slot import Control
+from tests.fakes.slot import Control, PluggedCard
 from tests.integration import namespaces
 from tests.integration.namespaces import Namespace, Word
 
@@ -74,8 +73,6 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 10) -> N
 class Host:
     """One hypervisor: it runs commands, shows its files, starts and ends its services."""
 
-    card: Card
-
     def __init__(self, namespace: Namespace, name: str, number: int, place: Path) -> None:
         self.namespace = namespace
         self.name = name
@@ -100,9 +97,11 @@ class Host:
             *words, check=check, stdin=stdin, env={**ENVIRONMENT, **(env or {})}, timeout=timeout
         )
 
-    def spawn(self, *words: Word, env: Optional[Mapping[str, str]] = None) -> subprocess.Popen[str]:
-        """Start a command on the host; standard output and error are pipes."""
-        return self.namespace.spawn(*words, env={**ENVIRONMENT, **(env or {})})
+    def spawn(
+        self, *words: Word, env: Optional[Mapping[str, str]] = None, log: Optional[Path] = None
+    ) -> subprocess.Popen[str]:
+        """Start a command on the host; standard output and error go to `log`, or to pipes without one."""
+        return self.namespace.spawn(*words, env={**ENVIRONMENT, **(env or {})}, log=log)
 
     def write(self, inside: str, text: str, mode: int = 0o644) -> None:
         """Write a file of the host, with its directories."""
@@ -149,8 +148,9 @@ class Host:
             stdin=LINKS.format(address=self.address, uplink=UPLINK),
         )
 
-    def plug_card(self, pf: str) -> subprocess.Popen[str]:
-        """Put a fake card with the physical function `pf` into the host; its process is returned, serving."""
+    @contextmanager
+    def card(self, pf: str) -> Iterator[PluggedCard]:
+        """Put a fake card with the physical function `pf` into the host for as long as this context lasts."""
         slot = self.namespace.spawn_around(
             sys.executable,
             "-m",
@@ -160,13 +160,14 @@ class Host:
             pf,
             env={"PYTHONPATH": TREE},
         )
-        assert slot.stdout is not None
-        if not slot.stdout.readline():
-            raise RuntimeError(f"the card's process ended at once, with status {slot.wait()}")
-        control = Control(os.fspath(self.path("/run/slot/control")), authkey=b"")
-        control.connect()
-        self.card = control.card()
-        return slot
+        # Leaving closes its pipes, at which it ends, and waits for it.
+        with slot:
+            assert slot.stdout is not None
+            if not slot.stdout.readline():
+                raise RuntimeError(f"the card's process ended at once, with status {slot.wait()}")
+            control = Control(os.fspath(self.path("/run/slot/control")), authkey=b"")
+            control.connect()
+            yield control.card()
 
     def start_openvswitch(self) -> None:
         """Start Open vSwitch with the bridge and its uplink; returns when both daemons serve."""
@@ -190,7 +191,8 @@ class Host:
     def start_libvirtd(self, env: Optional[Mapping[str, str]] = None) -> None:
         """Start libvirtd; returns when its sockets accept."""
         # SYSTEMD_DEVICE_VERIFY_SYSFS: libudev otherwise looks whether /sys is the kernel's own.
-        self.run("libvirtd", "--daemon", "--listen", env={"SYSTEMD_DEVICE_VERIFY_SYSFS": "0", **(env or {})})
+        surroundings = {"SYSTEMD_DEVICE_VERIFY_SYSFS": "0", **(env or {})}
+        self.run("libvirtd", "--daemon", "--listen", env=surroundings)
 
     def stop_libvirtd(self) -> None:
         """End libvirtd; domains go on running."""

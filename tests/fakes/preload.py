@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shared objects that are preloaded into real programs so that they find a fake card: compiled when needed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+
+
+def build(name: str, folder: Path) -> Path:
+    """Compile `name`.c of this directory to `folder`/`name`.so; raises CalledProcessError with gcc's words."""
+    target = folder / f"{name}.so"
+    flags = ("-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC")
+    subprocess.run(["gcc", *flags, "-o", target, SOURCES / f"{name}.c", "-ldl"], check=True)
+    return target

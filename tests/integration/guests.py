@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Domain XML of the guests that run on namespace hosts: a machine without disk or kernel, which migrates like any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from vfmigrate.pci import PciAddress
+
+URI = "urn:vfmigrate:domain:1"
+EMULATOR = "/usr/local/bin/emulator"
+
+
+@dataclass(frozen=True)
+class Vf:
+    """One VF of a guest: where it is on the host it starts on, and what the metadata says of it."""
+
+    address: str
+    mac: str
+    pool: Optional[str] = "data"
+    vlan: Optional[int] = None
+    form: str = "interface"
+    managed: bool = True
+
+    def device(self) -> str:
+        """The device, as `form` says: <interface type='hostdev'>, or a plain <hostdev>."""
+        pci = PciAddress.parse(self.address)
+        managed = "yes" if self.managed else "no"
+        source = (
+            f"<source><address type='pci' domain='{pci.domain:#06x}' bus='{pci.bus:#04x}'"
+            f" slot='{pci.slot:#04x}' function='{pci.function:#x}'/></source>"
+        )
+        if self.form == "hostdev":
+            plain = source.replace(" type='pci'", "")
+            return f"<hostdev mode='subsystem' type='pci' managed='{managed}'>{plain}</hostdev>"
+        return (
+            f"<interface type='hostdev' managed='{managed}'><mac address='{self.mac}'/>{source}</interface>"
+        )
+
+    def mark(self) -> str:
+        """Its element in the metadata; only a plain <hostdev> needs to be found by its address."""
+        address = self.address if self.form == "hostdev" else None
+        words = {"mac": self.mac, "address": address, "pool": self.pool, "vlan": self.vlan}
+        told = " ".join(f"{name}='{value}'" for name, value in words.items() if value is not None)
+        return f"<vfmigrate:vf {told}/>"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest by its name and its VFs."""
+
+    name: str
+    vfs: Sequence[Vf] = ()
+    number: int = 1
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID, from its number."""
+        return f"11111111-1111-4111-8111-{self.number:012d}"
+
+    def xml(self) -> str:
+        """Its domain XML.
+
+        No guest code ever runs: the firmware finds nothing to boot and halts. The limit on memory is there for
+        libvirt, which otherwise allows QEMU to lock all of the guest's memory for VFIO; not every root may raise
+        that limit, and nothing is locked here.
+        """
+        marks = "".join(vf.mark() for vf in self.vfs)
+        metadata = f"<metadata><vfmigrate:vfs xmlns:vfmigrate='{URI}'>{marks}</vfmigrate:vfs></metadata>"
+        return f"""<domain type='qemu'>
+  <name>{self.name}</name>
+  <uuid>{self.uuid}</uuid>
+  {metadata if self.vfs else ""}
+  <memory unit='MiB'>32</memory>
+  <memtune><hard_limit unit='MiB'>1</hard_limit></memtune>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+  <features><acpi/></features>
+  <devices>
+    <emulator>{EMULATOR}</emulator>
+    <controller type='usb' model='none'/>
+    {"".join(vf.device() for vf in self.vfs)}
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
