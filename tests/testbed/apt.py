@@ -8,6 +8,7 @@ cache directory, so the machine's own apt is never touched.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class Kernel:
         return ".".join(self.abi.split(".")[:2])
 
 
+@functools.cache
 def own_release() -> str:
     """The code name of the release this machine runs."""
     return codename(Path("/etc/os-release").read_text())
@@ -65,6 +67,7 @@ def source_lines(targets: str, own: str, release: str) -> list[str]:
     return lines
 
 
+@functools.cache
 def sources() -> list[str]:
     """The `deb` lines of RELEASE on the mirrors of this machine. Raises ArchiveError when it has none."""
     targets = run(
@@ -79,6 +82,7 @@ def sources() -> list[str]:
     return lines
 
 
+@functools.cache
 def options() -> list[str]:
     """Options that make apt work on the private state of RELEASE instead of the machine's."""
     state = cache.directory() / f"apt-{RELEASE}"
@@ -127,6 +131,12 @@ def parse_policy(text: str) -> dict[str, str]:
 
 def candidates(packages: Sequence[str]) -> dict[str, str]:
     """The versions RELEASE would install of the packages. Raises ArchiveError when it lacks one."""
+    return dict(known_candidates(tuple(packages)))
+
+
+@functools.cache
+def known_candidates(packages: tuple[str, ...]) -> dict[str, str]:
+    """What candidates() returns, asked of apt once: it must not change its mind within a run."""
     refresh()
     versions = parse_policy(run("apt-cache", *options(), "policy", *packages))
     missing = sorted(set(packages) - set(versions))
@@ -135,6 +145,7 @@ def candidates(packages: Sequence[str]) -> dict[str, str]:
     return versions
 
 
+@functools.cache
 def kernel() -> Kernel:
     """The kernel that linux-image-amd64 of RELEASE stands for."""
     refresh()

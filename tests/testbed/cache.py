@@ -101,3 +101,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def log(name: str) -> Path:
+    """Where the log of building an entry goes."""
+    folder = directory() / "logs"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{name}.log"

@@ -6,80 +6,182 @@ Every function returns the path of a cache entry and makes it first when it is m
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.testbed import apt, cache
-from tests.testbed.cache import Parts
+from tests.testbed import apt, cache, kernel
+from tests.testbed.root import host_root, overlaid
+from tests.testbed.run import run
+
+__all__ = ["guest_initrd", "host_image", "host_root", "prepare", "ssh_key"]
+
+HERE = Path(__file__).parent
 
 # Raise when a recipe below changes in a way that its keys do not show.
-ROOT_RECIPE = 1
-COMPILER_RECIPE = 1
+DISK_RECIPE = 1
+INITRD_RECIPE = 1
 
-HOST_PACKAGES = [
-    "systemd",
-    "systemd-sysv",
-    "udev",
-    "dbus",
-    "libvirt-daemon-system",
-    "libvirt-clients",
-    "libvirt-daemon-driver-qemu",
-    "qemu-system-x86",
-    "openvswitch-switch",
-    "python3",
-    "python3-libvirt",
-    "python3-lxml",
-    "python3-pyroute2",
-    "python3-openvswitch",
-    "python3-dbus",
-    "iproute2",
-    "kmod",
-    "pciutils",
-    "procps",
-    "iputils-ping",
-    "openssh-server",
-    "tcpdump",
-    "busybox-static",
-    "less",
-    "strace",
-]
+DISK_SIZE = "3G"
 
-COMPILER_PACKAGES = [
-    "gcc",
-    "make",
-    "libc6-dev",
-    "libelf-dev",
-    "bc",
-    "flex",
-    "bison",
-    "kmod",
-    "xz-utils",
-    "python3-minimal",
-    "rsync",
-]
+# Modules that a host needs before it sees its disk.
+EARLY_MODULES = ("virtio_blk", "virtio_pci", "ext4", "crc32c_generic")
+
+# Units that only cost time on a host that lives for a few minutes.
+MASKED_UNITS = (
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty@tty1.service",
+    "ldconfig.service",
+    "libvirt-guests.service",
+    "logrotate.timer",
+    "man-db.timer",
+    "serial-getty@ttyS0.service",
+    "systemd-firstboot.service",
+    "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service",
+    "systemd-logind.service",
+    "systemd-networkd.service",
+    "systemd-networkd.socket",
+    "systemd-networkd-wait-online.service",
+    "systemd-pcrphase.service",
+    "systemd-random-seed.service",
+    "systemd-timesyncd.service",
+    "systemd-tpm2-setup-early.service",
+    "systemd-tpm2-setup.service",
+    "systemd-update-done.service",
+    "systemd-update-utmp.service",
+    "tmp.mount",
+    "virtlockd.socket",
+)
+ENABLED_UNITS = ("libvirtd-tcp.socket", "libvirtd.service", "ssh.service", "testbed-network.service")
+
+HOST_INIT = """#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+for module in /modules/*; do /bin/busybox insmod "$module"; done
+until [ -e /dev/vda ]; do /bin/busybox sleep 0.1; done
+/bin/busybox mount -t ext4 -o rw,noatime /dev/vda /root
+/bin/busybox mount --move /dev /root/dev
+/bin/busybox umount /sys /proc
+exec /bin/busybox switch_root /root /sbin/init
+"""
 
 
-def log_path(name: str) -> Path:
-    """Where the log of a build step goes."""
-    folder = cache.directory() / "logs"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{name}.log"
+def prepare() -> None:
+    """Make everything a run needs, side by side where it can be."""
+    apt.refresh()
+    with ThreadPoolExecutor() as lanes:
+        jobs = [lanes.submit(job) for job in (kernel.guest_kernel, host_image, guest_initrd, ssh_key)]
+        for job in jobs:
+            job.result()
 
 
-def host_root() -> Path:
-    """The root of a test host: Debian with libvirt, QEMU, Open vSwitch and the product's dependencies.
+@functools.cache
+def ssh_key() -> Path:
+    """A directory with the key pair that opens the hosts: `id` and `id.pub`."""
 
-    Read-only by agreement: whoever wants to change it puts an overlay over it. It holds no kernel.
+    def generate(path: Path) -> None:
+        path.mkdir()
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vfmigrate test bed", "-f", path / "id")
+
+    return cache.entry("ssh-key", "ed25519", generate)
+
+
+@functools.cache
+def guest_initrd() -> Path:
+    """The guest's initramfs: busybox and guest/init."""
+    init = HERE / "guest" / "init"
+    parts: cache.Parts = [INITRD_RECIPE, host_root().name, cache.digest(init)]
+    return cache.entry("guest-initrd", parts, lambda path: pack(path, init.read_text(), []))
+
+
+@functools.cache
+def host_image() -> Path:
+    """A directory with the hosts' `disk` and `initrd`.
+
+    The disk is the host root with its kernel's modules, the test modules and the files below host/.
     """
-    parts: Parts = {"recipe": ROOT_RECIPE, "packages": dict(apt.candidates(HOST_PACKAGES))}
-    return cache.entry(
-        "host-root", parts, lambda path: apt.bootstrap(path, HOST_PACKAGES, log_path("host-root"))
-    )
+    files = HERE / "host"
+    parts: cache.Parts = {
+        "recipe": DISK_RECIPE,
+        "root": host_root().name,
+        "kernel": kernel.host_kernel().name,
+        "modules": kernel.modules().name,
+        "key": ssh_key().name,
+        "files": cache.digest(files),
+        "units": [list(MASKED_UNITS), list(ENABLED_UNITS)],
+        "initrd": [INITRD_RECIPE, HOST_INIT, list(EARLY_MODULES)],
+    }
+    return cache.entry("host-image", parts, lambda path: build_host_image(path, files))
 
 
-def compiler_root() -> Path:
-    """A root with the compiler and the headers of the hosts' kernel."""
-    packages = [*COMPILER_PACKAGES, f"linux-headers-{apt.kernel().abi}"]
-    parts: Parts = {"recipe": COMPILER_RECIPE, "packages": dict(apt.candidates(packages))}
-    return cache.entry(
-        "compiler-root", parts, lambda path: apt.bootstrap(path, packages, log_path("compiler-root"))
-    )
+def build_host_image(path: Path, files: Path) -> None:
+    """Put a host together in an overlay and make a disk and an initramfs of it."""
+    path.mkdir()
+    with overlaid(host_root(), path.with_suffix(".work")) as tree:
+        install_kernel_modules(tree)
+        shutil.copytree(files, tree, dirs_exist_ok=True)
+        authorized = tree / "root" / ".ssh" / "authorized_keys"
+        authorized.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(ssh_key() / "id.pub", authorized)
+        for folder in ("testbed", "etc/vfmigrate", "etc/libvirt/hooks/qemu.d"):
+            (tree / folder).mkdir(parents=True, exist_ok=True)
+        (tree / "etc" / "machine-id").write_text("")
+        run("systemctl", "--root", tree, "mask", *MASKED_UNITS)
+        run("systemctl", "--root", tree, "enable", *ENABLED_UNITS)
+        pack(path / "initrd", HOST_INIT, early_modules(tree))
+        make_disk(tree, path / "disk")
+
+
+def install_kernel_modules(tree: Path) -> None:
+    """Put the kernel's modules and ours into a host's root."""
+    release = apt.kernel().abi
+    target = tree / "usr" / "lib" / "modules"
+    run("cp", "-a", kernel.host_kernel() / "modules", target.parent)
+    updates = target / release / "updates"
+    shutil.copytree(kernel.modules(), updates)
+    run("depmod", "-b", tree, release)
+
+
+def early_modules(tree: Path) -> list[Path]:
+    """The files of EARLY_MODULES and of the modules they need, in the order of loading."""
+    shown = run("modprobe", "-d", tree, "-S", apt.kernel().abi, "--show-depends", "-a", *EARLY_MODULES)
+    files = [Path(line.split()[1]) for line in shown.splitlines() if line.startswith("insmod ")]
+    return list(dict.fromkeys(files))
+
+
+def pack(path: Path, init: str, modules: list[Path]) -> None:
+    """Make an initramfs of busybox, an init script and modules, named so that sorting gives the order of loading.
+
+    It is not compressed: unpacking costs more than reading, under emulation.
+    """
+    busybox = host_root() / "usr" / "bin" / "busybox"
+    with tempfile.TemporaryDirectory(prefix="vfmigrate-initrd-") as name:
+        tree = Path(name)
+        for folder in ("bin", "dev", "modules", "proc", "root", "sys"):
+            (tree / folder).mkdir()
+        shutil.copy(busybox, tree / "bin" / "busybox")
+        (tree / "init").write_text(init)
+        (tree / "init").chmod(0o755)
+        for number, module in enumerate(modules):
+            copy = tree / "modules" / f"{number:02}-{module.name}"
+            shutil.copy(module, copy)
+            if copy.suffix == ".xz":
+                run("xz", "-d", copy)
+        script = 'cd "$1" && find . | "$2" cpio -o -H newc > "$3"'
+        run("sh", "-c", script, "sh", tree, busybox, path)
+
+
+def make_disk(tree: Path, path: Path) -> None:
+    """Make an ext4 image of a tree; no journal, for the image is never written to."""
+    run("truncate", "-s", DISK_SIZE, path)
+    options = ["-q", "-O", "^has_journal,^metadata_csum", "-E", "lazy_itable_init=1"]
+    run("mke2fs", "-t", "ext4", *options, "-d", tree, path)

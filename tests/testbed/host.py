@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A test host: a virtual machine with an emulated SR-IOV card, reached by ssh over the management network."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from tests.testbed import cache, fabric, images, kernel
+from tests.testbed.namespace import RUN
+from tests.testbed.root import host_root
+from tests.testbed.run import CommandError, brief, run
+
+BOOT_TIMEOUT_S = 180
+COMMAND_TIMEOUT_S = 60
+MEMORY_MIB = 2048
+
+# The physical function of the card, as the host sees it: behind the first root port.
+PF = "0000:01:00.0"
+
+# Where the hosts' QEMU finds the run's directory and the cache, inside the root it is started from.
+INSIDE_RUN = Path("/mnt")
+INSIDE_CACHE = Path("/srv")
+
+SSH_CONFIG = """\
+Host host-*
+    User root
+    IdentityFile {key}
+    StrictHostKeyChecking no
+    UserKnownHostsFile /dev/null
+    LogLevel ERROR
+    ControlMaster auto
+    ControlPath {run}/ssh-%h
+    ControlPersist yes
+    ServerAliveInterval 0
+"""
+
+
+class HostError(Exception):
+    """A test host does not come up or does not do what it must."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command on a host ended, and what it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+def prepare_run() -> None:
+    """Lay out the run's directory and the root that QEMU runs in. Call once, inside the run's namespaces."""
+    shared = RUN / "shared"
+    shared.mkdir()
+    (RUN / "tmp").mkdir()
+    shutil.copy(kernel.guest_kernel(), shared / "guest-kernel")
+    shutil.copy(images.guest_initrd(), shared / "guest-initrd")
+    key = RUN / "id"
+    shutil.copy(images.ssh_key() / "id", key)
+    key.chmod(0o600)
+    hosts = "".join(
+        f"Host host-{name}\n    HostName {fabric.management_address(number)}\n"
+        for name, number in (("a", 1), ("b", 2))
+    )
+    (RUN / "ssh.config").write_text(hosts + SSH_CONFIG.format(key=key, run=RUN))
+    root = host_root()
+    run("mount", "--rbind", "/dev", root / "dev")
+    run("mount", "-t", "proc", "proc", root / "proc")
+    run("mount", "--bind", cache.directory(), f"{root}{INSIDE_CACHE}")
+    run("mount", "--bind", RUN, f"{root}{INSIDE_RUN}")
+
+
+class Host:
+    """One host, `name` being "a" or "b"."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.number = number
+        self.address = fabric.management_address(number)
+        self.hostname = f"host-{name}"
+        self.console = RUN / f"{self.hostname}.console"
+        # Guests of this host write their consoles here; the host sees it as /testbed/<hostname>.
+        self.shared = RUN / "shared" / self.hostname
+        self.process: Optional[subprocess.Popen[bytes]] = None
+
+    def start(self) -> None:
+        """Start the virtual machine; await_boot() waits for it."""
+        self.shared.mkdir()
+        log = (RUN / f"{self.hostname}.qemu").open("wb")
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": f"{INSIDE_RUN}/tmp"}
+        self.process = subprocess.Popen(
+            ["chroot", host_root(), "qemu-system-x86_64", *self.machine(), *self.network()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            # a Ctrl-C at the terminal is for the runner, which then ends the hosts in order
+            start_new_session=True,
+        )
+        log.close()
+
+    def machine(self) -> list[str]:
+        """QEMU's arguments for the machine, its kernel and its disk."""
+        image = INSIDE_CACHE / images.host_image().name
+        command_line = (
+            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt mitigations=off nokaslr audit=0 "
+            f"systemd.hostname={self.hostname} systemd.show_status=0"
+        )
+        return [
+            *("-name", self.hostname, "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"),
+            *("-smp", "2", "-m", str(MEMORY_MIB)),
+            *("-uuid", f"7f000000-0000-4000-8000-00000000000{self.number}"),
+            *("-device", "intel-iommu,intremap=on"),
+            *("-kernel", str(INSIDE_CACHE / kernel.host_kernel().name / "vmlinux")),
+            *("-initrd", str(image / "initrd"), "-append", command_line),
+            *("-serial", f"file:{INSIDE_RUN / self.console.name}"),
+            *("-drive", f"file={image / 'disk'},format=raw,if=none,id=disk,snapshot=on"),
+            *("-device", "virtio-blk-pci,drive=disk"),
+            *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
+            *("-fsdev", f"local,id=shared,path={INSIDE_RUN / 'shared'},security_model=none"),
+            *("-device", "virtio-9p-pci,fsdev=shared,mount_tag=testbed"),
+        ]
+
+    def network(self) -> list[str]:
+        """QEMU's arguments for the NICs: management, uplink, and the card with its wire cabled to a NIC of the host.
+
+        igb needs a root port of its own for its virtual functions to get addresses; it must be the first.
+        """
+        ports = fabric.host_ports(self.name)
+        mac = f"52:54:00:aa:%s:0{self.number}"
+        virtio = "virtio-net-pci,romfile=,netdev=%s,mac=" + mac
+        tap = "tap,id=%s,ifname=%s,script=no,downscript=no"
+        return [
+            *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1"),
+            *("-netdev", "hubport,id=card,hubid=0", "-device", f"igb,bus=slot1,netdev=card,mac={mac % '03'}"),
+            *("-netdev", "hubport,id=wire,hubid=0", "-device", virtio % ("wire", "04")),
+            *("-netdev", tap % ("mgmt", ports.management), "-device", virtio % ("mgmt", "01")),
+            *("-netdev", tap % ("uplink", ports.uplink), "-device", virtio % ("uplink", "05")),
+        ]
+
+    def await_boot(self) -> None:
+        """Wait until the host lets us in and its services run. Raises HostError with the console's last lines."""
+        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        while not self.greets():
+            if self.process is None or self.process.poll() is not None:
+                raise HostError(f"{self.hostname}: QEMU ended: {self.qemu_words()}")
+            if time.monotonic() > deadline:
+                raise HostError(f"{self.hostname} did not come up in {BOOT_TIMEOUT_S} s: {self.last_words()}")
+            time.sleep(0.2)
+        self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
+
+    def greets(self) -> bool:
+        """Whether the host's ssh server answers."""
+        try:
+            with socket.create_connection((self.address, 22), timeout=1) as connection:
+                connection.settimeout(3)
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def qemu_words(self) -> str:
+        """What the host's QEMU complained about."""
+        return (RUN / f"{self.hostname}.qemu").read_text(errors="replace").strip() or "it said nothing"
+
+    def last_words(self) -> str:
+        """The last lines of the host's console."""
+        text = self.console.read_text(errors="replace") if self.console.exists() else ""
+        return " / ".join(text.strip().splitlines()[-3:]) or "its console is silent"
+
+    def result(self, script: str, timeout: float = COMMAND_TIMEOUT_S, stdin: bytes = b"") -> Result:
+        """Run a shell script on the host and say how it ended. Raises subprocess.TimeoutExpired."""
+        begun = time.monotonic()
+        done = subprocess.run(
+            ["ssh", "-F", RUN / "ssh.config", self.hostname, script],
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(
+            done.returncode,
+            done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
+            time.monotonic() - begun,
+        )
+
+    def run(self, script: str, timeout: float = COMMAND_TIMEOUT_S, stdin: bytes = b"") -> str:
+        """Run a shell script on the host; returns its standard output. Raises CommandError when it fails."""
+        result = self.result(script, timeout, stdin)
+        if result.status != 0:
+            raise CommandError(
+                f"{self.hostname}: {brief([script])}", result.status, result.stdout + result.stderr
+            )
+        return result.stdout
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file on the host."""
+        self.run(f"cat > {shlex.quote(path)}", stdin=text.encode())
+
+    def stop(self) -> None:
+        """Switch the host off, the hard way: nothing on it is worth keeping."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None

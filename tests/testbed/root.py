@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Root file systems made from the distribution's packages: the hosts' and the compiler's.
+
+Every function returns the path of a cache entry and makes it first when it is missing. Roots are read-only by
+agreement: whoever wants to change one puts an overlay over it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.testbed import apt, cache
+from tests.testbed.cache import Parts
+from tests.testbed.run import run
+
+# Raise when a recipe below changes in a way that its key does not show.
+ROOT_RECIPE = 1
+COMPILER_RECIPE = 1
+
+HOST_PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "libvirt-daemon-system",
+    "libvirt-clients",
+    "libvirt-daemon-driver-qemu",
+    "qemu-system-x86",
+    "openvswitch-switch",
+    "python3",
+    "python3-libvirt",
+    "python3-lxml",
+    "python3-pyroute2",
+    "python3-openvswitch",
+    "python3-dbus",
+    "iproute2",
+    "kmod",
+    "pciutils",
+    "procps",
+    "iputils-ping",
+    "openssh-server",
+    "tcpdump",
+    "busybox-static",
+    "less",
+    "strace",
+)
+
+COMPILER_PACKAGES = (
+    "gcc",
+    "make",
+    "libc6-dev",
+    "libelf-dev",
+    "bc",
+    "flex",
+    "bison",
+    "kmod",
+    "xz-utils",
+    "python3-minimal",
+    "rsync",
+)
+
+
+@functools.cache
+def host_root() -> Path:
+    """The root of a test host: Debian with libvirt, QEMU, Open vSwitch and the product's dependencies.
+
+    It holds no kernel.
+    """
+    parts: Parts = {"recipe": ROOT_RECIPE, "packages": dict(apt.candidates(HOST_PACKAGES))}
+    log = cache.log("host-root")
+    return cache.entry("host-root", parts, lambda path: apt.bootstrap(path, HOST_PACKAGES, log))
+
+
+@functools.cache
+def compiler_root() -> Path:
+    """A root with the compiler and the headers of the hosts' kernel."""
+    packages = (*COMPILER_PACKAGES, f"linux-headers-{apt.kernel().abi}")
+    parts: Parts = {"recipe": COMPILER_RECIPE, "packages": dict(apt.candidates(packages))}
+    log = cache.log("compiler-root")
+    return cache.entry("compiler-root", parts, lambda path: apt.bootstrap(path, packages, log))
+
+
+@contextmanager
+def overlaid(lower: Path, work: Path) -> Iterator[Path]:
+    """A writable view of a root, made in the directory `work`, which is removed afterwards."""
+    cache.remove(work)
+    for folder in ("upper", "work", "tree"):
+        (work / folder).mkdir(parents=True)
+    tree = work / "tree"
+    layers = f"lowerdir={lower},upperdir={work / 'upper'},workdir={work / 'work'}"
+    run("mount", "-t", "overlay", "-o", layers, "overlay", tree)
+    try:
+        yield tree
+    finally:
+        run("umount", tree)
+        cache.remove(work)
