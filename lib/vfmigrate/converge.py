@@ -230,10 +230,20 @@ class Converger:
     def check_ready(self, vf: PciAddress) -> None:
         """Raises Refused when state could not be carried from or to this VF."""
         state = self._host.observe(vf)
+        if state.port_index is None:
+            raise Refused(
+                f"PF {state.pf} is not in switchdev mode, so VF {vf} cannot take a guest's state",
+                f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+            )
         if state.migratable is None:
             raise Refused(
-                f"VF {vf} knows no 'migratable': PF {state.pf} is not in switchdev mode or its firmware cannot",
-                f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+                f"the firmware of PF {state.pf} cannot migrate its VFs",
+                f"run: mstconfig -d {state.pf} set VF_MIGRATION_MODE=2; then restart the card",
+            )
+        if self._host.sysfs.variant_driver(vf) == "vfio-pci":
+            raise Refused(
+                f"this kernel has no VFIO driver for VF {vf} that can migrate",
+                "install one (mlx5_vfio_pci), kernel 6.7 or newer",
             )
 
     def _is_hosts_own(self, state: VfState) -> bool:

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The doors to a host in memory: over the fake card, with a switch and links that only remember.
+
+For tests of what stands behind the doors. The real doors are tested against the kernel's behaviour and real servers
+elsewhere; these keep to the same contracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Optional, cast
+
+from tests.fakes.card import Card
+from vfmigrate.devlink import Devlink, Info, Port
+from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.host import Host
+from vfmigrate.links import Link, Links
+from vfmigrate.ovs import OWNER_KEY, OpenVswitch, PortSettings, SwitchPort
+from vfmigrate.pci import PciAddress
+from vfmigrate.sysfs import Sysfs
+
+
+@contextmanager
+def _kernel(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"{what}: {error.strerror or error.errno}") from None
+
+
+class CardSysfs:
+    """What `vfmigrate.sysfs.Sysfs` shows of a card."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.open_groups: set[str] = set()  # VFs that a QEMU holds
+
+    def exists(self, device: PciAddress) -> bool:
+        return any(function.address == str(device) for function in self.card.functions())
+
+    def physfn(self, device: PciAddress) -> Optional[PciAddress]:
+        if not self.exists(device):
+            return None
+        pf = self.card.function(str(device)).pf
+        return PciAddress.parse(pf) if pf is not None else None
+
+    def vfs(self, pf: PciAddress) -> list[PciAddress]:
+        count = self.card.function(str(pf)).num_vfs
+        return [PciAddress.parse(self.card.vf(index, str(pf))) for index in range(count)]
+
+    def vf_index(self, vf: PciAddress) -> int:
+        index = self.card.function(str(vf)).vf
+        assert index is not None
+        return index
+
+    def driver(self, device: PciAddress) -> Optional[str]:
+        return self.card.function(str(device)).driver
+
+    def is_vfio(self, driver: Optional[str]) -> bool:
+        return driver in ("vfio-pci", self.card.hardware.variant_driver)
+
+    def in_use(self, vf: PciAddress) -> bool:
+        return str(vf) in self.open_groups
+
+    def unbind(self, device: PciAddress) -> None:
+        driver = self.driver(device)
+        if driver is not None:
+            with _kernel(f"unbind {device}"):
+                self.card.unbind(driver, str(device))
+
+    def bind(self, device: PciAddress, driver: str) -> None:
+        self.unbind(device)
+        with _kernel(f"bind {device}"):
+            self.card.driver_override(str(device), driver)
+            self.card.drivers_probe(str(device))
+            self.card.driver_override(str(device), "\n")
+
+    def variant_driver(self, device: PciAddress) -> str:
+        assert self.physfn(device) is not None
+        return self.card.hardware.variant_driver or "vfio-pci"
+
+    def netdevs(self, device: PciAddress) -> list[str]:
+        return [netdev.name for netdev, _ in self.card.netdevs(str(device))]
+
+    def msix_count(self, device: PciAddress) -> int:
+        return self.card.function(str(device)).msix
+
+
+class CardDevlink:
+    """What `vfmigrate.devlink.Devlink` shows of a card."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+
+    def eswitch_mode(self, pf: PciAddress) -> str:
+        return self.card.eswitch_mode(str(pf))
+
+    def vf_ports(self, pf: PciAddress) -> dict[int, Port]:
+        ports = {}
+        for port in self.card.ports(str(pf)):
+            if port.vf is not None:
+                name, ifindex = (port.netdev.name, port.netdev.ifindex) if port.netdev else (None, None)
+                ports[port.vf] = Port(
+                    port.index,
+                    "pcivf",
+                    port.vf,
+                    port.pf,
+                    0,
+                    False,
+                    ifindex,
+                    name,
+                    port.hw_addr,
+                    port.migratable,
+                )
+        return ports
+
+    def set_port_function(
+        self,
+        pf: PciAddress,
+        port_index: int,
+        *,
+        hw_addr: Optional[str] = None,
+        migratable: Optional[bool] = None,
+    ) -> None:
+        with _kernel(f"port function {pf}/{port_index}"):
+            self.card.set_port_function(str(pf), port_index, hw_addr=hw_addr, migratable=migratable)
+
+    def info(self, pf: PciAddress) -> Info:
+        told = self.card.info(str(pf))
+        return Info(self.card.hardware.host_driver, told["fixed"], told["running"], told["stored"])
+
+
+class MemoryLinks:
+    """Network devices that only remember; made when first looked at, down."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.links = {
+            index: Link(index, name, False, 1500, "02:00:00:00:00:01") for index, name in names.items()
+        }
+
+    def link(self, ifindex: int) -> Link:
+        return self.links[ifindex]
+
+    def find(self, name: str) -> Optional[Link]:
+        return next((link for link in self.links.values() if link.name == name), None)
+
+    def set_up(self, ifindex: int, up: bool = True) -> None:
+        self.links[ifindex] = replace(self.links[ifindex], up=up)
+
+    def set_mtu(self, ifindex: int, mtu: int) -> None:
+        self.links[ifindex] = replace(self.links[ifindex], mtu=mtu)
+
+
+class MemorySwitch:
+    """What `vfmigrate.ovs.OpenVswitch` shows of a switch that has ports and forwards nothing."""
+
+    def __init__(self, *bridges: str) -> None:
+        self.bridges = set(bridges)
+        self.ports: dict[str, SwitchPort] = {}
+        self.frames: list[tuple[str, int, bytes]] = []
+        self.down = False
+
+    def _reach(self) -> None:
+        if self.down:
+            raise Unreachable("ovsdb-server does not answer")
+
+    def bridge_exists(self, name: str) -> bool:
+        self._reach()
+        return name in self.bridges
+
+    def port(self, name: str) -> Optional[SwitchPort]:
+        self._reach()
+        return self.ports.get(name)
+
+    def owned_ports(self) -> list[SwitchPort]:
+        self._reach()
+        return [port for port in self.ports.values() if port.owner is not None]
+
+    def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        self._reach()
+        if bridge not in self.bridges:
+            raise HostError(f"Open vSwitch has no bridge '{bridge}'")
+        present = self.ports.get(netdev)
+        if present is not None and present.owner != owner:
+            raise HostError(f"port {netdev} of bridge {present.bridge} belongs to '{present.owner}'")
+        ids = {**settings.external_ids, OWNER_KEY: owner}
+        number = len(self.ports) + 1
+        port = SwitchPort(netdev, bridge, settings.tag, settings.trunks, ids, owner, number, None)
+        self.ports[netdev] = port
+        return port
+
+    def unplug(self, netdev: str, owner: str) -> bool:
+        self._reach()
+        port = self.ports.get(netdev)
+        if port is None or port.owner != owner:
+            return False
+        del self.ports[netdev]
+        return True
+
+    def packet_out(self, bridge: str, ofport: int, frame: bytes) -> None:
+        self._reach()
+        self.frames.append((bridge, ofport, frame))
+
+
+class MemoryHost:
+    """A host with one card in memory: VFs created, in switchdev mode, and the bridge of its pool."""
+
+    def __init__(self, *, vfs: int = 4, bridge: str = "br-data", card: Optional[Card] = None) -> None:
+        self.card = card or Card(("0000:01:00.0",))
+        self.pf = PciAddress.parse(self.card.pfs[0])
+        self.card.autoprobe(str(self.pf), "0")
+        self.card.numvfs(str(self.pf), str(vfs))
+        self.card.set_eswitch_mode(str(self.pf), "switchdev")
+        self.sysfs = CardSysfs(self.card)
+        self.devlink = CardDevlink(self.card)
+        ports = self.devlink.vf_ports(self.pf).values()
+        self.links = MemoryLinks(
+            {port.ifindex: port.netdev or "" for port in ports if port.ifindex is not None}
+        )
+        self.ovs = MemorySwitch(bridge)
+        self.vfs = self.sysfs.vfs(self.pf)
+        self.host = Host(
+            cast(Sysfs, self.sysfs),
+            cast(Devlink, self.devlink),
+            cast(Links, self.links),
+            cast(OpenVswitch, self.ovs),
+        )
