@@ -89,34 +89,50 @@ class OpenVswitch:
             conversation.inject(ofport, frame)
 
     def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
-        found = self._select("Bridge", ovsdb.named(bridge), "_uuid")
-        if not found:
-            raise HostError(f"Open vSwitch has no bridge '{bridge}'", f"create it: ovs-vsctl add-br {bridge}")
+        try:
+            number, results = self._commit(switchport.insertion(bridge, netdev, owner, settings))
+        except GuardError as failure:
+            remedy = f"create it: ovs-vsctl add-br {bridge}"
+            raise HostError(f"Open vSwitch has no bridge '{bridge}'", remedy) from failure
+        except TransactionError as failure:
+            # Whether the name is taken is left to the table's index to say: to ask would be to search the table.
+            if failure.error != "constraint violation":
+                raise
+            return self._plug_again(bridge, netdev, owner, settings)
+        interface_uuid, port_uuid = (result["uuid"] for result in results[1:3])
+        try:
+            return self._at_work(number, bridge, netdev, port_uuid, interface_uuid)
+        except HostError:
+            self.unplug(netdev, owner)
+            raise
+
+    def _plug_again(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
         rows = self._look_at(netdev)
         if rows is None:
-            changes = switchport.insertion(found[0]["_uuid"], bridge, netdev, owner, settings)
-        else:
-            _refuse_unless_ours(rows.port, bridge, owner)
-            if rows.satisfies(settings):
-                return rows.port
-            changes = switchport.update(rows, owner, settings)
-        number = self._commit(changes)
-        try:
-            self._wait_for_switch(number, f"port {netdev} of bridge {bridge}")
-        except HostError:
-            if rows is None:
-                self.unplug(netdev, owner)
-            raise
-        return self._at_work(bridge, netdev, owner)
+            self._refuse_if_bonded(netdev)
+            raise GuardError("the port was there and is gone")
+        _refuse_unless_ours(rows.port, bridge, owner)
+        if rows.satisfies(settings):
+            return rows.port
+        number, _ = self._commit(switchport.update(rows, owner, settings))
+        return self._at_work(number, bridge, netdev, rows.port_uuid, rows.interface_uuid)
 
-    def _commit(self, changes: Iterator[Operation]) -> int:
-        """Commit changes that ovs-vswitchd shall confirm; the configuration number by which it does."""
+    def _commit(self, changes: Iterator[Operation]) -> tuple[int, list[Any]]:
+        """Commit changes that ovs-vswitchd shall confirm: the number by which it does, and their results."""
         bump = ovsdb.mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
-        results = self._database.transact(*changes, bump, ovsdb.select("Open_vSwitch", [], "next_cfg"))
-        return int(results[-1]["rows"][0]["next_cfg"])
+        *results, counter = self._database.transact(
+            *changes, bump, ovsdb.select("Open_vSwitch", [], "next_cfg")
+        )
+        return int(counter["rows"][0]["next_cfg"]), results
 
-    def _wait_for_switch(self, number: int, what: str) -> None:
-        """Until ovs-vswitchd has taken note of configuration `number`; HostError when it does not in time."""
+    def _at_work(
+        self, number: int, bridge: str, netdev: str, port_uuid: Any, interface_uuid: Any
+    ) -> SwitchPort:
+        """The port once ovs-vswitchd has taken note of configuration `number`, if it works then.
+
+        Raises HostError when ovs-vswitchd takes no note in time, or could not use the netdev (the port is taken
+        away again): it confirms a configuration whether or not it came to anything.
+        """
         confirmed = {
             "op": "wait",
             "table": "Open_vSwitch",
@@ -128,20 +144,23 @@ class OpenVswitch:
         }
         try:
             # The server ends the wait; our own, longer patience is for a server that does not.
-            self._database.transact(confirmed, patience=self._timeout * 2)
+            _, ports, interfaces = self._database.transact(
+                confirmed,
+                ovsdb.select("Port", ovsdb.row(port_uuid), *switchport.PORT_COLUMNS),
+                ovsdb.select("Interface", ovsdb.row(interface_uuid), *switchport.INTERFACE_COLUMNS),
+                patience=self._timeout * 2,
+            )
         except GuardError as failure:
             raise HostError(
-                f"ovs-vswitchd did not configure {what} within {self._timeout:g} s",
+                f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {self._timeout:g} s",
                 "is it running? systemctl status ovs-vswitchd",
             ) from failure
-
-    def _at_work(self, bridge: str, netdev: str, owner: str) -> SwitchPort:
-        """The port if it works: that ovs-vswitchd took note of it does not mean that it could use it."""
-        port = self.port(netdev)
-        if port is None or port.owner != owner:
+        if not ports["rows"] or not interfaces["rows"]:
             raise HostError(f"port {netdev} of bridge {bridge} was taken away while it was being plugged")
+        port = PortRows.parse(bridge, ports["rows"][0], interfaces["rows"][0]).port
         if port.error or port.ofport is None:
-            self.unplug(netdev, owner)
+            if port.owner:
+                self.unplug(netdev, port.owner)
             reason = port.error or "ovs-vswitchd gave it no port number"
             raise HostError(f"Open vSwitch cannot use {netdev} as a port of bridge {bridge}: {reason}")
         return port
@@ -156,7 +175,7 @@ class OpenVswitch:
             try:
                 self._database.transact(*removal, *litter)
                 return True
-            except TransactionError as failure:  # at most three rounds
+            except TransactionError as failure:
                 # Some other port uses that QoS or Queue: then it is no litter.
                 if not litter or failure.error != "referential integrity violation":
                     raise
@@ -175,34 +194,32 @@ class OpenVswitch:
         return rows[0] if rows else None
 
     def _look(self, names: list[str]) -> list[PortRows]:
-        """The rows of those of the named ports that are there, in two questions to the database."""
-        found = self._rows_of(names)
-        ports = [port for _, port, _ in found]
-        holding = (ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name") for port in ports)
-        bridges = self._database.transact(*holding) if ports else []
-        # A port without a bridge was removed since we looked: rows go when nothing refers to them.
+        """The rows of those of the named ports that are there, in two questions to the database.
+
+        A name is searched for, which takes the longer the more ports there are: once, therefore.
+        """
+        looks = [ovsdb.select("Port", ovsdb.named(name), *switchport.PORT_COLUMNS) for name in names]
+        ports = [
+            row for result in (self._database.transact(*looks) if looks else []) for row in result["rows"]
+        ]
+        if not ports:
+            return []
+        results = self._database.transact(*(look for port in ports for look in switchport.around(port)))
+        answers = [result["rows"] for result in results]
+        # Neither bridge nor interface: removed since we looked.
         return [
-            PortRows.parse(name, bridge["rows"][0]["name"], port, interface)
-            for (name, port, interface), bridge in zip(found, bridges)
-            if bridge["rows"]
+            PortRows.parse(bridges[0]["name"], port, *interfaces)
+            for port, bridges, interfaces in zip(ports, answers[::2], answers[1::2])
+            if bridges and interfaces
         ]
 
-    def _rows_of(self, names: list[str]) -> list[tuple[str, ovsdb.Row, ovsdb.Row]]:
-        tables = {"Port": switchport.PORT_COLUMNS, "Interface": switchport.INTERFACE_COLUMNS}
-        looks = [
-            ovsdb.select(table, ovsdb.named(name), *columns)
-            for name in names
-            for table, columns in tables.items()
-        ]
-        results = [result["rows"] for result in self._database.transact(*looks)] if looks else []
-        found = []
-        for name, ports, interfaces in zip(names, results[::2], results[1::2]):
-            if not ports and not interfaces:
-                continue
-            if not ports or not interfaces or ovsdb.atoms(ports[0]["interfaces"]) != [interfaces[0]["_uuid"]]:
-                raise HostError(f"{name} is part of a bond in Open vSwitch", "a VF needs a port of its own")
-            found.append((name, ports[0], interfaces[0]))
-        return found
+    def _refuse_if_bonded(self, netdev: str) -> None:
+        name = ovsdb.named(netdev)
+        ports, interfaces = self._database.transact(
+            ovsdb.select("Port", name, "_uuid"), ovsdb.select("Interface", name, "_uuid")
+        )
+        if interfaces["rows"] and not ports["rows"]:
+            raise HostError(f"{netdev} is part of a bond in Open vSwitch", "a VF needs a port of its own")
 
     def _select(self, table: str, where: list[ovsdb.Condition], *columns: str) -> list[Any]:
         return list(self._database.transact(ovsdb.select(table, where, *columns))[0]["rows"])
@@ -213,7 +230,7 @@ def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
     for _ in range(_ATTEMPTS - 1):
         try:
             return attempt()
-        except (GuardError, ConnectionLost):  # that is what the loop is for
+        except (GuardError, ConnectionLost):
             continue
     try:
         return attempt()

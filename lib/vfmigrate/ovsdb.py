@@ -84,6 +84,11 @@ def named(name: str) -> list[Condition]:
     return [["name", "==", name]]
 
 
+def row(uuid: Any) -> list[Condition]:
+    """The condition that picks one row. It is the only one for which ovsdb-server does not search the table."""
+    return [["_uuid", "==", uuid]]
+
+
 def select(table: str, where: list[Condition], *columns: str) -> Operation:
     """The `select` operation: the named columns of the rows that meet the conditions (RFC 7047, 5.2.2)."""
     return {"op": "select", "table": table, "where": where, "columns": list(columns)}
@@ -96,7 +101,7 @@ def mutate(table: str, where: list[Condition], *mutations: list[Any]) -> Operati
 
 def delete(table: str, uuid: Any) -> Operation:
     """The `delete` operation for one row (RFC 7047, 5.2.5)."""
-    return {"op": "delete", "table": table, "where": [["_uuid", "==", uuid]]}
+    return {"op": "delete", "table": table, "where": row(uuid)}
 
 
 def guard(table: str, where: list[Condition], rows: list[Row]) -> Operation:

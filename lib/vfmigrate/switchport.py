@@ -23,7 +23,7 @@ MARK = {"vfmigrate": "port"}
 # What OVN and Neutron read. A key that the settings no longer name goes away; keys of others stay.
 _INTEGRATION_KEYS = ("iface-id", "attached-mac", "vm-id", "iface-status")
 
-PORT_COLUMNS = ("_uuid", "interfaces", "tag", "trunks", "vlan_mode", "qos")
+PORT_COLUMNS = ("_uuid", "name", "interfaces", "tag", "trunks", "vlan_mode", "qos")
 INTERFACE_COLUMNS = ("_uuid", "external_ids", "ofport", "error", "mtu_request")
 
 
@@ -69,13 +69,13 @@ class PortRows:
     qos: Any
 
     @classmethod
-    def parse(cls, name: str, bridge: str, port: Row, interface: Row) -> PortRows:
+    def parse(cls, bridge: str, port: Row, interface: Row) -> PortRows:
         """Read the rows of a port with a single interface: PORT_COLUMNS and INTERFACE_COLUMNS."""
         external_ids = ovsdb.pairs(interface["external_ids"])
         number = ovsdb.optional(interface["ofport"])
         return cls(
             port=SwitchPort(
-                name=name,
+                name=port["name"],
                 bridge=bridge,
                 tag=ovsdb.optional(port["tag"]),
                 trunks=tuple(sorted(ovsdb.atoms(port["trunks"]))),
@@ -107,14 +107,20 @@ class PortRows:
         )
 
 
-def insertion(
-    bridge_uuid: Any, bridge: str, netdev: str, owner: str, settings: PortSettings
-) -> Iterator[Operation]:
-    """Make the port, provided that the bridge is still there and the name still free."""
-    here = [["_uuid", "==", bridge_uuid]]
+def around(port: Row) -> Iterator[Operation]:
+    """Look for the bridge that has the port and for its interface."""
+    yield ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name")
+    # Of a bond any one will do: it is not ours, and that is all there is to know.
+    yield ovsdb.select("Interface", ovsdb.row(ovsdb.atoms(port["interfaces"])[0]), *INTERFACE_COLUMNS)
+
+
+def insertion(bridge: str, netdev: str, owner: str, settings: PortSettings) -> Iterator[Operation]:
+    """Make the port, provided that the bridge is there: the first result its guard's, then Interface and Port.
+
+    A name that is taken makes it fail with "constraint violation", names being unique in both tables.
+    """
+    here = ovsdb.named(bridge)
     yield ovsdb.guard("Bridge", here, [{"name": bridge}])
-    yield ovsdb.guard("Port", ovsdb.named(netdev), [])
-    yield ovsdb.guard("Interface", ovsdb.named(netdev), [])
     interface = {
         "name": netdev,
         "external_ids": ovsdb.to_map(_external_ids(owner, settings)),
@@ -128,7 +134,7 @@ def insertion(
 
 def update(rows: PortRows, owner: str, settings: PortSettings) -> Iterator[Operation]:
     """Bring the port to the settings, provided that it is still the owner's and on the same bridge."""
-    port, interface = _row(rows.port_uuid), _row(rows.interface_uuid)
+    port, interface = ovsdb.row(rows.port_uuid), ovsdb.row(rows.interface_uuid)
     wanted = _external_ids(owner, settings)
     outdated = sorted({*_INTEGRATION_KEYS, *wanted})
     yield _still_owned(rows, owner)
@@ -149,17 +155,18 @@ def removal(rows: PortRows, owner: str) -> Iterator[Operation]:
     yield _still_owned(rows, owner)
     yield ovsdb.mutate("Bridge", _holding(rows), ["ports", "delete", rows.port_uuid])
     # References are counted before the rows nobody refers to are swept: a QoS to be deleted must be let go of.
-    yield {"op": "update", "table": "Port", "where": _row(rows.port_uuid), "row": {"qos": ovsdb.to_set([])}}
+    yield {
+        "op": "update",
+        "table": "Port",
+        "where": ovsdb.row(rows.port_uuid),
+        "row": {"qos": ovsdb.to_set([])},
+    }
 
 
 def _still_owned(rows: PortRows, owner: str) -> Operation:
     # A port plugged anew under the same name is another row, so the condition names row and owner.
     includes = ["external_ids", "includes", ovsdb.to_map({OWNER_KEY: owner})]
-    return ovsdb.guard("Interface", [*_row(rows.interface_uuid), includes], [{"name": rows.port.name}])
-
-
-def _row(uuid: Any) -> list[Condition]:
-    return [["_uuid", "==", uuid]]
+    return ovsdb.guard("Interface", [*ovsdb.row(rows.interface_uuid), includes], [{"name": rows.port.name}])
 
 
 def _holding(rows: PortRows) -> list[Condition]:

@@ -195,7 +195,7 @@ def test_a_late_removal_finds_a_newer_owner(server: OvsServer, door: OpenVswitch
             ovsdb.select("Interface", ovsdb.named("rep0"), *switchport.INTERFACE_COLUMNS),
         )
     )
-    late = list(switchport.removal(switchport.PortRows.parse("rep0", BRIDGE, port, interface), "old"))
+    late = list(switchport.removal(switchport.PortRows.parse(BRIDGE, port, interface), "old"))
     if how == "plugged anew":
         door.unplug("rep0", "old")
         door.plug(BRIDGE, "rep0", "new", ACCESS)

@@ -27,6 +27,7 @@ def parse(port: dict[str, Any], interface: dict[str, Any]) -> PortRows:
     nothing = ovsdb.to_set([])
     port_row = {
         "_uuid": PORT_UUID,
+        "name": "rep0",
         "tag": nothing,
         "trunks": nothing,
         "vlan_mode": nothing,
@@ -41,12 +42,12 @@ def parse(port: dict[str, Any], interface: dict[str, Any]) -> PortRows:
         "mtu_request": nothing,
         **interface,
     }
-    return PortRows.parse("rep0", "br", port_row, interface_row)
+    return PortRows.parse("br", port_row, interface_row)
 
 
 def inserted(settings: PortSettings) -> PortRows:
     """The rows as they are once the operations that make the port were carried out."""
-    operations = list(insertion(["uuid", "0"], "br", "rep0", "me", settings))
+    operations = list(insertion("br", "rep0", "me", settings))
     rows = {each["table"]: dict(each["row"]) for each in operations if each["op"] == "insert"}
     return parse(rows["Port"], rows["Interface"])
 
