@@ -70,6 +70,19 @@ class Journal:
                     self._connected = False
             print(f"<{level}>{name}: {message}", file=sys.stderr, flush=True)
 
+    def bug(self, error: BaseException) -> str:
+        """Log an exception that nobody foresaw, by its place; returns what to tell the administrator.
+
+        Not its text: that may quote domain XML.
+        """
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+        told = f"vfmigrated has a bug: {type(error).__name__} at {place}"
+        self.event("bug", told, level=ERROR)
+        return told
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()

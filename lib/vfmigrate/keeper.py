@@ -79,6 +79,8 @@ class Keeper:
                 work()
             except VfmigrateError as error:
                 self._log.event("keeper-failed", str(error), level=journal.WARNING)
+            except Exception as error:  # noqa: BLE001 - told; the next work must still be done
+                self._log.bug(error)
 
     # -- libvirt's events; called in the event thread, must not wait
 
