@@ -24,6 +24,7 @@ from vfmigrate.converge import Converger
 from vfmigrate.devlink import Devlink
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
+from vfmigrate.hypervisor import Hypervisor
 from vfmigrate.journal import Journal
 from vfmigrate.keeper import Keeper
 from vfmigrate.links import Links
@@ -50,7 +51,16 @@ class Daemon:
         self.operations = HookOperations(
             settings, self.host, self.store, converger, log, on_started=self.announcer.warm
         )
-        self.keeper = Keeper(settings, self.host, self.store, converger, self.operations, self.announcer, log)
+        self.keeper = Keeper(
+            settings,
+            self.host,
+            self.store,
+            converger,
+            self.operations,
+            self.announcer,
+            Hypervisor(settings.libvirt_uri),
+            log,
+        )
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""

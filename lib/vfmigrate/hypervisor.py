@@ -10,25 +10,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 import libvirt
 
 from vfmigrate import metadata
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.lifecycle import LifecycleEvent
 
 _RETRY_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class LifecycleEvent:
-    """Something happened to a domain: `started`, `resumed`, `stopped` …, and why (`booted`, `migrated` …)."""
-
-    uuid: str
-    name: str
-    event: str
-    detail: str
 
 
 # virDomainEventType and the details that we tell apart (libvirt-domain.h)
@@ -56,24 +46,24 @@ def _told(what: str) -> Iterator[None]:
 
 
 class Hypervisor:
-    """A connection to libvirt that comes back by itself.
+    """A connection to libvirt that comes back by itself; thread-safe."""
 
-    `on_event` is called for every lifecycle event, `on_connect` after each (re)connection, both from the event
-    thread: they must return at once and must not call libvirt.
-    """
-
-    def __init__(
-        self, uri: str, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]
-    ) -> None:
+    def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._on_event = on_event
-        self._on_connect = on_connect
+        self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
+        self._on_connect: Callable[[], None] = lambda: None
         self._connection: Optional[Any] = None
         self._lost = threading.Event()
         self._stop = threading.Event()
 
-    def start(self) -> None:
-        """Begin to connect, and to listen, in threads of their own."""
+    def start(self, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]) -> None:
+        """Begin to connect, and to listen, in threads of their own.
+
+        `on_event` is called for every lifecycle event, `on_connect` after each (re)connection, both from those
+        threads: they must return at once and must not call libvirt.
+        """
+        self._on_event = on_event
+        self._on_connect = on_connect
         libvirt.registerErrorHandler(
             lambda _context, _error: None, None
         )  # else it prints to our standard error

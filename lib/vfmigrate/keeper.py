@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import domain, journal
 from vfmigrate.announcer import Announcer
@@ -19,11 +19,14 @@ from vfmigrate.config import Config
 from vfmigrate.converge import Converger
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
-from vfmigrate.hypervisor import Hypervisor, LifecycleEvent
 from vfmigrate.journal import Journal
+from vfmigrate.lifecycle import LifecycleEvent
 from vfmigrate.metadata import Mark
 from vfmigrate.operations import HookOperations
 from vfmigrate.pci import PciAddress
+
+if TYPE_CHECKING:
+    from vfmigrate.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
 
 # A domain may be missing from libvirt's list for a moment around its hooks; a claim younger than this stays.
 _GRACE_SECONDS = 15.0
@@ -43,6 +46,7 @@ class Keeper:
         converger: Converger,
         operations: HookOperations,
         announcer: Announcer,
+        hypervisor: Hypervisor,
         log: Journal,
     ) -> None:
         self._config = config
@@ -53,14 +57,12 @@ class Keeper:
         self._announcer = announcer
         self._log = log
         self._work: queue.Queue[Optional[Callable[[], object]]] = queue.Queue()
-        self._hypervisor = Hypervisor(
-            config.libvirt_uri, self._on_event, lambda: self._work.put(self.reconcile)
-        )
+        self._hypervisor = hypervisor
 
     def start(self) -> None:
         """Start listening and working."""
         threading.Thread(target=self._run, name="keeper", daemon=True).start()
-        self._hypervisor.start()
+        self._hypervisor.start(self._on_event, lambda: self._work.put(self.reconcile))
 
     def stop(self) -> None:
         """Finish the work at hand and no more."""
@@ -97,13 +99,13 @@ class Keeper:
             # The same event tells that a migration away from here was rolled back. Announcing is right either way:
             # the guest runs here.
             self._announcer.announce(event.uuid)
-            self._work.put(lambda: self._settle(event.uuid))
+            self._work.put(lambda: self.settle(event.uuid))
         elif event.event == "started" and event.detail != "migrated":
-            self._work.put(lambda: self._settle(event.uuid))
+            self._work.put(lambda: self.settle(event.uuid))
 
     # -- a domain runs here
 
-    def _settle(self, uuid: str) -> None:
+    def settle(self, uuid: str) -> None:
         """Leave on a domain that runs here what it needs for its next migration and its next boot."""
         for attempt in range(_ATTEMPTS):
             try:
@@ -214,7 +216,7 @@ class Keeper:
             return []
         adopted = self._operations.adopt(running)
         if adopted:
-            self._work.put(lambda: self._settle(running.uuid))
+            self._work.put(lambda: self.settle(running.uuid))
         return [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
 
     def _converge(self, vf: PciAddress, changes: list[str], *, reset_mac: bool = False) -> None:

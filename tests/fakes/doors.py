@@ -7,6 +7,7 @@ elsewhere; these keep to the same contracts.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -160,6 +161,7 @@ class MemorySwitch:
         self.bridges = set(bridges)
         self.ports: dict[str, SwitchPort] = {}
         self.frames: list[tuple[str, int, bytes]] = []
+        self.sent = threading.Event()
         self.down = False
 
     def _reach(self) -> None:
@@ -202,6 +204,7 @@ class MemorySwitch:
     def packet_out(self, bridge: str, ofport: int, frame: bytes) -> None:
         self._reach()
         self.frames.append((bridge, ofport, frame))
+        self.sent.set()
 
 
 class MemoryHost:

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What libvirt tells of a domain's life, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LifecycleEvent:
+    """Something happened to a domain: `started`, `resumed`, `stopped` …, and why (`booted`, `migrated` …)."""
+
+    uuid: str
+    name: str
+    event: str
+    detail: str

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the daemon does of its own accord, on a host in memory with a libvirt that only remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional, cast
+
+import pytest
+
+from tests.fakes.doors import MemoryHost
+from tests.unit.test_operations import ELSEWHERE, PF, POOL, guest
+from vfmigrate import claims, domain
+from vfmigrate.announcer import Announcer
+from vfmigrate.claims import ClaimStore
+from vfmigrate.config import Config
+from vfmigrate.converge import Converger
+from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.journal import Journal
+from vfmigrate.keeper import Keeper
+from vfmigrate.lifecycle import LifecycleEvent
+from vfmigrate.metadata import Mark
+from vfmigrate.operations import HookOperations
+from vfmigrate.ovs import PortSettings
+
+
+class MemoryHypervisor:
+    """What `vfmigrate.hypervisor.Hypervisor` shows of a libvirt, held in dictionaries."""
+
+    def __init__(self) -> None:
+        self.domains: Optional[dict[str, str]] = {}
+        self.definitions: dict[str, str] = {}
+        self.stamps: dict[str, tuple[Mark, ...]] = {}
+        self.defined: list[str] = []
+        self.refusals = 0
+        self.on_event: Callable[[LifecycleEvent], None] = lambda _event: None
+
+    def start(self, on_event: Callable[[LifecycleEvent], None], _on_connect: Callable[[], None]) -> None:
+        self.on_event = on_event
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def running(self) -> Mapping[str, str]:
+        if self.domains is None:
+            raise Unreachable("no connection to libvirt")
+        return self.domains
+
+    def stamp(self, uuid: str, marks: tuple[Mark, ...]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise HostError("libvirt: metadata: domain is locked")
+        self.stamps[uuid] = marks
+
+    def persistent_xml(self, uuid: str) -> Optional[str]:
+        return self.definitions.get(uuid)
+
+    def define(self, xml: str) -> None:
+        self.defined.append(xml)
+
+
+class Rig:
+    """A host in memory with everything the daemon has, its threads not started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.memory = MemoryHost()
+        self.now = 1000.0
+        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+        self.config = Config({"data": POOL})
+        self.log = Journal(directory / "no-journal")
+        converger = Converger(self.memory.host, self.config, self.store)
+        self.operations = HookOperations(self.config, self.memory.host, self.store, converger, self.log)
+        self.announcer = Announcer(self.config, self.memory.host, self.store, self.log)
+        self.libvirt = MemoryHypervisor()
+        self.keeper = Keeper(
+            self.config,
+            self.memory.host,
+            self.store,
+            converger,
+            self.operations,
+            self.announcer,
+            cast(Any, self.libvirt),
+            self.log,
+        )
+
+    def run(self, xml: str) -> str:
+        read = domain.read(xml)
+        for operation in ("prepare", "start", "started"):
+            self.operations.handle(operation, "begin", "-", xml)
+        assert self.libvirt.domains is not None
+        self.libvirt.domains[read.uuid] = xml
+        return read.uuid
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    rig.keeper.reconcile()
+    yield rig
+    rig.announcer.stop()
+    rig.store.close()
+    rig.log.close()
+
+
+def test_reconciling_twice_changes_nothing(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[0]))
+    assert rig.keeper.reconcile() == []
+
+
+def test_a_promise_runs_out(rig: Rig) -> None:
+    rig.operations.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
+    rig.now += 119
+    assert rig.keeper.reconcile() == []
+    rig.now += 2
+    (change,) = rig.keeper.reconcile()
+    assert change == f"dropped the claim of guest 'guest1' on {rig.memory.vfs[-1]}: the guest never came"
+    assert rig.store.all() == []
+
+
+def test_a_guest_that_is_gone_leaves_nothing(rig: Rig) -> None:
+    before = rig.memory.host.survey(PF)
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    assert rig.libvirt.domains is not None
+    del rig.libvirt.domains[uuid]
+    assert rig.keeper.reconcile() == []  # it may be about to appear
+    rig.now += 20
+    changes = rig.keeper.reconcile()
+    assert (
+        changes[0]
+        == f"dropped the claim of guest 'guest1' on {rig.memory.vfs[0]}: the guest does not run here"
+    )
+    assert rig.memory.host.survey(PF) == before
+
+
+def test_without_libvirts_word_nobody_is_dropped(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[0]))
+    rig.libvirt.domains = None
+    rig.now += 1000
+    assert rig.keeper.reconcile() == []
+
+
+def test_running_guests_are_adopted(rig: Rig) -> None:
+    xml = guest(1, rig.memory.vfs[0])
+    assert rig.libvirt.domains is not None
+    rig.libvirt.domains[domain.read(xml).uuid] = xml
+    assert rig.keeper.reconcile()[0] == f"adopted {rig.memory.vfs[0]} of guest 'guest1'"
+    assert len(rig.memory.ovs.ports) == 1
+    assert rig.keeper.reconcile() == []
+
+
+def test_an_orphaned_port_goes_and_a_guests_port_stays(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[0]))
+    (kept,) = rig.memory.ovs.ports
+    rig.memory.ovs.plug("br-data", "vanished0", "claim-of-long-ago", PortSettings())
+    assert rig.keeper.reconcile() == ["unplugged vanished0 from br-data: its guest is gone"]
+    assert list(rig.memory.ovs.ports) == [kept]
+
+
+def test_what_was_changed_behind_our_back_is_mended(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[0]))
+    (port,) = list(rig.memory.ovs.ports)
+    del rig.memory.ovs.ports[port]
+    assert rig.keeper.reconcile() == [f"plug {port} into br-data with tag 42"]
+
+
+def arrived(rig: Rig) -> str:
+    rewritten = rig.operations.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
+    assert rewritten is not None
+    return rig.run(rewritten)
+
+
+def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(rig: Rig) -> None:
+    uuid = arrived(rig)
+    rig.libvirt.definitions[uuid] = guest(1, ELSEWHERE)
+    rig.libvirt.refusals = 1  # the migration still holds the domain
+    rig.keeper.settle(uuid)
+    (mark,) = rig.libvirt.stamps[uuid]
+    (claim,) = rig.store.all()
+    assert mark == Mark(
+        mac="52:54:00:00:01:00",
+        address=claim.vf,
+        pool="data",
+        vlan=42,
+        strategy="vfio",
+        psid="MT_0000000892",
+        firmware="28.42.1000",
+        msix=11,
+    )
+    (defined,) = rig.libvirt.defined
+    assert domain.read(defined).interfaces[0].address == claim.vf
+    assert not claim.incoming
+
+
+def test_the_definition_of_a_guest_that_started_here_is_not_touched(rig: Rig) -> None:
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    rig.libvirt.definitions[uuid] = guest(1, rig.memory.vfs[1])
+    rig.keeper.settle(uuid)
+    assert rig.libvirt.defined == []
+    assert uuid in rig.libvirt.stamps
+
+
+def test_only_what_resumes_after_a_migration_is_announced(rig: Rig) -> None:
+    rig.keeper.start()
+    uuid = arrived(rig)
+    rig.announcer.warm(uuid)
+    rig.libvirt.on_event(LifecycleEvent(uuid, "guest1", "resumed", "unpaused"))
+    rig.libvirt.on_event(LifecycleEvent("11111111-0000-4000-8000-000000000000", "x", "resumed", "migrated"))
+    assert rig.memory.ovs.frames == []
+    rig.libvirt.on_event(LifecycleEvent(uuid, "guest1", "resumed", "migrated"))
+    assert rig.memory.ovs.sent.wait(10)
+    bridge, _, frame = rig.memory.ovs.frames[0]
+    assert (bridge, frame[6:12].hex(":")) == ("br-data", "52:54:00:00:01:00")
+    rig.keeper.stop()
+
+
+def test_a_claim_in_other_hands_is_left_to_them(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[0]))
+    other = guest(2, rig.memory.vfs[0])
+    assert rig.libvirt.domains is not None
+    rig.libvirt.domains[domain.read(other).uuid] = other
+    rig.keeper.reconcile()
+    (claim,) = rig.store.all()
+    assert (claim.domain_name, claim.state) == ("guest1", claims.PLUGGED)
