@@ -13,16 +13,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Optional
 
+from vfmigrate import setting
 from vfmigrate.errors import ConfigError, InputError
 from vfmigrate.pci import PciAddress
+from vfmigrate.setting import key as _key
 
 DEFAULT_PATH = Path("/etc/vfmigrate/vfmigrate.conf")
 
-# net/if.h: IFNAMSIZ is 16 with the closing zero.
-_MAX_NETDEV_NAME = 15
-_MAX_VLAN = 4094
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -31,16 +30,48 @@ class Pool:
     """Physical functions whose VFs reach one network, and how their ports are plugged."""
 
     name: str
-    pfs: tuple[PciAddress, ...]
-    bridge: str
-    #: tag of an interface that asks for none; None plugs an untagged trunk port
-    vlan: Optional[int] = None
-    #: VLANs that an interface's metadata may ask for; the pool's own is always among them
-    vlans: frozenset[int] = frozenset()
-    #: MTU of the representors in bytes; None leaves them as they are
-    mtu: Optional[int] = None
-    #: tell the network where a guest went when it resumes here
-    announce: bool = True
+    pfs: tuple[PciAddress, ...] = field(
+        metadata=_key(
+            "pf",
+            setting.PCI_ADDRESSES,
+            "The physical functions whose VFs make up the pool. A physical function belongs to one pool.",
+        )
+    )
+    bridge: str = field(
+        metadata=_key(
+            "bridge", setting.BRIDGE, "The Open vSwitch bridge that the VFs' ports are plugged into."
+        )
+    )
+    vlan: Optional[int] = field(
+        default=None,
+        metadata=_key(
+            "vlan",
+            setting.number(1, setting.MAX_VLAN),
+            "The tag of an interface whose guest asks for none.",
+            otherwise="an untagged trunk port",
+        ),
+    )
+    vlans: frozenset[int] = field(
+        default=frozenset(),
+        metadata=_key(
+            "vlans",
+            setting.VLANS,
+            "The VLANs that a guest's metadata may ask for; the pool's own is always among them.",
+            otherwise="none",
+        ),
+    )
+    mtu: Optional[int] = field(
+        default=None,
+        metadata=_key(
+            "mtu", setting.number(68, 65535), "The MTU of the representors, in bytes.", otherwise="left alone"
+        ),
+    )
+    announce: bool = field(
+        default=True,
+        metadata=_key(
+            "announce", setting.FLAG, "Whether to tell the network where a guest went when it resumes here."
+        ),
+    )
 
     def allows_vlan(self, vlan: int) -> bool:
         """Whether metadata may choose `vlan` for an interface of this pool."""
@@ -49,19 +80,48 @@ class Pool:
 
 @dataclass(frozen=True)
 class Config:
-    """All that the administrator decided."""
+    """All that the administrator decided: the pools, and the keys of the section [daemon]."""
 
     pools: Mapping[str, Pool] = field(default_factory=dict)
-    #: libvirt connection of the daemon (never used while a hook waits)
-    libvirt_uri: str = "qemu:///system"
-    #: OVSDB remote, in Open vSwitch's own notation
-    ovsdb: str = "unix:/run/openvswitch/db.sock"
-    #: seconds until a VF that was claimed for a guest which then never came is free again
-    claim_timeout: int = 120
-    #: seconds between two comparisons of the host with the claims
-    reconcile_interval: int = 30
-    #: users besides root who may ask for the daemon's state
-    readers: frozenset[str] = frozenset()
+    libvirt_uri: str = field(
+        default="qemu:///system",
+        metadata=_key(
+            "libvirt_uri",
+            setting.TEXT,
+            "The daemon's libvirt connection. It is never used while a hook waits.",
+        ),
+    )
+    ovsdb: str = field(
+        default="unix:/run/openvswitch/db.sock",
+        metadata=_key(
+            "ovsdb", setting.TEXT, "Where Open vSwitch's database listens, in Open vSwitch's own notation."
+        ),
+    )
+    claim_timeout: int = field(
+        default=120,
+        metadata=_key(
+            "claim_timeout",
+            setting.number(5, 86400),
+            "Seconds until a VF that was claimed for a guest which then never came is free again.",
+        ),
+    )
+    reconcile_interval: int = field(
+        default=30,
+        metadata=_key(
+            "reconcile_interval",
+            setting.number(1, 86400),
+            "Seconds between two comparisons of the host with the claims.",
+        ),
+    )
+    readers: frozenset[str] = field(
+        default=frozenset(),
+        metadata=_key(
+            "readers",
+            setting.NAMES,
+            "Users besides root who may ask for the daemon's state.",
+            otherwise="none",
+        ),
+    )
 
     def pool_of(self, pf: PciAddress) -> Optional[Pool]:
         """The pool that names this physical function, or None when it is none of our business."""
@@ -69,96 +129,44 @@ class Config:
 
 
 class _Section:
-    """The keys of one section, each taken once; what is left over is unknown."""
+    """The keys of one section as written, and the file that each came from."""
 
     def __init__(self, name: str, keys: Mapping[str, str], origin: Mapping[tuple[str, str], Path]) -> None:
         self.name = name
-        self._left = dict(keys)
+        self._keys = keys
         self._origin = origin
 
     def error(self, key: str, problem: str, remedy: str = "") -> ConfigError:
         path = self._origin.get((self.name, key)) or self._origin.get((self.name, ""))
         return ConfigError(f"{path}: [{self.name}] {key}: {problem}", remedy)
 
-    def text(self, key: str) -> Optional[str]:
-        value = self._left.pop(key, None)
-        return value.strip() if value is not None else None
-
-    def required(self, key: str) -> str:
-        value = self.text(key)
-        if not value:
-            raise self.error(key, "is missing")
-        return value
-
-    def words(self, key: str) -> tuple[str, ...]:
-        return tuple((self.text(key) or "").replace(",", " ").split())
-
-    def number(self, key: str, low: int, high: int) -> Optional[int]:
-        text = self.text(key)
-        if text is None:
-            return None
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise self.error(key, f"'{text}' is not a number from {low} to {high}")
-        return int(text)
-
-    def flag(self, key: str, default: bool) -> bool:
-        text = self.text(key)
-        if text is None:
-            return default
-        if text.lower() not in configparser.ConfigParser.BOOLEAN_STATES:
-            raise self.error(key, f"'{text}' is neither yes nor no")
-        return configparser.ConfigParser.BOOLEAN_STATES[text.lower()]
-
-    def vlans(self, key: str) -> frozenset[int]:
-        found: set[int] = set()
-        for word in self.words(key):
-            low, _, high = word.partition("-")
-            if not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?", word) or not (
-                1 <= int(low) <= int(high or low) <= _MAX_VLAN
-            ):
-                raise self.error(key, f"'{word}' is no VLAN or range of VLANs from 1 to {_MAX_VLAN}")
-            found.update(range(int(low), int(high or low) + 1))
-        return frozenset(found)
-
-    def finish(self, known: Iterable[str]) -> None:
-        if self._left:
-            key = sorted(self._left)[0]
-            raise self.error(key, "is not a key of this section", f"the keys are {', '.join(sorted(known))}")
+    def values(self, of: type) -> dict[str, Any]:
+        """The values for the fields of `of`, a dataclass with settings; a field that is not set is left out."""
+        found: dict[str, Any] = {}
+        left = dict(self._keys)
+        for target, one in setting.settings(of):
+            text = left.pop(one.key, None)
+            if not (text or "").strip() and setting.is_required(target):
+                raise self.error(one.key, "is missing")
+            if text is None:
+                continue
+            try:
+                found[target.name] = one.form.read(text.strip())
+            except InputError as error:
+                raise self.error(one.key, error.problem, error.remedy) from None
+        if left:
+            known = sorted(one.key for _, one in setting.settings(of))
+            raise self.error(
+                sorted(left)[0], "is not a key of this section", f"the keys are {', '.join(known)}"
+            )
+        return found
 
 
 def _pool(section: _Section) -> Pool:
     name = section.name.split(None, 1)[1].strip()
     if not _POOL_NAME.fullmatch(name):
         raise section.error("", f"'{name}' is no name for a pool", "use letters, digits, '.', '_' and '-'")
-    try:
-        pfs = tuple(PciAddress.parse(word) for word in section.required("pf").replace(",", " ").split())
-    except InputError as error:
-        raise section.error("pf", error.problem, error.remedy) from None
-    bridge = section.required("bridge")
-    if len(bridge) > _MAX_NETDEV_NAME or "/" in bridge or len(bridge.split()) != 1:
-        raise section.error("bridge", f"'{bridge}' is no name for a bridge", "at most 15 characters, no '/'")
-    pool = Pool(
-        name=name,
-        pfs=pfs,
-        bridge=bridge,
-        vlan=section.number("vlan", 1, _MAX_VLAN),
-        vlans=section.vlans("vlans"),
-        mtu=section.number("mtu", 68, 65535),
-        announce=section.flag("announce", True),
-    )
-    section.finish(("pf", "bridge", "vlan", "vlans", "mtu", "announce"))
-    return pool
-
-
-def _daemon(section: _Section) -> Callable[[Mapping[str, Pool]], Config]:
-    defaults = Config()
-    uri = section.text("libvirt_uri") or defaults.libvirt_uri
-    ovsdb = section.text("ovsdb") or defaults.ovsdb
-    timeout = section.number("claim_timeout", 5, 86400) or defaults.claim_timeout
-    interval = section.number("reconcile_interval", 1, 86400) or defaults.reconcile_interval
-    readers = frozenset(section.words("readers"))
-    section.finish(("libvirt_uri", "ovsdb", "claim_timeout", "reconcile_interval", "readers"))
-    return lambda pools: Config(pools, uri, ovsdb, timeout, interval, readers)
+    return Pool(name=name, **section.values(Pool))
 
 
 def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[str, str], Path]]:
@@ -194,19 +202,19 @@ def load(path: Path = DEFAULT_PATH) -> Config:
     if directory.is_dir():
         paths += sorted(directory.glob("*.conf"))
     parser, origin = _read(paths)
-    build = _daemon(_Section("daemon", {}, {}))
+    daemon: dict[str, Any] = {}
     pools: dict[str, Pool] = {}
     for name in parser.sections():
         section = _Section(name, dict(parser.items(name)), origin)
         if name == "daemon":
-            build = _daemon(section)
+            daemon = section.values(Config)
         elif name.split(None, 1)[0:1] == ["pool"] and len(name.split(None, 1)) == 2:
             pool = _pool(section)
             _refuse_shared_pf(section, pool, pools.values())
             pools[pool.name] = pool
         else:
             raise section.error("", "is not a section we know", "the sections are [daemon] and [pool NAME]")
-    return build(pools)
+    return Config(pools=pools, **daemon)
 
 
 def _refuse_shared_pf(section: _Section, pool: Pool, others: Iterable[Pool]) -> None:

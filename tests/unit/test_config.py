@@ -80,6 +80,8 @@ def test_drop_ins_come_later_and_in_order(tmp_path: Path) -> None:
         ),
         (POOL + POOL.replace("data", "more"), "[pool more] pf: 0000:e1:00.0 already belongs to pool 'data'"),
         ("[pool a b]\npf = 0000:e1:00.0\nbridge = b\n", "'a b' is no name for a pool"),
+        (POOL + "mtu =\n", "[pool data] mtu: '' is not a number from 68 to 65535"),
+        ("[daemon]\novsdb =\n", "[daemon] ovsdb: has no value"),
         ("[daemom]\n", "[daemom] : is not a section we know"),
         ("[daemon]\nclaim_timeout = 0\n", "[daemon] claim_timeout: '0' is not a number from 5 to 86400"),
         ("vlan = 3\n", "File contains no section headers"),
