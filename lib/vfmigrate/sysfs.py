@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Optional
 
 from vfmigrate.errors import HostError
@@ -97,6 +99,17 @@ class Sysfs:
             offset = space[offset + 1] & ~3
         return None
 
+    def vf_modalias(self, pf: PciAddress) -> Optional[str]:
+        """Show as much of the modalias of a PF's VFs as is known before there are any; None when it is not told.
+
+        Vendor and class are the PF's (SR-IOV specification 3.4.1), the device is in `sriov_vf_device`.
+        """
+        path = self._path(pf) / "sriov_vf_device"
+        if not path.exists():
+            return None
+        device = int(self._read(path), 16)
+        return re.sub(r"d[0-9A-F]{8}sv", f"d{device:08X}sv", self._read(self._path(pf) / "modalias"), count=1)
+
     # -- drivers
 
     def driver(self, device: PciAddress) -> Optional[str]:
@@ -143,7 +156,11 @@ class Sysfs:
 
         The choice is libvirt's (10.0 and later), so that what is prepared here is what libvirt would use.
         """
-        module = self._variants.best_module(self._read(self._path(device) / "modalias"))
+        return self.driver_for(self._read(self._path(device) / "modalias"))
+
+    def driver_for(self, modalias: str) -> str:
+        """Name the VFIO driver for a device of this modalias, as `variant_driver()` does for one that is there."""
+        module = self._variants.best_module(modalias)
         return self._driver_of(module) if module is not None else GENERIC_DRIVER
 
     def is_vfio(self, driver: Optional[str]) -> bool:
@@ -161,6 +178,13 @@ class Sysfs:
         if not self.is_vfio(self.driver(vf)):
             return False
         return bool(holders(self._vfio_nodes(vf), proc=self._proc))
+
+    def users(self, pf: PciAddress) -> dict[PciAddress, int]:
+        """Tell of each VF of a PF that a process holds through VFIO that process's ID: `in_use()` for all at once."""
+        nodes = {
+            node: vf for vf in self.vfs(pf) if self.is_vfio(self.driver(vf)) for node in self._vfio_nodes(vf)
+        }
+        return {nodes[node]: pid for node, pid in holders(nodes, proc=self._proc).items()}
 
     # -- SR-IOV
 
@@ -204,10 +228,25 @@ class Sysfs:
             raise HostError(
                 f"PF {pf} is bound to no driver and can have no VFs", "bind it to its host driver"
             )
-        self._write(self._path(pf) / "sriov_numvfs", str(count))
+        self._write(self._path(pf) / "sriov_numvfs", str(count), _NUMVFS_REMEDIES)
         present = self.numvfs(pf)
         if present != count:
             raise HostError(f"PF {pf} has {present} VFs after it was told {count}", "see dmesg")
+
+    def set_msix_count(self, vf: PciAddress, count: int) -> None:
+        """Give a VF that no driver has `count` MSI-X vectors; nothing when it has as many."""
+        if self.msix_count(vf) == count:
+            return
+        path = self._path(vf) / "sriov_vf_msix_count"
+        if not path.exists():
+            raise HostError(
+                f"the MSI-X count of VF {vf} cannot be set: its PF's driver or this kernel does not offer it",
+                "remove msix from the pool, and use the same number of VFs on all hosts",
+            )
+        self._write(path, str(count))
+        present = self.msix_count(vf)
+        if present != count:
+            raise HostError(f"VF {vf} has {present} MSI-X vectors after it was told {count}", "see dmesg")
 
     # -- inside
 
@@ -239,12 +278,9 @@ class Sysfs:
         return nodes
 
     def _refuse_if_held(self, pf: PciAddress, count: int) -> None:
-        nodes = {
-            node: vf for vf in self.vfs(pf) if self.is_vfio(self.driver(vf)) for node in self._vfio_nodes(vf)
-        }
-        held = holders(nodes, proc=self._proc)
+        held = self.users(pf)
         if held:
-            users = ", ".join(sorted({f"{nodes[node]} by process {pid}" for node, pid in held.items()}))
+            users = ", ".join(sorted({f"{vf} by process {pid}" for vf, pid in held.items()}))
             raise HostError(
                 f"cannot set sriov_numvfs of PF {pf} to {count}, its VFs are in use: {users}",
                 "migrate those guests away or shut them down",
@@ -294,7 +330,7 @@ class Sysfs:
         except OSError as error:
             raise HostError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:
         try:
             # Never made when absent, and in a single write(): each one is a command to the kernel.
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -305,7 +341,7 @@ class Sysfs:
         except OSError as error:
             number = error.errno or 0
             told = f"cannot write '{text.strip()}' to {path}: {os.strerror(number)}"
-            raise HostError(told, _REMEDIES.get(number, "")) from None
+            raise HostError(told, remedies.get(number) or _REMEDIES.get(number, "")) from None
 
 
 _REMEDIES = {
@@ -314,6 +350,17 @@ _REMEDIES = {
     errno.EROFS: "sysfs is mounted read-only here: see ProtectKernelTunables= of the service",
     errno.ENOENT: "the device or driver is gone",
     errno.ENODEV: "the device is gone, or bound otherwise than it was",
+}
+
+# drivers/pci/iov.c: sriov_numvfs_store() and sriov_enable(), and what a PF's driver adds
+_NUMVFS_REMEDIES = {
+    errno.EBUSY: "another program is changing the PF's VFs, or the driver still holds them: see dmesg and what else"
+    " writes sriov_numvfs, then try again",
+    errno.ENOENT: "the PF's driver offers no VFs: bind the PF to its host driver",
+    errno.ENOMEM: "the firmware gave the PF no room for its VFs: enable SR-IOV and above-4G decoding in the BIOS,"
+    " or boot with pci=realloc",
+    errno.ENOSPC: "the firmware gave the PF no bus numbers for its VFs: enable SR-IOV in the BIOS,"
+    " or boot with pci=assign-busses",
 }
 
 
