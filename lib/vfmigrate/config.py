@@ -22,6 +22,11 @@ from vfmigrate.setting import key as _key
 
 DEFAULT_PATH = Path("/etc/vfmigrate/vfmigrate.conf")
 
+#: what a key says that switches a thing off
+NONE = "none"
+#: the value of `uplink` that stands for the physical port of each PF; no network device can have this name
+UPLINK_OF_PF = ""
+
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -72,6 +77,82 @@ class Pool:
             "announce", setting.FLAG, "Whether to tell the network where a guest went when it resumes here."
         ),
     )
+    vfs: Optional[int] = field(
+        default=None,
+        metadata=_key(
+            "vfs",
+            setting.number(1, 4095),
+            "How many VFs each physical function of the pool gets when the host is provisioned. "
+            "The number is never changed while a guest holds one of them.",
+            otherwise="as many as there are",
+        ),
+    )
+    msix: Optional[int] = field(
+        default=None,
+        metadata=_key(
+            "msix",
+            setting.number(1, 2048),
+            "MSI-X vectors of each VF (the kernel's sriov_vf_msix_count). "
+            "A guest can migrate only between VFs with the same number, which otherwise depends on how many VFs there "
+            "are.",
+            otherwise="left to the card",
+        ),
+    )
+    uplink: str = field(
+        default=UPLINK_OF_PF,
+        metadata=_key(
+            "uplink",
+            setting.NETDEV,
+            "The network device by which the bridge reaches the network, such as a bond of the physical functions. "
+            "It is brought up and plugged into the bridge; none leaves that to you.",
+            otherwise="the physical port of each physical function",
+        ),
+    )
+    network: Optional[str] = field(
+        default=None,
+        metadata=_key(
+            "network",
+            setting.NETWORK,
+            "The libvirt network (forward mode hostdev) from which guests get VFs of the pool, kept defined and "
+            "started. Guests name it in place of a VF's address, so that their XML is the same on every host. "
+            "With none there is no such network.",
+            otherwise="vfmigrate- and the name of the pool",
+        ),
+    )
+    firmware_min: tuple[int, ...] = field(
+        default=(28, 36, 1010),
+        metadata=_key(
+            "firmware_min",
+            setting.VERSION,
+            "The oldest firmware a card of the pool may run.",
+            otherwise="28.36.1010",
+        ),
+    )
+    restart_openvswitch: bool = field(
+        default=False,
+        metadata=_key(
+            "restart_openvswitch",
+            setting.FLAG,
+            "Whether provisioning may restart the switch daemon when it has switched hardware offload on, "
+            "which has no effect before. It never does while a guest of this host has a VF.",
+        ),
+    )
+    representor_names: str = field(
+        default="kernel",
+        metadata=_key(
+            "representor_names",
+            setting.choice("kernel", "stable"),
+            "Who names the VFs' representors: kernel leaves them to the kernel and udev, stable gives them names made "
+            "from bus, slot, physical function and VF, such as re100pf0vf12, of at most 15 characters.",
+        ),
+    )
+
+    @property
+    def libvirt_network(self) -> Optional[str]:
+        """The name of the pool's libvirt network; None when it is to have none."""
+        if self.network == NONE:
+            return None
+        return self.network or f"vfmigrate-{self.name}"
 
     def allows_vlan(self, vlan: int) -> bool:
         """Whether metadata may choose `vlan` for an interface of this pool."""
@@ -211,6 +292,7 @@ def load(path: Path = DEFAULT_PATH) -> Config:
         elif name.split(None, 1)[0:1] == ["pool"] and len(name.split(None, 1)) == 2:
             pool = _pool(section)
             _refuse_shared_pf(section, pool, pools.values())
+            _refuse_shared_network(section, pool, pools.values())
             pools[pool.name] = pool
         else:
             raise section.error("", "is not a section we know", "the sections are [daemon] and [pool NAME]")
@@ -222,3 +304,11 @@ def _refuse_shared_pf(section: _Section, pool: Pool, others: Iterable[Pool]) -> 
         for pf in pool.pfs:
             if pf in other.pfs:
                 raise section.error("pf", f"{pf} already belongs to pool '{other.name}'")
+
+
+def _refuse_shared_network(section: _Section, pool: Pool, others: Iterable[Pool]) -> None:
+    for other in others:
+        if pool.libvirt_network is not None and pool.libvirt_network == other.libvirt_network:
+            raise section.error(
+                "network", f"'{pool.libvirt_network}' is already the network of pool '{other.name}'"
+            )

@@ -105,9 +105,43 @@ def _bridge(text: str) -> str:
     return text
 
 
+def _netdev(text: str) -> str:
+    if not 0 < len(text) <= MAX_NETDEV_NAME or "/" in text or len(text.split()) != 1:
+        raise InputError(f"'{text}' is no name for a network device", "at most 15 characters, no '/'")
+    return text
+
+
+def _network(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,49}", text):
+        raise InputError(
+            f"'{text}' is no name for a libvirt network", "use letters, digits, '.', '_' and '-'"
+        )
+    return text
+
+
+def _version(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}", text):
+        raise InputError(f"'{text}' is no firmware version", "write it as 28.36.1010")
+    return tuple(int(part) for part in text.split("."))
+
+
+def choice(*words: str) -> Form:
+    """One of a few words."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise InputError(f"'{text}' is not one of {', '.join(words)}")
+        return text
+
+    return Form(" or ".join(words), read)
+
+
 TEXT = Form("text", _text)
 FLAG = Form("yes or no", _flag)
 NAMES = Form("names", lambda text: frozenset(_words(text)))
 VLANS = Form("VLANs and ranges of them", _vlans)
+NETDEV = Form("name of a network device, or none", _netdev)
+NETWORK = Form("name of a libvirt network, or none", _network)
+VERSION = Form("firmware version", _version)
 BRIDGE = Form("name of a bridge", _bridge)
 PCI_ADDRESSES = Form("PCI addresses", lambda text: tuple(PciAddress.parse(word) for word in _words(text)))

@@ -54,6 +54,29 @@ def test_everything(tmp_path: Path) -> None:
     assert (pool.mtu, pool.announce) == (9000, False)
 
 
+def test_what_provisioning_is_told(tmp_path: Path) -> None:
+    text = (
+        "vfs = 16\nmsix = 12\nuplink = bond0\nnetwork = data-vfs\nfirmware_min = 28.41.1000\n"
+        "restart_openvswitch = yes\nrepresentor_names = stable\n"
+    )
+    pool = config.load(write(tmp_path, POOL + text)).pools["data"]
+    assert (pool.vfs, pool.msix, pool.uplink, pool.libvirt_network) == (16, 12, "bond0", "data-vfs")
+    assert (pool.firmware_min, pool.restart_openvswitch) == ((28, 41, 1000), True)
+    assert pool.representor_names == "stable"
+
+
+def test_what_provisioning_does_unless_told(tmp_path: Path) -> None:
+    pool = config.load(write(tmp_path, POOL)).pools["data"]
+    assert (pool.vfs, pool.msix, pool.uplink) == (None, None, config.UPLINK_OF_PF)
+    assert (pool.libvirt_network, pool.firmware_min) == ("vfmigrate-data", (28, 36, 1010))
+    assert (pool.restart_openvswitch, pool.representor_names) == (False, "kernel")
+
+
+def test_a_pool_without_a_network(tmp_path: Path) -> None:
+    pool = config.load(write(tmp_path, POOL + "network = none\n")).pools["data"]
+    assert pool.libvirt_network is None
+
+
 def test_drop_ins_come_later_and_in_order(tmp_path: Path) -> None:
     path = write(tmp_path, POOL, a="[pool data]\nvlan = 1\nmtu = 1400\n", b="[pool data]\nvlan = 2\n")
     pool = config.load(path).pools["data"]
@@ -79,6 +102,24 @@ def test_drop_ins_come_later_and_in_order(tmp_path: Path) -> None:
             "bridge: 'a-bridge-name-too-long' is no name for a bridge",
         ),
         (POOL + POOL.replace("data", "more"), "[pool more] pf: 0000:e1:00.0 already belongs to pool 'data'"),
+        (POOL + "vfs = 0\n", "[pool data] vfs: '0' is not a number from 1 to 4095"),
+        (POOL + "msix = many\n", "[pool data] msix: 'many' is not a number from 1 to 2048"),
+        (POOL + "uplink = a/b\n", "[pool data] uplink: 'a/b' is no name for a network device"),
+        (POOL + "uplink =\n", "[pool data] uplink: '' is no name for a network device"),
+        (POOL + "network = a b\n", "[pool data] network: 'a b' is no name for a libvirt network"),
+        (POOL + "firmware_min = new\n", "[pool data] firmware_min: 'new' is no firmware version"),
+        (
+            POOL + "restart_openvswitch = maybe\n",
+            "[pool data] restart_openvswitch: 'maybe' is neither yes nor no",
+        ),
+        (
+            POOL + "representor_names = mine\n",
+            "[pool data] representor_names: 'mine' is not one of kernel, stable",
+        ),
+        (
+            POOL + "[pool more]\npf = 0000:e1:00.1\nbridge = b\nnetwork = vfmigrate-data\n",
+            "[pool more] network: 'vfmigrate-data' is already the network of pool 'data'",
+        ),
         ("[pool a b]\npf = 0000:e1:00.0\nbridge = b\n", "'a b' is no name for a pool"),
         (POOL + "mtu =\n", "[pool data] mtu: '' is not a number from 68 to 65535"),
         ("[daemon]\novsdb =\n", "[daemon] ovsdb: has no value"),
