@@ -43,6 +43,10 @@ _HW_ADDR, _CAPS = 1, 4
 _MIGRATABLE = 2
 _ETHERNET = 2
 
+_GETFAMILY, _GETPOLICY = 3, 10
+_CTRL_POLICY, _CTRL_OP_POLICY = 8, 9
+_TYPE_NUL_STRING = 11
+
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBH")
 _MODES = ("legacy", "switchdev", "switchdev_inactive")
@@ -163,6 +167,9 @@ class DevlinkServer:
         except OSError as refusal:
             yield verdict(refusal.errno or errno.EIO, refusal.strerror or "")
             return
+        except (KeyError, struct.error):
+            yield verdict(errno.EINVAL, "Attribute missing or of the wrong size")
+            return
         for content in contents:
             yield message(family, content, _MULTI if dump else 0)
         if dump:
@@ -203,14 +210,26 @@ def _dispatch(card: Card, family: int, payload: bytes, *, dump: bool) -> Iterato
 
 
 def _control(command: int, attributes: dict[int, bytes], *, dump: bool) -> Iterator[bytes]:
-    """Answer the generic netlink controller: CTRL_CMD_GETFAMILY, by name or all."""
-    if command != 3:
+    """Answer the generic netlink controller: CTRL_CMD_GETFAMILY and CTRL_CMD_GETPOLICY."""
+    if command == _GETPOLICY and dump:
+        yield from _policy()
+        return
+    if command != _GETFAMILY:
         raise OSError(errno.EOPNOTSUPP, "")
     if not dump and attributes.get(2, b"").rstrip(b"\0") != b"devlink":
         raise OSError(errno.ENOENT, "")
     group = _nest(7, _nest(1, _string(1, "config"), _u32(2, 9)))
     family = (_string(2, "devlink"), _u16(1, DEVLINK_FAMILY), _u32(3, 1), _u32(4, 0), _u32(5, 200), group)
     yield _GENERIC.pack(1, 2, 0) + b"".join(family)
+
+
+def _policy() -> Iterator[bytes]:
+    """Tell that dumps of ports have a policy of their own, by which they keep to one device (Linux 6.6)."""
+    answer = _GENERIC.pack(_GETPOLICY, 2, 0) + _u16(1, DEVLINK_FAMILY)
+    single, all_of = 0, 1
+    yield answer + _nest(_CTRL_OP_POLICY, _nest(_PORT_GET, _u32(1, single), _u32(2, all_of)))
+    for number in (_BUS_NAME, _DEV_NAME):
+        yield answer + _nest(_CTRL_POLICY, _nest(all_of, _nest(number, _u32(1, _TYPE_NUL_STRING))))
 
 
 def _instance(attributes: dict[int, bytes]) -> str:
