@@ -60,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
         prog="vfmigrate",
         description="Live migration of guests with SR-IOV virtual functions: look at this host.",
     )
-    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--version", action="version", version=VERSION, help="show the version and end")
     parser.add_argument(
         "--socket", type=Path, default=protocol.SOCKET, metavar="PATH", help=argparse.SUPPRESS
     )

@@ -7,7 +7,6 @@ is there also while the daemon is being restarted; in the foreground it makes th
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ from vfmigrate.announcer import Announcer
 from vfmigrate.claims import ClaimStore
 from vfmigrate.config import Config
 from vfmigrate.converge import Converger
+from vfmigrate.daemon_options import arguments
 from vfmigrate.devlink import Devlink
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
@@ -34,8 +34,6 @@ from vfmigrate.server import Server, listening_socket
 from vfmigrate.status import status
 from vfmigrate.sysfs import Sysfs
 from vfmigrate.version import VERSION
-
-CLAIMS = Path("/run/vfmigrate/claims")
 
 
 class Daemon:
@@ -116,24 +114,6 @@ def notify(state: str) -> None:
             notifier.send(state.encode())
         except OSError:
             pass
-
-
-def arguments() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="vfmigrated",
-        description="Daemon of vfmigrate; usually started by systemd through vfmigrated.socket.",
-    )
-    parser.add_argument(
-        "--config", type=Path, default=config.DEFAULT_PATH, metavar="FILE", help="%(default)s"
-    )
-    parser.add_argument("--socket", type=Path, default=protocol.SOCKET, metavar="PATH", help="%(default)s")
-    parser.add_argument("--claims", type=Path, default=CLAIMS, metavar="DIRECTORY", help="%(default)s")
-    parser.add_argument(
-        "--check", action="store_true", help="read the configuration, say what is wrong, and end"
-    )
-    parser.add_argument("--version", action="version", version=VERSION)
-    return parser
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
