@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+r"""Write the manual pages: prose from man/*.in, facts from the code that obeys them.
+
+A line `.\" @OPTIONS@` and its like in a template is replaced by what the argument parsers, the configuration's
+dataclasses and the error kinds say. The pages are kept in the repository beside their templates, so that a packager
+needs none of the product's libraries; `--check` tells whether they are still what the code says.
+
+    PYTHONPATH=lib python3 man/write.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vfmigrate import cli, daemon_options, errors, setting
+from vfmigrate.config import Config, Pool
+from vfmigrate.version import VERSION
+
+HERE = Path(__file__).parent
+
+
+def escape(text: str) -> str:
+    """Text as roff takes it literally."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\\&" + text if text.startswith((".", "'")) else text
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """What a parser takes and tells of, sub-commands apart."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other list of them
+        hidden = action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
+        if not hidden:
+            yield action
+
+
+def synopsis(parser: argparse.ArgumentParser) -> str:
+    """The usage line, with the program's name in bold."""
+    usage = " ".join(parser.format_usage().split()[1:])
+    rest = usage[len(parser.prog) :].strip()
+    return f".B {escape(parser.prog)}\n{escape(rest)}\n"
+
+
+def told(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """An action's help, with its defaults filled in as --help fills them in."""
+    formatter = parser.formatter_class(prog=parser.prog)
+    return formatter._expand_help(action)  # noqa: SLF001 - what --help itself calls
+
+
+def options(parser: argparse.ArgumentParser) -> str:
+    """A list of a parser's options and arguments."""
+    lines = []
+    for action in actions(parser):
+        metavar = action.metavar if isinstance(action.metavar, str) else action.dest
+        value = "" if action.nargs == 0 else f" \\fI{escape(metavar)}\\fR"
+        names = ", ".join(f"\\fB{escape(name)}\\fR{value}" for name in action.option_strings)
+        lines.append(f".TP\n{names or value.strip()}\n{escape(told(parser, action))}\n")
+    return "".join(lines)
+
+
+def sentence(text: str) -> str:
+    """A help text as a sentence."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def verbs(parser: argparse.ArgumentParser) -> str:
+    """A section for each sub-command with its synopsis and options."""
+    lines = []
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for name, verb in action.choices.items():
+                lines.append(f".SS {escape(name)}\n{synopsis(verb)}.PP\n")
+                lines.append(f"{escape(sentence(verb.description or ''))}\n{options(verb)}")
+    return "".join(lines)
+
+
+def keys(section: type) -> str:
+    """A list of the keys of a section of the configuration."""
+    lines = []
+    for field, one in setting.settings(section):
+        if setting.is_required(field):
+            default = "required"
+        else:
+            default = f"default: {one.otherwise or written(field.default)}"
+        lines.append(
+            f".TP\n\\fB{escape(one.key)}\\fR = \\fI{escape(one.form.name)}\\fR ({escape(default)})\n{escape(one.told)}\n"
+        )
+    return "".join(lines)
+
+
+def written(value: object) -> str:
+    """A default as one would write it in the file."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def exit_codes() -> str:
+    """What each exit status means."""
+    lines = [".TP\n.B 0\nIt went well.\n"]
+    for kind in sorted(errors.KINDS.values(), key=lambda kind: kind.exit_code):
+        meaning = (kind.__doc__ or "").split("\n")[0]
+        if kind is errors.VfmigrateError:
+            meaning = "A fault of vfmigrate's own; please report it."
+        lines.append(f".TP\n.B {kind.exit_code}\n{escape(meaning)}\n")
+    return "".join(lines)
+
+
+def page(template: str) -> str:
+    """A page from its template."""
+    blocks = {
+        "CLI-SYNOPSIS": synopsis(cli.arguments()),
+        "CLI-OPTIONS": options(cli.arguments()),
+        "CLI-VERBS": verbs(cli.arguments()),
+        "DAEMON-SYNOPSIS": synopsis(daemon_options.arguments()),
+        "DAEMON-OPTIONS": options(daemon_options.arguments()),
+        "POOL-KEYS": keys(Pool),
+        "DAEMON-KEYS": keys(Config),
+        "EXIT-CODES": exit_codes(),
+    }
+    text = template.replace("@VERSION@", VERSION)
+    for name, block in blocks.items():
+        text = text.replace(f'.\\" @{name}@\n', block)
+    return text
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the pages, or with --check say which are out of date."""
+    stale = []
+    for source in sorted(HERE.glob("*.in")):
+        target, text = source.with_suffix(""), page(source.read_text(encoding="utf-8"))
+        if target.exists() and target.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(target.name)
+        if argv != ["--check"]:
+            target.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"{' '.join(stale)}: " + ("not what the code says; run: make man" if argv else "written"))
+    return 1 if stale and argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
