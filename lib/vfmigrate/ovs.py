@@ -8,10 +8,11 @@ commits, or nothing happens and we look again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
+from vfmigrate import bridge as bridges
 from vfmigrate import openflow, ovsdb, switchport
 from vfmigrate.errors import HostError
 from vfmigrate.ovsdb import ConnectionLost, GuardError, Operation, TransactionError
@@ -34,15 +35,18 @@ class OpenVswitch:
         *,
         timeout: float = 5.0,
         rundir: Optional[Path] = None,
+        datapath: str = bridges.KERNEL_DATAPATH,
     ) -> None:
         """Name the database server; nothing is opened before it is needed.
 
         `timeout` in seconds bounds each wait, for the database and for ovs-vswitchd. `rundir` holds the
-        bridges' OpenFlow sockets; it is the directory of the database's socket unless given.
+        bridges' OpenFlow sockets; it is the directory of the database's socket unless given. `datapath` is the
+        datapath_type of the bridges we make; only the kernel's can be offloaded to a card.
         """
         kind, _, address = remote.partition(":")
         self._database = ovsdb.Database(remote, timeout=timeout)
         self._timeout = timeout
+        self._datapath = datapath
         self._rundir = rundir or (Path(address).parent if kind == "unix" else _RUNDIR)
 
     def close(self) -> None:
@@ -79,6 +83,73 @@ class OpenVswitch:
         Done when the database has it, ovs-vswitchd running or not: it is then certain to follow.
         """
         return _persist(netdev, lambda: self._unplug(netdev, owner))
+
+    def settings(self) -> dict[str, str]:
+        """The switch's other_config."""
+        return ovsdb.pairs(self._select("Open_vSwitch", [], "other_config")[0]["other_config"])
+
+    def configure(self, wanted: Mapping[str, str]) -> None:
+        """Write keys of the switch's other_config, and leave those of others."""
+
+        def attempt() -> None:
+            present = self.settings()
+            if bridges.differing(present, wanted):
+                self._commit(bridges.configuration(present, wanted))
+
+        _persist("the configuration", attempt)
+
+    def add_bridge(self, name: str) -> None:
+        """Make a bridge; nothing when it is there.
+
+        Returns when ovs-vswitchd has it at work. Raises HostError when it cannot, and leaves no bridge then.
+        """
+        if self.bridge_exists(name):
+            return
+        try:
+            number, results = self._commit(bridges.creation(name, self._datapath))
+        except GuardError:
+            return  # somebody else was quicker
+        interface, port, made = (result["uuid"] for result in results[1:4])
+        try:
+            self._at_work(number, name, name, port, interface)
+        except HostError as failure:
+            self._database.transact(bridges.dissolution(made))
+            raise HostError(
+                f"cannot make bridge {name}: {failure.problem}", failure.remedy or "modprobe openvswitch"
+            ) from failure
+
+    def bridge_of(self, netdev: str) -> Optional[str]:
+        """The bridge that a network device is plugged into, by itself or as part of a bond; None when into none."""
+        for interface in self._select("Interface", ovsdb.named(netdev), "_uuid"):
+            for port in self._select("Port", [["interfaces", "includes", interface["_uuid"]]], "_uuid"):
+                found = self._select("Bridge", [["ports", "includes", port["_uuid"]]], "name")
+                if found:
+                    return str(found[0]["name"])
+        return None
+
+    def add_uplink(self, name: str, netdev: str) -> None:
+        """Plug `netdev` into the bridge `name` as a trunk of all VLANs; nothing when it is there.
+
+        Returns when ovs-vswitchd has it at work. Raises HostError when it is on another bridge, or cannot be used.
+        """
+        present = self.bridge_of(netdev)
+        if present == name:
+            return
+        if present is not None:
+            raise HostError(
+                f"uplink {netdev} is on bridge {present}, not on {name}",
+                f"ovs-vsctl del-port {present} {netdev}",
+            )
+        try:
+            number, results = self._commit(bridges.uplink(name, netdev))
+        except GuardError as failure:
+            raise HostError(f"Open vSwitch has no bridge '{name}'") from failure
+        interface, port = (result["uuid"] for result in results[1:3])
+        try:
+            self._at_work(number, name, netdev, port, interface)
+        except HostError:
+            self._database.transact(bridges.removal(name, port))
+            raise
 
     def packet_out(self, bridge: str, ofport: int, frame: bytes) -> None:
         """Let `bridge` take `frame` for one that came in by port `ofport`, and switch it as normal traffic.
