@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -68,6 +67,10 @@ class PluggedCard(Card):
         self._representors = representors
         self._vfio = vfio
 
+    def changes(self) -> list[tuple[str, ...]]:
+        """Every change asked of the card so far, refused ones included."""
+        return list(self.trace)
+
     def refit(self, hardware: Hardware) -> None:
         """Give the card another hardware: firmware, PSID, what it can do. Its size and drivers must be the same."""
         with self._changing("refit"):
@@ -95,8 +98,8 @@ class PluggedCard(Card):
         for name in present - wanted:
             (self._vfio / name).unlink()
         for name in wanted - present:
-            # /dev/null's numbers: the node is there to be found and held open, nobody here talks to it.
-            os.mknod(self._vfio / name, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+            # A file, not a device: it is there to be found and held open, nobody here talks to it.
+            (self._vfio / name).touch(mode=0o600)
 
 
 class Control(BaseManager):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.pair import Pair, started_pair
+from tests.integration.pair import Pair, start_products, started_pair
 from tests.testbed import images
 
 FAILED = pytest.StashKey[bool]()
@@ -27,6 +27,13 @@ def pair(_started_pair: Pair, request: pytest.FixtureRequest) -> Iterator[Pair]:
     if request.node.stash.get(FAILED, False):
         for title, text in _started_pair.logs().items():
             request.node.add_report_section("teardown", title, text)
+
+
+@pytest.fixture
+def ready(pair: Pair) -> Pair:
+    """Both hosts with vfmigrate running and its pools ready."""
+    start_products(pair)
+    return pair
 
 
 @pytest.hookimpl(hookwrapper=True)

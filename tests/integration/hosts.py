@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, Optional
@@ -94,14 +94,14 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host; raises CommandError on a status other than 0 if `check`."""
         return self.namespace.run(
-            *words, check=check, stdin=stdin, env={**ENVIRONMENT, **(env or {})}, timeout=timeout
+            *_surrounded(words, env), check=check, stdin=stdin, env=ENVIRONMENT, timeout=timeout
         )
 
     def spawn(
         self, *words: Word, env: Optional[Mapping[str, str]] = None, log: Optional[Path] = None
     ) -> subprocess.Popen[str]:
         """Start a command on the host; standard output and error go to `log`, or to pipes without one."""
-        return self.namespace.spawn(*words, env={**ENVIRONMENT, **(env or {})}, log=log)
+        return self.namespace.spawn(*_surrounded(words, env), env=ENVIRONMENT, log=log)
 
     def write(self, inside: str, text: str, mode: int = 0o644) -> None:
         """Write a file of the host, with its directories."""
@@ -208,6 +208,11 @@ class Host:
         return [name for name in self.vsctl("list-ports", BRIDGE).split() if name != UPLINK]
 
 
+def _surrounded(words: Sequence[Word], env: Optional[Mapping[str, str]]) -> list[Word]:
+    """A command with additions to its environment, made on the host: what is preloaded must be found there."""
+    return ["env", *(f"{name}={value}" for name, value in env.items()), *words] if env else list(words)
+
+
 class Fabric:
     """The network between the hosts: a learning bridge for each of their links."""
 
@@ -217,11 +222,17 @@ class Fabric:
             namespace.run("ip", "link", "add", bridge, "type", "bridge")
             namespace.run("ip", "link", "set", bridge, "up")
 
-    def connect(self, host: Namespace, bridge: str, outer: str, inner: str) -> None:
-        """Lead the link `inner` of a host to a bridge; the fabric's end of it is named `outer`."""
+    def connect(self, host: Namespace, name: str, bridge: str, inner: str) -> None:
+        """Lead the link `inner` of the host `name` to a bridge."""
+        outer = self.link(bridge, name)
         pair = ("type", "veth", "peer", "name", inner, "netns", str(host.pid))
         self.namespace.run("ip", "link", "add", "name", outer, *pair)
         self.namespace.run("ip", "link", "set", outer, "master", bridge, "up")
+
+    @staticmethod
+    def link(bridge: str, host: str) -> str:
+        """The name of the fabric's end of the link that leads from a host to a bridge."""
+        return f"{bridge}-{host[-1]}"
 
 
 @contextmanager
@@ -237,8 +248,8 @@ def two_hosts(root: Path, place: Path) -> Iterator[tuple[Host, Host, Fabric]]:
             name = f"host-{letter}"
             (place / name).mkdir()
             space = stack.enter_context(namespaces.host(name, root, place / name))
-            fabric.connect(space, "mgmt", f"mgmt-{letter}", "mgmt")
-            fabric.connect(space, "data", f"data-{letter}", UPLINK)
+            fabric.connect(space, name, "mgmt", "mgmt")
+            fabric.connect(space, name, "data", UPLINK)
             hosts.append(Host(space, name, number, place / name))
             hosts[-1].configure()
         yield hosts[0], hosts[1], fabric

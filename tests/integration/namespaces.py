@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Optional, Union
 
-from tests.testbed.run import CommandError, brief
+from tests.testbed.run import CommandError, brief, run
 
 Word = Union[str, "os.PathLike[str]"]
 
@@ -138,6 +138,12 @@ class Namespace:
             env={**os.environ, **env},
             start_new_session=True,
         )
+
+
+def end_child(entered: subprocess.Popen[str], signal: str) -> None:
+    """Send a signal to what `Namespace.spawn` started: the process that is kept is nsenter, and its child meant."""
+    children = Path(f"/proc/{entered.pid}/task/{entered.pid}/children").read_text().split()
+    run("kill", f"-{signal}", *children)
 
 
 def network() -> Namespace:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from tests.fakes import preload
 from tests.fakes.card import SWITCHDEV
@@ -17,11 +20,13 @@ from tests.fakes.slot import PluggedCard
 from tests.integration import product
 from tests.integration.guests import EMULATOR, Guest
 from tests.integration.hook_calls import HookCalls
-from tests.integration.hosts import BRIDGE, Fabric, Host, two_hosts
+from tests.integration.hosts import BRIDGE, UPLINK, Fabric, Host, two_hosts, wait_for
+from tests.integration.namespaces import end_child
 from tests.integration.product import Product
 
 EMULATOR_SOURCE = Path(__file__).with_name("emulator.sh")
 RTNL_SHIM = "/usr/local/lib/rtnl_shim.so"
+GENL_SHIM = "/usr/local/lib/genl_shim.so"
 VFS = 4
 # The cards sit in different slots, so that a VF has another address on the other host.
 PFS = {"host-a": "0000:01:00.0", "host-b": "0000:41:00.0"}
@@ -35,6 +40,46 @@ class Outcome:
     error: str
 
 
+@dataclass(frozen=True)
+class SwitchPort:
+    """A port in the bridge: its VLAN tag, and the external IDs of its interface."""
+
+    tag: Optional[int]
+    ids: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is on a host, to be compared before and after."""
+
+    guests: Mapping[str, str]
+    switch_ports: Mapping[str, SwitchPort]
+    drivers: Mapping[str, Optional[str]]
+    overrides: Mapping[str, Optional[str]]
+    macs: Mapping[Optional[int], Optional[str]]
+    migratable: Mapping[Optional[int], Optional[bool]]
+    links_up: Mapping[str, bool]
+    claims: Mapping[str, tuple[str, str]]
+
+
+class Migration:
+    """A `virsh migrate` under way."""
+
+    def __init__(self, host: Host, process: subprocess.Popen[str]) -> None:
+        self._host = host
+        self._process = process
+
+    def finish(self) -> Outcome:
+        """Wait for the end."""
+        _, error = self._process.communicate(timeout=60)
+        return Outcome(self._process.returncode, error.strip())
+
+    def kill(self) -> None:
+        """End virsh at once."""
+        end_child(self._process, "KILL")
+        self._process.communicate(timeout=10)
+
+
 class Node:
     """One of the two hosts, with what a test needs to know of it."""
 
@@ -43,7 +88,7 @@ class Node:
         self.pf = pf
         self.card = card
         self.hooks = HookCalls(host)
-        self.product = Product(host, self.pf, {})
+        self.product = Product(host, self.pf, {"LD_PRELOAD": GENL_SHIM, "FAKE_GENL": "/run/slot/devlink"})
         host.write(EMULATOR, EMULATOR_SOURCE.read_text(), 0o755)
         host.write(f"/usr/lib/modules/{os.uname().release}/modules.alias", Hardware().modules_alias())
 
@@ -94,15 +139,77 @@ class Node:
         else:
             flag.unlink(missing_ok=True)
 
+    def state(self) -> State:
+        """What a migration may change on this host, looked up where it is."""
+        ports = [port for port in self.card.ports(self.pf) if port.vf is not None and port.netdev is not None]
+        functions = [each for each in self.card.functions() if each.pf is not None]
+        links = {port.netdev.name: port.netdev.ifindex for port in ports if port.netdev is not None}
+        return State(
+            guests=self.host.domains(),
+            switch_ports=self.switch_ports(),
+            drivers={each.address: each.driver for each in functions},
+            overrides={each.address: each.driver_override for each in functions},
+            macs={port.vf: port.hw_addr for port in ports},
+            migratable={port.vf: port.migratable for port in ports},
+            links_up={name: self._is_up(name) for name in links},
+            claims={vf: (claim["domain"], claim["state"]) for vf, claim in self.product.claims().items()},
+        )
+
+    def _is_up(self, netdev: str) -> bool:
+        flags = json.loads(self.host.run("ip", "-json", "link", "show", "dev", netdev).stdout)[0]["flags"]
+        return "UP" in flags
+
+    def switch_ports(self) -> dict[str, SwitchPort]:
+        """The ports of the bridge as its database has them, without its own and the uplink."""
+        tables = (("Port", "name,tag"), ("Interface", "name,external_ids"))
+        asked = [word for table, columns in tables for word in ("--", f"--columns={columns}", "list", table)]
+        answers = self.host.vsctl("--format=json", *asked).splitlines()
+        tags, ids = (dict(json.loads(answer)["data"]) for answer in answers)
+        return {
+            name: SwitchPort(tag if isinstance(tag, int) else None, dict(ids[name][1]))
+            for name, tag in tags.items()
+            if name not in {BRIDGE, UPLINK}
+        }
+
     def start_guest(self, guest: Guest) -> None:
         """Start a transient guest."""
         self.host.virsh("create", "/dev/stdin", stdin=guest.xml())
 
+    def define_guest(self, guest: Guest) -> None:
+        """Define a persistent guest; it does not run yet."""
+        self.host.virsh("define", "/dev/stdin", stdin=guest.xml())
+
+    def begin_migration(self, name: str, target: Node, *options: str) -> Migration:
+        """Migrate a guest as an administrator does, by `virsh migrate --live`, without waiting for its end."""
+        uri = f"qemu+tcp://{target.host.name}/system"
+        return Migration(self.host, self.host.spawn("virsh", "migrate", "--live", *options, name, uri))
+
     def migrate(self, name: str, target: Node, *options: str) -> Outcome:
-        """Migrate a guest as an administrator does, by `virsh migrate --live`."""
-        command = ("virsh", "migrate", "--live", *options, name, f"qemu+tcp://{target.host.name}/system")
-        done = self.host.run(*command, check=False)
-        return Outcome(done.returncode, done.stderr.strip())
+        """Migrate a guest and wait for the outcome."""
+        return self.begin_migration(name, target, *options).finish()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the daemon has made the pool's VFs ready for guests."""
+        wait_for(
+            f"the VFs of {self.host.name} to be migratable",
+            lambda: all(port.migratable for port in self.card.ports(self.pf) if port.vf is not None),
+        )
+
+    def wait_until_settled(self) -> None:
+        """Wait until the daemon has stamped the metadata of all that runs here."""
+        wait_for(
+            f"the guests of {self.host.name} to be stamped",
+            lambda: all("psid=" in self.host.virsh("dumpxml", name) for name in self.host.domains()),
+        )
+
+    def restart_libvirtd(self) -> None:
+        """End libvirtd and start it again; guests go on running."""
+        self.host.stop_libvirtd()
+        self.start_libvirtd()
+
+    def start_libvirtd(self) -> None:
+        """Start libvirtd with a view of the card's VFs."""
+        self.host.start_libvirtd({"LD_PRELOAD": RTNL_SHIM, "FAKE_RTNL": "/run/slot/rtnetlink"})
 
     def logs(self) -> dict[str, str]:
         """What to read when a test failed, by title."""
@@ -134,6 +241,14 @@ class Pair:
         return {**self.a.logs(), **self.b.logs()}
 
 
+def start_products(pair: Pair, *, claim_timeout: int = 120, reconcile_interval: int = 3600) -> None:
+    """Run vfmigrate on both hosts, and wait until their pools are ready for guests; times are in seconds."""
+    for node in (pair.a, pair.b):
+        node.product.start(claim_timeout=claim_timeout, reconcile_interval=reconcile_interval)
+    for node in (pair.a, pair.b):
+        node.wait_until_ready()
+
+
 @contextmanager
 def started_pair(root: Path, place: Path) -> Iterator[Pair]:
     """Two hosts over the root file system `root`, everything started; `place` is an empty directory."""
@@ -146,8 +261,9 @@ def started_pair(root: Path, place: Path) -> Iterator[Pair]:
             pf = PFS[host.name]
             node = Node(host, pf, stack.enter_context(host.card(pf)))
             node.product.install(place / "staged")
-            shutil.copy(preload.build("rtnl_shim", place), host.path(RTNL_SHIM))
+            for name in (RTNL_SHIM, GENL_SHIM):
+                shutil.copy(preload.build(Path(name).stem, place), host.path(name))
             host.start_openvswitch()
-            host.start_libvirtd({"LD_PRELOAD": RTNL_SHIM, "FAKE_RTNL": "/run/slot/rtnetlink"})
+            node.start_libvirtd()
             nodes.append(node)
         yield Pair(nodes[0], nodes[1], fabric)

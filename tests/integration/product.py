@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 from tests.integration.hosts import BRIDGE, Host, wait_for
+from tests.integration.namespaces import end_child
 from tests.testbed.run import run
 
 TREE = Path(__file__).parents[2]
@@ -20,6 +23,10 @@ CLAIMS = "/run/vfmigrate/claims"
 LOG = "/run/vfmigrate/log"
 
 CONFIGURATION = """\
+[daemon]
+claim_timeout = {claim_timeout}
+reconcile_interval = {reconcile_interval}
+
 [pool data]
 pf = {pf}
 bridge = {bridge}
@@ -55,12 +62,18 @@ class Product:
         """Take the hook away."""
         self._host.path(HOOK).unlink(missing_ok=True)
 
-    def start(self, extra: str = "") -> None:
-        """Configure the pool (with `extra` lines in its section), install the hook and run the daemon.
+    def start(self, *, pf: str = "", claim_timeout: int = 120, reconcile_interval: int = 3600) -> None:
+        """Configure a pool of the host's PF, or of another `pf`, install the hook and run the daemon.
 
-        Returns when it answers.
+        Times are in seconds. Unless asked for, nothing is reconciled after the start: what hooks and events should
+        have cleaned up must not be cleaned up by the way. Returns when the daemon answers.
         """
-        text = CONFIGURATION.format(pf=self._pf, bridge=BRIDGE) + extra
+        text = CONFIGURATION.format(
+            pf=pf or self._pf,
+            bridge=BRIDGE,
+            claim_timeout=claim_timeout,
+            reconcile_interval=reconcile_interval,
+        )
         self._host.write("/etc/vfmigrate/vfmigrate.conf", text)
         self.install_hook()
         self._host.path("/run/vfmigrate").mkdir(exist_ok=True)
@@ -72,14 +85,13 @@ class Product:
         assert self._daemon is not None
         if self._daemon.poll() is not None:
             raise RuntimeError(f"vfmigrated ended with {self._daemon.returncode}: {self.log()}")
-        return self._host.path(SOCKET).is_socket()
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(os.fspath(self._host.path(SOCKET))) == 0
 
     def stop(self, signal: str = "TERM") -> None:
         """End the daemon; its claims stay. Nothing when it does not run."""
         if self._daemon is not None:
-            # The process that is kept here is nsenter; the daemon is its child.
-            children = Path(f"/proc/{self._daemon.pid}/task/{self._daemon.pid}/children").read_text().split()
-            run("kill", f"-{signal}", *children)
+            end_child(self._daemon, signal)
             self._daemon.wait(timeout=10)
             self._daemon = None
 
@@ -93,6 +105,13 @@ class Product:
         """What the daemon printed."""
         file = self._host.path(LOG)
         return file.read_text() if file.exists() else ""
+
+    def age_claims(self, seconds: float) -> None:
+        """Make the claims on disk look as if they had last changed earlier; the daemon must not run."""
+        for file in self._host.path(CLAIMS).glob("*.json"):
+            claim = json.loads(file.read_text())
+            claim["since"] -= seconds
+            file.write_text(json.dumps(claim))
 
     def claims(self) -> dict[str, Any]:
         """The claim files by VF, as they are on the host."""

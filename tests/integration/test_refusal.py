@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Migrations that do not happen: refused at each stage, failed later, given up. Both hosts are as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.fakes.hardware import Hardware
+from tests.integration.guests import Guest, Vf
+from tests.integration.hook_calls import AFTER, BEFORE
+from tests.integration.hosts import wait_for
+from tests.integration.pair import Pair, State, start_products
+
+pytestmark = pytest.mark.hosts
+
+MAC = "52:54:00:00:00:02"
+GUEST = "g"
+REFUSAL = "the other hook says no"
+
+
+def go_home(pair: Pair) -> None:
+    """Start a guest with a VF on the first host."""
+    pair.a.start_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC, vlan=42)]))
+    pair.a.wait_until_settled()
+
+
+@pytest.fixture
+def home(ready: Pair) -> Iterator[tuple[State, State]]:
+    """The state of both hosts once a guest with a VF runs on the first; asserted to be so again at the end."""
+    go_home(ready)
+    before = (ready.a.state(), ready.b.state())
+    assert before[0].guests == {GUEST: "running"}
+    yield before
+    wait_for("both hosts to be as before", lambda: (ready.a.state(), ready.b.state()) == before)
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("script", [BEFORE, AFTER])
+@pytest.mark.parametrize("stage", ["prepare", "start", "started"])
+def test_another_hook_refuses(ready: Pair, stage: str, script: str) -> None:
+    ready.b.hooks.refuse(stage, REFUSAL, script)
+    outcome = ready.a.migrate(GUEST, ready.b)
+    assert outcome.status != 0
+    assert REFUSAL in outcome.error
+
+
+@pytest.mark.parametrize("script", [BEFORE, AFTER])
+def test_another_hook_refuses_the_first_call(pair: Pair, script: str) -> None:
+    """After a refused `migrate` libvirt calls nobody to clean up: the promised VF is free again when it expires."""
+    start_products(pair, claim_timeout=5, reconcile_interval=1)
+    go_home(pair)
+    before = (pair.a.state(), pair.b.state())
+    pair.b.hooks.refuse("migrate", REFUSAL, script)
+
+    outcome = pair.a.migrate(GUEST, pair.b)
+
+    assert outcome.status != 0
+    assert REFUSAL in outcome.error
+    assert pair.b.hooks.operations() == ["migrate begin -"]
+    assert [state for _, state in pair.b.state().claims.values()] == ["reserved"]
+    wait_for("both hosts to be as before", lambda: (pair.a.state(), pair.b.state()) == before)
+
+
+def test_all_vfs_of_the_pool_are_taken(ready: Pair, home: tuple[State, State]) -> None:
+    others = [Guest(f"other{n}", [Vf(ready.b.vf(n), f"52:54:00:00:01:0{n}")], 10 + n) for n in range(4)]
+    for other in others:
+        ready.b.start_guest(other)
+    before = ready.b.state()
+
+    outcome = ready.a.migrate(GUEST, ready.b)
+
+    assert outcome.status != 0
+    assert "pool 'data'" in outcome.error
+    for other in others:
+        assert f"'{other.name}'" in outcome.error
+    assert len(outcome.error.splitlines()) == 1
+    assert (ready.a.state(), ready.b.state()) == (home[0], before)
+    for other in others:
+        ready.b.host.virsh("destroy", other.name)
+
+
+@pytest.mark.parametrize(
+    ("card", "there", "here"),
+    [
+        (replace(Hardware(), psid="MT_0000000999"), "MT_0000000892", "MT_0000000999"),
+        (replace(Hardware(), firmware="28.39.2048"), "28.42.1000", "28.39.2048"),
+        (replace(Hardware(), vf_msix=9), "11", "9"),
+    ],
+    ids=["psid", "firmware", "msix"],
+)
+def test_another_card_on_the_destination(pair: Pair, card: Hardware, there: str, here: str) -> None:
+    pair.b.card.refit(card)
+    pair.b.provision()
+    start_products(pair)
+    go_home(pair)
+    before = (pair.a.state(), pair.b.state())
+
+    outcome = pair.a.migrate(GUEST, pair.b)
+
+    assert outcome.status != 0
+    assert there in outcome.error
+    assert here in outcome.error
+    assert (pair.a.state(), pair.b.state()) == before
+
+
+@pytest.mark.usefixtures("home")
+def test_the_state_cannot_be_loaded(ready: Pair) -> None:
+    """QEMU on the destination fails at the very end: the guest goes on at home, with its port and its claim."""
+    ready.b.set_unmigratable(True)
+    outcome = ready.a.migrate(GUEST, ready.b)
+    assert outcome.status != 0
+    assert ready.b.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
+    assert "stopped end -" not in ready.a.hooks.operations()
+
+
+@pytest.mark.usefixtures("home")
+def test_the_one_who_asked_gives_up(ready: Pair) -> None:
+    """Virsh is killed while the destination waits for the guest: libvirt takes the destination down."""
+    with ready.b.hooks.hold("started", AFTER):
+        migration = ready.a.begin_migration(GUEST, ready.b)
+        ready.b.hooks.wait_for("started", AFTER)
+        migration.kill()
+    ready.b.hooks.wait_for("release", AFTER)
+
+
+@pytest.mark.usefixtures("home")
+def test_no_daemon_on_the_destination(ready: Pair) -> None:
+    ready.b.product.stop()
+    outcome = ready.a.migrate(GUEST, ready.b)
+    assert outcome.status != 0
+    assert "vfmigrated does not answer" in outcome.error
+    assert "systemctl start vfmigrated" in outcome.error
+    assert len(outcome.error.splitlines()) == 1
+
+
+def test_a_plain_guest_needs_no_daemon(ready: Pair) -> None:
+    for node in (ready.a, ready.b):
+        node.product.stop()
+    ready.a.start_guest(Guest(GUEST))
+    assert ready.a.migrate(GUEST, ready.b).status == 0
