@@ -6,10 +6,16 @@ DESTDIR ?=
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 PYTHON3 ?= /usr/bin/python3
+BINDIR ?= $(PREFIX)/bin
+SBINDIR ?= $(PREFIX)/sbin
+MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
-# where the installing interpreter looks for distribution packages
-SITELIB ?= $(PREFIX)/lib/python3/dist-packages
+UDEVRULESDIR ?= $(PREFIX)/lib/udev/rules.d
+# where the installing interpreter looks for the distribution's own packages
+SITELIB ?= $(shell $(PYTHON3) -Ic 'import sysconfig as s; n = s.get_scheme_names(); \
+	print(s.get_path("purelib", next(x for x in ("deb_system", "rpm_prefix", "posix_prefix") if x in n)))')
 HOOKDIR ?= $(SYSCONFDIR)/libvirt/hooks/qemu.d
 HOST ?= a
 
@@ -66,17 +72,41 @@ format: ## let ruff lay out the sources
 	$(VENV)/bin/ruff format $(PYTHON_SOURCES)
 
 .PHONY: install
-install: ## install below DESTDIR as a distribution's package would
-	install -d $(DESTDIR)$(SITELIB)/vfmigrate $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
+install: install-library install-host ## install below DESTDIR; for packagers of other distributions
+
+.PHONY: install-library
+install-library:
+	install -d $(DESTDIR)$(SITELIB)/vfmigrate
 	install -pm 0644 lib/vfmigrate/*.py $(DESTDIR)$(SITELIB)/vfmigrate/
-	printf '#!%s -I\nimport sys\nfrom vfmigrate.daemon import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(PREFIX)/sbin/vfmigrated
-	printf '#!%s -I\nimport sys\nfrom vfmigrate.cli import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(PREFIX)/bin/vfmigrate
-	chmod 0755 $(DESTDIR)$(PREFIX)/sbin/vfmigrated $(DESTDIR)$(PREFIX)/bin/vfmigrate
+
+# what a host gets besides the library; rpm/vfmigrate.spec installs the library as a wheel, and then this
+.PHONY: install-host
+install-host:
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVRULESDIR)
+	printf '#!%s -I\nimport sys\nfrom vfmigrate.daemon import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(SBINDIR)/vfmigrated
+	printf '#!%s -I\nimport sys\nfrom vfmigrate.cli import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(BINDIR)/vfmigrate
+	chmod 0755 $(DESTDIR)$(SBINDIR)/vfmigrated $(DESTDIR)$(BINDIR)/vfmigrate
 	install -Dpm 0755 hooks/qemu $(DESTDIR)$(HOOKDIR)/50-vfmigrate
-	install -Dpm 0644 systemd/vfmigrated.socket $(DESTDIR)$(UNITDIR)/vfmigrated.socket
-	install -Dpm 0644 systemd/vfmigrated.service $(DESTDIR)$(UNITDIR)/vfmigrated.service
+	install -pm 0644 $(wildcard systemd/*.service systemd/*.socket) $(DESTDIR)$(UNITDIR)/
+	$(if $(wildcard udev/*.rules),install -pm 0644 $(wildcard udev/*.rules) $(DESTDIR)$(UDEVRULESDIR)/)
+	install -Dpm 0644 systemd/85-vfmigrate.preset $(DESTDIR)$(PRESETDIR)/85-vfmigrate.preset
+	install -Dpm 0644 systemd/vfmigrate.tmpfiles $(DESTDIR)$(TMPFILESDIR)/vfmigrate.conf
 	install -Dpm 0644 systemd/vfmigrate.conf $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d
+	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man5 man/vfmigrate.conf.5
+	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate.8 man/vfmigrated.8
+
+.PHONY: man
+man: packages ## write the manual pages anew from what the programs take
+	PYTHONPATH=lib $(PY) man/write.py
+
+.PHONY: srpm
+srpm: packages ## the source package, in build/rpm
+	rpm/build.sh source
+
+.PHONY: rpm
+rpm: packages ## the packages, in build/rpm; their %check runs the unit tests
+	rpm/build.sh all --define "vfmigrate_test_python $(PY)"
 
 .PHONY: packages
 packages:
