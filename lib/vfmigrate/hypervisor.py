@@ -17,6 +17,7 @@ import libvirt
 from vfmigrate import metadata
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.lifecycle import LifecycleEvent
+from vfmigrate.network import NetworkState
 
 _RETRY_SECONDS = 2.0
 
@@ -151,3 +152,41 @@ class Hypervisor:
         """Replace a persistent definition."""
         with _told("definition"):
             self._connected().defineXML(xml)
+
+    # -- networks
+
+    def network(self, name: str) -> NetworkState:
+        """A network's definitions; all None when there is no network of this name."""
+        with _told(f"network {name}"):
+            try:
+                found = self._connected().networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return NetworkState(None, None, autostart=False)
+                raise
+            inactive = libvirt.VIR_NETWORK_XML_INACTIVE
+            return NetworkState(
+                persistent=str(found.XMLDesc(inactive)) if found.isPersistent() else None,
+                live=str(found.XMLDesc(0)) if found.isActive() else None,
+                autostart=bool(found.autostart()) if found.isPersistent() else False,
+            )
+
+    def define_network(self, xml: str) -> None:
+        """Define a network, or replace its definition; what runs is left as it is."""
+        with _told("definition of a network"):
+            self._connected().networkDefineXML(xml)
+
+    def start_network(self, name: str) -> None:
+        """Start a defined network."""
+        with _told(f"start of network {name}"):
+            self._connected().networkLookupByName(name).create()
+
+    def stop_network(self, name: str) -> None:
+        """Stop a network. libvirt then forgets which of its VFs guests have: not while one has any."""
+        with _told(f"stop of network {name}"):
+            self._connected().networkLookupByName(name).destroy()
+
+    def autostart_network(self, name: str) -> None:
+        """Have libvirt start a network by itself."""
+        with _told(f"autostart of network {name}"):
+            self._connected().networkLookupByName(name).setAutostart(1)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The libvirt network of a pool: what it says, and what is to be done about one that says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vfmigrate import network
+from vfmigrate.errors import HostError
+from vfmigrate.network import NetworkState
+from vfmigrate.pci import PciAddress
+
+VFS = [PciAddress(0, 0xE1, 0, function) for function in (2, 3)]
+XML = network.write("net", "data", VFS)
+GOOD = NetworkState(XML, XML, autostart=True)
+
+
+def test_it_says_which_vfs_and_whose_it_is() -> None:
+    assert network.vfs(XML) == VFS
+    assert network.owner(XML) == "data"
+    assert '<forward mode="hostdev" managed="yes">' in XML
+
+
+@pytest.mark.parametrize(
+    ("state", "todo"),
+    [
+        (GOOD, []),
+        (NetworkState(None, None, autostart=False), ["define", "start", "autostart"]),
+        (replace(GOOD, live=None), ["start"]),
+        (replace(GOOD, autostart=False), ["autostart"]),
+        (replace(GOOD, live=network.write("net", "data", VFS[:1])), ["restart"]),
+        (replace(GOOD, persistent=network.write("net", "data", VFS[::-1])), ["define"]),
+        (replace(GOOD, persistent=XML.replace('managed="yes"', "")), ["define"]),
+    ],
+)
+def test_what_differs(state: NetworkState, todo: list[str]) -> None:
+    assert network.differences("net", "data", VFS, state) == todo
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    ["<network><name>net</name><forward mode='nat'/></network>", network.write("net", "other", VFS)],
+)
+def test_a_network_of_somebody_else_is_not_touched(theirs: str) -> None:
+    with pytest.raises(HostError, match="'net' was not made by vfmigrate for pool 'data'"):
+        network.differences("net", "data", VFS, replace(GOOD, persistent=theirs))
+
+
+def test_what_is_no_xml_is_told() -> None:
+    with pytest.raises(HostError, match="cannot be read"):
+        network.differences("net", "data", VFS, replace(GOOD, persistent="<network>"))
