@@ -1,2 +1,133 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests: their images, and their domains as an administrator would write them."""
+"""The guests, as an administrator would write their domains: the XML, and where they show signs of life."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from tests.testbed import fabric
+from tests.testbed.namespace import RUN
+
+MEMORY_MIB = 64
+POOL = "data"
+
+DOMAIN = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+{metadata}  <memory unit='MiB'>{memory}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>/testbed/guest-kernel</kernel>
+    <initrd>/testbed/guest-initrd</initrd>
+    <cmdline>console=ttyS0 quiet bonding.max_bonds=0 net={network}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+{interfaces}    <serial type='file'><source path='/testbed/{console}' append='on'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+METADATA = """\
+  <metadata>
+    <vfmigrate:vfs xmlns:vfmigrate='urn:vfmigrate:domain:1'>
+{vfs}    </vfmigrate:vfs>
+  </metadata>
+"""
+
+VF_INTERFACE = """\
+    <interface type='hostdev' managed='yes'>
+      <mac address='{mac}'/>
+      <source><address type='pci' domain='0x{domain}' bus='0x{bus}' slot='0x{slot}'
+      function='0x{function}'/></source>
+    </interface>
+"""
+
+BRIDGE_INTERFACE = """\
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='br-data'/>
+      <vlan><tag id='{vlan}'/></vlan>
+      <virtualport type='openvswitch'/>
+      <model type='virtio'/>
+    </interface>
+"""
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network interface of a guest: a VF with its address on the host the guest starts on, or a virtio NIC."""
+
+    mac: str
+    vlan: int
+    number: int
+    vf: Optional[str] = None
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address that the guest gives it."""
+        return fabric.guest_address(self.vlan, self.number)
+
+    def xml(self) -> str:
+        """Its element in the domain."""
+        if self.vf is None:
+            return BRIDGE_INTERFACE.format(mac=self.mac, vlan=self.vlan)
+        domain, bus, rest = self.vf.split(":")
+        slot, function = rest.split(".")
+        return VF_INTERFACE.format(mac=self.mac, domain=domain, bus=bus, slot=slot, function=function)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest; `number` makes its UUID."""
+
+    name: str
+    number: int
+    nics: Sequence[Nic] = field(default_factory=tuple)
+
+    @property
+    def vf_nics(self) -> list[Nic]:
+        """Its NICs that are VFs."""
+        return [nic for nic in self.nics if nic.vf is not None]
+
+    @property
+    def console(self) -> Path:
+        """The file with what the guest prints, on whichever host it runs."""
+        return RUN / "shared" / f"{self.name}.console"
+
+    def xml(self) -> str:
+        """The domain's XML."""
+        vfs = "".join(
+            f"      <vfmigrate:vf mac='{nic.mac}' pool='{POOL}' vlan='{nic.vlan}'/>\n" for nic in self.vf_nics
+        )
+        return DOMAIN.format(
+            name=self.name,
+            uuid=f"7f0000a0-0000-4000-8000-{self.number:012}",
+            metadata=METADATA.format(vfs=vfs) if vfs else "",
+            memory=MEMORY_MIB,
+            network=",".join(f"{nic.mac}={nic.address}/24" for nic in self.nics),
+            interfaces="".join(nic.xml() for nic in self.nics),
+            console=self.console.name,
+        )
+
+    def ticks(self) -> int:
+        """How many seconds of the guest's own time it has told of; 0 when it has not said anything yet."""
+        if not self.console.exists():
+            return 0
+        return last_tick(self.console.read_text(errors="replace"))
+
+
+def last_tick(console: str) -> int:
+    """The number in the last whole tick line of a console, plus one; 0 without any."""
+    found = re.findall(r"^TICK (\d+) uptime=\S+.*\n", console.replace("\r", ""), re.MULTILINE)
+    return int(found[-1]) + 1 if found else 0

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Callable, NoReturn, Optional
@@ -45,28 +46,29 @@ def die_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def run_inside(main: Callable[[], int], network: bool) -> int:
+def run_inside(main: Callable[[], int], network: bool, closing: Sequence[int] = ()) -> int:
     """Run `main` in namespaces of its own and return its exit status.
 
-    SIGINT, SIGTERM and SIGHUP are passed on to it, where they raise KeyboardInterrupt once.
+    SIGINT, SIGTERM and SIGHUP are passed on to it, where they raise KeyboardInterrupt once. The file
+    descriptors in `closing` stay open in `main` alone.
     """
-    return watch(fork(lambda: keep(main, network)))
+    return watch(fork(lambda: keep(main, network, closing)), closing)
 
 
-def keep(main: Callable[[], int], network: bool) -> int:
+def keep(main: Callable[[], int], network: bool, closing: Sequence[int]) -> int:
     """Make the namespaces, start their first process and wait for it."""
     unshare(CLONE_NEWNS | CLONE_NEWPID | (CLONE_NEWNET if network else 0))
-    return watch(fork(lambda: init(main, network)))
+    return watch(fork(lambda: init(main, network, closing)), closing)
 
 
-def init(main: Callable[[], int], network: bool) -> int:
+def init(main: Callable[[], int], network: bool, closing: Sequence[int]) -> int:
     """Be the first process of the namespaces: set them up, start the run, reap orphans until it ends."""
     run("mount", "--make-rprivate", "/")
     run("mount", "-t", "proc", "proc", "/proc")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", RUN)
     if network:
         run("ip", "link", "set", "lo", "up")
-    return watch(fork(lambda: interruptible(main)), reap=True)
+    return watch(fork(lambda: interruptible(main)), closing, reap=True)
 
 
 def interruptible(main: Callable[[], int]) -> int:
@@ -106,13 +108,15 @@ def fork(main: Callable[[], int]) -> int:
         os._exit(status)
 
 
-def watch(pid: int, reap: bool = False) -> int:
+def watch(pid: int, closing: Sequence[int], reap: bool = False) -> int:
     """Wait for a process, passing stop signals on to it; returns its exit status. `reap` buries orphans too."""
 
     def forward(number: int, frame: Optional[FrameType]) -> None:
         del number, frame
         os.kill(pid, signal.SIGTERM)
 
+    for descriptor in closing:
+        os.close(descriptor)
     for each in STOP_SIGNALS:
         signal.signal(each, forward)
     while True:

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A run's laboratory: both hosts with the product on them, and what scenarios do with them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+from xml.etree import ElementTree
+
+from tests.testbed import fabric, facts, product, provision, terminal
+from tests.testbed.guest import Guest
+from tests.testbed.host import Host, HostError, Result, prepare_run
+from tests.testbed.run import CommandError
+
+GUEST_BOOT_S = 120
+MIGRATION_S = 120
+SETTLE_S = 15
+
+LOGS = {
+    "journal": "journalctl --no-pager -o short-precise -b",
+    "libvirtd": "cat /var/log/libvirtd.log",
+    "qemu": "tail -n 200 /var/log/libvirt/qemu/*.log",
+    "dmesg": "dmesg | tail -n 200",
+    "ovs": "ovs-vsctl show; ovs-appctl fdb/show br-data; tail -n 100 /var/log/openvswitch/*.log",
+}
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A migration as virsh on the source told it: `began` and `ended` are seconds of the wall clock."""
+
+    result: Result
+    began: float
+    ended: float
+    downtime_ms: Optional[float]
+
+
+class Lab:
+    """Both hosts, up and provisioned."""
+
+    def __init__(self) -> None:
+        self.a = Host("a", 1)
+        self.b = Host("b", 2)
+
+    @property
+    def hosts(self) -> tuple[Host, Host]:
+        """Both hosts."""
+        return (self.a, self.b)
+
+    def on_both(self, action: Callable[[Host], object]) -> None:
+        """Do the same on both hosts at the same time."""
+        with ThreadPoolExecutor() as lanes:
+            for job in [lanes.submit(action, host) for host in self.hosts]:
+                job.result()
+
+    def versions(self) -> dict[str, str]:
+        """The versions that the results hold for."""
+        text = self.a.run("virsh version; uname -r; ovs-vsctl --version | head -n 1")
+        found = re.search(
+            r"libvirt (\S+)\n.*Running hypervisor: QEMU (\S+)\n\s*(\S+)\n.* (\S+)\s*$", text, re.DOTALL
+        )
+        if not found:
+            raise HostError(f"host-a tells its versions in a way that is new: {text.strip()}")
+        names = ("libvirt", "QEMU", "kernel", "OVS")
+        return {**dict(zip(names, found.groups())), "vfmigrate": product.version(self.a)}
+
+    def look(self) -> dict[str, facts.Facts]:
+        """The facts of both hosts."""
+        return {host.name: facts.look(host) for host in self.hosts}
+
+    def start_guest(self, host: Host, guest: Guest, paused: bool = False) -> None:
+        """Start a guest on a host; unless it is to stay paused, wait until its userland runs."""
+        guest.console.unlink(missing_ok=True)
+        host.write(f"/root/{guest.name}.xml", guest.xml())
+        host.run(f"virsh create {'--paused ' if paused else ''}/root/{guest.name}.xml", timeout=GUEST_BOOT_S)
+        if not paused:
+            self.await_life(guest, GUEST_BOOT_S)
+
+    def await_life(self, guest: Guest, timeout: float) -> None:
+        """Wait for a tick of the guest's that it had not said before. Raises HostError."""
+        ticks = guest.ticks()
+        deadline = time.monotonic() + timeout
+        while guest.ticks() <= ticks:
+            if time.monotonic() > deadline:
+                raise HostError(f"guest {guest.name} shows no life for {timeout:.0f} s on its console")
+            time.sleep(0.1)
+
+    def migrate(self, guest: Guest, source: Host, destination: Host) -> Migration:
+        """A plain `virsh migrate --live`, as an administrator types it."""
+        command = f"virsh migrate --live {guest.name} qemu+tcp://{destination.hostname}/system"
+        began = time.time()
+        result = source.result(command, timeout=MIGRATION_S)
+        ended = time.time()
+        downtime = self.downtime(guest, destination) if result.status == 0 else None
+        return Migration(result, began, ended, downtime)
+
+    def downtime(self, guest: Guest, host: Host) -> Optional[float]:
+        """Libvirt's own figure of the last migration's downtime, in ms."""
+        text = host.run(f"virsh domjobinfo {guest.name} --completed")
+        found = re.search(r"^Total downtime:\s+(\d+)\s+ms", text, re.MULTILINE)
+        return float(found.group(1)) if found else None
+
+    def vf_addresses(self, guest: Guest, host: Host) -> dict[str, str]:
+        """The host addresses of a running guest's VFs, by MAC, as libvirt tells them."""
+        return vf_addresses(host.run(f"virsh dumpxml {guest.name}"))
+
+    def running(self, guest: Guest, host: Host) -> bool:
+        """Whether the guest runs (or is paused) on a host."""
+        return guest.name in host.run("virsh list --name").split()
+
+    def destroy(self, guest: Guest) -> None:
+        """End a guest wherever it is."""
+        for host in self.hosts:
+            if self.running(guest, host):
+                host.run(f"virsh destroy {guest.name}")
+
+    def settle(self, before: dict[str, facts.Facts]) -> dict[str, facts.LeftBehind]:
+        """What differs from `before` on each host, once it does not change for the better any more."""
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            after = self.look()
+            changed = {name: facts.left_behind(before[name], after[name]) for name in before}
+            if all(map(facts.is_clean, changed.values())) or time.monotonic() > deadline:
+                return changed
+            time.sleep(0.3)
+
+    def collect_logs(self, folder: Path) -> None:
+        """Save what the hosts logged below a folder; a host that does not answer is passed over."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for host in self.hosts:
+            if host.console.exists():
+                (folder / f"{host.hostname}.console").write_bytes(host.console.read_bytes())
+            for name, command in LOGS.items():
+                try:
+                    text = host.result(command).stdout
+                except (OSError, CommandError) as error:
+                    text = str(error)
+                (folder / f"{host.hostname}.{name}").write_text(text)
+        for console in host.shared.parent.glob("*.console"):
+            (folder / f"guest-{console.name}").write_bytes(console.read_bytes())
+
+
+def vf_addresses(domain: str) -> dict[str, str]:
+    """PCI addresses of the VFs in a domain's XML, by MAC."""
+    found = {}
+    for interface in ElementTree.fromstring(domain).iter("interface"):
+        mac = interface.find("mac")
+        address = interface.find("source/address")
+        if interface.get("type") == "hostdev" and mac is not None and address is not None:
+            parts = [int(address.get(key, "0"), 16) for key in ("domain", "bus", "slot", "function")]
+            found[mac.get("address", "")] = "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)
+    return found
+
+
+@contextmanager
+def hosts_up(install: bool = True) -> Iterator[Lab]:
+    """Both hosts, provisioned and (unless told otherwise) with the product; they are switched off afterwards."""
+    lab = Lab()
+    prepare_run()
+    fabric.build(tuple(host.name for host in lab.hosts))
+    try:
+        with terminal.step("two hosts boot"):
+            for host in lab.hosts:
+                host.start()
+            lab.on_both(Host.await_boot)
+        with terminal.step("cards under switchdev, bridges, libvirt"):
+            lab.on_both(provision.provision)
+        if install:
+            with terminal.step("vfmigrate is installed"):
+                archive = product.stage()
+                lab.on_both(lambda host: product.install(host, archive))
+        yield lab
+    finally:
+        for host in lab.hosts:
+            host.stop()

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The peer: it pings a guest every 20 ms, and tells from the answers how long the guest was silent.
+
+As a program (`python -m tests.testbed.peer ADDRESS FILE`) it pings until it is told to stop, and writes a
+line for each request and each answer, with the wall clock's time in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from tests.testbed.namespace import RUN
+
+INTERVAL_NS = 20_000_000
+# How long an answer may be late without counting as lost.
+PATIENCE_S = 3
+
+# include/uapi/asm-generic/socket.h; the socket module does not name it
+SO_TIMESTAMPNS = 35
+
+ECHO_REQUEST = 8
+ECHO_REPLY = 0
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def echo_request(identifier: int, sequence: int) -> bytes:
+    """An ICMP echo request (RFC 792)."""
+    data = b"vfmigrate test bed peer."
+    header = struct.pack("!BBHHH", ECHO_REQUEST, 0, 0, identifier, sequence & 0xFFFF)
+    return (
+        struct.pack("!BBHHH", ECHO_REQUEST, 0, checksum(header + data), identifier, sequence & 0xFFFF) + data
+    )
+
+
+def ping(address: str, output: Path) -> None:
+    """Ping until SIGTERM, then wait for late answers. Needs the right to raw sockets."""
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    identifier = os.getpid() & 0xFFFF
+    channel = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    channel.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    sequence = 0
+    due = time.time_ns()
+    end: Optional[int] = None
+    with output.open("w") as file:
+        while end is None or time.time_ns() < end:
+            if stopping and end is None:
+                end = time.time_ns() + PATIENCE_S * 1_000_000_000
+            now = time.time_ns()
+            if end is None and now >= due:
+                with contextlib.suppress(OSError):
+                    # it cannot be reached for now: the request counts as lost
+                    channel.sendto(echo_request(identifier, sequence), (address, 0))
+                file.write(f"sent {sequence} {now}\n")
+                sequence += 1
+                due = max(due + INTERVAL_NS, now)
+            wait = (due - time.time_ns()) / 1e9 if end is None else 0.02
+            if select.select([channel], [], [], max(wait, 0))[0]:
+                answer = receive(channel, identifier)
+                if answer is not None:
+                    file.write(f"heard {answer[0]} {answer[1]}\n")
+            file.flush()
+
+
+def receive(channel: socket.socket, identifier: int) -> Optional[tuple[int, int]]:
+    """The sequence number of an answer to us and the time the kernel got it, in ns; None for other packets."""
+    packet, control, _flags, _sender = channel.recvmsg(2048, 256)
+    header_length = (packet[0] & 0x0F) * 4
+    kind, _code, _sum, found, sequence = struct.unpack_from("!BBHHH", packet, header_length)
+    if kind != ECHO_REPLY or found != identifier:
+        return None
+    for level, option, data in control:
+        if level == socket.SOL_SOCKET and option == SO_TIMESTAMPNS:
+            seconds, nanoseconds = struct.unpack("qq", data[:16])
+            return sequence, seconds * 1_000_000_000 + nanoseconds
+    return sequence, time.time_ns()
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What the peer heard: requests sent and not answered, and the longest time without an answer."""
+
+    sent: int
+    lost: int
+    longest_silence_ms: float
+    silence_began: float
+    """When that silence began, in seconds of the wall clock."""
+
+
+def hear(record: str) -> Hearing:
+    """What a record says, from the first answer on: before it, the guest was not there yet."""
+    sent: dict[int, int] = {}
+    heard: dict[int, int] = {}
+    for line in record.splitlines():
+        word, number, when = line.split()
+        # a number on the wire has 16 bits; a record never holds as many
+        (sent if word == "sent" else heard).setdefault(int(number), int(when))
+    if not heard:
+        return Hearing(len(sent), len(sent), 0.0, 0.0)
+    begin, end = min(heard.values()), max(sent.values())
+    counted = {number for number, when in sent.items() if when >= begin}
+    moments = sorted([begin, *(when for when in heard.values() if when <= end), max(begin, end)])
+    gap, began = max((after - before, before) for before, after in zip(moments, moments[1:]))
+    return Hearing(len(counted), len(counted - heard.keys()), gap / 1e6, began / 1e9)
+
+
+class Peer:
+    """A peer that is pinging one guest's address."""
+
+    def __init__(self, address: str) -> None:
+        self.output = RUN / f"peer-{time.monotonic_ns()}"
+        self.output.touch()
+        clone = Path(__file__).resolve().parents[2]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.testbed.peer", address, self.output],
+            cwd=clone,
+            start_new_session=True,
+        )
+
+    def answers(self) -> int:
+        """How many answers came so far."""
+        return self.output.read_text().count("heard ")
+
+    def await_answers(self, more: int, timeout: float) -> bool:
+        """Wait until `more` further answers came; False when they do not within `timeout` seconds."""
+        wanted = self.answers() + more
+        deadline = time.monotonic() + timeout
+        while self.answers() < wanted:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def stop(self) -> Hearing:
+        """Stop pinging, and say what was heard."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=PATIENCE_S + 10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return hear(self.output.read_text())
+
+
+if __name__ == "__main__":
+    ping(sys.argv[1], Path(sys.argv[2]))

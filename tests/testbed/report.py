@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report of a run: what each scenario observed and how it ended, as build/testbed/report.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from tests.testbed.timeline import Event
+
+PASSED = "passed"
+FAILED = "failed"
+
+BUILD = Path(__file__).resolve().parents[2] / "build" / "testbed"
+
+
+@dataclass
+class Record:
+    """What is known of one scenario; it starts as failed and is filled while the scenario runs.
+
+    Of a guest with several VFs, the scalar fields tell of the first, `interfaces` of each.
+    """
+
+    name: str
+    outcome: str = FAILED
+    why: Optional[str] = "it did not run"
+    source_vf: Optional[str] = None
+    destination_vf: Optional[str] = None
+    mac: Optional[str] = None
+    source_vlan: Optional[int] = None
+    destination_vlan: Optional[int] = None
+    interfaces: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    downtime_ms: Optional[float] = None
+    pings_sent: int = 0
+    pings_lost: int = 0
+    longest_silence_ms: Optional[float] = None
+    # scenario-specific figures, by name
+    measured: dict[str, Any] = field(default_factory=dict)
+    left_behind: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The record for report.json; `why` only when it failed."""
+        told = asdict(self)
+        if self.outcome == PASSED:
+            del told["why"]
+        return told
+
+
+def write(path: Path, versions: Mapping[str, str], records: Sequence[Record]) -> None:
+    """Write the report, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"versions": dict(versions), "scenarios": [record.as_json() for record in records]}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=2) + "\n")
+    partial.rename(path)

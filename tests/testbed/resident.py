@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hosts that stay up in the background, for a developer to look around: up, a shell on one, down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, Optional
+
+from tests.testbed import cache
+from tests.testbed.lab import hosts_up
+from tests.testbed.namespace import RUN, run_inside
+
+STOP_S = 30
+
+
+def state_file() -> Path:
+    """Where the running pair of hosts is noted: its keeper's pid, when that started, and a pid inside."""
+    return cache.directory() / "testbed.state"
+
+
+def started(pid: int) -> Optional[str]:
+    """When a process started, in ticks since boot (proc(5)): pids come again, pairs of both do not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]
+
+
+def running() -> Optional[dict[str, str]]:
+    """What is noted about the running hosts, or None when there are none."""
+    try:
+        state: dict[str, str] = json.loads(state_file().read_text())
+    except (OSError, ValueError):
+        return None
+    return state if started(int(state["keeper"])) == state["started"] else None
+
+
+def up() -> int:
+    """Start the hosts in the background and return when they are ready."""
+    if running():
+        print("the hosts are up already")
+        return 0
+    ready_read, ready_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ready_read)
+        os.setsid()
+        background(ready_write)
+    os.close(ready_write)
+    with os.fdopen(ready_read) as ready:
+        if ready.read(1) != "1":
+            os.waitpid(pid, 0)
+            return 1
+    state_file().write_text(json.dumps({"keeper": str(pid), "started": started(pid)}))
+    print("the hosts are up: make testbed-shell HOST=a (or b), make testbed-down")
+    return 0
+
+
+def background(ready: int) -> NoReturn:
+    """Be the process that keeps the hosts."""
+
+    def work() -> int:
+        with hosts_up():
+            os.write(ready, b"1")
+            os.close(ready)
+            # from here on nobody reads what we say
+            silence = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(silence, descriptor)
+            while True:
+                signal.pause()
+
+    # only the process inside may hold the pipe open: its end tells `up` that it failed
+    status = run_inside(work, network=True, closing=(ready,))
+    os._exit(status)
+
+
+def shell(host: str, command: Sequence[str]) -> int:
+    """A root shell on a host, or a command there; returns its exit status."""
+    state = running()
+    if state is None:
+        print("no hosts are up: run make testbed-up", file=sys.stderr)
+        return 1
+    inside = first_inside(int(state["keeper"]))
+    ssh = ["ssh", "-F", str(RUN / "ssh.config"), f"host-{host}", *command]
+    if not command:
+        ssh.insert(1, "-t")
+    return subprocess.run(
+        ["nsenter", "--target", str(inside), "--net", "--mount", *ssh], check=False
+    ).returncode
+
+
+def first_inside(keeper: int) -> int:
+    """The pid of the namespaces' first process: the last in the keeper's line of only children."""
+    pid = keeper
+    for _ in range(2):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return pid
+
+
+def down() -> int:
+    """End the hosts."""
+    state = running()
+    if state is None:
+        print("no hosts are up")
+        return 0
+    keeper = int(state["keeper"])
+    os.kill(keeper, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while started(keeper) == state["started"]:
+        if time.monotonic() > deadline:
+            os.kill(keeper, signal.SIGKILL)
+            break
+        time.sleep(0.1)
+    state_file().unlink()
+    return 0

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The destination has no free VF: refused at once, with a message that names the pool and who holds its VFs."""
+
+from __future__ import annotations
+
+from tests.testbed import expect, terminal, timeline
+from tests.testbed.guest import POOL, Guest, Nic
+from tests.testbed.lab import Lab
+from tests.testbed.peer import Peer
+from tests.testbed.report import Record
+
+NAME = "no-free-vf"
+TIMEOUT_S = 180
+
+REFUSAL_MS = 1000
+# The guest must answer throughout; on busy emulated hosts an answer may well take this long.
+HICCUP_MS = 2000
+
+GUEST = Guest("stay-guest", 3, (Nic(mac="52:54:00:00:42:03", vlan=42, number=13, vf="0000:01:10.2"),))
+# It holds all of B's VFs; it need not run for that.
+HOLDER = Guest(
+    "holder",
+    4,
+    tuple(
+        Nic(mac=f"52:54:00:00:43:0{index}", vlan=43, number=20 + index, vf=f"0000:01:10.{2 * index}")
+        for index in range(4)
+    ),
+)
+
+
+def run(lab: Lab, record: Record) -> None:
+    """Fill B, try to migrate, and look at what virsh says and what became of the guest."""
+    nic = GUEST.nics[0]
+    record.mac = nic.mac
+    with terminal.step("another guest takes all VFs of host B"):
+        lab.start_guest(lab.b, HOLDER, paused=True)
+    with terminal.step("guest with a VF boots on host A"):
+        lab.start_guest(lab.a, GUEST)
+    record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
+    record.source_vlan = nic.vlan
+    peer = Peer(nic.address)
+    try:
+        expect.that(peer.await_answers(10, 30), "the guest does not answer the peer before the attempt")
+        with terminal.step("virsh migrate --live is refused"):
+            attempt = lab.migrate(GUEST, lab.a, lab.b)
+        expect.that(peer.await_answers(20, 30), "the guest does not answer the peer after the refusal")
+    finally:
+        hearing = peer.stop()
+    record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
+    record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+    record.events = timeline.collect(lab.hosts, attempt.began)
+    told = " ".join(attempt.result.stderr.split())
+    took = round((attempt.ended - attempt.began) * 1000, 1)
+    record.measured.update(refused_after_ms=took, message=told)
+    terminal.console.print(f"virsh says after {took:.0f} ms: [italic]{told}[/italic]", soft_wrap=True)
+    expect.that(attempt.result.status != 0, "virsh migrate succeeded although host B has no free VF")
+    expect.that(
+        f"'{POOL}'" in told or f" {POOL} " in told, f"the message does not name the pool {POOL}: {told}"
+    )
+    expect.that(HOLDER.name in told, f"the message does not name {HOLDER.name}, who holds the VFs: {told}")
+    expect.that(took <= REFUSAL_MS, f"the refusal took {took:.0f} ms")
+    expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
+    expect.plugged(lab, GUEST, lab.a)
+    expect.that(hearing.lost == 0, f"the peer lost {hearing.lost} of {hearing.sent} pings")
+    silence = hearing.longest_silence_ms
+    expect.that(silence <= HICCUP_MS, f"the guest was silent for {silence:.0f} ms")
+    lab.destroy(GUEST)
+    lab.destroy(HOLDER)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A peer beyond the switch pings a guest that never speaks first, through the migration.
+
+Once with the announce, which must keep the silence close to libvirt's own downtime, and once without it, to
+show what the announce is good for.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from tests.testbed import expect, product, terminal, timeline
+from tests.testbed.guest import Guest, Nic
+from tests.testbed.host import Host
+from tests.testbed.lab import Lab, Migration
+from tests.testbed.peer import Hearing, Peer
+from tests.testbed.report import Record
+
+NAME = "vfio-quiet"
+TIMEOUT_S = 300
+
+# By how much the peer's silence may exceed libvirt's downtime.
+ALLOWED_MS = 500
+# How long we watch the peer wait when nothing is announced.
+UNANNOUNCED_S = 30
+
+GUEST = Guest("quiet-guest", 2, (Nic(mac="52:54:00:00:42:02", vlan=42, number=12, vf="0000:01:10.2"),))
+
+
+def run(lab: Lab, record: Record) -> None:
+    """Migrate to B with the announce, and back without."""
+    nic = GUEST.nics[0]
+    record.mac = nic.mac
+    with terminal.step("quiet guest boots on host A"):
+        lab.start_guest(lab.a, GUEST)
+    record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
+    record.source_vlan = nic.vlan
+    with terminal.step("virsh migrate --live, A to B, announced"):
+        there, hearing = migrate_heard(lab, lab.a, lab.b, patience=60)
+    record.destination_vf = expect.plugged(lab, GUEST, lab.b)[nic.mac].address
+    record.destination_vlan = nic.vlan
+    expect.learned(GUEST, lab.b)
+    record.downtime_ms = there.downtime_ms
+    record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
+    record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+    record.measured["silence_began_ms"] = round((hearing.silence_began - there.began) * 1000, 1)
+    record.events = timeline.collect(lab.hosts, there.began)
+    terminal.timeline("A to B, milliseconds from the start of virsh migrate", record.events)
+    unannounced(lab, record)
+    lab.destroy(GUEST)
+    judge(record)
+
+
+def migrate_heard(lab: Lab, source: Host, destination: Host, patience: float) -> tuple[Migration, Hearing]:
+    """Migrate while the peer pings; wait `patience` seconds at most for answers from the destination."""
+    peer = Peer(GUEST.nics[0].address)
+    try:
+        expect.that(peer.await_answers(20, 60), f"the guest does not answer the peer on {source.hostname}")
+        migration = lab.migrate(GUEST, source, destination)
+        expect.migrated(migration, GUEST)
+        peer.await_answers(50, patience)
+    finally:
+        hearing = peer.stop()
+    expect.moved(lab, GUEST, source, destination)
+    return migration, hearing
+
+
+def unannounced(lab: Lab, record: Record) -> None:
+    """The same way back with the announce switched off, for comparison."""
+    lab.on_both(lambda host: product.set_announce(host, on=False))
+    try:
+        with terminal.step("virsh migrate --live, B to A, not announced"):
+            back, hearing = migrate_heard(lab, lab.b, lab.a, patience=UNANNOUNCED_S)
+    finally:
+        lab.on_both(lambda host: product.set_announce(host, on=True))
+    record.measured["unannounced_silence_ms"] = round(hearing.longest_silence_ms, 1)
+    record.measured["unannounced_downtime_ms"] = back.downtime_ms
+
+
+def judge(record: Record) -> None:
+    """Compare the silence with libvirt's downtime."""
+    silence: Optional[float] = record.longest_silence_ms
+    downtime = record.downtime_ms
+    if silence is None or downtime is None:
+        raise expect.ScenarioError("libvirt told no downtime")
+    terminal.console.print(
+        f"longest silence {silence:.0f} ms with the announce, {record.measured['unannounced_silence_ms']:.0f} ms "
+        f"without; libvirt's downtime {downtime:.0f} ms"
+    )
+    expect.that(
+        silence <= downtime + ALLOWED_MS,
+        f"the guest was silent for {silence:.0f} ms; libvirt's downtime was {downtime:.0f} ms",
+    )
