@@ -10,6 +10,7 @@ would inherit the parent's compiled table, which drops what it does not know whi
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ _MODES = {"legacy": 0, "switchdev": 1, "switchdev_inactive": 2}
 _MODE_NAMES = {number: name for name, number in _MODES.items()}
 _FLAVOURS = ("physical", "cpu", "dsa", "pcipf", "pcivf", "virtual", "unused", "pcisf")
 _CAP_MIGRATABLE = 0x2
+
+_MAC_ADDRESS = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 #: What to do about a refusal, by a part of the kernel's text.
 _REMEDIES = {
@@ -200,6 +203,8 @@ class Devlink:
         function: list[tuple[str, object]] = []
         asked = []
         if hw_addr is not None:
+            if not _MAC_ADDRESS.fullmatch(hw_addr):
+                raise InputError(f"'{hw_addr[:40]}' is not a MAC address", "write it as 52:54:00:12:34:56")
             function.append(("DEVLINK_PORT_FN_ATTR_HW_ADDR", hw_addr))
             asked.append(f"hw_addr {hw_addr}")
         if migratable is not None:

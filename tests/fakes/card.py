@@ -107,6 +107,27 @@ class Card:
         routing_id = (int(bus, 16) << 8 | int(slot_function[:2], 16) << 3) + first + index
         return f"{domain}:{routing_id >> 8:02x}:{routing_id >> 3 & 0x1F:02x}.{routing_id & 7}"
 
+    def vf_offset(self, pf: str) -> int:
+        """Show `sriov_offset`: how far a PF's first VF is from it, in routing IDs."""
+        _, first_bus, first = self.vf(0, pf).split(":")
+        _, bus, own = pf.split(":")
+        numbers = ((int(each[:2], 16) << 3) + int(each[3]) for each in (first, own))
+        first_rid, own_rid = (int(number, 16) << 8 | low for number, low in zip((first_bus, bus), numbers))
+        return first_rid - own_rid
+
+    def msix_count(self, address: str, text: str) -> None:
+        """Write `sriov_vf_msix_count` of a VF (drivers/pci/iov.c); the VF must have no driver."""
+        with self._changing("msix_count", address, text):
+            count = int(text)
+            function = self._function(address)
+            if function.pf is None or not self.hardware.vf_msix_pool:
+                raise OSError(errno.EOPNOTSUPP, "")
+            if function.driver is not None:
+                raise OSError(errno.EBUSY, "")
+            if not 0 <= count <= self.hardware.vf_msix_pool:
+                raise OSError(errno.EINVAL, "")
+            self._functions[address] = replace(function, msix=count)
+
     def numvfs(self, pf: str, text: str) -> None:
         """Write `sriov_numvfs`."""
         with self._changing("numvfs", pf, text):
@@ -166,14 +187,15 @@ class Card:
             self._probe(address)
 
     def new_id(self, driver: str, text: str) -> None:
-        """Write a driver's `new_id` (vendor and device in hexadecimal) and let it probe."""
+        """Write a driver's `new_id`, vendor and device in hexadecimal; it takes at once what it can."""
         with self._changing("new_id", driver, text):
             parts = text.split()
             if len(parts) < 2:
                 raise OSError(errno.EINVAL, "")
             self._dynamic_ids[driver].add((int(parts[0], 16), int(parts[1], 16)))
-            for address in list(self._functions):
-                self._probe(address)
+            for address, function in list(self._functions.items()):
+                if function.driver is None and self._matches(driver, function):
+                    self._attach(driver, address)
 
     def netdevs(self, address: str) -> list[tuple[Netdev, str]]:
         """List the network devices below a function's `net/` with their phys_port_name.

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to network devices, against the real kernel in a network namespace of the test's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.integration.namespaces import Namespace, network
+from vfmigrate.errors import HostError
+from vfmigrate.links import Links
+
+CLONE_NEWNET = 0x40000000
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A network namespace with a veth pair, rep0 and vf0."""
+    with network() as namespace:
+        namespace.run("ip", "link", "add", "rep0", "type", "veth", "peer", "name", "vf0")
+        yield namespace
+
+
+@pytest.fixture
+def links(namespace: Namespace) -> Iterator[Links]:
+    # A socket stays in the namespace of the thread that made it, and a thread's namespace ends with it.
+    with ThreadPoolExecutor(1) as inside:
+        links = inside.submit(links_of, namespace.pid).result()
+    yield links
+    links.close()
+
+
+def links_of(pid: int) -> Links:
+    with Path(f"/proc/{pid}/ns/net").open() as place:
+        if ctypes.CDLL(None, use_errno=True).setns(place.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return Links()
+
+
+def shown(namespace: Namespace, name: str) -> str:
+    return namespace.run("ip", "-oneline", "link", "show", name).stdout
+
+
+def test_a_link_by_name_and_by_index(links: Links, namespace: Namespace) -> None:
+    namespace.run("ip", "link", "set", "rep0", "address", "52:54:00:00:00:01", "mtu", "1400")
+    found = links.find("rep0")
+    assert found is not None
+    assert (found.name, found.up, found.mtu, found.address) == ("rep0", False, 1400, "52:54:00:00:00:01")
+    assert links.link(found.index) == found
+
+
+def test_a_link_found_by_index_has_its_present_name(links: Links, namespace: Namespace) -> None:
+    found = links.find("rep0")
+    assert found is not None
+    namespace.run("ip", "link", "set", "rep0", "name", "renamed")
+    assert links.link(found.index).name == "renamed"
+    assert links.find("rep0") is None
+
+
+@pytest.mark.parametrize("name", ["absent", "", "a-name-that-is-too-long-for-the-kernel"])
+def test_no_link_of_that_name(links: Links, name: str) -> None:
+    assert links.find(name) is None
+
+
+def test_up_and_down(links: Links, namespace: Namespace) -> None:
+    found = links.find("rep0")
+    assert found is not None
+    links.set_up(found.index)
+    assert ",UP" in shown(namespace, "rep0")
+    assert links.link(found.index).up
+    links.set_up(found.index)
+    links.set_up(found.index, False)
+    assert ",UP" not in shown(namespace, "rep0")
+    assert not links.link(found.index).up
+
+
+def test_mtu(links: Links, namespace: Namespace) -> None:
+    found = links.find("rep0")
+    assert found is not None
+    links.set_mtu(found.index, 9000)
+    assert " mtu 9000 " in shown(namespace, "rep0")
+    assert links.link(found.index).mtu == 9000
+
+
+def test_the_kernels_own_words_on_an_mtu_it_refuses(links: Links) -> None:
+    found = links.find("rep0")
+    assert found is not None
+    with pytest.raises(
+        HostError, match=rf"set the MTU of interface {found.index} to 70000: mtu greater than"
+    ):
+        links.set_mtu(found.index, 70000)
+
+
+def test_a_link_that_is_gone(links: Links, namespace: Namespace) -> None:
+    found = links.find("rep0")
+    assert found is not None
+    namespace.run("ip", "link", "delete", "rep0")
+    for attempt in (links.link, links.set_up):
+        with pytest.raises(HostError, match=rf"interface {found.index}.*: No such device; it is gone"):
+            attempt(found.index)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sysfs door on a sysfs that acts on what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.hardware import Hardware
+from tests.integration.mounted_sysfs import mounted
+from vfmigrate.errors import HostError
+from vfmigrate.pci import PciAddress
+from vfmigrate.sysfs import Sysfs
+
+PF = PciAddress.parse("0000:e1:00.0")
+SECOND_PF = PciAddress.parse("0000:e1:00.1")
+ABSENT = PciAddress.parse("0000:99:00.0")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    mount_point = tmp_path / "sys"
+    mount_point.mkdir()
+    with mounted(mount_point, str(PF), str(SECOND_PF)) as place:
+        yield place
+
+
+@pytest.fixture
+def sysfs(root: Path, tmp_path: Path) -> Sysfs:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "modules.alias").write_text(Hardware().modules_alias())
+    return Sysfs(root, modules=modules, dev=tmp_path / "dev")
+
+
+def override(root: Path, device: PciAddress) -> str:
+    return (root / "bus/pci/devices" / str(device) / "driver_override").read_text().strip()
+
+
+def test_vfs_come_and_go(sysfs: Sysfs) -> None:
+    assert (sysfs.numvfs(PF), sysfs.totalvfs(PF), sysfs.vfs(PF)) == (0, 8, [])
+    sysfs.set_numvfs(PF, 3)
+    vfs = sysfs.vfs(PF)
+    assert sysfs.numvfs(PF) == 3
+    assert [sysfs.vf_index(vf) for vf in vfs] == [0, 1, 2]
+    assert {sysfs.physfn(vf) for vf in vfs} == {PF}
+    assert sysfs.vfs(SECOND_PF) == []
+    sysfs.set_numvfs(PF, 0)
+    assert not any(sysfs.exists(vf) for vf in vfs)
+
+
+def test_the_number_of_vfs_changes_through_none_only(sysfs: Sysfs) -> None:
+    sysfs.set_numvfs(PF, 2)
+    sysfs.set_numvfs(PF, 2)
+    with pytest.raises(HostError, match=r"has 2 VFs and can get 3 only after it has none; set 0 first"):
+        sysfs.set_numvfs(PF, 3)
+    assert sysfs.numvfs(PF) == 2
+
+
+def test_more_vfs_than_there_can_be(sysfs: Sysfs) -> None:
+    with pytest.raises(HostError, match="at most 8 VFs, not 9"):
+        sysfs.set_numvfs(PF, 9)
+
+
+def test_a_pf_without_driver_gets_no_vfs(sysfs: Sysfs) -> None:
+    sysfs.unbind(PF)
+    with pytest.raises(HostError, match="bound to no driver"):
+        sysfs.set_numvfs(PF, 1)
+
+
+def test_autoprobe_decides_whether_new_vfs_are_bound(sysfs: Sysfs) -> None:
+    assert sysfs.autoprobe(PF)
+    sysfs.set_autoprobe(PF, False)
+    assert not sysfs.autoprobe(PF)
+    sysfs.set_numvfs(PF, 1)
+    assert sysfs.driver(sysfs.vfs(PF)[0]) is None
+
+
+@pytest.mark.parametrize("autoprobe", [True, False])
+def test_bind_and_unbind(sysfs: Sysfs, root: Path, autoprobe: bool) -> None:
+    sysfs.set_autoprobe(PF, autoprobe)
+    sysfs.set_numvfs(PF, 1)
+    vf = sysfs.vfs(PF)[0]
+    for driver in ("mlx5_vfio_pci", "vfio-pci", "mlx5_core", "mlx5_core"):
+        sysfs.bind(vf, driver)
+        assert sysfs.driver(vf) == driver
+        assert override(root, vf) == "(null)"
+    sysfs.unbind(vf)
+    assert sysfs.driver(vf) is None
+    sysfs.unbind(vf)
+    assert sysfs.driver(vf) is None
+
+
+def test_bind_to_a_driver_that_is_not_loaded_leaves_the_device_alone(sysfs: Sysfs) -> None:
+    sysfs.set_numvfs(PF, 1)
+    vf = sysfs.vfs(PF)[0]
+    with pytest.raises(HostError, match=r"no such driver loaded; modprobe nvgrace_gpu_vfio_pci"):
+        sysfs.bind(vf, "nvgrace_gpu_vfio_pci")
+    assert sysfs.driver(vf) == "mlx5_core"
+
+
+def test_bind_of_an_absent_device(sysfs: Sysfs) -> None:
+    with pytest.raises(
+        HostError, match=r"0000:99:00.0/driver_override: No such file or directory; .*is gone"
+    ):
+        sysfs.bind(ABSENT, "vfio-pci")
+
+
+def test_the_variant_driver_of_a_loaded_module(sysfs: Sysfs) -> None:
+    sysfs.set_numvfs(PF, 1)
+    assert sysfs.variant_driver(sysfs.vfs(PF)[0]) == "mlx5_vfio_pci"
+    assert sysfs.variant_driver(PF) == "vfio-pci"
