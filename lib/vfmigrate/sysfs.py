@@ -233,6 +233,13 @@ class Sysfs:
         if present != count:
             raise HostError(f"PF {pf} has {present} VFs after it was told {count}", "see dmesg")
 
+    def vf_addresses(self, pf: PciAddress, count: int) -> list[PciAddress]:
+        """Tell the addresses that the first `count` VFs of a PF have, or would have (SR-IOV specification 3.3.9)."""
+        offset, stride = (self._read_number(pf, f"sriov_{name}") for name in ("offset", "stride"))
+        first = (pf.bus << 8 | pf.slot << 3 | pf.function) + offset
+        numbers = range(first, first + stride * count, stride) if stride else [first] * count
+        return [PciAddress(pf.domain, rid >> 8, rid >> 3 & 0x1F, rid & 7) for rid in numbers]
+
     def set_msix_count(self, vf: PciAddress, count: int) -> None:
         """Give a VF that no driver has `count` MSI-X vectors; nothing when it has as many."""
         if self.msix_count(vf) == count:

@@ -20,6 +20,7 @@ class Hardware:
     variant_driver: Optional[str] = "mlx5_vfio_pci"  # None: a kernel built without it
     total_vfs: int = 8
     vf_msix: int = 11
+    vf_msix_pool: int = 512  # vectors to share out among the VFs; 0: the PF's driver does not let the host
     psid: str = "MT_0000000892"
     firmware: str = "28.42.1000"
     stored_firmware: Optional[str] = None  # None: the one that runs

@@ -25,7 +25,7 @@ from tests.fakes.sysfs_tree import Directory, File, Link
 # Below these the machine's own entries do not show.
 REPLACED = ("bus/pci", "kernel/iommu_groups")
 # Files that only take writes (0200 in the kernel: BUS_ATTR_WO, DRIVER_ATTR_WO).
-WRITE_ONLY = ("bind", "unbind", "new_id", "drivers_probe")
+WRITE_ONLY = ("bind", "unbind", "new_id", "drivers_probe", "sriov_vf_msix_count")
 ATTRIBUTE_SIZE = 4096
 
 

@@ -83,6 +83,8 @@ def write(card: Card, path: str, text: str) -> None:
         card.numvfs(parent, text)
     elif name == "sriov_drivers_autoprobe":
         card.autoprobe(parent, text)
+    elif name == "sriov_vf_msix_count":
+        card.msix_count(parent, text)
     elif name not in {"uevent", "config"}:  # these two take what they are given
         raise OSError(errno.EACCES, "")
 
@@ -138,8 +140,14 @@ def _attributes(card: Card, function: Function) -> dict[str, File]:
     }
     if function.total_vfs:
         files["sriov_totalvfs"] = _text(str(function.total_vfs))
+        files["sriov_vf_device"] = _text(f"{hardware.vf_device:x}")
+        files["sriov_offset"] = _text(str(card.vf_offset(function.address)))
+        files["sriov_stride"] = _text("1")
+        files["sriov_vf_total_msix"] = _text(str(hardware.vf_msix_pool))
         files["sriov_numvfs"] = _text(str(function.num_vfs), writable=True)
         files["sriov_drivers_autoprobe"] = _text(str(int(function.autoprobe)), writable=True)
+    elif hardware.vf_msix_pool:
+        files["sriov_vf_msix_count"] = File(b"", writable=True)
     return files
 
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to systemd's manager, through its D-Bus API (org.freedesktop.systemd1(5)).
+
+dbus-python is imported here only.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import dbus
+import dbus.bus
+
+from vfmigrate.errors import HostError, Unreachable
+
+_NAME = "org.freedesktop.systemd1"
+_PATH = "/org/freedesktop/systemd1"
+_UNIT = f"{_NAME}.Unit"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_POLL_SECONDS = 0.1
+
+
+class Systemd:
+    """systemd of this host. `timeout` in seconds bounds each job; a connection is made for each and closed again."""
+
+    def __init__(self, *, timeout: float = 120.0) -> None:
+        self._timeout = timeout
+
+    def restart(self, unit: str) -> None:
+        """Restart a unit and wait until it is active.
+
+        Raises Unreachable when systemd does not answer, HostError when the unit does not come up again.
+        """
+        try:
+            bus = dbus.bus.BusConnection(dbus.bus.BusConnection.TYPE_SYSTEM)
+        except dbus.exceptions.DBusException as error:
+            raise Unreachable(f"systemd cannot be asked to restart {unit}: {_told(error)}") from None
+        try:
+            self._restart(bus, unit)
+        except dbus.exceptions.DBusException as error:
+            raise HostError(
+                f"systemd does not restart {unit}: {_told(error)}", f"see systemctl status {unit}"
+            ) from None
+        finally:
+            bus.close()
+
+    def _restart(self, bus: Any, unit: str) -> None:
+        manager = dbus.Interface(bus.get_object(_NAME, _PATH), f"{_NAME}.Manager")
+        job = str(manager.RestartUnit(unit, "replace", timeout=self._timeout))
+        path = manager.LoadUnit(unit)
+        properties = dbus.Interface(bus.get_object(_NAME, path), _PROPERTIES)
+        deadline = time.monotonic() + self._timeout
+        while str(properties.Get(_UNIT, "Job")[1]) == job:
+            if time.monotonic() > deadline:
+                raise HostError(
+                    f"{unit} did not restart within {self._timeout:g} s", f"see systemctl status {unit}"
+                )
+            time.sleep(_POLL_SECONDS)
+        state = str(properties.Get(_UNIT, "ActiveState"))
+        if state != "active":
+            raise HostError(f"{unit} is {state} after a restart", f"see journalctl -u {unit}")
+
+
+def _told(error: Any) -> str:
+    return " ".join(str(error.get_dbus_message() or error).split())
