@@ -286,6 +286,16 @@ class HookOperations:
         claim = self._claim(domain, arrival, vf, state)
         if current is not None:
             claim = replace(claim, id=current.id, incoming=current.incoming)
+        if current is not None and arrival.interface.mark is None:
+            # A plain <hostdev> that has just come: `migrate` knew its mark, which names the source's address still.
+            claim = replace(
+                claim,
+                mac=current.mac,
+                set_mac=current.set_mac,
+                vlan=current.vlan,
+                trunks=current.trunks,
+                strategy=current.strategy,
+            )
         return self._store.put(claim)
 
     def _started(self, domain: Domain, _xml: str) -> Optional[str]:
@@ -338,7 +348,11 @@ class HookOperations:
                 pool = self._pool_here(domain, interface)
                 if pool is None or interface.address is None:
                     continue
+                if interface.address in {claim.vf for claim in self._store.of_domain(domain.uuid)}:
+                    continue
                 arrival = _Arrival(interface, pool, *choice.port_vlan(interface, pool))
+                claim = self._claim(domain, arrival, interface.address, PLUGGED)
+                lost = self._lost_claim(claim)
                 with self._store.lock:
                     current = self._store.get(interface.address)
                     if current is not None and current.domain == domain.uuid:
@@ -347,8 +361,16 @@ class HookOperations:
                         raise HostError(
                             f"guest '{domain.name}' runs with VF {current.vf}, {choice.holder(current)}"
                         )
-                    claim = self._claim(domain, arrival, interface.address, PLUGGED)
-                    adopted.append(self._store.put(replace(claim, expires=None)))
+                    adopted.append(self._store.put(replace(claim, expires=None, id=lost or claim.id)))
             except VfmigrateError as error:
                 self._log.event("adopt-failed", str(error), level=journal.WARNING, domain=domain.name)
         return adopted
+
+    def _lost_claim(self, claim: Claim) -> Optional[str]:
+        """The id of an earlier claim, lost since: the VF's port is still in its name, and serves the same domain.
+
+        A claim adopted under another id could not have that port, and it would go as nobody's, with a guest on it.
+        """
+        port = self._host.observe(claim.vf).switch_port
+        serves = port is not None and port.external_ids.get("vm-id") == claim.domain
+        return port.owner if port is not None and serves else None

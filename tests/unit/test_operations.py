@@ -279,6 +279,39 @@ def test_reconnect_adopts_a_running_guest(rig: Rig) -> None:
     )
 
 
+def test_adopting_keeps_the_port_of_a_lost_claim(rig: Rig) -> None:
+    xml = guest(1, rig.memory.vfs[2])
+    rig.run(xml)
+    (before,) = rig.store.all()
+    rig.store.drop(before)
+    rig.call("reconnect", xml)
+    (after,) = rig.store.all()
+    assert after.id == before.id
+    assert [port.owner for port in rig.memory.ovs.ports.values()] == [before.id]
+
+
+def test_adopting_does_not_take_another_guests_port(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[2]))
+    (before,) = rig.store.all()
+    rig.store.drop(before)
+    rig.call("reconnect", guest(2, rig.memory.vfs[2]))
+    (after,) = rig.store.all()
+    assert after.id != before.id
+
+
+def test_a_plain_hostdev_keeps_mac_and_vlan_of_its_mark(rig: Rig) -> None:
+    """The mark finds the device by its address on the source, which `migrate` replaces in the device only."""
+    mac = "52:54:00:00:01:00"
+    source = "<address domain='0x0000' bus='0x81' slot='0x00' function='0x2'/>"
+    hostdev = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{source}</source></hostdev>"
+    mark = f"<v:vf mac='{mac}' address='{ELSEWHERE}' pool='data' vlan='43'/>"
+    xml = guest(1, extra=hostdev).replace("domain:1'>", f"domain:1'>{mark}")
+    rig.arrive(xml)
+    (claim,) = rig.store.all()
+    assert (claim.mac, claim.set_mac, claim.vlan) == (mac, True, 43)
+    assert [port.tag for port in rig.memory.ovs.ports.values()] == [43]
+
+
 def test_reconnect_never_fails(rig: Rig) -> None:
     rig.memory.ovs.down = True
     assert rig.call("reconnect", guest(1, rig.memory.vfs[2])) is None
