@@ -76,11 +76,13 @@ class _Client:
 class DevlinkServer:
     """Answers for a card until closed; a thread for each client.
 
-    `path` is where to listen, for the shim's FAKE_GENL; without it only `connect()` makes clients.
+    `path` is where to listen, for the shim's FAKE_GENL; without it only `connect()` makes clients. A kernel that
+    `narrows` no dumps (before 6.6) answers each for all devices, whatever it names.
     """
 
-    def __init__(self, card: Card, path: Optional[Path] = None) -> None:
+    def __init__(self, card: Card, path: Optional[Path] = None, *, narrows: bool = True) -> None:
         self.card = card
+        self._narrows = narrows
         self.requests: list[Request] = []  # of the devlink family, in order of arrival
         self._clients: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -163,6 +165,8 @@ class DevlinkServer:
         try:
             if family == DEVLINK_FAMILY:
                 self.requests.append(Request(family, flags, payload))
+            if dump and family == DEVLINK_FAMILY and not self._narrows:
+                payload = payload[: _GENERIC.size]
             contents = list(_dispatch(self.card, family, payload, dump=dump))
         except OSError as refusal:
             yield verdict(refusal.errno or errno.EIO, refusal.strerror or "")

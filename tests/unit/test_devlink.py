@@ -97,6 +97,15 @@ def test_ports_are_those_of_one_pf(devlink: Devlink) -> None:
     assert {port.pf for port in devlink.vf_ports(SECOND_PF).values()} == {1}
 
 
+def test_a_kernel_that_tells_the_ports_of_all_devices(card: Card) -> None:
+    with DevlinkServer(card, narrows=False) as server:
+        door = Devlink(sock=server.connect())
+        assert [port.index for port in door.ports(SECOND_PF)] == [131071, 65537, 65538]
+        assert {port.pf for port in door.vf_ports(SECOND_PF).values()} == {1}
+        assert door.ports(ABSENT) == []
+        door.close()
+
+
 def test_vf_ports_exist_in_switchdev_mode_only(devlink: Devlink) -> None:
     devlink.set_eswitch_mode(PF, "legacy")
     assert devlink.vf_ports(PF) == {}

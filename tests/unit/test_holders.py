@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -61,12 +62,14 @@ def test_another_file_of_the_same_name(node: Path, proc: Path, tmp_path: Path) -
         assert holders([node], proc=proc) == {}
 
 
-def test_a_device_by_another_name_space_of_its_node(proc: Path, tmp_path: Path) -> None:
+def test_a_device_held_by_another_node_of_it(proc: Path, tmp_path: Path) -> None:
     """QEMU's private /dev has nodes of its own, with the same device number."""
-    theirs = tmp_path / "theirs" / "null"
-    theirs.parent.mkdir()
-    theirs.symlink_to("/dev/null")
-    ours = Path("/dev/null")
+    ours, theirs, other = (tmp_path / name / "7" for name in ("ours", "theirs", "other"))
+    for node, device in ((ours, "/dev/full"), (theirs, "/dev/full"), (other, "/dev/zero")):
+        node.parent.mkdir()
+        os.mknod(node, stat.S_IFCHR | 0o600, Path(device).stat().st_rdev)
+    with other.open():
+        assert holders([ours], proc=proc) == {}
     with theirs.open():
         assert holders([ours], proc=proc) == {ours: os.getpid()}
 
