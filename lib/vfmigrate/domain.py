@@ -17,12 +17,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable, Optional, Union
-from xml.parsers import expat
 
 from lxml import etree
 
 from vfmigrate import metadata
 from vfmigrate.errors import InputError
+from vfmigrate.markup import Markup
 from vfmigrate.metadata import Mark
 from vfmigrate.pci import PciAddress
 
@@ -46,8 +46,10 @@ class VfInterface:
     managed: bool = False
     #: the interface asks libvirt to set a VLAN on the VF
     vlan: bool = False
-    #: half of a failover pair ('transient' for the VF), or None
+    #: 'transient' for the VF of a failover pair, or None
     teaming: Optional[str] = None
+    #: alias of the other half of its failover pair
+    standby: Optional[str] = None
     #: what the metadata says of this interface
     mark: Optional[Mark] = None
 
@@ -55,6 +57,25 @@ class VfInterface:
     def wanted_mac(self) -> Optional[str]:
         """The MAC of the interface; for a plain <hostdev> the one in its mark."""
         return self.mac or (self.mark.mac if self.mark else None)
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The persistent half of a failover pair: the interface that carries a guest while its VF is away."""
+
+    alias: Optional[str]
+    mac: Optional[str]
+    model: Optional[str]
+    #: 'bridge', 'network', or another type of interface
+    kind: str
+    #: name of the bridge or network
+    source: Optional[str]
+    #: the bridge is one of Open vSwitch
+    openvswitch: bool = False
+    #: VLAN tag of its port; None without one, and for a trunk
+    vlan: Optional[int] = None
+    #: VLANs of a trunk
+    trunks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,7 @@ class Domain:
     interfaces: tuple[VfInterface, ...]
     #: the guest has a virtual IOMMU, with which QEMU refuses to migrate VFIO devices
     viommu: bool
+    standbys: tuple[Standby, ...] = ()
 
 
 def _parse_tree(xml: Union[str, bytes]) -> etree._ElementTree:
@@ -102,6 +124,9 @@ def _pci_address(device: etree._Element) -> Optional[PciAddress]:
 
 def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
     """The VF in a child of <devices>, or None when it cannot be one."""
+    teaming = device.find("teaming")
+    if teaming is not None and teaming.get("type") == "persistent":
+        return None
     if device.tag == "hostdev":
         if device.get("mode", "subsystem") != "subsystem" or device.get("type") != "pci":
             return None
@@ -113,7 +138,6 @@ def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
     else:
         return None
     address = _pci_address(device) if form != "network" else None
-    teaming = device.find("teaming")
     return VfInterface(
         position=position,
         form=form,
@@ -122,6 +146,33 @@ def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
         managed=device.get("managed") == "yes",
         vlan=device.find("vlan") is not None,
         teaming=teaming.get("type") if teaming is not None else None,
+        standby=teaming.get("persistent") if teaming is not None else None,
+    )
+
+
+def _attribute(device: etree._Element, path: str, key: str) -> Optional[str]:
+    element = device.find(path)
+    return element.get(key) if element is not None else None
+
+
+def _standby(device: etree._Element) -> Standby:
+    kind = device.get("type", "")
+    vlan = device.find("vlan")
+    try:
+        tags = [int(tag.get("id", "")) for tag in vlan.findall("tag")] if vlan is not None else []
+    except ValueError:
+        raise InputError("the domain XML has a VLAN tag that is no number") from None
+    is_trunk = vlan is not None and (vlan.get("trunk") == "yes" or len(tags) > 1)
+    mac = _attribute(device, "mac", "address")
+    return Standby(
+        alias=_attribute(device, "alias", "name"),
+        mac=mac.lower() if mac else None,
+        model=_attribute(device, "model", "type"),
+        kind=kind,
+        source=_attribute(device, "source", kind if kind in ("bridge", "network") else "dev"),
+        openvswitch=_attribute(device, "virtualport", "type") == "openvswitch",
+        vlan=tags[0] if tags and not is_trunk else None,
+        trunks=tuple(sorted(tags)) if is_trunk else (),
     )
 
 
@@ -160,40 +211,14 @@ def read(xml: Union[str, bytes]) -> Domain:
         name=_text(root, "name"),
         interfaces=tuple(interfaces),
         viommu=root.find("devices/iommu") is not None,
+        standbys=tuple(
+            _standby(device)
+            for device in root.findall("devices/interface")
+            if _attribute(device, "teaming", "type") == "persistent"
+        ),
     )
 
 
-class _AddressFinder:
-    """Finds where in the text the `source/address` tag of each child of <devices> begins.
-
-    lxml knows no offsets, and serialising would lay out every tag anew; expat (in the standard library) does.
-    """
-
-    _PATH = ("domain", "devices")
-
-    def __init__(self) -> None:
-        self.offsets: dict[int, int] = {}
-        self._path: list[str] = []
-        self._position = -1
-        self._parser = expat.ParserCreate("utf-8")
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = lambda _name: self._path.pop()
-
-    def find(self, data: bytes) -> dict[int, int]:
-        """Offsets in bytes, by the device's position."""
-        self._parser.Parse(data, True)
-        return self.offsets
-
-    def _start(self, name: str, _attributes: dict[str, str]) -> None:
-        if tuple(self._path) == self._PATH:
-            self._position += 1
-        if tuple(self._path[:2]) == self._PATH and [*self._path[3:], name] == ["source", "address"]:
-            self.offsets.setdefault(self._position, self._parser.CurrentByteIndex)
-        self._path.append(name)
-
-
-# A start tag: attributes in quotes may hold a '>'.
-_START_TAG = re.compile(rb"<address(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
 _ATTRIBUTES: dict[str, Callable[[PciAddress], str]] = {
     "domain": lambda address: f"0x{address.domain:04x}",
     "bus": lambda address: f"0x{address.bus:02x}",
@@ -202,14 +227,14 @@ _ATTRIBUTES: dict[str, Callable[[PciAddress], str]] = {
 }
 
 
-def _with_address(tag: bytes, address: PciAddress) -> bytes:
+def _with_address(tag: str, address: PciAddress) -> str:
     """The <address> tag with other numbers, its quotes, order and other attributes as they were."""
     for key, number in _ATTRIBUTES.items():
-        value = number(address).encode()
-        attribute = re.compile(rb"(\s%s\s*=\s*)([\"'])[^\"']*\2" % key.encode())
-        changed, found = attribute.subn(rb"\g<1>\g<2>%s\g<2>" % value, tag, count=1)
+        value = number(address)
+        attribute = re.compile(rf"(\s{key}\s*=\s*)([\"'])[^\"']*\2")
+        changed, found = attribute.subn(rf"\g<1>\g<2>{value}\g<2>", tag, count=1)
         if not found:
-            changed = re.sub(rb"^<address", rb"<address %s='%s'" % (key.encode(), value), tag)
+            changed = re.sub(r"^<address", f"<address {key}='{value}'", tag)
         tag = changed
     return tag
 
@@ -220,12 +245,12 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
     A <driver model=…> that forces a driver is kept: it names the variant driver, which is the same on every host.
     Raises InputError like `read`, and when a device has no address.
     """
-    data = xml.encode("utf-8") if isinstance(xml, str) else xml
-    _parse_tree(data)
-    offsets = _AddressFinder().find(data)
-    for position in sorted(addresses, key=lambda position: offsets.get(position, -1), reverse=True):
-        tag = _START_TAG.match(data, offsets[position]) if position in offsets else None
-        if tag is None:
+    _parse_tree(xml)
+    markup = Markup(xml)
+    devices = list(markup.root.all("devices/*"))
+    for position, address in addresses.items():
+        element = devices[position].first("source/address") if position < len(devices) else None
+        if element is None:
             raise InputError("the domain XML has a VF without an address to rewrite")
-        data = data[: tag.start()] + _with_address(tag.group(), addresses[position]) + data[tag.end() :]
-    return data.decode("utf-8")
+        markup.replace_tag(element, _with_address(markup.tag(element), address))
+    return markup.text()

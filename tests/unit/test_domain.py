@@ -142,12 +142,12 @@ def test_a_mutilated_domain_is_read_or_refused(data: st.DataObject) -> None:
     xml = MARKED[:start] + replacement + MARKED[start + length :]
     try:
         read = domain.read(xml)
+        addressed = {
+            interface.position: PciAddress(1, 2, 3, 4) for interface in read.interfaces if interface.address
+        }
+        again = domain.read(domain.readdress(xml, addressed))
     except InputError:
         return
-    addressed = {
-        interface.position: PciAddress(1, 2, 3, 4) for interface in read.interfaces if interface.address
-    }
-    again = domain.read(domain.readdress(xml, addressed))
     assert [interface.address for interface in again.interfaces if interface.address] == [
         PciAddress(1, 2, 3, 4) for _ in addressed
     ]
