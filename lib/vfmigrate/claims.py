@@ -18,12 +18,12 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate.errors import HostError, InputError
+from vfmigrate.errors import HostError, InputError, Refused
 from vfmigrate.pci import PciAddress
 
 FORMAT = 1
@@ -131,6 +131,7 @@ class ClaimStore:
         self.lock = threading.RLock()
         self.clock = clock
         self._directory = directory
+        self._closed: frozenset[PciAddress] = frozenset()
         self.broken: list[str] = []
         self._make_directory()
         self._owner = self._become_owner()
@@ -193,12 +194,34 @@ class ClaimStore:
         """The claims of the domain with this UUID."""
         return [claim for claim in self.all() if claim.domain == domain]
 
+    @contextlib.contextmanager
+    def closed(self, vfs: Iterable[PciAddress]) -> Iterator[None]:
+        """Let nobody claim these VFs while their PF is made anew. Raises Refused when one of them is claimed."""
+        with self.lock:
+            for vf in sorted(vfs):
+                claim = self._claims.get(vf)
+                if claim is not None:
+                    raise Refused(
+                        f"VF {vf} belongs to guest '{claim.domain_name}'", "migrate it away, or shut it down"
+                    )
+            self._closed = frozenset(vfs)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._closed = frozenset()
+
     def put(self, claim: Claim) -> Claim:
         """Write a claim, new or changed; what it replaces must have been looked at under `lock`.
 
-        Returns the claim with its time of change. Raises HostError when it cannot be written: then nothing changed.
+        Returns the claim with its time of change. Raises HostError when it cannot be written, Refused while the VF's
+        PF is being provisioned: then nothing changed.
         """
         with self.lock:
+            if claim.vf in self._closed:
+                raise Refused(
+                    f"VF {claim.vf} cannot be taken: its PF is being provisioned", "try again in a minute"
+                )
             claim = replace(claim, since=self.clock())
             path = self._directory / f"{claim.vf}.json"
             new = path.with_suffix(".new")

@@ -147,6 +147,9 @@ class Pool:
         ),
     )
 
+    #: the file that names the PFs, for what is found wrong with them later
+    origin: str = field(default="", compare=False)
+
     @property
     def libvirt_network(self) -> Optional[str]:
         """The name of the pool's libvirt network; None when it is to have none."""
@@ -217,9 +220,13 @@ class _Section:
         self._keys = keys
         self._origin = origin
 
+    def file(self, key: str) -> Optional[Path]:
+        """Where a key is written; of a key that is not, the file that has the section."""
+        return self._origin.get((self.name, key)) or self._origin.get((self.name, ""))
+
     def error(self, key: str, problem: str, remedy: str = "") -> ConfigError:
-        path = self._origin.get((self.name, key)) or self._origin.get((self.name, ""))
-        return ConfigError(f"{path}: [{self.name}] {key}: {problem}", remedy)
+        """A mistake, told with file, section and key."""
+        return ConfigError(f"{self.file(key)}: [{self.name}] {key}: {problem}", remedy)
 
     def values(self, of: type) -> dict[str, Any]:
         """The values for the fields of `of`, a dataclass with settings; a field that is not set is left out."""
@@ -247,7 +254,7 @@ def _pool(section: _Section) -> Pool:
     name = section.name.split(None, 1)[1].strip()
     if not _POOL_NAME.fullmatch(name):
         raise section.error("", f"'{name}' is no name for a pool", "use letters, digits, '.', '_' and '-'")
-    return Pool(name=name, **section.values(Pool))
+    return Pool(name=name, origin=str(section.file("pf")), **section.values(Pool))
 
 
 def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[str, str], Path]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
@@ -77,6 +77,13 @@ class Step:
 
     text: str
     run: Callable[[Host], object]
+    #: changes nothing: not worth telling
+    silent: bool = False
+
+
+def unbound(state: VfState) -> VfState:
+    """The VF as it will be once its driver has let go of it."""
+    return replace(state, driver=None, vfio=False)
 
 
 def _driver_steps(state: VfState, want: Wanted) -> list[Step]:

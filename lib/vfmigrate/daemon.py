@@ -28,11 +28,17 @@ from vfmigrate.hypervisor import Hypervisor
 from vfmigrate.journal import Journal
 from vfmigrate.keeper import Keeper
 from vfmigrate.links import Links
+from vfmigrate.mstconfig import FirmwareSettings
+from vfmigrate.offload import OffloadRestart
 from vfmigrate.operations import HookOperations
 from vfmigrate.ovs import OpenVswitch
+from vfmigrate.pci import PciAddress
+from vfmigrate.provision import Provisioner
 from vfmigrate.server import Server, listening_socket
 from vfmigrate.status import status
 from vfmigrate.sysfs import Sysfs
+from vfmigrate.systemd import Systemd
+from vfmigrate.udev import Udev
 from vfmigrate.version import VERSION
 
 
@@ -59,6 +65,16 @@ class Daemon:
             Hypervisor(settings.libvirt_uri),
             log,
         )
+        self.provisioner = Provisioner(
+            settings,
+            self.host,
+            self.store,
+            self.keeper.networks,
+            log,
+            udev=Udev(),
+            firmware=FirmwareSettings(),
+            offload=OffloadRestart(Systemd().restart),
+        )
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -66,6 +82,10 @@ class Daemon:
             self.log.event("claim-broken", broken, level=journal.WARNING)
         pools = ", ".join(sorted(self.config.pools)) or "none (see vfmigrate.conf(5))"
         self.log.event("up", f"vfmigrated {VERSION}; pools: {pools}; claims: {len(self.store.all())}")
+        try:
+            self.provisioner.name_representors()
+        except VfmigrateError as error:
+            self.log.event("provision-failed", str(error), level=journal.WARNING)
         self.keeper.start()
 
     def stop(self) -> None:
@@ -98,9 +118,19 @@ class Daemon:
             return {} if xml is None else {"xml": xml}
         if request.name == "reconcile":
             return {"changes": self.keeper.reconcile()}
+        if request.name == "provision":
+            return self._provision(request)
         if request.name == "status":
             return status(self.config, self.host, self.store)
         return {"version": VERSION}
+
+    def _provision(self, request: protocol.Request) -> dict[str, Any]:
+        pools, dry_run = request.words("pools"), request.flag("dry_run")
+        patience = request.seconds("wait", at_most=protocol.LONGEST_WAIT)
+        if "pf" not in request.arguments:
+            return self.provisioner.provision(pools, dry_run=dry_run, patience=patience)
+        pf = PciAddress.parse(request.text("pf"))
+        return self.provisioner.provision_pf(pf, dry_run=dry_run, patience=patience)
 
 
 def notify(state: str) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Optional
 
 from vfmigrate.errors import HostError
 
@@ -75,3 +76,16 @@ def _held_by(directory: str, wanted: dict[_Identity, Path], names: set[str]) -> 
             "run as root with CAP_SYS_PTRACE",
         ) from None
     return held
+
+
+def guest_of(pid: int, *, proc: Path = Path("/proc")) -> Optional[str]:
+    """Name the guest that a process runs, by QEMU's option `-name guest=…`; None when it is no such process."""
+    try:
+        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    for option, value in zip(words, words[1:]):
+        if option == "-name":
+            first = value.split(",")[0]
+            return first[6:] if first.startswith("guest=") else first
+    return None

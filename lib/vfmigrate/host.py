@@ -56,7 +56,8 @@ class Host:
         if pf is None:
             raise HostError(f"there is no VF {vf} on this host", "see sriov_numvfs of its physical function")
         index = self.sysfs.vf_index(vf)
-        return self._state(vf, pf, index, self.devlink.vf_ports(pf).get(index), self.ovs.port)
+        port = self.devlink.vf_ports(pf).get(index)
+        return self._state(vf, pf, index, self.sysfs.in_use(vf), port, self.ovs.port)
 
     def survey(self, pf: PciAddress) -> list[VfState]:
         """Look at every VF of a PF with one question to devlink and one to Open vSwitch.
@@ -65,8 +66,9 @@ class Host:
         """
         ports = self.devlink.vf_ports(pf)
         owned = {port.name: port for port in self.ovs.owned_ports()}
+        users = self.sysfs.users(pf)
         return [
-            self._state(vf, pf, index, ports.get(index), owned.get)
+            self._state(vf, pf, index, vf in users, ports.get(index), owned.get)
             for index, vf in enumerate(self.sysfs.vfs(pf))
         ]
 
@@ -75,12 +77,12 @@ class Host:
         vf: PciAddress,
         pf: PciAddress,
         index: int,
+        in_use: bool,
         port: Optional[Port],
         switch_port: Callable[[str], Optional[SwitchPort]],
     ) -> VfState:
         driver = self.sysfs.driver(vf)
-        vfio = self.sysfs.is_vfio(driver)
-        state = VfState(vf, pf, index, driver, vfio, vfio and self.sysfs.in_use(vf))
+        state = VfState(vf, pf, index, driver, self.sysfs.is_vfio(driver), in_use)
         if port is None or port.ifindex is None:
             return state
         link = self.links.link(port.ifindex)

@@ -22,6 +22,7 @@ from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.lifecycle import LifecycleEvent
 from vfmigrate.metadata import Mark
+from vfmigrate.networks import Networks
 from vfmigrate.operations import HookOperations
 from vfmigrate.pci import PciAddress
 
@@ -58,6 +59,7 @@ class Keeper:
         self._log = log
         self._work: queue.Queue[Optional[Callable[[], object]]] = queue.Queue()
         self._hypervisor = hypervisor
+        self.networks = Networks(config, host.sysfs, store, hypervisor)
 
     def start(self) -> None:
         """Start listening and working."""
@@ -196,6 +198,8 @@ class Keeper:
                 if self._host.sysfs.exists(pf):
                     self._converge_pf(pf, changes)
         changes += self._remove_orphaned_ports()
+        if running is not None:
+            changes += self._keep_networks()
         for change in changes:
             self._log.event("reconcile", change)
         return changes
@@ -233,6 +237,14 @@ class Keeper:
             return
         for vf in different:
             self._converge(vf, changes)
+
+    def _keep_networks(self) -> list[str]:
+        """What provisioning could not do while libvirt did not run, as at boot."""
+        try:
+            return self.networks.keep()
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            return []
 
     def _remove_orphaned_ports(self) -> list[str]:
         """Take away ports in the name of a claim that is no more: their representor may be gone as well."""

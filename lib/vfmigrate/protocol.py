@@ -30,8 +30,11 @@ SOCKET = Path("/run/vfmigrate/vfmigrated.sock")
 #: an escaped character of XML takes at most six bytes of JSON
 MAX_LINE_BYTES = 6 * MAX_XML_BYTES + 65536
 
+#: how long, in seconds, `provision` may be asked to wait for a card
+LONGEST_WAIT = 600.0
+
 #: who may ask: root alone, or root and the configured readers
-ROOT_ONLY = frozenset({"hook", "reconcile"})
+ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
 READING = frozenset({"status", "ping"})
 
 
@@ -48,6 +51,27 @@ class Request:
         if not isinstance(value, str):
             raise UsageError(f"request '{self.name}' needs the text '{key}'")
         return value
+
+    def words(self, key: str) -> list[str]:
+        """A list of texts, empty when it is missing. Raises UsageError when it is anything else."""
+        value = self.arguments.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise UsageError(f"'{key}' of request '{self.name}' is not a list of texts")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """True or false, false when it is missing. Raises UsageError when it is anything else."""
+        value = self.arguments.get(key, False)
+        if not isinstance(value, bool):
+            raise UsageError(f"'{key}' of request '{self.name}' is neither true nor false")
+        return value
+
+    def seconds(self, key: str, at_most: float) -> float:
+        """A time in seconds, 0 when it is missing. Raises UsageError when it is anything else."""
+        value = self.arguments.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= at_most:
+            raise UsageError(f"'{key}' of request '{self.name}' is not a number of seconds up to {at_most:g}")
+        return float(value)
 
 
 def decode_request(line: bytes) -> Request:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Optional
 
 from vfmigrate.errors import HostError
-from vfmigrate.holders import holders
+from vfmigrate.holders import guest_of, holders
 from vfmigrate.pci import PciAddress
 from vfmigrate.variants import GENERIC_DRIVER, VfioVariants
 
@@ -56,6 +56,10 @@ class Sysfs:
     def exists(self, device: PciAddress) -> bool:
         """Tell whether there is such a device."""
         return self._path(device).exists()
+
+    def is_pf(self, device: PciAddress) -> bool:
+        """Tell whether a device can have VFs."""
+        return (self._path(device) / "sriov_totalvfs").exists()
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         """Name the PF of a VF; None when the device is not a VF, or absent."""
@@ -186,6 +190,11 @@ class Sysfs:
         }
         return {nodes[node]: pid for node, pid in holders(nodes, proc=self._proc).items()}
 
+    def user_of(self, pid: int) -> str:
+        """Tell who a process of `users()` is: the guest it runs, or itself."""
+        guest = guest_of(pid, proc=self._proc)
+        return f"guest '{guest}'" if guest is not None else f"process {pid}"
+
     # -- SR-IOV
 
     def numvfs(self, pf: PciAddress) -> int:
@@ -287,7 +296,7 @@ class Sysfs:
     def _refuse_if_held(self, pf: PciAddress, count: int) -> None:
         held = self.users(pf)
         if held:
-            users = ", ".join(sorted({f"{vf} by process {pid}" for vf, pid in held.items()}))
+            users = ", ".join(sorted({f"{vf} by {self.user_of(pid)}" for vf, pid in held.items()}))
             raise HostError(
                 f"cannot set sriov_numvfs of PF {pf} to {count}, its VFs are in use: {users}",
                 "migrate those guests away or shut them down",

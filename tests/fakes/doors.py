@@ -8,12 +8,13 @@ elsewhere; these keep to the same contracts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Optional, cast
 
 from tests.fakes.card import Card
+from tests.fakes.hardware import DevlinkPort
 from vfmigrate.devlink import Devlink, Info, Port
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.host import Host
@@ -65,6 +66,52 @@ class CardSysfs:
     def in_use(self, vf: PciAddress) -> bool:
         return str(vf) in self.open_groups
 
+    def users(self, pf: PciAddress) -> dict[PciAddress, int]:
+        return {vf: 4711 for vf in self.vfs(pf) if self.in_use(vf)}
+
+    def user_of(self, pid: int) -> str:
+        return f"process {pid}"
+
+    def is_pf(self, device: PciAddress) -> bool:
+        return bool(self.card.function(str(device)).total_vfs)
+
+    def numvfs(self, pf: PciAddress) -> int:
+        return self.card.function(str(pf)).num_vfs
+
+    def totalvfs(self, pf: PciAddress) -> int:
+        return self.card.function(str(pf)).total_vfs
+
+    def autoprobe(self, pf: PciAddress) -> bool:
+        return self.card.function(str(pf)).autoprobe
+
+    def set_autoprobe(self, pf: PciAddress, on: bool) -> None:
+        self.card.autoprobe(str(pf), str(int(on)))
+
+    def set_numvfs(self, pf: PciAddress, count: int) -> None:
+        with _kernel(f"sriov_numvfs of {pf}"):
+            self.card.numvfs(str(pf), str(count))
+
+    def vf_addresses(self, pf: PciAddress, count: int) -> list[PciAddress]:
+        return [PciAddress.parse(self.card.vf(index, str(pf))) for index in range(count)]
+
+    def vf_modalias(self, pf: PciAddress) -> str:
+        assert self.is_pf(pf)
+        return "pci:vf"
+
+    def driver_for(self, modalias: str) -> str:
+        assert modalias == "pci:vf"
+        return self.card.hardware.variant_driver or "vfio-pci"
+
+    def iommu_group(self, device: PciAddress) -> list[PciAddress]:
+        group = self.card.function(str(device)).iommu_group
+        members = [each.address for each in self.card.functions() if each.iommu_group == group]
+        return [PciAddress.parse(address) for address in members] if group is not None else []
+
+    def set_msix_count(self, vf: PciAddress, count: int) -> None:
+        if self.msix_count(vf) != count:
+            with _kernel(f"MSI-X of {vf}"):
+                self.card.msix_count(str(vf), str(count))
+
     def unbind(self, device: PciAddress) -> None:
         driver = self.driver(device)
         if driver is not None:
@@ -98,24 +145,15 @@ class CardDevlink:
     def eswitch_mode(self, pf: PciAddress) -> str:
         return self.card.eswitch_mode(str(pf))
 
+    def set_eswitch_mode(self, pf: PciAddress, mode: str) -> None:
+        with _kernel(f"devlink: cannot set the eswitch mode to {mode} of PF {pf}"):
+            self.card.set_eswitch_mode(str(pf), mode)
+
+    def ports(self, pf: PciAddress) -> list[Port]:
+        return [_port(port) for port in self.card.ports(str(pf))]
+
     def vf_ports(self, pf: PciAddress) -> dict[int, Port]:
-        ports = {}
-        for port in self.card.ports(str(pf)):
-            if port.vf is not None:
-                name, ifindex = (port.netdev.name, port.netdev.ifindex) if port.netdev else (None, None)
-                ports[port.vf] = Port(
-                    port.index,
-                    "pcivf",
-                    port.vf,
-                    port.pf,
-                    0,
-                    False,
-                    ifindex,
-                    name,
-                    port.hw_addr,
-                    port.migratable,
-                )
-        return ports
+        return {port.vf: port for port in self.ports(pf) if port.vf is not None}
 
     def set_port_function(
         self,
@@ -133,25 +171,47 @@ class CardDevlink:
         return Info(self.card.hardware.host_driver, told["fixed"], told["running"], told["stored"])
 
 
-class MemoryLinks:
-    """Network devices that only remember; made when first looked at, down."""
+def _port(port: DevlinkPort) -> Port:
+    name, ifindex = (port.netdev.name, port.netdev.ifindex) if port.netdev else (None, None)
+    return Port(
+        port.index,
+        port.flavour,
+        port.vf,
+        port.pf,
+        port.controller,
+        port.external,
+        ifindex,
+        name,
+        port.hw_addr,
+        port.migratable,
+    )
 
-    def __init__(self, names: dict[int, str]) -> None:
-        self.links = {
-            index: Link(index, name, False, 1500, "02:00:00:00:00:01") for index, name in names.items()
-        }
+
+class MemoryLinks:
+    """The network devices of a card, which only remember; down when first looked at."""
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+        self.links: dict[int, Link] = {}
+
+    def _look(self) -> dict[int, Link]:
+        for function in self._card.functions():
+            for netdev, _ in self._card.netdevs(function.address):
+                new = Link(netdev.ifindex, netdev.name, False, 1500, "02:00:00:00:00:01")
+                self.links.setdefault(netdev.ifindex, new)
+        return self.links
 
     def link(self, ifindex: int) -> Link:
-        return self.links[ifindex]
+        return self._look()[ifindex]
 
     def find(self, name: str) -> Optional[Link]:
-        return next((link for link in self.links.values() if link.name == name), None)
+        return next((link for link in self._look().values() if link.name == name), None)
 
     def set_up(self, ifindex: int, up: bool = True) -> None:
-        self.links[ifindex] = replace(self.links[ifindex], up=up)
+        self.links[ifindex] = replace(self.link(ifindex), up=up)
 
     def set_mtu(self, ifindex: int, mtu: int) -> None:
-        self.links[ifindex] = replace(self.links[ifindex], mtu=mtu)
+        self.links[ifindex] = replace(self.link(ifindex), mtu=mtu)
 
 
 class MemorySwitch:
@@ -163,6 +223,29 @@ class MemorySwitch:
         self.frames: list[tuple[str, int, bytes]] = []
         self.sent = threading.Event()
         self.down = False
+        self.other_config: dict[str, str] = {}
+        self.uplinks: dict[str, str] = {}
+
+    def settings(self) -> dict[str, str]:
+        self._reach()
+        return dict(self.other_config)
+
+    def configure(self, wanted: Mapping[str, str]) -> None:
+        self._reach()
+        self.other_config.update(wanted)
+
+    def add_bridge(self, name: str) -> None:
+        self._reach()
+        self.bridges.add(name)
+
+    def bridge_of(self, netdev: str) -> Optional[str]:
+        self._reach()
+        return self.uplinks.get(netdev)
+
+    def add_uplink(self, name: str, netdev: str) -> None:
+        self._reach()
+        assert name in self.bridges
+        self.uplinks[netdev] = name
 
     def _reach(self) -> None:
         if self.down:
@@ -218,10 +301,7 @@ class MemoryHost:
         self.card.set_eswitch_mode(str(self.pf), "switchdev")
         self.sysfs = CardSysfs(self.card)
         self.devlink = CardDevlink(self.card)
-        ports = self.devlink.vf_ports(self.pf).values()
-        self.links = MemoryLinks(
-            {port.ifindex: port.netdev or "" for port in ports if port.ifindex is not None}
-        )
+        self.links = MemoryLinks(self.card)
         self.ovs = MemorySwitch(bridge)
         self.vfs = self.sysfs.vfs(self.pf)
         self.host = Host(

@@ -135,9 +135,9 @@ def test_a_vf_the_host_uses_itself_is_left_alone(rig: Rig) -> None:
     rig.memory.card.driver_override(str(rig.vf), "mlx5_core")
     rig.memory.card.drivers_probe(str(rig.vf))
     (name,) = rig.memory.sysfs.netdevs(rig.vf)
-    rig.memory.links.links[999] = replace(
-        next(iter(rig.memory.links.links.values())), index=999, name=name, up=True
-    )
+    device = rig.memory.links.find(name)
+    assert device is not None
+    rig.memory.links.set_up(device.index)
     assert rig.converger.converge(rig.vf) == []
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_core"
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional, cast
 import pytest
 
 from tests.fakes.doors import MemoryHost
+from tests.fakes.networks import MemoryNetworks
 from tests.unit.test_operations import ELSEWHERE, PF, POOL, guest
 from vfmigrate import claims, domain
 from vfmigrate.announcer import Announcer
@@ -25,10 +26,11 @@ from vfmigrate.operations import HookOperations
 from vfmigrate.ovs import PortSettings
 
 
-class MemoryHypervisor:
+class MemoryHypervisor(MemoryNetworks):
     """What `vfmigrate.hypervisor.Hypervisor` shows of a libvirt, held in dictionaries."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.domains: Optional[dict[str, str]] = {}
         self.definitions: dict[str, str] = {}
         self.stamps: dict[str, tuple[Mark, ...]] = {}
@@ -222,3 +224,9 @@ def test_a_claim_in_other_hands_is_left_to_them(rig: Rig) -> None:
     rig.keeper.reconcile()
     (claim,) = rig.store.all()
     assert (claim.domain_name, claim.state) == ("guest1", claims.PLUGGED)
+
+
+def test_the_pools_network_is_kept(rig: Rig) -> None:
+    del rig.libvirt.live["vfmigrate-data"]
+    assert rig.keeper.reconcile() == ["start libvirt network vfmigrate-data"]
+    assert rig.keeper.reconcile() == []

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libvirt's networks in memory: definitions by name, what runs, and what starts by itself."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from vfmigrate.errors import Unreachable
+from vfmigrate.network import NetworkState
+
+
+class MemoryNetworks:
+    """What `vfmigrate.hypervisor.Hypervisor` shows of libvirt's networks; `down` is a libvirt that does not run."""
+
+    def __init__(self) -> None:
+        self.persistent: dict[str, str] = {}
+        self.live: dict[str, str] = {}
+        self.autostarting: set[str] = set()
+        self.down = False
+
+    def network(self, name: str) -> NetworkState:
+        if self.down:
+            raise Unreachable("no connection to libvirt")
+        return NetworkState(self.persistent.get(name), self.live.get(name), name in self.autostarting)
+
+    def define_network(self, xml: str) -> None:
+        name = ElementTree.fromstring(xml).findtext("name")
+        assert name is not None
+        self.persistent[name] = xml
+
+    def start_network(self, name: str) -> None:
+        assert name not in self.live
+        self.live[name] = self.persistent[name]
+
+    def stop_network(self, name: str) -> None:
+        del self.live[name]
+
+    def autostart_network(self, name: str) -> None:
+        self.autostarting.add(name)
