@@ -1,50 +1,73 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Build the source package, or it and the packages, from the work tree (what git ignores apart).
+# Build the source package, or it and the packages, from the work tree (what git ignores apart); or the packages
+# from a source package:
 #
 #     rpm/build.sh source|all [rpmbuild's options]
+#     rpm/build.sh rebuild SOURCE-PACKAGE [rpmbuild's options]
 #
 # They end up in build/rpm, or in $RPM_OUTPUT. Two builds of one commit are the same byte for byte, wherever and
 # whenever they are made: every time in them is the commit's.
 set -eu
-case $1 in
-    source) build=-bs ;;
-    all) build=-ba ;;
-    *) echo "usage: $0 source|all [rpmbuild's options]" >&2; exit 2 ;;
-esac
-shift
 tree=$(cd "$(dirname "$0")/.." && pwd)
 output=${RPM_OUTPUT:-$tree/build/rpm}
-version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' "$tree/lib/vfmigrate/version.py")
-name=vfmigrate-$version
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/SOURCES" "$output"
+mkdir -p "$work/SOURCES" "$work/SRPMS" "$work/RPMS" "$output"
+export LC_ALL=C TZ=UTC
 
-cd "$tree"
-export LC_ALL=C TZ=UTC SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
-# shellcheck disable=SC2016 # the inner shell's variable: leave out what is tracked and deleted
-git ls-files -z --cached --others --exclude-standard | sort -zu |
-    xargs -0 sh -c 'for file; do [ ! -f "$file" ] || printf "%s\0" "$file"; done' sh |
-    tar --create --null --files-from=- --transform="flags=r;s,^,$name/," --mode=u=rwX,go=rX \
-        --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" |
-    gzip -9n > "$work/SOURCES/$name.tar.gz"
-sed "s/@VERSION@/$version/" rpm/vfmigrate.spec > "$work/vfmigrate.spec"
+prepare() { # tarball and spec file from the work tree
+    version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' "$tree/lib/vfmigrate/version.py")
+    name=vfmigrate-$version
+    cd "$tree"
+    export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
+    # shellcheck disable=SC2016 # the inner shell's variable: leave out what is tracked and deleted
+    git ls-files -z --cached --others --exclude-standard | sort -zu |
+        xargs -0 sh -c 'for file; do [ ! -f "$file" ] || printf "%s\0" "$file"; done' sh |
+        tar --create --null --files-from=- --transform="flags=r;s,^,$name/," --mode=u=rwX,go=rX \
+            --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" |
+        gzip -9n > "$work/SOURCES/$name.tar.gz"
+    sed "s/@VERSION@/$version/" rpm/vfmigrate.spec > "$work/vfmigrate.spec"
+    source=$work/vfmigrate.spec
+}
 
+build() { # rpmbuild's options and the file
+    rpmbuild --define "_topdir $work" \
+        --define "_buildhost vfmigrate" \
+        --define "use_source_date_epoch_as_buildtime 1" \
+        --define "clamp_mtime_to_source_date_epoch 1" \
+        "$@" > "$work/log" 2>&1 || {
+        cat "$work/log" >&2
+        exit 1
+    }
+}
+
+action=${1:-}
+shift || true
+case $action in
+    source | all) prepare ;;
+    rebuild)
+        source=$1
+        shift
+        export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(rpm -qp --queryformat '%{BUILDTIME}' "$source")}"
+        ;;
+    *)
+        sed -n 's/^#     \(rpm.*\)/usage: \1/p' "$0" >&2
+        exit 2
+        ;;
+esac
 if [ -e /etc/debian_version ]; then
     # the build's dependencies are Debian packages, of which rpm knows nothing (tests/packages.txt has them)
     set -- --load="$tree/rpm/debian.macros" --nodeps "$@"
 fi
-rpmbuild $build \
-    --define "_topdir $work" \
-    --define "_buildhost vfmigrate" \
-    --define "use_source_date_epoch_as_buildtime 1" \
-    --define "clamp_mtime_to_source_date_epoch 1" \
-    "$@" "$work/vfmigrate.spec" > "$work/log" 2>&1 || {
-    cat "$work/log" >&2
-    exit 1
-}
+if [ "$action" != rebuild ]; then
+    build -bs "$@" "$source"
+    source=$(echo "$work"/SRPMS/*.src.rpm)
+fi
+if [ "$action" != source ]; then
+    # always from the source package: it is named in the packages
+    build --rebuild "$@" "$source"
+fi
 rm -f "$output"/*.rpm
-find "$work/SRPMS" "$work/RPMS" -name '*.rpm' -exec mv -t "$output" {} + 2>/dev/null || true
+find "$work/SRPMS" "$work/RPMS" -name '*.rpm' -exec mv -t "$output" {} +
 ls "$output"/*.rpm
