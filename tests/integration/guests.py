@@ -25,7 +25,13 @@ class Vf:
     managed: bool = True
 
     def device(self) -> str:
-        """The device, as `form` says: <interface type='hostdev'>, or a plain <hostdev>."""
+        """The device, as `form` says.
+
+        `interface` is <interface type='hostdev'>, `hostdev` a plain <hostdev>, `network` an interface of the
+        hostdev network named like the pool, from which libvirt chooses the VF.
+        """
+        if self.form == "network":
+            return f"<interface type='network'><mac address='{self.mac}'/><source network='{self.pool}'/></interface>"
         pci = PciAddress.parse(self.address)
         managed = "yes" if self.managed else "no"
         source = (
@@ -45,6 +51,17 @@ class Vf:
         words = {"mac": self.mac, "address": address, "pool": self.pool, "vlan": self.vlan}
         told = " ".join(f"{name}='{value}'" for name, value in words.items() if value is not None)
         return f"<vfmigrate:vf {told}/>"
+
+
+def hostdev_network(name: str, addresses: Sequence[str]) -> str:
+    """A libvirt network that gives away these VFs."""
+    vfs = (PciAddress.parse(address) for address in addresses)
+    listed = "".join(
+        f"<address type='pci' domain='{vf.domain:#06x}' bus='{vf.bus:#04x}' slot='{vf.slot:#04x}'"
+        f" function='{vf.function:#x}'/>"
+        for vf in vfs
+    )
+    return f"<network><name>{name}</name><forward mode='hostdev' managed='yes'>{listed}</forward></network>"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tests.fakes.card import SWITCHDEV
 from tests.fakes.hardware import DevlinkPort, Hardware
 from tests.fakes.slot import PluggedCard
 from tests.integration import product
-from tests.integration.guests import EMULATOR, Guest
+from tests.integration.guests import EMULATOR, Guest, hostdev_network
 from tests.integration.hook_calls import HookCalls
 from tests.integration.hosts import BRIDGE, UPLINK, Fabric, Host, two_hosts, wait_for
 from tests.integration.namespaces import end_child
@@ -122,6 +122,8 @@ class Node:
                 self.host.virsh("destroy", name)
             if name in self.host.domains():
                 self.host.virsh("undefine", name)
+        for name in self.host.virsh("net-list", "--name").split():
+            self.host.virsh("net-destroy", name)
         self.product.reset()
         self.hooks.clear()
         self.set_unmigratable(False)
@@ -129,6 +131,11 @@ class Node:
             self.host.vsctl("del-port", BRIDGE, port)
         self.card.refit(Hardware())
         self.provision()
+
+    def make_network(self, name: str) -> None:
+        """Start a transient hostdev network of all VFs; gone again at the next reset."""
+        xml = hostdev_network(name, [self.vf(index) for index in range(VFS)])
+        self.host.virsh("net-create", "/dev/stdin", stdin=xml)
 
     def set_unmigratable(self, unmigratable: bool) -> None:
         """Make the state of VFs that guests get from now on impossible to load, or possible again."""
@@ -180,9 +187,10 @@ class Node:
         self.host.virsh("define", "/dev/stdin", stdin=guest.xml())
 
     def begin_migration(self, name: str, target: Node, *options: str) -> Migration:
-        """Migrate a guest as an administrator does, by `virsh migrate --live`, without waiting for its end."""
+        """Migrate a guest as an administrator does, live unless it is `--offline`, without waiting for the end."""
+        mode = () if "--offline" in options else ("--live",)
         uri = f"qemu+tcp://{target.host.name}/system"
-        return Migration(self.host, self.host.spawn("virsh", "migrate", "--live", *options, name, uri))
+        return Migration(self.host, self.host.spawn("virsh", "migrate", *mode, *options, name, uri))
 
     def migrate(self, name: str, target: Node, *options: str) -> Outcome:
         """Migrate a guest and wait for the outcome."""
@@ -244,8 +252,9 @@ class Pair:
 def start_products(pair: Pair, *, claim_timeout: int = 120, reconcile_interval: int = 3600) -> None:
     """Run vfmigrate on both hosts, and wait until their pools are ready for guests; times are in seconds."""
     for node in (pair.a, pair.b):
-        node.product.start(claim_timeout=claim_timeout, reconcile_interval=reconcile_interval)
+        node.product.launch(claim_timeout=claim_timeout, reconcile_interval=reconcile_interval)
     for node in (pair.a, pair.b):
+        node.product.wait_until_answering()
         node.wait_until_ready()
 
 
@@ -265,5 +274,6 @@ def started_pair(root: Path, place: Path) -> Iterator[Pair]:
                 shutil.copy(preload.build(Path(name).stem, place), host.path(name))
             host.start_openvswitch()
             node.start_libvirtd()
+            stack.callback(node.product.stop)
             nodes.append(node)
         yield Pair(nodes[0], nodes[1], fabric)

@@ -21,6 +21,7 @@ HOOK = "/etc/libvirt/hooks/qemu.d/50-vfmigrate"
 SOCKET = "/run/vfmigrate/vfmigrated.sock"
 CLAIMS = "/run/vfmigrate/claims"
 LOG = "/run/vfmigrate/log"
+START_PATIENCE_S = 30.0
 
 CONFIGURATION = """\
 [daemon]
@@ -68,6 +69,11 @@ class Product:
         Times are in seconds. Unless asked for, nothing is reconciled after the start: what hooks and events should
         have cleaned up must not be cleaned up by the way. Returns when the daemon answers.
         """
+        self.launch(pf=pf, claim_timeout=claim_timeout, reconcile_interval=reconcile_interval)
+        self.wait_until_answering()
+
+    def launch(self, *, pf: str = "", claim_timeout: int = 120, reconcile_interval: int = 3600) -> None:
+        """Do what `start` does without waiting for the daemon."""
         text = CONFIGURATION.format(
             pf=pf or self._pf,
             bridge=BRIDGE,
@@ -79,7 +85,10 @@ class Product:
         self._host.path("/run/vfmigrate").mkdir(exist_ok=True)
         log = self._host.path(LOG)
         self._daemon = self._host.spawn("vfmigrated", env=self._environment, log=log)
-        wait_for(f"vfmigrated on {self._host.name}", self._answers)
+
+    def wait_until_answering(self) -> None:
+        """Wait until the daemon takes requests."""
+        wait_for(f"vfmigrated on {self._host.name}", self._answers, START_PATIENCE_S)
 
     def _answers(self) -> bool:
         assert self._daemon is not None

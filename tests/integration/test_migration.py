@@ -12,7 +12,7 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER, BEFORE
 from tests.integration.hosts import wait_for
 from tests.integration.ovs_server import Wire
-from tests.integration.pair import Node, Pair
+from tests.integration.pair import Node, Pair, start_products
 from vfmigrate.announce import rarp
 
 pytestmark = pytest.mark.hosts
@@ -78,6 +78,43 @@ def test_nothing_is_left_on_the_source(ready: Pair, form: str) -> None:
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
     assert a.migrate("g", b).status == 0
     assert a.state() == before
+
+
+def test_a_pools_network_gives_the_vf(ready: Pair) -> None:
+    """Libvirt chooses on both hosts; the port is plugged for whatever it chose."""
+    a, b = ready.a, ready.b
+    for node in (a, b):
+        node.make_network("data")
+    before = a.state()
+    a.start_guest(Guest("g", [Vf(a.vf(0), MAC, vlan=42, form="network")]))
+    assert [port.tag for port in a.state().switch_ports.values()] == [42]
+
+    outcome = a.migrate("g", b)
+
+    assert outcome.status == 0, outcome.error
+    assert a.state() == before
+    state = b.state()
+    (vf,) = state.claims
+    assert state.drivers[vf] == "mlx5_vfio_pci"
+    assert {name: port.tag for name, port in state.switch_ports.items()} == {
+        b.representor(vf_index(b, vf)): 42
+    }
+
+
+def test_an_offline_guest_takes_no_vf(pair: Pair) -> None:
+    """Only its definition goes, through `migrate` alone; what was promised to it must not stay taken."""
+    a, b = pair.a, pair.b
+    start_products(pair, claim_timeout=5, reconcile_interval=1)
+    before = b.state()
+    a.define_guest(Guest("g", [Vf(a.vf(1), MAC)]))
+    outcome = a.migrate("g", b, "--offline", "--persistent")
+    assert outcome.status == 0, outcome.error
+    assert b.hooks.operations() == ["migrate begin -"]
+    assert vfs_of(b.host.virsh("dumpxml", "g"))[0] in before.drivers
+    wait_for(
+        "the promised VF to be free",
+        lambda: b.state() == replace(before, guests={"g": "shut off"}),
+    )
 
 
 def test_there_and_back_again(ready: Pair) -> None:
