@@ -197,14 +197,15 @@ class ClaimStore:
     @contextlib.contextmanager
     def closed(self, vfs: Iterable[PciAddress]) -> Iterator[None]:
         """Let nobody claim these VFs while their PF is made anew. Raises Refused when one of them is claimed."""
+        closed = frozenset(vfs)
         with self.lock:
-            for vf in sorted(vfs):
+            for vf in sorted(closed):
                 claim = self._claims.get(vf)
                 if claim is not None:
                     raise Refused(
                         f"VF {vf} belongs to guest '{claim.domain_name}'", "migrate it away, or shut it down"
                     )
-            self._closed = frozenset(vfs)
+            self._closed = closed
         try:
             yield
         finally:
