@@ -55,7 +55,7 @@ testbed-down: ## end what testbed-up started
 
 .PHONY: bench
 bench: packages ## measure what the project promises about speed; writes build/bench/report.json
-	@$(PY) -m tests.bench
+	@PYTHONPATH=lib $(PY) -m tests.bench
 
 .PHONY: lint
 lint: packages ## ruff, mypy, shellcheck and the Python 3.9 floor

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure what the project promises about speed: a table for the reader, build/bench/report.json for programs.
+
+    python -m tests.bench [NAME...]
+
+NAME picks measurements by the module that makes them: hook, switch, manual; without one, all are made. The exit status
+is 1 when an aim is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import hook, manual, switch
+from tests.bench.measure import Result
+
+MEASUREMENTS = {"hook": hook.results, "switch": switch.results, "manual": manual.results}
+REPORT = Path(__file__).resolve().parents[2] / "build" / "bench" / "report.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the measurements that are asked for; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("names", nargs="*", choices=[*MEASUREMENTS, []], metavar="NAME")
+    names = parser.parse_args(arguments).names or MEASUREMENTS
+    console = Console()
+    results: list[Result] = []
+    for name in names:
+        console.print(f"measuring: {name}")
+        results += MEASUREMENTS[name]()
+        write(results)
+    console.print(table(results))
+    return 0 if all(result.met for result in results) else 1
+
+
+def write(results: Sequence[Result]) -> None:
+    """Write the report of what has been measured so far."""
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    report = {"results": [result.as_json() for result in results]}
+    REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def table(results: Sequence[Result]) -> Table:
+    """The results for a terminal."""
+    shown = Table("measurement", "ratio", "aim", "against")
+    for result in results:
+        style = "" if result.aim is None else "green" if result.met else "bold red"
+        aim = "" if result.aim is None else f"at most {result.aim:g}"
+        shown.add_row(
+            result.name,
+            f"[{style}]{result.value:.2f}[/]" if style else f"{result.value:.2f}",
+            aim,
+            result.against,
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`hook-without-vf`: what libvirt pays at each event of a guest that has no VF, against an empty Python program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from statistics import mean
+
+from tests.bench.measure import Result, Turn, medians
+
+HOOK = Path(__file__).resolve().parents[2] / "hooks" / "qemu"
+GUEST = Path(__file__).with_name("plain-guest.xml")
+ROUNDS = 40
+
+# The operations with the words that libvirt gives after them (https://libvirt.org/hooks.html).
+EVENTS = (
+    ("migrate", "begin", "-"),
+    ("prepare", "begin", "-"),
+    ("start", "begin", "-"),
+    ("started", "begin", "-"),
+    ("stopped", "end", "-"),
+    ("release", "end", "migrated"),
+    ("reconnect", "begin", "-"),
+    ("restore", "begin", "-"),
+)
+
+
+def results() -> list[Result]:
+    """Measure every event against the interpreter that the hook names in its first line."""
+    interpreter = HOOK.read_text(encoding="utf-8").splitlines()[0][2:].split()[0]
+    empty = _program(interpreter, "-I", "-S", "-c", "pass")
+    turns = {}
+    for event in EVENTS:
+        # Each event has its own empty program beside it, so that both see the same moments of the machine.
+        turns["empty", event[0]] = empty
+        turns["hook", event[0]] = _program(os.fspath(HOOK), "plain", *event)
+    times = medians(turns, ROUNDS)
+    ratios = [times["hook", event[0]] / times["empty", event[0]] for event in EVENTS]
+    against = (
+        f"python3 -I -S -c pass; mean of {len(EVENTS)} operations ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    return [Result("hook-without-vf", mean(ratios), 1.3, against)]
+
+
+def _program(*command: str) -> Turn:
+    """A turn that runs a program to its end as libvirt does: the XML from a pipe, its words into pipes."""
+    xml = GUEST.read_bytes()
+
+    def run() -> None:
+        done = subprocess.run(command, input=xml, capture_output=True, check=True)
+        if done.stdout or done.stderr:
+            raise RuntimeError(f"{command[0]} should say nothing: {done.stdout + done.stderr!r}")
+
+    return Turn(run)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`converge-vs-manual`: making one VF ready for a guest, by a warm vfmigrated against the commands of the manual.
+
+Measured on a host of the test bed, by `on_host.py`, in turns.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from tests.bench.measure import Result
+from tests.testbed.__main__ import prepare
+from tests.testbed.host import PF
+from tests.testbed.lab import hosts_up
+from tests.testbed.namespace import run_inside
+from tests.testbed.provision import BRIDGE
+
+SCRIPT = Path(__file__).with_name("on_host.py")
+ROUNDS = 9
+TIMEOUT_S = 300
+
+
+def results() -> list[Result]:
+    """Bring the test hosts up and measure on the first of them. Raises RuntimeError when that fails."""
+    with tempfile.TemporaryDirectory(prefix="vfmigrate-bench-") as folder:
+        answer = Path(folder) / "times.json"
+
+        def work() -> int:
+            with hosts_up() as lab:
+                command = f"python3 - {PF} {BRIDGE} {ROUNDS}"
+                answer.write_text(lab.a.run(command, timeout=TIMEOUT_S, stdin=SCRIPT.read_bytes()))
+            return 0
+
+        if prepare() != 0 or run_inside(work, network=True) != 0:
+            raise RuntimeError("the test host did not come to the end of its measurement")
+        times = json.loads(answer.read_text())
+    shown = f"virsh nodedev-detach, devlink port function set, ovs-vsctl add-port ({times['manual'] * 1000:.0f} ms)"
+    return [Result("converge-vs-manual", times["vfmigrated"] / times["manual"], 0.5, shown)]
