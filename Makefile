@@ -22,8 +22,8 @@ HOST ?= a
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
-SHELL_SCRIPTS = tests/packages.sh tests/venv.sh .ci/run
-PYTHON_SOURCES = lib hooks/qemu tests
+SHELL_SCRIPTS = tests/packages.sh tests/venv.sh rpm/build.sh .ci/run
+PYTHON_SOURCES = lib hooks/qemu man tests
 
 .PHONY: help
 help: ## list the targets

@@ -71,8 +71,10 @@ def verbs(parser: argparse.ArgumentParser) -> str:
     for action in parser._actions:  # noqa: SLF001
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             for name, verb in action.choices.items():
-                lines.append(f".SS {escape(name)}\n{synopsis(verb)}.PP\n")
+                words = verb.prog.split()[1:] or [name]
+                lines.append(f".SS {escape(' '.join(words))}\n{synopsis(verb)}.PP\n")
                 lines.append(f"{escape(sentence(verb.description or ''))}\n{options(verb)}")
+                lines.append(verbs(verb))
     return "".join(lines)
 
 
@@ -80,13 +82,10 @@ def keys(section: type) -> str:
     """A list of the keys of a section of the configuration."""
     lines = []
     for field, one in setting.settings(section):
-        if setting.is_required(field):
-            default = "required"
-        else:
-            default = f"default: {one.otherwise or written(field.default)}"
-        lines.append(
-            f".TP\n\\fB{escape(one.key)}\\fR = \\fI{escape(one.form.name)}\\fR ({escape(default)})\n{escape(one.told)}\n"
-        )
+        default = f"default: {one.otherwise or written(field.default)}"
+        note = escape("required" if setting.is_required(field) else default)
+        lines.append(f".TP\n\\fB{escape(one.key)}\\fR = \\fI{escape(one.form.name)}\\fR ({note})\n")
+        lines.append(f"{escape(one.told)}\n")
     return "".join(lines)
 
 
