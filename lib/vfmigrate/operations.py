@@ -9,12 +9,11 @@ The operations and their order: https://libvirt.org/hooks.html and docs/protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 from vfmigrate import choice, journal
-from vfmigrate.choice import Candidate, CardFacts
+from vfmigrate.choice import CardFacts
 from vfmigrate.claims import PLUGGED, PREPARED, RESERVED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
@@ -23,6 +22,7 @@ from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.pci import PciAddress
+from vfmigrate.selection import Selection
 
 #: operations whose failure libvirt takes as a refusal; a failure of any other is logged and changes nothing
 REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
@@ -56,6 +56,7 @@ class HookOperations:
         self._store = store
         self._converger = converger
         self._log = log
+        self._selection = Selection(host, store)
         self._on_started = on_started
 
     def handle(self, operation: str, sub_operation: str, extra: str, xml: str) -> Optional[str]:
@@ -120,7 +121,7 @@ class HookOperations:
                 raise Refused(
                     f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
                 )
-        facts = self._facts({arrival.pool.name: arrival.pool for arrival in arrivals}.values())
+        facts = self._selection.facts({arrival.pool.name: arrival.pool for arrival in arrivals}.values())
         claims = self._reserve(domain, arrivals, facts)
         try:
             for claim in claims.values():
@@ -143,72 +144,31 @@ class HookOperations:
                 arrivals.append(_Arrival(interface, pool, *choice.port_vlan(interface, pool)))
         return arrivals
 
-    def _facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
-        """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
-        facts = {}
-        for pool in pools:
-            for pf in pool.pfs:
-                if not self._host.sysfs.exists(pf):
-                    continue
-                card = self._host.card(pf)
-                for vf in self._host.sysfs.vfs(pf):
-                    facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
-        return facts
-
     def _reserve(
         self, domain: Domain, arrivals: list[_Arrival], facts: dict[PciAddress, CardFacts]
     ) -> dict[int, Claim]:
         """Take a VF for each interface that has an address to rewrite: all of them, or none."""
         claims: dict[int, Claim] = {}
+        promised: dict[Optional[str], PciAddress] = {}
         with self._store.lock:
             for stale in self._store.of_domain(domain.uuid):
                 if stale.incoming and stale.expires is not None:
-                    self._store.drop(stale)  # of an earlier attempt that libvirt gave up without telling
+                    # of an earlier attempt that libvirt gave up without telling, or promised to a client
+                    self._store.drop(stale)
+                    promised[stale.mac] = stale.vf
             try:
                 for arrival in arrivals:
-                    vf = self._choose(arrival, facts)
-                    if arrival.interface.address is not None:
+                    interface = arrival.interface
+                    mark = interface.mark if interface.teaming is None else None
+                    vf = self._selection.choose(arrival.pool, facts, mark, promised.get(interface.wanted_mac))
+                    if interface.address is not None:
                         claim = self._claim(domain, arrival, vf, RESERVED)
-                        claims[arrival.interface.position] = self._store.put(replace(claim, incoming=True))
+                        claims[interface.position] = self._store.put(replace(claim, incoming=True))
             except VfmigrateError:
                 for claim in claims.values():
                     self._store.drop(claim)
                 raise
         return claims
-
-    def _choose(self, arrival: _Arrival, facts: dict[PciAddress, CardFacts]) -> PciAddress:
-        candidates = []
-        incompatible: Optional[Refused] = None
-        for pf in arrival.pool.pfs:
-            for vf in self._host.sysfs.vfs(pf):
-                obstacle = self._obstacle(vf)
-                if (
-                    obstacle is None
-                    and arrival.interface.teaming is None
-                    and arrival.interface.mark is not None
-                ):
-                    try:
-                        choice.check_compatible(arrival.interface.mark, vf, facts[vf])
-                    except Refused as error:
-                        incompatible, obstacle = error, str(error)
-                candidates.append(Candidate(vf, obstacle))
-        if incompatible is not None and not any(candidate.obstacle is None for candidate in candidates):
-            raise incompatible
-        return choice.choose(arrival.pool, candidates)
-
-    def _obstacle(self, vf: PciAddress) -> Optional[str]:
-        """Why a VF cannot be given away, or None."""
-        claim = self._store.get(vf)
-        if claim is not None:
-            return choice.holder(claim)
-        driver = self._host.sysfs.driver(vf)
-        if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
-            return "in use through VFIO by a process that vfmigrate does not know"
-        for name in self._host.sysfs.netdevs(vf):
-            link = self._host.links.find(name)
-            if link is not None and link.up:
-                return f"in use by this host as {name}"
-        return None
 
     def _claim(self, domain: Domain, arrival: _Arrival, vf: PciAddress, state: str) -> Claim:
         interface = arrival.interface
@@ -275,7 +235,7 @@ class HookOperations:
     def _take(self, domain: Domain, vf: PciAddress, arrival: _Arrival, state: str) -> Claim:
         current = self._store.get(vf)
         if current is None:
-            obstacle = self._obstacle(vf)
+            obstacle = self._selection.obstacle(vf)
             if obstacle is not None:
                 raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}")
         elif current.domain != domain.uuid:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which VFs of this host can be given away: what `choice` decides on, looked up on the host and in the claims.
+
+Whoever takes what is found here holds the claims' lock from before looking until after taking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Optional
+
+from vfmigrate import choice
+from vfmigrate.choice import Candidate, CardFacts
+from vfmigrate.claims import ClaimStore
+from vfmigrate.config import Pool
+from vfmigrate.errors import Refused
+from vfmigrate.host import Host
+from vfmigrate.metadata import Mark
+from vfmigrate.pci import PciAddress
+
+
+class Selection:
+    """Looks over the VFs of a pool."""
+
+    def __init__(self, host: Host, store: ClaimStore) -> None:
+        self._host = host
+        self._store = store
+
+    def facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
+        """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
+        facts = {}
+        for pool in pools:
+            for pf in pool.pfs:
+                if not self._host.sysfs.exists(pf):
+                    continue
+                card = self._host.card(pf)
+                for vf in self._host.sysfs.vfs(pf):
+                    facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
+        return facts
+
+    def choose(
+        self,
+        pool: Pool,
+        facts: Mapping[PciAddress, CardFacts],
+        mark: Optional[Mark] = None,
+        preferred: Optional[PciAddress] = None,
+    ) -> PciAddress:
+        """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
+
+        Raises Refused: for want of a free VF, or with what makes the free ones unfit.
+        """
+        candidates = []
+        incompatible: Optional[Refused] = None
+        for pf in pool.pfs:
+            for vf in self._host.sysfs.vfs(pf):
+                obstacle = self.obstacle(vf)
+                if obstacle is None and mark is not None:
+                    try:
+                        choice.check_compatible(mark, vf, facts[vf])
+                    except Refused as error:
+                        incompatible, obstacle = error, str(error)
+                candidates.append(Candidate(vf, obstacle))
+        free = [candidate.vf for candidate in candidates if candidate.obstacle is None]
+        if incompatible is not None and not free:
+            raise incompatible
+        if preferred is not None and preferred in free:
+            return preferred
+        return choice.choose(pool, candidates)
+
+    def obstacle(self, vf: PciAddress) -> Optional[str]:
+        """Why a VF cannot be given away, or None."""
+        claim = self._store.get(vf)
+        if claim is not None:
+            return choice.holder(claim)
+        driver = self._host.sysfs.driver(vf)
+        if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
+            return "in use through VFIO by a process that vfmigrate does not know"
+        for name in self._host.sysfs.netdevs(vf):
+            link = self._host.links.find(name)
+            if link is not None and link.up:
+                return f"in use by this host as {name}"
+        return None
