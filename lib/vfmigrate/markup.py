@@ -19,7 +19,7 @@ from vfmigrate.errors import InputError
 _START_TAG = re.compile(rb"<(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
 
 
-@dataclass
+@dataclass(eq=False)
 class Element:
     """An element by its offsets in the text, in bytes. Names in a namespace are 'URI name'."""
 
@@ -92,6 +92,11 @@ class Markup:
         """Put lines before an element, each laid out as the element is."""
         indent = self.indent(element)
         self._change(element.start, element.start, "".join(f"{line}\n{indent}" for line in lines))
+
+    def insert_after(self, element: Element, lines: list[str]) -> None:
+        """Put lines after an element, each laid out as the element is."""
+        indent = self.indent(element)
+        self._change(element.end, element.end, "".join(f"\n{indent}{line}" for line in lines))
 
     def append(self, element: Element, lines: list[str]) -> None:
         """Put lines at the end of an element's content."""

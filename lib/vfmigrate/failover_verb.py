@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate failover enable|disable|show`: what the administrator asks, and what is shown of it.
+
+Works on the persistent definition, through libvirt with the user's own rights; asks nothing of the daemon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vfmigrate import domain, failover, pair, setting
+from vfmigrate.errors import InputError, Refused, VfmigrateError
+from vfmigrate.failover import Wish
+
+if TYPE_CHECKING:
+    from vfmigrate.session import Session
+
+_SECRET = re.compile(r"(passwd=)('[^']*'|\"[^\"]*\")")
+_NETDEVS = Path("/sys/class/net")
+
+
+def add(verbs: Any) -> None:
+    """Add the verb and its sub-verbs to a parser's."""
+    told = "give a VF a virtio interface that stands by while the guest migrates"
+    verb = verbs.add_parser("failover", help=told, description=told)
+    actions = verb.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    told = "make a failover pair of a VF and a new virtio interface with its MAC"
+    action = actions.add_parser("enable", help=told, description=told)
+    _add_common(action, changes=True)
+    where = action.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--standby-bridge", metavar="BRIDGE", help="the bridge that the standby is plugged into"
+    )
+    where.add_argument("--standby-network", metavar="NETWORK", help="the libvirt network of the standby")
+    action.add_argument(
+        "--vlan", type=_vlan, metavar="N", help="VLAN tag of the standby; default: as the VF's metadata says"
+    )
+    action.add_argument(
+        "--switch",
+        choices=("openvswitch", "linux"),
+        help="what kind of bridge it is; default: what this host's bridge of that name is",
+    )
+    action.add_argument("--alias", metavar="ua-NAME", help="alias of the standby; default: made of the MAC")
+    action.set_defaults(run=_enable)
+
+    told = "take the standby away again, and leave the VF as it was"
+    action = actions.add_parser("disable", help=told, description=told)
+    _add_common(action, changes=True)
+    action.set_defaults(run=_disable)
+
+    told = "show the failover pairs of a guest, and what is wrong with them"
+    action = actions.add_parser("show", help=told, description=told)
+    _add_common(action, changes=False)
+    action.add_argument("--json", action="store_true", help="for programs")
+    action.set_defaults(run=_show)
+
+
+def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
+    action.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
+    action.add_argument(
+        "-c", "--connect", metavar="URI", help="libvirt connection; default: as virsh chooses it"
+    )
+    if changes:
+        action.add_argument("--mac", help="MAC of the VF; needed when the guest has more than one")
+        action.add_argument("--dry-run", action="store_true", help="show the difference, and change nothing")
+
+
+def _session(options: argparse.Namespace) -> Session:
+    from vfmigrate.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
+
+    return Session(options.connect)
+
+
+def _vlan(text: str) -> int:
+    try:
+        return int(setting.number(1, setting.MAX_VLAN).read(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
+
+
+def difference(before: str, after: str) -> str:
+    """What changes in a definition, for a terminal: no passwords."""
+    old, new = (_SECRET.sub(r"\1'***'", text).splitlines() for text in (before, after))
+    return "\n".join(difflib.unified_diff(old, new, "before", "after", n=2, lineterm=""))
+
+
+def _is_openvswitch(bridge: str) -> bool:
+    """Whether this host's bridge of that name is one of Open vSwitch: a Linux bridge has a directory of that name."""
+    device = _NETDEVS / bridge
+    if not device.exists():
+        raise Refused(
+            f"there is no bridge '{bridge}' on this host", "make it first, or say what it is with --switch"
+        )
+    return not (device / "bridge").is_dir()
+
+
+def _enable(options: argparse.Namespace) -> int:
+    with _session(options) as session:
+        if options.standby_network is not None:
+            openvswitch = session.is_openvswitch_network(options.standby_network)
+        elif options.switch is not None:
+            openvswitch = options.switch == "openvswitch"
+        else:
+            openvswitch = _is_openvswitch(options.standby_bridge)
+        wish = Wish(
+            options.mac,
+            options.standby_bridge,
+            options.standby_network,
+            openvswitch,
+            options.vlan,
+            options.alias,
+        )
+        before = session.definition(options.domain)
+        after = failover.enable(before, wish, session.hostdev_networks())
+        if _change(session, options, before, after):
+            kept = session.definition(options.domain)
+            noted = failover.note_controllers(before, kept)
+            if noted != kept:
+                session.define(noted)
+    return 0
+
+
+def _disable(options: argparse.Namespace) -> int:
+    with _session(options) as session:
+        before = session.definition(options.domain)
+        _change(session, options, before, failover.disable(before, options.mac))
+    return 0
+
+
+def _change(session: Session, options: argparse.Namespace, before: str, after: str) -> bool:
+    """Show a change and make it; False when there was none to make."""
+    if before == after:
+        print("nothing to do")
+        return False
+    print(difference(before, after))
+    if options.dry_run:
+        print("nothing changed (--dry-run)")
+        return False
+    session.define(after)
+    running = session.is_running(options.domain)
+    when = "guest's next boot: shut it down and start it again" if running else "guest's next boot"
+    print(f"defined; takes effect at the {when}")
+    return True
+
+
+def _show(options: argparse.Namespace) -> int:
+    with _session(options) as session:
+        told = described(session.definition(options.domain))
+    if options.json:
+        print(json.dumps({"schema": 1, "pairs": told}, indent=2))
+        return 0
+    for each in told:
+        place = f"{each['kind']} {each['source']}" if each["standby"] else "no standby"
+        vlan = f", VLAN {each['vlan']}" if each["vlan"] is not None else ""
+        print(f"{each['mac']}: {place}{vlan}, alias {each['alias']}")
+        if each["problem"]:
+            print(f"  {each['problem']}")
+    if not told:
+        print("no failover pair")
+    return 0
+
+
+def described(xml: str) -> list[dict[str, Any]]:
+    """The pairs of a definition as plain values, with what is wrong in `problem`."""
+    guest = domain.read(xml)
+    told = []
+    for vf in guest.interfaces:
+        if vf.teaming != "transient":
+            continue
+        standby = next((each for each in guest.standbys if each.alias == vf.standby), None)
+        problem = None
+        try:
+            pair.pair_of(guest, vf)
+        except VfmigrateError as error:
+            problem = str(error)
+        told.append(
+            {
+                "mac": vf.wanted_mac,
+                "alias": vf.standby,
+                "standby": standby is not None,
+                "kind": standby.kind if standby else None,
+                "source": standby.source if standby else None,
+                "vlan": standby.vlan if standby else None,
+                "problem": problem,
+            }
+        )
+    return told

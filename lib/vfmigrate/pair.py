@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Failover pairs: a VF and the virtio interface that stands by for it, and what must be true of the two. Pure.
+
+libvirt's `<teaming>` (https://libvirt.org/formatdomain.html#teaming-a-virtio-hostdev-nic-pair) makes QEMU unplug the
+VF before a migration and plug one again after it; in the guest net_failover sends by the virtio interface meanwhile
+(Documentation/networking/net_failover.rst). What libvirt does not check is checked here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from vfmigrate.domain import Domain, Standby, VfInterface
+from vfmigrate.errors import Refused
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both halves of a failover pair."""
+
+    vf: VfInterface
+    standby: Standby
+
+
+def _named(interface: VfInterface) -> str:
+    return f"MAC {interface.wanted_mac}" if interface.wanted_mac else f"VF {interface.address}"
+
+
+def pair_of(domain: Domain, vf: VfInterface) -> Pair:
+    """The pair that a VF with `<teaming type='transient'>` belongs to.
+
+    Raises Refused for a pair that cannot work.
+    """
+    told = f"the failover pair of {_named(vf)} in guest '{domain.name}'"
+    standby = next((each for each in domain.standbys if each.alias and each.alias == vf.standby), None)
+    if standby is None:
+        raise Refused(
+            f"{told} has no standby: no interface with <teaming type='persistent'/> and alias '{vf.standby}'",
+            "see vfmigrate failover show",
+        )
+    sharing = [each for each in domain.interfaces if each.teaming and each.standby == vf.standby]
+    if len(sharing) > 1:
+        macs = ", ".join(_named(each) for each in sharing)
+        raise Refused(
+            f"{told} shares its standby '{vf.standby}' with another: {macs}",
+            "give each VF a standby with an alias of its own",
+        )
+    if standby.model not in ("virtio", "virtio-non-transitional", "virtio-transitional"):
+        raise Refused(
+            f"{told} has a standby of model '{standby.model}'", "only virtio can stand by: virsh edit"
+        )
+    if vf.wanted_mac is not None and standby.mac != vf.wanted_mac:
+        raise Refused(
+            f"{told} has a standby with another MAC, {standby.mac}",
+            "give both the same MAC: the guest joins them by it",
+        )
+    return Pair(vf, standby)
+
+
+def pairs(domain: Domain) -> list[Pair]:
+    """Every pair of a domain. Raises Refused for one that cannot work."""
+    return [pair_of(domain, each) for each in domain.interfaces if each.teaming == "transient"]
+
+
+def check_vlan(pair: Pair, vlan: Optional[int], trunks: tuple[int, ...]) -> None:
+    """Raises Refused when the VF's port would not be in the VLAN of its standby's.
+
+    Only where the standby's port is in Open vSwitch is its VLAN known from the domain: a Linux bridge or a libvirt
+    network may lead to any.
+    """
+    standby = pair.standby
+    if standby.kind != "bridge" or not standby.openvswitch:
+        return
+    if (standby.vlan, standby.trunks) != (vlan, trunks):
+        raise Refused(
+            f"the VF of {_named(pair.vf)} would be in {_vlan_words(vlan, trunks)} and its standby "
+            f"'{standby.alias}' in {_vlan_words(standby.vlan, standby.trunks)}",
+            "give both the same: <vlan> of the standby, and the VF's vfmigrate metadata or its pool",
+        )
+
+
+def _vlan_words(vlan: Optional[int], trunks: tuple[int, ...]) -> str:
+    if trunks:
+        return f"a trunk of VLANs {' '.join(map(str, trunks))}"
+    return f"VLAN {vlan}" if vlan is not None else "no VLAN"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A user's own connection to libvirt, with the user's rights, as virsh makes it.
+
+For the CLI, which changes definitions on an administrator's behalf; the daemon has its own door (hypervisor).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import libvirt
+from lxml import etree
+
+from vfmigrate.errors import HostError, Refused, Unreachable
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn libvirt's exception into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+
+class Session:
+    """A connection to libvirt; a context, closed when it is left."""
+
+    def __init__(self, uri: Optional[str] = None) -> None:
+        """Connect to `uri`, or where virsh would (LIBVIRT_DEFAULT_URI). Raises Unreachable."""
+        # libvirt otherwise prints every error itself, besides raising it
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        try:
+            self._connection = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            where = f" at {uri}" if uri else ""
+            raise Unreachable(
+                f"cannot connect to libvirt{where}: {error.get_error_message() or error}",
+                "see the option -c, and systemctl status libvirtd virtqemud",
+            ) from None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+
+    def _domain(self, name: str) -> Any:
+        for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+            with contextlib.suppress(libvirt.libvirtError):
+                return look_up(name)
+        raise Refused(f"libvirt at {self._connection.getURI()} has no guest '{name}'", "see virsh list --all")
+
+    def is_running(self, name: str) -> bool:
+        """Whether a domain, given by name or UUID, runs."""
+        domain = self._domain(name)
+        with _told(f"state of guest '{name}'"):
+            return bool(domain.isActive())
+
+    def definition(self, name: str) -> str:
+        """The persistent definition of a domain, secrets included. Raises Refused when it has none."""
+        domain = self._domain(name)
+        with _told(f"definition of guest '{name}'"):
+            if not domain.isPersistent():
+                raise Refused(
+                    f"guest '{name}' is transient: it has no definition that could be changed",
+                    "define it first: virsh define",
+                )
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    def define(self, xml: str) -> None:
+        """Replace a persistent definition; libvirt holds it against its schema first."""
+        with _told("definition"):
+            self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+    def _networks(self) -> dict[str, etree._Element]:
+        with _told("list of networks"):
+            return {
+                each.name(): etree.fromstring(each.XMLDesc(0)) for each in self._connection.listAllNetworks()
+            }
+
+    def hostdev_networks(self) -> frozenset[str]:
+        """The names of the networks that give away VFs."""
+        return frozenset(
+            name
+            for name, network in self._networks().items()
+            if network.find("forward[@mode='hostdev']") is not None
+        )
+
+    def is_openvswitch_network(self, name: str) -> bool:
+        """Whether a network plugs its guests into Open vSwitch.
+
+        Raises Refused when there is none of this name, or when it gives away VFs.
+        """
+        network = self._networks().get(name)
+        if network is None:
+            raise Refused(f"libvirt has no network '{name}'", "see virsh net-list --all")
+        if network.find("forward[@mode='hostdev']") is not None:
+            raise Refused(
+                f"the network '{name}' gives away VFs: what stands by for one must not need one itself",
+                "choose a network that leads to a bridge",
+            )
+        return network.find("virtualport[@type='openvswitch']") is not None

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate failover` on definitions that real libvirt keeps: held against its schema, taken back to the byte."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hosts import BRIDGE
+from tests.integration.pair import Node, Pair
+
+pytestmark = pytest.mark.hosts
+
+MAC = "52:54:00:00:00:02"
+GUEST = "g"
+ALIAS = "ua-standby-525400000002"
+
+
+def failover(node: Node, *words: str) -> tuple[int, str, str]:
+    """Status, output and error of the command."""
+    done = node.host.run("vfmigrate", "failover", *words, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def definition(node: Node) -> str:
+    return node.host.virsh("dumpxml", "--inactive", "--security-info", GUEST)
+
+
+@pytest.fixture
+def home(pair: Pair) -> Node:
+    """A host with a defined guest that has one VF."""
+    pair.a.define_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC)]))
+    return pair.a
+
+
+@pytest.mark.parametrize("form", ["interface", "network"])
+@pytest.mark.parametrize("vlan", [(), ("--vlan", "42")], ids=["untagged", "tagged"])
+def test_there_and_back(pair: Pair, vlan: tuple[str, ...], form: str) -> None:
+    if form == "network":
+        pair.a.make_network("data")
+    pair.a.define_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC, form=form)]))
+    before = definition(pair.a)
+
+    status, told, error = failover(pair.a, "enable", GUEST, "--standby-bridge", BRIDGE, *vlan)
+
+    assert (status, error) == (0, "")
+    assert f"+      <teaming type='transient' persistent='{ALIAS}'/>" in told
+    assert "takes effect at the guest's next boot" in told
+    enabled = definition(pair.a)
+    pair.a.host.virsh("define", "--validate", "/dev/stdin", stdin=enabled)
+    assert f"<alias name='{ALIAS}'/>" in enabled
+    assert "<virtualport type='openvswitch'" in enabled
+    assert ("<tag id='42'/>" in enabled) == bool(vlan)
+    (shown,) = json.loads(failover(pair.a, "show", GUEST, "--json")[1])["pairs"]
+    assert (shown["mac"], shown["source"], shown["problem"]) == (MAC, BRIDGE, None)
+
+    assert failover(pair.a, "disable", GUEST)[0] == 0
+    assert definition(pair.a) == before
+
+
+def test_a_dry_run_changes_nothing(home: Node) -> None:
+    before = definition(home)
+    status, told, _ = failover(home, "enable", GUEST, "--standby-bridge", BRIDGE, "--dry-run")
+    assert status == 0
+    assert "+      <teaming type='persistent'/>" in told
+    assert definition(home) == before
+
+
+def test_enabling_twice(home: Node) -> None:
+    assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE)[0] == 0
+    once = definition(home)
+    assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE) == (0, "nothing to do\n", "")
+    assert definition(home) == once
+
+
+def test_a_running_guest_is_told_when_it_takes_effect(home: Node) -> None:
+    home.host.virsh("start", GUEST)
+    running = home.host.virsh("dumpxml", GUEST)
+    _, told, _ = failover(home, "enable", GUEST, "--standby-bridge", BRIDGE)
+    assert "next boot: shut it down and start it again" in told
+    assert home.host.virsh("dumpxml", GUEST) == running
+
+
+def test_qemu_takes_what_was_made(home: Node) -> None:
+    """The pair starts: QEMU checks the standby's model and the VF's place, libvirt the rest."""
+    assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE, "--vlan", "42")[0] == 0
+    home.host.virsh("start", GUEST)
+    pid = home.host.pid_of(f"/run/libvirt/qemu/{GUEST}.pid")
+    options = home.host.path(f"/proc/{pid}/cmdline").read_text()
+    assert f'"failover_pair_id":"{ALIAS}"' in options
+    assert '"failover":true' in options
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("enable", "nobody", "--standby-bridge", BRIDGE), "has no guest 'nobody'"),
+        (("enable", GUEST, "--standby-bridge", "br-none"), "there is no bridge 'br-none' on this host"),
+        (("enable", GUEST, "--standby-network", "none"), "libvirt has no network 'none'"),
+        (("enable", GUEST, "--standby-bridge", BRIDGE, "--mac", "52:54:00:00:00:09"), "no VF with MAC"),
+        (("enable", GUEST, "--standby-bridge", BRIDGE, "--alias", "x"), "begin it with ua-"),
+        (("disable", GUEST), "has no failover pair"),
+        (("disable", GUEST, "-c", "qemu+unix:///system?socket=/nowhere"), "cannot connect to libvirt"),
+    ],
+)
+def test_refusals_are_one_line_and_change_nothing(home: Node, words: tuple[str, ...], told: str) -> None:
+    before = definition(home)
+    status, _, error = failover(home, *words)
+    assert status != 0
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert definition(home) == before
+
+
+def test_a_transient_guest_has_no_definition(pair: Pair) -> None:
+    pair.a.start_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC)]))
+    _, _, error = failover(pair.a, "enable", GUEST, "--standby-bridge", BRIDGE)
+    assert "guest 'g' is transient" in error
