@@ -6,59 +6,59 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
-from vfmigrate import protocol
+from vfmigrate import failover_verb, listing, protocol
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.version import VERSION
 
+_PROVISION_SECONDS = 1800.0
 
-def _status(options: argparse.Namespace) -> None:
+
+def _status(options: argparse.Namespace) -> int:
     told = protocol.ask("status", {}, path=options.socket)
-    if options.json:
+    _show(told, options.json, listing.status)
+    return 0
+
+
+def _provision(options: argparse.Namespace) -> int:
+    arguments: dict[str, Any] = {"pools": options.pools, "dry_run": options.dry_run, "wait": options.wait}
+    if options.pf is not None:
+        arguments["pf"] = options.pf
+    # Hundreds of VFs take a card minutes, and another provisioning may come first.
+    told = protocol.ask(
+        "provision", arguments, path=options.socket, timeout=_PROVISION_SECONDS + options.wait
+    )
+    _show(told, options.json, listing.provision)
+    errors = [outcome["error"] for outcome in told["pools"] if outcome["error"] is not None]
+    for error in errors:
+        print(f"vfmigrate: {protocol.failure(error)}", file=sys.stderr)
+    return protocol.failure(errors[0]).exit_code if errors else 0
+
+
+def _show(
+    told: Mapping[str, Any], as_json: bool, lines: Callable[[Mapping[str, Any]], Iterable[str]]
+) -> None:
+    if as_json:
         print(json.dumps(told, indent=2))
         return
-    for pool in told["pools"]:
-        print(f"pool {pool['name']}: bridge {pool['bridge']}")
-        for pf in pool["pfs"]:
-            _show_pf(pf)
-    if not told["pools"]:
-        print("no pools: see /etc/vfmigrate/vfmigrate.conf")
+    for line in lines(told):
+        print(line)
 
 
-def _show_pf(pf: Mapping[str, Any]) -> None:
-    if "problem" in pf:
-        print(f"  PF {pf['address']}: {pf['problem']}")
-    else:
-        print(
-            f"  PF {pf['address']}: {pf['mode']}, PSID {pf['psid'] or '-'}, firmware {pf['firmware'] or '-'}"
-        )
-    for vf in pf.get("vfs", ()):
-        flags = "migratable" if vf["migratable"] else "not migratable"
-        port = f"{vf['representor'] or '-'}" + (f" in {vf['bridge']}" if vf["bridge"] else "")
-        tag = f" tag {vf['tag']}" if vf["tag"] is not None else ""
-        guest = f", guest {vf['guest']}" if vf["guest"] else ""
-        print(f"    {vf['address']} {vf['state']}{guest}; {vf['driver'] or 'unbound'}, {flags}; {port}{tag}")
-
-
-def _reconcile(options: argparse.Namespace) -> None:
+def _reconcile(options: argparse.Namespace) -> int:
     changes = protocol.ask("reconcile", {}, path=options.socket)["changes"]
-    if options.json:
-        print(json.dumps({"schema": 1, "changes": changes}, indent=2))
-        return
-    for change in changes:
-        print(change)
-    if not changes:
-        print("nothing to do")
+    _show({"schema": 1, "changes": changes}, options.json, lambda _: changes or ["nothing to do"])
+    return 0
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="vfmigrate",
-        description="Live migration of guests with SR-IOV virtual functions: look at this host.",
+        description="Live migration of guests with SR-IOV virtual functions: look at this host, and make it ready.",
     )
     parser.add_argument("--version", action="version", version=VERSION, help="show the version and end")
     parser.add_argument(
@@ -67,11 +67,13 @@ def arguments() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, run, told in (
         ("status", _status, "show pools, VFs and who has them"),
+        ("provision", _provision, "make cards, switch and libvirt network ready as the pools say"),
         ("reconcile", _reconcile, "compare host and claims now, and mend what differs"),
     ):
         verb = verbs.add_parser(name, help=told, description=told)
         verb.add_argument("--json", action="store_true", help="for programs")
         verb.set_defaults(run=run)
+    failover_verb.add(verbs)
     return parser
 
 
@@ -79,8 +81,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb; returns the exit status (errors.py: one for each kind of failure)."""
     options = arguments().parse_args(argv)
     try:
-        options.run(options)
+        return int(options.run(options))
     except VfmigrateError as error:
         print(f"vfmigrate: {error}", file=sys.stderr)
         return error.exit_code
-    return 0

@@ -35,7 +35,7 @@ from vfmigrate.ovs import OpenVswitch
 from vfmigrate.pci import PciAddress
 from vfmigrate.provision import Provisioner
 from vfmigrate.server import Server, listening_socket
-from vfmigrate.status import status
+from vfmigrate.status import Status
 from vfmigrate.sysfs import Sysfs
 from vfmigrate.systemd import Systemd
 from vfmigrate.udev import Udev
@@ -65,6 +65,7 @@ class Daemon:
             Hypervisor(settings.libvirt_uri),
             log,
         )
+        offload = OffloadRestart(Systemd().restart)
         self.provisioner = Provisioner(
             settings,
             self.host,
@@ -73,8 +74,9 @@ class Daemon:
             log,
             udev=Udev(),
             firmware=FirmwareSettings(),
-            offload=OffloadRestart(Systemd().restart),
+            offload=offload,
         )
+        self.status = Status(settings, self.host, self.store, offload, self.provisioner.check)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -121,7 +123,7 @@ class Daemon:
         if request.name == "provision":
             return self._provision(request)
         if request.name == "status":
-            return status(self.config, self.host, self.store)
+            return self.status.tell()
         return {"version": VERSION}
 
     def _provision(self, request: protocol.Request) -> dict[str, Any]:

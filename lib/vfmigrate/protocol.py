@@ -105,9 +105,20 @@ def encode_result(result: Mapping[str, Any]) -> bytes:
     return json.dumps({"version": VERSION, "result": result}).encode() + b"\n"
 
 
+def plain(error: VfmigrateError) -> dict[str, str]:
+    """A failure as it is told in answers."""
+    return {"kind": error.kind, "problem": error.problem, "remedy": error.remedy}
+
+
+def failure(body: Mapping[str, Any]) -> VfmigrateError:
+    """The failure that an answer tells of."""
+    kind = KINDS.get(str(body.get("kind")), VfmigrateError)
+    return kind(str(body.get("problem", "")), str(body.get("remedy", "")))
+
+
 def encode_error(error: VfmigrateError) -> bytes:
     """The line of a failure."""
-    body = {"kind": error.kind, "problem": error.problem, "remedy": error.remedy}
+    body = plain(error)
     return json.dumps({"version": VERSION, "error": body}).encode() + b"\n"
 
 
@@ -164,8 +175,5 @@ def ask(
     if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
         return dict(answer["result"])
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-        body = answer["error"]
-        raise KINDS.get(str(body.get("kind")), VfmigrateError)(
-            str(body.get("problem", "")), str(body.get("remedy", ""))
-        )
+        raise failure(answer["error"])
     raise Unreachable(f"what answers at {path} is not vfmigrated")

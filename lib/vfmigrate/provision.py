@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from vfmigrate import findings, journal, pf
+from vfmigrate import findings, journal, pf, protocol
 from vfmigrate.bridge import OFFLOAD, differing
 from vfmigrate.claims import ClaimStore
 from vfmigrate.config import NONE, UPLINK_OF_PF, Config, Pool
@@ -46,14 +46,11 @@ class Outcome:
 
     def plain(self) -> dict[str, Any]:
         """For the answer to the CLI."""
-        error = self.error
         return {
             "pool": self.pool,
             "changes": self.changes,
             "findings": [finding.plain() for finding in self.findings],
-            "error": {"kind": error.kind, "problem": error.problem, "remedy": error.remedy}
-            if error
-            else None,
+            "error": protocol.plain(self.error) if self.error else None,
         }
 
 
@@ -115,11 +112,14 @@ class Provisioner:
             return {"schema": SCHEMA, "dry_run": dry_run, "pools": []}
         return self.provision([pool.name], dry_run=dry_run, patience=patience)
 
-    def check(self, pool: Pool) -> list[Finding]:
-        """All that stands against a pool now."""
+    def check(self, pool: Pool, *, ask_tool: bool = False) -> list[Finding]:
+        """All that stands against a pool now; what only mstconfig knows, which is slow, when `ask_tool` says so."""
         found = findings.of_bridge(pool, list(self._config.pools.values()))
         for address in pool.pfs:
-            found += findings.of_pf(pool, self._facts(address, found))
+            facts = self._facts(address)
+            if ask_tool and facts.psid is not None:
+                facts = replace(facts, vf_migration_mode=self._migration_mode(address, found))
+            found += findings.of_pf(pool, facts)
         return found
 
     # -- one pool
@@ -150,7 +150,7 @@ class Provisioner:
         return pool.uplink in (NONE, UPLINK_OF_PF) or self._host.links.find(pool.uplink) is not None
 
     def _check(self, pool: Pool, outcome: Outcome) -> None:
-        found = self.check(pool)
+        found = self.check(pool, ask_tool=True)
         outcome.findings += [finding for finding in found if finding not in outcome.findings]
         errors = [finding for finding in found if finding.severity == ERROR]
         if errors:
@@ -284,7 +284,7 @@ class Provisioner:
 
     # -- what is found
 
-    def _facts(self, address: PciAddress, found: list[Finding]) -> PfFacts:
+    def _facts(self, address: PciAddress) -> PfFacts:
         sysfs = self._host.sysfs
         if not sysfs.exists(address):
             return PfFacts(address, present=False)
@@ -307,7 +307,6 @@ class Provisioner:
             psid=card.psid,
             firmware=card.firmware,
             stored_firmware=card.stored.get("fw.version"),
-            vf_migration_mode=self._migration_mode(address, found),
             iommu=bool(sysfs.iommu_group(address)),
             totalvfs=sysfs.totalvfs(address),
             numvfs=sysfs.numvfs(address),

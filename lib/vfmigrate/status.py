@@ -1,51 +1,152 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this host's pools, VFs and claims look like now, as plain values for the CLI and for other programs."""
+"""What this host's pools, PFs, VFs and claims look like now, as plain values for the CLI and for other programs.
+
+Reads only, with a bounded number of questions to each door however many VFs there are; never asks libvirt. What is
+wrong is said in words, as `problems` of the pool, the PF or the VF that has them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Callable, Optional
 
-from vfmigrate.claims import ClaimStore
-from vfmigrate.config import Config
+from vfmigrate import pf
+from vfmigrate.bridge import OFFLOAD
+from vfmigrate.claims import Claim, ClaimStore
+from vfmigrate.config import Config, Pool
+from vfmigrate.converge import steps, wanted
 from vfmigrate.errors import VfmigrateError
+from vfmigrate.findings import Finding
 from vfmigrate.host import Host, VfState
+from vfmigrate.offload import OffloadRestart
+from vfmigrate.pci import PciAddress
+from vfmigrate.pf import PfState
 
 SCHEMA = 1
 
-
-def status(config: Config, host: Host, store: ClaimStore) -> dict[str, Any]:
-    """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problem`."""
-    pools = []
-    for pool in config.pools.values():
-        pfs = [_pf(host, store, pf) for pf in pool.pfs]
-        pools.append({"name": pool.name, "bridge": pool.bridge, "vlan": pool.vlan, "pfs": pfs})
-    claims = [{**asdict(claim), "vf": str(claim.vf)} for claim in store.all()]
-    return {"schema": SCHEMA, "pools": pools, "claims": claims}
+#: all that stands against a pool
+Check = Callable[[Pool], Sequence[Finding]]
 
 
-def _pf(host: Host, store: ClaimStore, pf: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {"address": str(pf)}
+class Status:
+    """Tells the status of a host."""
+
+    def __init__(
+        self, config: Config, host: Host, store: ClaimStore, offload: OffloadRestart, check: Check
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._offload = offload
+        self._check = check
+
+    def tell(self) -> dict[str, Any]:
+        """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
+        offload, troubles = self._offload_state()
+        pools = [self._pool(pool, offload, troubles) for pool in self._config.pools.values()]
+        claims = [{**asdict(claim), "vf": str(claim.vf)} for claim in self._store.all()]
+        return {"schema": SCHEMA, "pools": pools, "claims": claims}
+
+    def _offload_state(self) -> tuple[Optional[str], list[str]]:
+        try:
+            on = self._host.ovs.settings().get("hw-offload") == OFFLOAD["hw-offload"]
+        except VfmigrateError as error:
+            return None, [str(error)]
+        if on and self._offload.pending():
+            told = f"hardware offload is on but has no effect yet: systemctl restart {self._offload.unit}"
+            return "restart", [told]
+        return (
+            ("on", [])
+            if on
+            else ("off", ["hardware offload of Open vSwitch is off: run vfmigrate provision"])
+        )
+
+    def _pool(self, pool: Pool, offload: Optional[str], troubles: Sequence[str]) -> dict[str, Any]:
+        problems = [*troubles, *self._bridge_problems(pool)]
+        try:
+            problems += [str(finding) for finding in self._check(pool)]
+        except VfmigrateError as error:
+            problems.append(str(error))
+        return {
+            "name": pool.name,
+            "bridge": pool.bridge,
+            "vlan": pool.vlan,
+            "network": pool.libvirt_network,
+            "pfs": [self._pf(pool, address, offload) for address in pool.pfs],
+            "problems": problems,
+        }
+
+    def _bridge_problems(self, pool: Pool) -> list[str]:
+        try:
+            if not self._host.ovs.bridge_exists(pool.bridge):
+                return [f"there is no bridge {pool.bridge}: run vfmigrate provision"]
+        except VfmigrateError:
+            pass  # told once, as what is wrong with the switch
+        return []
+
+    def _pf(self, pool: Pool, address: PciAddress, offload: Optional[str]) -> dict[str, Any]:
+        told: dict[str, Any] = {"address": str(address), "offload": offload, "vfs": [], "problems": []}
+        if not self._host.sysfs.exists(address):
+            return told  # the check says so
+        try:
+            state = pf.observe(self._host, self._store, address)
+            card = self._host.card(address)
+        except VfmigrateError as error:
+            told["problems"].append(str(error))
+            return told
+        told.update(psid=card.psid, firmware=card.firmware, mode=state.mode)
+        told["vfs"] = [self._vf(pool, state, vf) for vf in state.vfs]
+        told["problems"] = pf_problems(pool, state)
+        return told
+
+    def _vf(self, pool: Pool, state: PfState, vf: VfState) -> dict[str, Any]:
+        claim = self._store.get(vf.vf)
+        port = vf.switch_port
+        return {
+            "address": str(vf.vf),
+            "driver": vf.driver,
+            "migratable": vf.migratable,
+            "msix": state.msix[vf.vf],
+            "representor": vf.representor,
+            "link_up": vf.link_up,
+            "bridge": port.bridge if port else None,
+            "tag": port.tag if port else None,
+            "holder": state.users.get(vf.vf),
+            "guest": claim.domain_name if claim else None,
+            "claim": claim.id if claim else None,
+            "state": claim.state if claim else "in use" if vf.vf in state.users else "free",
+            "problems": vf_problems(pool, state, vf, claim),
+        }
+
+
+def pf_problems(pool: Pool, state: PfState) -> list[str]:
+    """What provisioning would change of a PF, in words."""
+    problems = []
+    if state.mode != pf.SWITCHDEV:
+        problems.append(f"the eswitch is in {state.mode} mode: run vfmigrate provision")
+    if pool.vfs is not None and state.numvfs != pool.vfs:
+        problems.append(f"it has {state.numvfs} VFs, {pool.vfs} are configured: run vfmigrate provision")
+    if state.autoprobe:
+        problems.append("sriov_drivers_autoprobe is on: run vfmigrate provision")
+    return problems
+
+
+def vf_problems(pool: Pool, state: PfState, vf: VfState, claim: Optional[Claim]) -> list[str]:
+    """How a VF differs from what its claim, or its being free, asks for; a VF the host uses may be as it likes."""
+    problems = []
+    if pool.msix is not None and state.msix[vf.vf] != pool.msix:
+        problems.append(f"it has {state.msix[vf.vf]} MSI-X vectors, {pool.msix} are configured")
+    if claim is None and vf.vf in state.users:
+        if vf.in_use:
+            problems.append(f"it is {state.users[vf.vf]} without a claim")
+        return problems
+    if vf.migratable is None and state.mode == pf.SWITCHDEV:
+        problems.append("its firmware cannot migrate it")
     try:
-        card = host.card(pf)
-        told.update(psid=card.psid, firmware=card.firmware, mode=host.devlink.eswitch_mode(pf))
-        told["vfs"] = [_vf(store, state) for state in host.survey(pf)]
+        problems += [f"still to do: {step.text}" for step in steps(vf, wanted(claim, pool))]
     except VfmigrateError as error:
-        told["problem"] = str(error)
-    return told
-
-
-def _vf(store: ClaimStore, state: VfState) -> dict[str, Any]:
-    claim = store.get(state.vf)
-    port = state.switch_port
-    return {
-        "address": str(state.vf),
-        "driver": state.driver,
-        "migratable": state.migratable,
-        "representor": state.representor,
-        "link_up": state.link_up,
-        "bridge": port.bridge if port else None,
-        "tag": port.tag if port else None,
-        "guest": claim.domain_name if claim else None,
-        "state": claim.state if claim else "free",
-    }
+        problems.append(str(error))
+    if vf.switch_port is not None and vf.switch_port.error:
+        problems.append(f"Open vSwitch: {vf.switch_port.error}")
+    return problems
