@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.integration.events import Events
 from tests.integration.guests import Guest, Vf
+from tests.integration.hook_calls import AFTER, BEFORE
 from tests.integration.pair import Pair
+from tests.testbed.run import CommandError
 
 pytestmark = pytest.mark.hosts
 
@@ -48,3 +51,59 @@ def test_libvirt_sets_the_mac_of_an_interface_and_resets_it(pair: Pair) -> None:
 
     pair.a.host.virsh("destroy", "g")
     assert pair.a.port(1).hw_addr == "00:00:00:00:00:00"
+
+
+def test_a_networks_vf_shows_only_while_the_guest_starts(pair: Pair) -> None:
+    pair.a.make_network("data")
+    pair.a.start_guest(Guest("g", [Vf(pair.a.vf(0), MAC, form="network")]))
+    pair.a.host.virsh("destroy", "g")
+    shown = {call.operation: "<interface type='hostdev'" in call.xml for call in pair.a.hooks.calls()}
+    assert shown == {"prepare": False, "start": True, "started": True, "stopped": False, "release": False}
+
+
+def test_every_script_is_asked_even_when_the_first_refused(pair: Pair) -> None:
+    pair.a.start_guest(Guest("g"))
+    pair.b.hooks.refuse("migrate", "no", BEFORE)
+    assert pair.a.migrate("g", pair.b).status != 0
+    assert pair.b.hooks.operations(AFTER) == ["migrate begin -"]
+
+
+@pytest.mark.parametrize("stage", ["prepare", "start", "started"])
+def test_a_refused_start_is_told_to_have_stopped(pair: Pair, stage: str) -> None:
+    pair.a.hooks.refuse(stage, "no")
+    with pytest.raises(CommandError):
+        pair.a.start_guest(Guest("g"))
+    assert pair.a.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
+
+
+def test_a_hook_that_fails_at_reconnect_kills_the_guest(pair: Pair) -> None:
+    pair.a.start_guest(Guest("g"))
+    pair.a.hooks.refuse("reconnect", "no")
+    pair.a.restart_libvirtd()
+    pair.a.hooks.wait_for("release")
+    assert pair.a.host.domains() == {}
+
+
+def test_events_of_a_migration(pair: Pair) -> None:
+    pair.a.start_guest(Guest("g"))
+    with Events(pair.a.host) as source, Events(pair.b.host) as target:
+        assert pair.a.migrate("g", pair.b).status == 0
+        target.wait_for("resumed migrated")
+        source.wait_for("stopped migrated")
+    assert source.seen() == ["suspended migrated", "stopped migrated"]
+    assert target.seen() == ["started migrated", "resumed migrated"]
+
+
+def test_events_of_a_migration_that_is_rolled_back(pair: Pair) -> None:
+    """Who resumes the source is chance: QEMU by itself ("unpaused"), or libvirt with the event of a success."""
+    for node in (pair.a, pair.b):
+        node.make_network("data")
+    pair.a.start_guest(Guest("g", [Vf(pair.a.vf(0), MAC, form="network")]))
+    pair.b.set_unmigratable(True)
+    with Events(pair.a.host) as source, Events(pair.b.host) as target:
+        assert pair.a.migrate("g", pair.b).status != 0
+        source.wait_for("resumed unpaused", "resumed migrated")
+        target.wait_for("stopped failed")
+    assert source.seen()[0] == "suspended migrated"
+    assert "stopped migrated" not in source.seen()
+    assert target.seen() == ["started migrated", "stopped failed"]
