@@ -2,8 +2,8 @@
 """Make the host match the claims, one VF at a time.
 
 `wanted` turns a claim (or its absence) into the state a VF should be in, `steps` compares that with what is there,
-and `Converger` takes the steps and looks again. It is idempotent and keeps no record of what it did: whatever was
-interrupted, at whichever point, is finished by converging once more.
+and `Converger` takes the steps; each door verifies its own change. It is idempotent and keeps no record of what it
+did: whatever was interrupted, at whichever point, is finished by converging once more.
 
 The order matters to the kernel: a variant driver reads the `migratable` flag when it binds, so it is set while the
 VF is unbound (Documentation/networking/devlink/devlink-port.rst, mlx5_vfio_pci).
@@ -215,8 +215,6 @@ class Converger:
             todo = steps(state, want)
             for step in todo:
                 step.run(self._host)
-            if todo:
-                self._verify(vf, want)
             return [step.text for step in todo]
 
     def survey(self, pf: PciAddress) -> list[PciAddress]:
@@ -236,16 +234,17 @@ class Converger:
 
     def check_ready(self, vf: PciAddress) -> None:
         """Raises Refused when state could not be carried from or to this VF."""
-        state = self._host.observe(vf)
-        if state.port_index is None:
+        pf = self._host.sysfs.physfn(vf)
+        port = self._host.devlink.vf_port(pf, self._host.sysfs.vf_index(vf)) if pf is not None else None
+        if port is None:
             raise Refused(
-                f"PF {state.pf} is not in switchdev mode, so VF {vf} cannot take a guest's state",
-                f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+                f"PF {pf} is not in switchdev mode, so VF {vf} cannot take a guest's state",
+                f"run: devlink dev eswitch set pci/{pf} mode switchdev",
             )
-        if state.migratable is None:
+        if port.migratable is None:
             raise Refused(
-                f"the firmware of PF {state.pf} cannot migrate its VFs",
-                f"run: mstconfig -d {state.pf} set VF_MIGRATION_MODE=2; then restart the card",
+                f"the firmware of PF {pf} cannot migrate its VFs",
+                f"run: mstconfig -d {pf} set VF_MIGRATION_MODE=2; then restart the card",
             )
         if self._host.sysfs.variant_driver(vf) == "vfio-pci":
             raise Refused(
@@ -259,11 +258,3 @@ class Converger:
             return False
         netdevs = (self._host.links.find(name) for name in self._host.sysfs.netdevs(state.vf))
         return any(netdev is not None and netdev.up for netdev in netdevs)
-
-    def _verify(self, vf: PciAddress, want: Wanted) -> None:
-        left = steps(self._host.observe(vf), want)
-        if left:
-            raise HostError(
-                f"the host does not keep VF {vf} as it should be: still to do: {left[0].text}",
-                "see journalctl -k and whether something else configures this VF",
-            )

@@ -7,6 +7,7 @@ is there also while the daemon is being restarted; in the foreground it makes th
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ from vfmigrate.offload import OffloadRestart
 from vfmigrate.operations import HookOperations
 from vfmigrate.ovs import OpenVswitch
 from vfmigrate.pci import PciAddress
+from vfmigrate.promises import Promises
 from vfmigrate.provision import Provisioner
 from vfmigrate.server import Server, listening_socket
 from vfmigrate.status import Status
@@ -66,6 +68,9 @@ class Daemon:
             log,
         )
         offload = OffloadRestart(Systemd().restart)
+        self.promises = Promises(
+            settings, self.host, self.store, converger, log, on_kept=self.keeper.settle_soon
+        )
         self.provisioner = Provisioner(
             settings,
             self.host,
@@ -99,7 +104,7 @@ class Daemon:
 
     def answer(self, request: protocol.Request, uid: int) -> dict[str, Any]:
         """Answer a request of a user; raises VfmigrateError and nothing else."""
-        protocol.authorize(request, uid, self.config.readers)
+        protocol.authorize(request, uid, self.config.readers, self.config.clients)
         try:
             return self._do(request)
         except VfmigrateError:
@@ -122,6 +127,8 @@ class Daemon:
             return {"changes": self.keeper.reconcile()}
         if request.name == "provision":
             return self._provision(request)
+        if request.name in protocol.PROMISING:
+            return self.promises.answer(request)
         if request.name == "status":
             return self.status.tell()
         return {"version": VERSION}
@@ -165,6 +172,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     server = Server(listener, daemon.answer)
     daemon.start()
     server.start()
+    # Everything loaded so far lives as long as the process: keep the collector from walking it at every turn.
+    gc.collect()
+    gc.freeze()
     notify("READY=1")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     notify("STOPPING=1")

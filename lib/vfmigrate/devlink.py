@@ -152,6 +152,7 @@ class Devlink:
         self._netlink = NetlinkSocket(NETLINK_GENERIC, timeout=timeout, sock=sock)
         self._family_lock = threading.Lock()
         self._family: Optional[int] = None
+        self._indexes: dict[tuple[PciAddress, int], int] = {}
 
     def eswitch_mode(self, pf: PciAddress) -> str:
         """Tell the mode of the PF's eswitch: legacy, switchdev or switchdev_inactive."""
@@ -191,6 +192,24 @@ class Devlink:
             if port.flavour == "pcivf" and port.vf is not None and not port.external and not port.controller
         }
 
+    def vf_port(self, pf: PciAddress, vf: int) -> Optional[Port]:
+        """Look up the port of the PF's own VF number `vf`; None as for `vf_ports()`.
+
+        Asks for that port alone where its index is known from an earlier look: a list of all is slow on a card
+        with many VFs.
+        """
+        index = self._indexes.get((pf, vf))
+        if index is not None:
+            try:
+                port = self._port(pf, index)
+            except KernelRefusalError:
+                port = None  # the ports were made anew
+            if port is not None and (port.flavour, port.vf) == ("pcivf", vf):
+                return port
+        ports = self.vf_ports(pf)
+        self._indexes.update({(pf, number): port.index for number, port in ports.items()})
+        return ports.get(vf)
+
     def set_port_function(
         self,
         pf: PciAddress,
@@ -218,6 +237,12 @@ class Devlink:
             ("DEVLINK_ATTR_PORT_FUNCTION", {"attrs": function}),
         ]
         self._ask(pf, _CMD_PORT_SET, f"set {' and '.join(asked)} on port {port_index}", attributes)
+        port = self._port(pf, port_index)
+        took = hw_addr is None or port.hw_addr == hw_addr.lower()
+        if not took or (migratable is not None and port.migratable != migratable):
+            raise HostError(
+                f"devlink: PF {pf} acknowledged {' and '.join(asked)} on port {port_index}, but it is not so"
+            )
 
     def info(self, pf: PciAddress) -> Info:
         """Ask the card for its board's and firmware's versions."""
@@ -232,6 +257,10 @@ class Devlink:
     def close(self) -> None:
         """Close the netlink socket."""
         self._netlink.close()
+
+    def _port(self, pf: PciAddress, index: int) -> Port:
+        (answer,) = self._request(pf, _CMD_PORT_GET, [("DEVLINK_ATTR_PORT_INDEX", index)])
+        return _port(answer)
 
     def _ask(
         self, pf: PciAddress, command: int, purpose: str, attributes: Sequence[tuple[str, object]] = ()

@@ -27,7 +27,7 @@ class VfState:
     driver: Optional[str]
     #: the driver is vfio-pci or a variant driver
     vfio: bool
-    #: a process (QEMU) holds the VF through VFIO
+    #: a process (QEMU) holds the VF through VFIO; `observe` looks only where the VF is not migratable
     in_use: bool
     #: devlink port of the VF; None while the PF is not in switchdev mode
     port_index: Optional[int] = None
@@ -56,8 +56,12 @@ class Host:
         if pf is None:
             raise HostError(f"there is no VF {vf} on this host", "see sriov_numvfs of its physical function")
         index = self.sysfs.vf_index(vf)
-        port = self.devlink.vf_ports(pf).get(index)
-        return self._state(vf, pf, index, self.sysfs.in_use(vf), port, self.ovs.port)
+        port = self.devlink.vf_port(pf, index)
+        state = self._state(vf, pf, index, False, port, self.ovs.port)
+        if state.vfio and not state.migratable:
+            # Only then does it matter, and looking through all processes is the slowest part.
+            state = replace(state, in_use=self.sysfs.in_use(vf))
+        return state
 
     def survey(self, pf: PciAddress) -> list[VfState]:
         """Look at every VF of a PF with one question to devlink and one to Open vSwitch.

@@ -15,22 +15,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Optional
+from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
 from vfmigrate.holders import guest_of, holders
+from vfmigrate.modules import modprobe
 from vfmigrate.pci import PciAddress
 from vfmigrate.variants import GENERIC_DRIVER, VfioVariants
 
 _MSIX_CAPABILITY = 0x11
 _STATUS_HAS_CAPABILITIES = 0x10
+_COMMAND_BUS_MASTER = 0x4
 
 
 class Sysfs:
     """The PCI devices below one mount of sysfs; thread-safe.
 
     `root` is where sysfs is mounted, `modules` the directory of the running kernel's modules, `dev` holds the
-    device nodes, `proc` the processes. All raise HostError: which device, what the kernel said, what to do.
+    device nodes, `proc` the processes; `load` loads a kernel module by its driver's name. All raise HostError:
+    which device, what the kernel said, what to do.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class Sysfs:
         modules: Optional[Path] = None,
         dev: Path = Path("/dev"),
         proc: Path = Path("/proc"),
+        load: Callable[[str], None] = modprobe,
     ) -> None:
         self._root = root
         self._devices = root / "bus/pci/devices"
         self._drivers = root / "bus/pci/drivers"
         self._dev = dev
         self._proc = proc
+        self._load = load
         modules = modules if modules is not None else Path("/lib/modules") / os.uname().release
         self._variants = VfioVariants(modules / "modules.alias")
         # Two threads that bind one device would take each other's override away.
@@ -103,6 +108,17 @@ class Sysfs:
             offset = space[offset + 1] & ~3
         return None
 
+    def bus_master(self, device: PciAddress) -> bool:
+        """Tell whether a driver has switched a device's bus mastering on (PCI specification 3.0, 6.2.2).
+
+        A driver does so when it takes a device and undoes it when it lets go. VFIO hands a guest's writes of this bit
+        through to the device and clears it whenever the device is opened, so for a guest's VF it tells whether the
+        guest's driver has it (drivers/vfio/pci/vfio_pci_config.c, vfio_basic_config_write()).
+        """
+        space = self._read_bytes(self._path(device) / "config")
+        command = int.from_bytes(space[4:6], "little")
+        return command != 0xFFFF and bool(command & _COMMAND_BUS_MASTER)
+
     def vf_modalias(self, pf: PciAddress) -> Optional[str]:
         """Show as much of the modalias of a PF's VFs as is known before there are any; None when it is not told.
 
@@ -139,6 +155,8 @@ class Sysfs:
             current = self.driver(device)
             if current == driver:
                 return
+            if not (self._drivers / driver).exists():
+                self._load(driver)
             if not (self._drivers / driver).exists():
                 raise HostError(
                     f"cannot bind {device} to {driver}: this kernel has no such driver loaded",

@@ -112,6 +112,9 @@ class CardSysfs:
             with _kernel(f"MSI-X of {vf}"):
                 self.card.msix_count(str(vf), str(count))
 
+    def bus_master(self, device: PciAddress) -> bool:
+        return self.card.function(str(device)).bus_master
+
     def unbind(self, device: PciAddress) -> None:
         driver = self.driver(device)
         if driver is not None:
@@ -154,6 +157,9 @@ class CardDevlink:
 
     def vf_ports(self, pf: PciAddress) -> dict[int, Port]:
         return {port.vf: port for port in self.ports(pf) if port.vf is not None}
+
+    def vf_port(self, pf: PciAddress, vf: int) -> Optional[Port]:
+        return self.vf_ports(pf).get(vf)
 
     def set_port_function(
         self,

@@ -84,8 +84,9 @@ def test_the_door_sends_what_the_tool_sends(arguments: str, card: Card, shim: Pa
         door = Devlink(sock=server.connect())
         REQUESTS[arguments](door)
         door.close()
-        (told_by_door,) = server.requests
+        told_by_door, *verification = server.requests
     assert told_by_door == told_by_tool
+    assert len(verification) == int("function set" in arguments)  # it looks whether the card did so
 
 
 def test_the_tool_sees_what_the_door_did(card: Card, shim: Path, tmp_path: Path) -> None:
