@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the udev rules do to a card, its VFs and its representors, as udev itself works them out.
+
+Here udev is asked what it would do; its own event loop is exercised on the test bed, whose kernel makes the events.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.integration.pair import Node, Pair
+
+DATABASE = "/run/udev/data"
+LOCAL_RULES = "/etc/udev/rules.d/60-local.rules"
+REPRESENTORS = "/run/vfmigrate/representors"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What came of an event: the device's properties, the name of a network device, attributes to be written."""
+
+    properties: dict[str, str]
+    name: str
+    written: dict[str, str]
+
+    def ours(self) -> dict[str, str]:
+        """The properties that the rules are there for."""
+        names = ("SYSTEMD_WANTS", "NM_UNMANAGED")
+        return {
+            name: value
+            for name, value in self.properties.items()
+            if name in names or name in ("VFMIGRATE_PF", "VFMIGRATE_VF")
+        }
+
+
+class Udev:
+    """udev's rules on one host, and the database that they find a device's parent in."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def pci(self, address: str, action: str = "add") -> Event:
+        """A PCI device's event; what comes of it is kept in the database, as udev keeps it."""
+        event = self._event(f"/sys/bus/pci/devices/{address}", action)
+        lines = "".join(f"E:{name}={value}\n" for name, value in event.properties.items())
+        self._node.host.write(f"{DATABASE}/+pci:{address}", f"I:1\n{lines}V:1\n")
+        return event
+
+    def net(self, name: str, action: str = "add") -> Event:
+        """A network device's event."""
+        return self._event(f"/sys/class/net/{name}", action)
+
+    def _event(self, device: str, action: str) -> Event:
+        # libudev otherwise looks whether /sys is the kernel's own.
+        environment = {"SYSTEMD_DEVICE_VERIFY_SYSFS": "0"}
+        done = self._node.host.run("udevadm", "test", f"--action={action}", device, env=environment)
+        told = done.stdout + done.stderr
+        found = re.search(r"^Network interface name:\n\s+(\S+)", told, re.MULTILINE)
+        return Event(
+            properties=dict(re.findall(r"^  ([A-Z_]+)=(.*)$", told, re.MULTILINE)),
+            name=found[1] if found else "",
+            written=dict(re.findall(r'skipping writing ATTR\{\S*/(\w+)\}="(.*)"', told)),
+        )
+
+
+@pytest.fixture
+def node(pair: Pair) -> Iterator[Node]:
+    yield pair.a
+    pair.a.host.path(LOCAL_RULES).unlink(missing_ok=True)
+    for place in (DATABASE, REPRESENTORS):
+        shutil.rmtree(pair.a.host.path(place), ignore_errors=True)
+
+
+@pytest.fixture
+def udev(node: Node) -> Udev:
+    return Udev(node)
+
+
+def test_a_pf_is_kept_from_probing_and_provisioned(node: Node, udev: Udev) -> None:
+    event = udev.pci(node.pf)
+    assert event.ours() == {
+        "VFMIGRATE_PF": "1",
+        "SYSTEMD_WANTS": f"vfmigrate-provision@{node.pf}.service",
+    }
+    assert ":systemd:" in event.properties["TAGS"]
+    assert event.written == {"sriov_drivers_autoprobe": "0"}
+
+
+def test_a_pf_is_provisioned_when_its_driver_has_it(node: Node, udev: Udev) -> None:
+    node.card.unbind("mlx5_core", node.pf)
+    event = udev.pci(node.pf)
+    assert event.ours() == {"VFMIGRATE_PF": "1"}
+    assert event.written == {"sriov_drivers_autoprobe": "0"}
+    node.card.drivers_probe(node.pf)
+    assert "SYSTEMD_WANTS" in udev.pci(node.pf, action="bind").ours()
+
+
+def test_an_administrator_decides(node: Node, udev: Udev) -> None:
+    node.host.write(LOCAL_RULES, f'SUBSYSTEM=="pci", KERNEL=="{node.pf}", ENV{{VFMIGRATE_PF}}="0"\n')
+    event = udev.pci(node.pf)
+    assert (event.ours(), event.written) == ({"VFMIGRATE_PF": "0"}, {})
+
+
+def test_representors_are_unmanaged_and_keep_their_names(node: Node, udev: Udev) -> None:
+    udev.pci(node.pf)
+    event = udev.net(node.representor(1))
+    assert event.ours() == {"VFMIGRATE_PF": "1", "NM_UNMANAGED": "1"}
+    assert event.name == node.representor(1)
+
+
+def test_representors_get_stable_names_where_the_pool_says_so(node: Node, udev: Udev) -> None:
+    udev.pci(node.pf)
+    node.host.write(f"{REPRESENTORS}/{node.pf}", "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
+    assert udev.net(node.representor(1)).name == "r0100pf0vf1"
+    assert udev.net(node.representor(1), action="change").name == node.representor(1)
+
+
+def test_the_uplink_stays_networkmanagers(node: Node, udev: Udev) -> None:
+    udev.pci(node.pf)
+    node.host.write(f"{REPRESENTORS}/{node.pf}", "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
+    event = udev.net("p0")
+    assert (event.ours(), event.name) == ({"VFMIGRATE_PF": "1"}, "p0")
+
+
+def test_a_vf_is_unmanaged(node: Node, udev: Udev) -> None:
+    assert udev.pci(node.vf(1)).ours() == {"VFMIGRATE_VF": "1"}
+    assert udev.pci(node.vf(1)).written == {}

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The systemd units and udev rules as installed, judged by systemd's own tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration import namespaces, product
+from tests.integration.namespaces import Namespace
+from tests.testbed import images
+from tests.testbed.run import run
+
+UNITS = (
+    "vfmigrated.socket",
+    "vfmigrated.service",
+    "vfmigrate-provision.service",
+    "vfmigrate-provision@.service",
+)
+PLACE = "/usr/lib/systemd/system"
+# Exposure as systemd-analyze counts it, from 0 to 10.
+LIMIT = 4.0
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
+    """A host with the product installed; nothing of it runs."""
+    place = tmp_path_factory.mktemp("machine")
+    staged = tmp_path_factory.mktemp("staged")
+    product.stage(staged)
+    with namespaces.host("machine", images.host_root(), place) as machine:
+        run("cp", "-a", f"{staged}/.", f"/proc/{machine.pid}/root")
+        yield machine
+
+
+def test_units_are_sound(machine: Namespace) -> None:
+    done = machine.run("systemd-analyze", "verify", "--man=no", *(f"{PLACE}/{unit}" for unit in UNITS))
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "vfmigrate" in line]
+    assert ours == []
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.endswith(".service")])
+def test_services_expose_little(machine: Namespace, unit: str) -> None:
+    told = machine.run("systemd-analyze", "security", "--offline=yes", "--no-pager", f"{PLACE}/{unit}").stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
+    assert found is not None
+    assert float(found[1]) <= LIMIT
+
+
+def test_rules_are_sound(machine: Namespace) -> None:
+    done = machine.run("udevadm", "verify", "/usr/lib/udev/rules.d/70-vfmigrate.rules")
+    assert "Fail:    0" in done.stdout
+
+
+def test_all_that_libvirt_starts_by_itself_comes_after_the_pools(machine: Namespace) -> None:
+    for unit in UNITS[1:]:
+        told = machine.run("cat", f"{PLACE}/{unit}").stdout
+        (before,) = (line for line in told.splitlines() if line.startswith("Before="))
+        assert {"libvirtd.service", "virtqemud.service"} <= set(before[len("Before=") :].split())
