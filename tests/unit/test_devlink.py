@@ -112,6 +112,27 @@ def test_vf_ports_exist_in_switchdev_mode_only(devlink: Devlink) -> None:
     assert len(devlink.ports(PF)) == 1
 
 
+def test_a_known_port_is_asked_for_alone(card: Card) -> None:
+    with DevlinkServer(card) as server:
+        door = Devlink(sock=server.connect())
+        assert [door.vf_port(PF, number) for number in (0, 1)] == list(door.vf_ports(PF).values())
+        server.requests.clear()
+        assert door.vf_port(PF, 1) == door.vf_ports(PF)[1]
+        door.close()
+        alone, listing = server.requests
+    assert not alone.flags & 0x300  # NLM_F_DUMP
+    assert listing.flags & 0x300  # NLM_F_DUMP
+
+
+def test_a_port_that_was_made_anew_is_found_again(devlink: Devlink) -> None:
+    assert devlink.vf_port(PF, 1) is not None
+    devlink.set_eswitch_mode(PF, "legacy")
+    assert devlink.vf_port(PF, 1) is None
+    devlink.set_eswitch_mode(PF, "switchdev")
+    assert devlink.vf_port(PF, 1) == devlink.vf_ports(PF)[1]
+    assert devlink.vf_port(PF, 7) is None
+
+
 def test_a_device_without_devlink_has_no_ports(devlink: Devlink) -> None:
     assert devlink.ports(ABSENT) == []
     assert devlink.vf_ports(ABSENT) == {}
