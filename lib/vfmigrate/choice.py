@@ -81,13 +81,18 @@ def port_vlan(interface: VfInterface, pool: Pool) -> tuple[Optional[int], tuple[
     mark = interface.mark
     vlan = mark.vlan if mark is not None and mark.vlan is not None else pool.vlan
     trunks = mark.trunks if mark is not None else ()
-    for asked in (*trunks, *([vlan] if vlan is not None else [])):
+    check_vlans((*trunks, *([vlan] if vlan is not None else [])), pool)
+    return vlan, trunks
+
+
+def check_vlans(vlans: Iterable[int], pool: Pool) -> None:
+    """Raises Refused for a VLAN that the pool does not allow."""
+    for asked in vlans:
         if not pool.allows_vlan(asked):
             raise Refused(
                 f"VLAN {asked} is not allowed in pool '{pool.name}'",
                 f"add it to the vlans of [pool {pool.name}]",
             )
-    return vlan, trunks
 
 
 def check_compatible(mark: Mark, vf: PciAddress, here: CardFacts) -> None:

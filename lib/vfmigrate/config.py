@@ -206,6 +206,16 @@ class Config:
             otherwise="none",
         ),
     )
+    clients: frozenset[str] = field(
+        default=frozenset(),
+        metadata=_key(
+            "clients",
+            setting.NAMES,
+            "Users besides root who may claim free VFs for guests and give back those that no guest holds, as oVirt's "
+            "vdsm does. They may ask for the daemon's state as well.",
+            otherwise="none",
+        ),
+    )
 
     def pool_of(self, pf: PciAddress) -> Optional[Pool]:
         """The pool that names this physical function, or None when it is none of our business."""

@@ -107,6 +107,10 @@ class Keeper:
 
     # -- a domain runs here
 
+    def settle_soon(self, uuid: str) -> None:
+        """Have a domain settled by the keeper's own thread."""
+        self._work.put(lambda: self.settle(uuid))
+
     def settle(self, uuid: str) -> None:
         """Leave on a domain that runs here what it needs for its next migration and its next boot."""
         for attempt in range(_ATTEMPTS):

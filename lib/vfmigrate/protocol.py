@@ -19,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 from vfmigrate.domain import MAX_XML_BYTES
 from vfmigrate.errors import KINDS, Denied, InputError, Unreachable, UsageError, VfmigrateError
@@ -33,9 +33,10 @@ MAX_LINE_BYTES = 6 * MAX_XML_BYTES + 65536
 #: how long, in seconds, `provision` may be asked to wait for a card
 LONGEST_WAIT = 600.0
 
-#: who may ask: root alone, or root and the configured readers
+#: who may ask: root alone, root and the configured readers, root and the configured clients
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
 READING = frozenset({"status", "ping"})
+PROMISING = frozenset({"claim", "keep", "give_back", "departure", "pools"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,19 @@ class Request:
         value = self.arguments.get(key)
         if not isinstance(value, str):
             raise UsageError(f"request '{self.name}' needs the text '{key}'")
+        return value
+
+    def optional_text(self, key: str) -> Optional[str]:
+        """A text argument, None when it is missing. Raises UsageError when it is anything else."""
+        return None if self.arguments.get(key) is None else self.text(key)
+
+    def optional_number(self, key: str, low: int, high: int) -> Optional[int]:
+        """A whole number within limits, None when it is missing. Raises UsageError when it is anything else."""
+        value: object = self.arguments.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise UsageError(f"'{key}' of request '{self.name}' is not a number from {low} to {high}")
         return value
 
     def words(self, key: str) -> list[str]:
@@ -88,7 +102,7 @@ def decode_request(line: bytes) -> Request:
             "install the same version of vfmigrate for hook, CLI and daemon",
         )
     name, arguments = raw.get("request"), raw.get("arguments", {})
-    if not isinstance(name, str) or name not in ROOT_ONLY | READING:
+    if not isinstance(name, str) or name not in ROOT_ONLY | READING | PROMISING:
         raise UsageError(f"there is no request '{str(name)[:20]}'")
     if not isinstance(arguments, dict):
         raise InputError("the request's arguments are not a JSON object")
@@ -122,7 +136,9 @@ def encode_error(error: VfmigrateError) -> bytes:
     return json.dumps({"version": VERSION, "error": body}).encode() + b"\n"
 
 
-def authorize(request: Request, uid: int, readers: frozenset[str]) -> None:
+def authorize(
+    request: Request, uid: int, readers: frozenset[str], clients: frozenset[str] = frozenset()
+) -> None:
     """Raises Denied when the user `uid` (from SO_PEERCRED) may not ask this."""
     if uid == 0:
         return
@@ -130,13 +146,13 @@ def authorize(request: Request, uid: int, readers: frozenset[str]) -> None:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = str(uid)
-    if request.name in READING and user in readers:
+    allowed = {"readers": (READING, readers), "clients": (READING | PROMISING, clients)}
+    if any(request.name in requests and user in users for requests, users in allowed.values()):
         return
+    key = next((key for key, (requests, _) in allowed.items() if request.name in requests), None)
     raise Denied(
         f"user '{user}' may not ask vfmigrated for '{request.name}'",
-        "ask as root, or add the user to readers in the [daemon] section"
-        if request.name in READING
-        else "ask as root",
+        f"ask as root, or add the user to {key} in the [daemon] section" if key else "ask as root",
     )
 
 

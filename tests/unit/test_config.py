@@ -40,14 +40,14 @@ def test_no_file_is_no_pools(tmp_path: Path) -> None:
 
 def test_everything(tmp_path: Path) -> None:
     text = (
-        "[daemon]\nlibvirt_uri = test:///default\nreaders = nagios, vdsm\nclaim_timeout = 10\n"
+        "[daemon]\nlibvirt_uri = test:///default\nreaders = nagios\nclients = vdsm\nclaim_timeout = 10\n"
         "[pool data]\npf = 0000:e1:00.0, 0000:e1:00.1\nbridge = br\n"
         "vlan = 42\nvlans = 43 100-102\nmtu = 9000\nannounce = no\n"
     )
     loaded = config.load(write(tmp_path, text))
     pool = loaded.pools["data"]
     assert loaded.libvirt_uri == "test:///default"
-    assert loaded.readers == {"nagios", "vdsm"}
+    assert (loaded.readers, loaded.clients) == ({"nagios"}, {"vdsm"})
     assert loaded.claim_timeout == 10
     assert len(pool.pfs) == 2
     assert [vlan for vlan in range(200) if pool.allows_vlan(vlan)] == [42, 43, 100, 101, 102]

@@ -150,6 +150,18 @@ def test_who_may_ask_what() -> None:
         protocol.authorize(hook, 65534, frozenset({"nobody"}))
 
 
+def test_what_a_client_may_ask() -> None:
+    claim, status = protocol.Request("claim", {}), protocol.Request("status", {})
+    clients = frozenset({"nobody"})
+    protocol.authorize(claim, 65534, frozenset(), clients)
+    protocol.authorize(status, 65534, frozenset(), clients)
+    with pytest.raises(Denied, match="add the user to clients"):
+        protocol.authorize(claim, 65534, clients, frozenset())
+    for request in sorted(protocol.ROOT_ONLY):
+        with pytest.raises(Denied, match="ask as root"):
+            protocol.authorize(protocol.Request(request, {}), 65534, clients, clients)
+
+
 def test_nobody_there_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"vfmigrated does not answer.*systemctl start vfmigrated"):
         protocol.ask("ping", {}, path=tmp_path / "nobody")
