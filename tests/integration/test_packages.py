@@ -32,9 +32,12 @@ LISTS = {
         /run/vfmigrate
         /usr/bin/vfmigrate
         /usr/lib/systemd/system-preset/85-vfmigrate.preset
+        /usr/lib/systemd/system/vfmigrate-provision.service
+        /usr/lib/systemd/system/vfmigrate-provision@.service
         /usr/lib/systemd/system/vfmigrated.service
         /usr/lib/systemd/system/vfmigrated.socket
         /usr/lib/tmpfiles.d/vfmigrate.conf
+        /usr/lib/udev/rules.d/70-vfmigrate.rules
         /usr/sbin/vfmigrated
         /usr/share/doc/vfmigrate
         /usr/share/man/man5/vfmigrate.conf.5.gz

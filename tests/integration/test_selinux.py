@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The SELinux module, linked into Debian's whole policy and asked what that allows then.
+
+Nothing here runs under SELinux: this shows what the rules say, not that they suffice (docs/packaging.md).
+"""
+
+from __future__ import annotations
+
+import bz2
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.testbed import cache
+from tests.testbed.run import run
+
+SOURCES = Path(__file__).parents[2] / "rpm/selinux"
+POLICY_MAKEFILE = "/usr/share/selinux/devel/Makefile"
+
+
+def distribution_policy() -> Path:
+    """The modules of the policy whose headers are installed, unpacked; it is not installed itself."""
+    version = run("dpkg-query", "-W", "--showformat=${Version}", "selinux-policy-dev")
+
+    def fetch(path: Path) -> None:
+        path.mkdir()
+        run(
+            "apt-get",
+            "-q",
+            "-o",
+            "APT::Sandbox::User=root",
+            "download",
+            f"selinux-policy-default={version}",
+            cwd=path,
+        )
+        run("dpkg", "-x", next(path.glob("*.deb")), path / "tree")
+        for module in (path / "tree/usr/share/selinux/default").glob("*.pp.bz2"):
+            (path / module.stem).write_bytes(bz2.decompress(module.read_bytes()))
+        shutil.rmtree(path / "tree")
+
+    return cache.entry("selinux-policy", [1, version], fetch)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy with our module in it, as the kernel would load it."""
+    place = tmp_path_factory.mktemp("selinux")
+    shutil.copytree(SOURCES, place / "module")
+    run("make", "-C", place / "module", "-f", POLICY_MAKEFILE, "vfmigrate.pp")
+    modules = sorted(distribution_policy().glob("*.pp"))
+    base = next(module for module in modules if module.name == "base.pp")
+    others = [module for module in modules if module != base]
+    run("semodule_link", "-o", place / "linked", base, *others, place / "module/vfmigrate.pp")
+    run("semodule_expand", place / "linked", place / "policy")
+    return place / "policy"
+
+
+def rules(policy: Path, *query: str) -> set[str]:
+    """What sesearch finds, a line for each rule; conditional ones with their condition."""
+    return {line.strip() for line in run("sesearch", *query, policy).splitlines() if line.strip()}
+
+
+def allowed(policy: Path, source: str, target: str, kind: str) -> set[str]:
+    """The permissions that a domain has on a type, by rules that name the domain itself."""
+    found: set[str] = set()
+    for rule in rules(policy, "-A", "-s", source, "-ds", "-t", target, "-c", kind):
+        names = rule.split(f":{kind}", 1)[1].split(";")[0]
+        found.update(names.replace("{", " ").replace("}", " ").split())
+    return found
+
+
+def test_libvirt_runs_the_hook_in_a_domain_of_its_own(policy: Path) -> None:
+    assert rules(policy, "-T", "-t", "vfmigrate_hook_exec_t") == {
+        "type_transition virtd_t vfmigrate_hook_exec_t:process vfmigrate_hook_t;"
+    }
+    assert "transition" in allowed(policy, "virtd_t", "vfmigrate_hook_t", "process")
+
+
+def test_systemd_starts_the_daemon_in_a_domain_of_its_own(policy: Path) -> None:
+    transitions = rules(policy, "-T", "-s", "init_t", "-t", "vfmigrated_exec_t")
+    assert transitions == {"type_transition init_t vfmigrated_exec_t:process vfmigrated_t;"}
+    assert "nnp_transition" in allowed(policy, "init_t", "vfmigrated_t", "process2")
+
+
+def test_hook_and_libvirt_alone_may_ask_the_daemon(policy: Path) -> None:
+    found = rules(policy, "-A", "-t", "vfmigrated_t", "-dt", "-c", "unix_stream_socket", "-p", "connectto")
+    sources = {rule.split()[1] for rule in found}
+    assert sources == {"vfmigrate_hook_t", "virtd_t", "vfmigrated_t"}
+
+
+def test_the_hook_writes_nothing_but_pipes_and_the_socket(policy: Path) -> None:
+    own = {"vfmigrate_hook_t"}
+    found = rules(policy, "-A", "-s", "vfmigrate_hook_t", "-ds", "-p", "write")
+    targets = {rule.split()[2].split(":")[0] for rule in found} - own
+    assert targets == {"virtd_t", "vfmigrated_var_run_t"}
+    assert allowed(policy, "vfmigrate_hook_t", "virtd_t", "fifo_file") >= {"read", "write"}
+    assert not rules(policy, "-A", "-s", "vfmigrate_hook_t", "-ds", "-c", "capability")
+
+
+def test_the_daemon_has_the_rights_its_doors_need(policy: Path) -> None:
+    assert "write" in allowed(policy, "vfmigrated_t", "sysfs_t", "file")
+    assert "connectto" in allowed(policy, "vfmigrated_t", "openvswitch_t", "unix_stream_socket")
+    assert "connectto" in allowed(policy, "vfmigrated_t", "virtd_t", "unix_stream_socket")
+    assert "create" in allowed(policy, "vfmigrated_t", "vfmigrated_t", "netlink_generic_socket")
+    assert "nlmsg_write" in allowed(policy, "vfmigrated_t", "vfmigrated_t", "netlink_route_socket")
+    assert allowed(policy, "vfmigrated_t", "vfmigrated_var_run_t", "file") >= {"create", "rename", "unlink"}
+
+
+def test_the_daemon_has_the_capabilities_of_its_unit_and_no_others(policy: Path) -> None:
+    unit = (SOURCES.parents[1] / "systemd/vfmigrated.service").read_text()
+    bounding = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
+    named = {name.lower()[len("cap_") :] for name in bounding.split("=")[1].split()}
+    assert allowed(policy, "vfmigrated_t", "vfmigrated_t", "capability") == named
+
+
+def test_the_daemon_writes_no_file_but_sysfs_and_its_own(policy: Path) -> None:
+    found = rules(policy, "-A", "-s", "vfmigrated_t", "-ds", "-c", "file", "-p", "write")
+    targets = {rule.split()[2].split(":")[0] for rule in found}
+    # init_tmpfs_t: what systemd hands any daemon in memory
+    assert targets == {"sysfs_t", "vfmigrated_var_run_t", "vfmigrated_t", "init_tmpfs_t"}
