@@ -47,7 +47,7 @@ def test_everything(tmp_path: Path) -> None:
     loaded = config.load(write(tmp_path, text))
     pool = loaded.pools["data"]
     assert loaded.libvirt_uri == "test:///default"
-    assert (loaded.readers, loaded.clients) == ({"nagios"}, {"vdsm"})
+    assert [loaded.readers, loaded.clients] == [{"nagios"}, {"vdsm"}]
     assert loaded.claim_timeout == 10
     assert len(pool.pfs) == 2
     assert [vlan for vlan in range(200) if pool.allows_vlan(vlan)] == [42, 43, 100, 101, 102]
