@@ -107,10 +107,10 @@ def start_switch() -> None:
     database = str(INSIDE / "conf.db")
     inside("ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema")
     log = "--log-file"
-    spawn("ovsdb-server", database, f"--remote=punix:{INSIDE}/db.sock", log, "-vconsole:off")
+    spawn("ovsdb-server", database, f"--remote=punix:{INSIDE}/db.sock", "--pidfile", log, "-vconsole:off")
     await_file(RUN / "switch" / "db.sock")
     vsctl("--no-wait", "init")
-    spawn("ovs-vswitchd", f"unix:{INSIDE}/db.sock", log, "-vconsole:off")
+    spawn("ovs-vswitchd", f"unix:{INSIDE}/db.sock", "--pidfile", log, "-vconsole:off")
 
 
 def spawn(*command: str) -> None:

@@ -46,29 +46,29 @@ def die_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def run_inside(main: Callable[[], int], network: bool, closing: Sequence[int] = ()) -> int:
+def run_inside(main: Callable[[], int], network: bool, leaving: Sequence[int] = ()) -> int:
     """Run `main` in namespaces of its own and return its exit status.
 
     SIGINT, SIGTERM and SIGHUP are passed on to it, where they raise KeyboardInterrupt once. The file
-    descriptors in `closing` stay open in `main` alone.
+    descriptors in `leaving` stay open in `main` alone.
     """
-    return watch(fork(lambda: keep(main, network, closing)), closing)
+    return watch(fork(lambda: keep(main, network, leaving)), leaving)
 
 
-def keep(main: Callable[[], int], network: bool, closing: Sequence[int]) -> int:
+def keep(main: Callable[[], int], network: bool, leaving: Sequence[int]) -> int:
     """Make the namespaces, start their first process and wait for it."""
     unshare(CLONE_NEWNS | CLONE_NEWPID | (CLONE_NEWNET if network else 0))
-    return watch(fork(lambda: init(main, network, closing)), closing)
+    return watch(fork(lambda: init(main, network, leaving)), leaving)
 
 
-def init(main: Callable[[], int], network: bool, closing: Sequence[int]) -> int:
+def init(main: Callable[[], int], network: bool, leaving: Sequence[int]) -> int:
     """Be the first process of the namespaces: set them up, start the run, reap orphans until it ends."""
     run("mount", "--make-rprivate", "/")
     run("mount", "-t", "proc", "proc", "/proc")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", RUN)
     if network:
         run("ip", "link", "set", "lo", "up")
-    return watch(fork(lambda: interruptible(main)), closing, reap=True)
+    return watch(fork(lambda: interruptible(main)), leaving, reap=True)
 
 
 def interruptible(main: Callable[[], int]) -> int:
@@ -108,15 +108,22 @@ def fork(main: Callable[[], int]) -> int:
         os._exit(status)
 
 
-def watch(pid: int, closing: Sequence[int], reap: bool = False) -> int:
+def let_go(descriptors: Sequence[int]) -> None:
+    """Have file descriptors lead nowhere: whoever reads the other end must not wait for this process."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def watch(pid: int, leaving: Sequence[int], reap: bool = False) -> int:
     """Wait for a process, passing stop signals on to it; returns its exit status. `reap` buries orphans too."""
 
     def forward(number: int, frame: Optional[FrameType]) -> None:
         del number, frame
         os.kill(pid, signal.SIGTERM)
 
-    for descriptor in closing:
-        os.close(descriptor)
+    let_go(leaving)
     for each in STOP_SIGNALS:
         signal.signal(each, forward)
     while True:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The product's RPM packages, built from the work tree, and what it takes to install them on a Debian host.
 
-rpm knows nothing of a host's Debian packages, so a package without files, made from dpkg's own list, says what is
-there and in which version: the dependencies of our packages are resolved for real, floors included.
+rpm knows nothing of a host's Debian packages, so a package without files, made from dpkg's own list, says
+what is there and in which version: the dependencies of our packages are resolved for real, floors included.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ CLONE = Path(__file__).resolve().parents[2]
 # What a hypervisor gets: all but the SELinux module, which wants a policy to go into.
 FOR_A_HOST = ("python3-vfmigrate", "vfmigrate", "libvirt-hook-vfmigrate")
 
-# Debian's rpm asks to be used for nothing but conversions, and by default keeps its database in the user's home.
+# Debian's rpm asks to be used for nothing but conversions, and by default keeps its database in the user's
+# home.
 RPM = ("rpm", "--force-debian", "--dbpath", "/var/lib/rpm")
 
 STAND_IN = """\

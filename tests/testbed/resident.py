@@ -15,7 +15,7 @@ from typing import NoReturn, Optional
 
 from tests.testbed import cache
 from tests.testbed.lab import hosts_up
-from tests.testbed.namespace import RUN, run_inside
+from tests.testbed.namespace import RUN, let_go, run_inside
 
 STOP_S = 30
 
@@ -70,16 +70,12 @@ def background(ready: int) -> NoReturn:
     def work() -> int:
         with hosts_up():
             os.write(ready, b"1")
-            os.close(ready)
             # from here on nobody reads what we say
-            silence = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(silence, descriptor)
+            let_go((0, 1, 2, ready))
             while True:
                 signal.pause()
 
-    # only the process inside may hold the pipe open: its end tells `up` that it failed
-    status = run_inside(work, network=True, closing=(ready,))
+    status = run_inside(work, network=True, leaving=(0, 1, 2, ready))
     os._exit(status)
 
 

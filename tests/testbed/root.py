@@ -36,6 +36,7 @@ HOST_PACKAGES = (
     "python3-pyroute2",
     "python3-openvswitch",
     "python3-dbus",
+    "rpm",
     "iproute2",
     "kmod",
     "pciutils",
