@@ -73,8 +73,25 @@ def arguments() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=told, description=told)
         verb.add_argument("--json", action="store_true", help="for programs")
         verb.set_defaults(run=run)
+        if run is _provision:
+            _add_provision_arguments(verb)
     failover_verb.add(verbs)
     return parser
+
+
+def _add_provision_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "pools", nargs="*", metavar="POOL", help="a pool of this host; all of them unless named"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="say what would be changed, and change nothing")
+    verb.add_argument("--pf", metavar="ADDRESS", help="the pool of this physical function, if it has one")
+    verb.add_argument(
+        "--wait",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how long cards may still be missing, as they are while the host boots (default: 0)",
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
