@@ -52,16 +52,26 @@ class Announcer:
                 self._tell_failure(claim, error)
 
     def announce(self, domain: str) -> None:
-        """Start announcing the domain's MACs; returns at once."""
+        """Start announcing the domain's MACs; returns at once.
+
+        Those of failover pairs are not among them: they are where their standby is, which QEMU announces.
+        """
         claims = self._announced(domain)
         if claims:
             threading.Thread(target=self._rounds, args=(claims,), name="announce", daemon=True).start()
+
+    def announce_vf(self, claim: Claim) -> None:
+        """Start announcing the MAC of one VF, from where it is now; returns at once."""
+        pool = self._config.pools.get(claim.pool)
+        if claim.mac is not None and pool is not None and pool.announce:
+            threading.Thread(target=self._rounds, args=([claim],), name="announce", daemon=True).start()
 
     def _announced(self, domain: str) -> list[Claim]:
         claims = []
         for claim in self._store.of_domain(domain):
             pool = self._config.pools.get(claim.pool)
-            if claim.state == PLUGGED and claim.mac is not None and pool is not None and pool.announce:
+            here = claim.state == PLUGGED and claim.strategy != "failover"
+            if here and claim.mac is not None and pool is not None and pool.announce:
                 claims.append(claim)
         return claims
 

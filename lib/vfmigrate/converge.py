@@ -49,12 +49,16 @@ class Wanted:
     mtu: Optional[int] = None
 
 
-def wanted(claim: Optional[Claim], pool: Pool) -> Wanted:
-    """What the claim on a VF of this pool (None: the VF is free) asks of the host."""
+def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True) -> Wanted:
+    """What the claim on a VF of this pool (None: the VF is free) asks of the host.
+
+    `driven`: the guest's driver has the VF. While it has not, the standby of a failover pair carries the guest, and a
+    port of the VF's would draw its frames away.
+    """
     if claim is None:
         return Wanted(migratable=True)
     port = None
-    if claim.state == PLUGGED:
+    if claim.state == PLUGGED and (driven or claim.strategy != "failover"):
         ids = {"vm-id": claim.domain, "iface-status": "active"}
         if claim.mac is not None:
             # the same on every host, so that a controller sees one logical port move
@@ -209,13 +213,18 @@ class Converger:
                 return []
             if claim is None and self._is_hosts_own(state):
                 return []
-            want = wanted(claim, pool)
+            want = self._wanted(claim, pool)
             if claim is None and reset_mac:
                 want = Wanted(migratable=True, mac=NO_MAC)
             todo = steps(state, want)
             for step in todo:
                 step.run(self._host)
             return [step.text for step in todo]
+
+    def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
+        in_pair = claim is not None and claim.strategy == "failover"
+        driven = not in_pair or claim is None or self._host.sysfs.bus_master(claim.vf)
+        return wanted(claim, pool, driven=driven)
 
     def survey(self, pf: PciAddress) -> list[PciAddress]:
         """The VFs of a PF that may differ from what the claims ask for, found in one look at all of them."""
@@ -226,7 +235,7 @@ class Converger:
         for state in self._host.survey(pf):
             claim = self._store.get(state.vf)
             try:
-                if steps(state, wanted(claim, pool)):
+                if steps(state, self._wanted(claim, pool)):
                     different.append(state.vf)
             except HostError:
                 different.append(state.vf)  # converging tells what is wrong

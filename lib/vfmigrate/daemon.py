@@ -34,6 +34,7 @@ from vfmigrate.offload import OffloadRestart
 from vfmigrate.operations import HookOperations
 from vfmigrate.ovs import OpenVswitch
 from vfmigrate.pci import PciAddress
+from vfmigrate.primary import PrimaryWatch
 from vfmigrate.promises import Promises
 from vfmigrate.provision import Provisioner
 from vfmigrate.server import Server, listening_socket
@@ -67,6 +68,10 @@ class Daemon:
             Hypervisor(settings.libvirt_uri),
             log,
         )
+        self.primaries = PrimaryWatch(
+            self.host, self.store, converger, self.announcer, log, replug=self.keeper.plug_again
+        )
+        self.keeper.on_resumed = self.primaries.expect
         offload = OffloadRestart(Systemd().restart)
         self.promises = Promises(
             settings, self.host, self.store, converger, log, on_kept=self.keeper.settle_soon
@@ -94,10 +99,12 @@ class Daemon:
         except VfmigrateError as error:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
         self.keeper.start()
+        self.primaries.start()
 
     def stop(self) -> None:
         """End what goes on of its own accord."""
         self.keeper.stop()
+        self.primaries.stop()
         self.announcer.stop()
         self.store.close()
         self.log.event("down", "vfmigrated ends; claims stay")

@@ -254,3 +254,10 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
             raise InputError("the domain XML has a VF without an address to rewrite")
         markup.replace_tag(element, _with_address(markup.tag(element), address))
     return markup.text()
+
+
+def device(xml: Union[str, bytes], position: int) -> str:
+    """The text of one child of <devices>, by its position."""
+    _parse_tree(xml)
+    markup = Markup(xml)
+    return markup.text_of(list(markup.root.all("devices/*"))[position])

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import libvirt
 
 from vfmigrate import metadata
+from vfmigrate.domain import device, read
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.lifecycle import LifecycleEvent
 from vfmigrate.network import NetworkState
 
 _RETRY_SECONDS = 2.0
+# How long a guest may take to let go of a device, and how often that is looked for.
+_UNPLUG_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
 
 
 # virDomainEventType and the details that we tell apart (libvirt-domain.h)
@@ -44,6 +49,15 @@ def _told(what: str) -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+
+def _transient_device(domain: Any, mac: str) -> Optional[str]:
+    """The text of the VF with this MAC in a domain's failover pair as it was written: a network is not resolved."""
+    xml = str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+    for interface in read(xml).interfaces:
+        if interface.teaming == "transient" and interface.wanted_mac == mac:
+            return device(xml, interface.position)
+    return None
 
 
 class Hypervisor:
@@ -152,6 +166,23 @@ class Hypervisor:
         """Replace a persistent definition."""
         with _told("definition"):
             self._connected().defineXML(xml)
+
+    def plug_again(self, uuid: str, mac: str) -> None:
+        """Take the VF of a failover pair out of a running domain, as libvirt sees it, and plug it in again.
+
+        For a guest whose QEMU could not plug in what libvirt believes is there. Waits, bounded, for the guest to let
+        go. Raises HostError when the domain is gone or busy, has no such VF, or keeps it.
+        """
+        with _told("plugging a VF in again"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            vf = _transient_device(domain, mac)
+            if vf is not None:
+                domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                end = time.monotonic() + _UNPLUG_SECONDS
+                while _transient_device(domain, mac) is not None:
+                    if self._stop.wait(_LOOK_SECONDS) or time.monotonic() > end:
+                        raise HostError(f"guest '{domain.name()}' does not let go of its VF with MAC {mac}")
+                domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     # -- networks
 

@@ -59,6 +59,8 @@ class Keeper:
         self._log = log
         self._work: queue.Queue[Optional[Callable[[], object]]] = queue.Queue()
         self._hypervisor = hypervisor
+        #: told of a guest that runs on after a migration, to here or not from here
+        self.on_resumed: Callable[[str], None] = lambda _uuid: None
         self.networks = Networks(config, host.sysfs, store, hypervisor)
 
     def start(self) -> None:
@@ -101,6 +103,7 @@ class Keeper:
             # The same event tells that a migration away from here was rolled back. Announcing is right either way:
             # the guest runs here.
             self._announcer.announce(event.uuid)
+            self.on_resumed(event.uuid)
             self._work.put(lambda: self.settle(event.uuid))
         elif event.event == "started" and event.detail != "migrated":
             self._work.put(lambda: self.settle(event.uuid))
@@ -110,6 +113,15 @@ class Keeper:
     def settle_soon(self, uuid: str) -> None:
         """Have a domain settled by the keeper's own thread."""
         self._work.put(lambda: self.settle(uuid))
+
+    def plug_again(self, claim: Claim) -> None:
+        """Plug the VF of a failover pair into its guest again, which has not taken it; returns at once."""
+
+        def plug() -> None:
+            if claim.mac is not None and self._store.get(claim.vf) is not None:
+                self._hypervisor.plug_again(claim.domain, claim.mac)
+
+        self._work.put(plug)
 
     def settle(self, uuid: str) -> None:
         """Leave on a domain that runs here what it needs for its next migration and its next boot."""

@@ -118,6 +118,10 @@ class Markup:
         start = len(self._data[: element.start].rstrip())
         self._change(start, element.end, "")
 
+    def text_of(self, element: Element) -> str:
+        """An element's own text, from its start tag to its end."""
+        return self._data[element.start : element.end].decode("utf-8")
+
     def tag(self, element: Element) -> str:
         """The start tag of an element."""
         return self._data[element.start : element.inner_start].decode("utf-8")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
-from vfmigrate import choice, journal
+from vfmigrate import choice, journal, pair
 from vfmigrate.choice import CardFacts
 from vfmigrate.claims import PLUGGED, PREPARED, RESERVED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
@@ -121,6 +121,9 @@ class HookOperations:
                 raise Refused(
                     f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
                 )
+        for arrival in arrivals:
+            pair.check_crosses(domain, arrival.interface)
+            self._check_pair(domain, arrival)
         facts = self._selection.facts({arrival.pool.name: arrival.pool for arrival in arrivals}.values())
         claims = self._reserve(domain, arrivals, facts)
         try:
@@ -141,8 +144,34 @@ class HookOperations:
             pool = choice.pool_for(interface.mark, self._config) if interface.mark is not None else None
             if pool is not None:
                 choice.check_vlan_element(interface)
-                arrivals.append(_Arrival(interface, pool, *choice.port_vlan(interface, pool)))
+                arrivals.append(self._arrival(domain, interface, pool))
         return arrivals
+
+    @staticmethod
+    def _arrival(domain: Domain, interface: VfInterface, pool: Pool) -> _Arrival:
+        told = pair.with_vlan_of_standby(domain, interface)
+        return _Arrival(interface, pool, *choice.port_vlan(told, pool))
+
+    def _check_pair(self, domain: Domain, arrival: _Arrival) -> None:
+        """Raises Refused when the VF is half of a failover pair that cannot work here."""
+        if arrival.interface.teaming != "transient":
+            return
+        both = pair.pair_of(domain, arrival.interface)
+        pair.check_vlan(both, arrival.vlan, arrival.trunks)
+        standby = both.standby
+        if standby.kind != "bridge" or standby.source is None:
+            return  # libvirt itself refuses a guest whose network is missing, and does so as early
+        if standby.openvswitch:
+            there, remedy = self._host.ovs.bridge_exists(standby.source), f"ovs-vsctl add-br {standby.source}"
+        else:
+            there = self._host.links.find(standby.source) is not None
+            remedy = f"ip link add {standby.source} type bridge"
+        if not there:
+            raise Refused(
+                f"there is no bridge '{standby.source}' on this host, which guest '{domain.name}' needs "
+                f"while its VF {both.vf.wanted_mac or ''} is away",
+                f"run: {remedy}",
+            )
 
     def _reserve(
         self, domain: Domain, arrivals: list[_Arrival], facts: dict[PciAddress, CardFacts]
@@ -208,7 +237,8 @@ class HookOperations:
             pool = self._pool_here(domain, interface)
             if pool is not None and interface.address is not None:
                 choice.check_vlan_element(interface)
-                arrival = _Arrival(interface, pool, *choice.port_vlan(interface, pool))
+                arrival = self._arrival(domain, interface, pool)
+                self._check_pair(domain, arrival)
                 arrivals.append((interface.address, arrival))
         with self._store.lock:
             claims = [self._take(domain, vf, arrival, state) for vf, arrival in arrivals]
@@ -310,7 +340,7 @@ class HookOperations:
                     continue
                 if interface.address in {claim.vf for claim in self._store.of_domain(domain.uuid)}:
                     continue
-                arrival = _Arrival(interface, pool, *choice.port_vlan(interface, pool))
+                arrival = self._arrival(domain, interface, pool)
                 claim = self._claim(domain, arrival, interface.address, PLUGGED)
                 lost = self._lost_claim(claim)
                 with self._store.lock:

@@ -8,11 +8,12 @@ VF before a migration and plug one again after it; in the guest net_failover sen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from vfmigrate.domain import Domain, Standby, VfInterface
 from vfmigrate.errors import Refused
+from vfmigrate.metadata import Mark
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,31 @@ def pair_of(domain: Domain, vf: VfInterface) -> Pair:
 def pairs(domain: Domain) -> list[Pair]:
     """Every pair of a domain. Raises Refused for one that cannot work."""
     return [pair_of(domain, each) for each in domain.interfaces if each.teaming == "transient"]
+
+
+def check_crosses(domain: Domain, vf: VfInterface) -> None:
+    """Raises Refused for a VF that a plain migration cannot carry in the way chosen for it."""
+    strategy = vf.mark.strategy if vf.mark is not None else None
+    if strategy == "replug":
+        raise Refused(
+            f"the VF with {_named(vf)} of guest '{domain.name}' crosses by being unplugged (strategy replug), "
+            "and it is plugged in",
+            "unplug it first (virsh detach-device --live), and plug one on the destination afterwards",
+        )
+    if strategy == "failover" and vf.teaming != "transient":
+        raise Refused(
+            f"the VF with {_named(vf)} of guest '{domain.name}' has strategy failover and nothing that stands by",
+            f"run: vfmigrate failover enable {domain.name} --standby-bridge BRIDGE; then restart the guest",
+        )
+
+
+def with_vlan_of_standby(domain: Domain, vf: VfInterface) -> VfInterface:
+    """The VF of a pair whose mark names no VLAN, as if it named its standby's; any other as it is."""
+    standby = next((each for each in domain.standbys if each.alias and each.alias == vf.standby), None)
+    mark = vf.mark or Mark(mac=vf.mac)
+    if standby is None or not standby.openvswitch or mark.vlan is not None or mark.trunks:
+        return vf
+    return replace(vf, mark=replace(mark, vlan=standby.vlan, trunks=standby.trunks))
 
 
 def check_vlan(pair: Pair, vlan: Optional[int], trunks: tuple[int, ...]) -> None:

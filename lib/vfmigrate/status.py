@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 from vfmigrate import pf
 from vfmigrate.bridge import OFFLOAD
-from vfmigrate.claims import Claim, ClaimStore
+from vfmigrate.claims import PLUGGED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import steps, wanted
 from vfmigrate.errors import VfmigrateError
@@ -103,6 +103,8 @@ class Status:
     def _vf(self, pool: Pool, state: PfState, vf: VfState) -> dict[str, Any]:
         claim = self._store.get(vf.vf)
         port = vf.switch_port
+        standby = self._on_standby(claim)
+        held = "standby" if standby else claim.state if claim else None
         return {
             "address": str(vf.vf),
             "driver": vf.driver,
@@ -115,9 +117,15 @@ class Status:
             "holder": state.users.get(vf.vf),
             "guest": claim.domain_name if claim else None,
             "claim": claim.id if claim else None,
-            "state": claim.state if claim else "in use" if vf.vf in state.users else "free",
-            "problems": vf_problems(pool, state, vf, claim),
+            "state": held or ("in use" if vf.vf in state.users else "free"),
+            "problems": vf_problems(pool, state, vf, claim, standby=standby),
         }
+
+    def _on_standby(self, claim: Optional[Claim]) -> bool:
+        """Whether the guest of a failover pair runs without its VF."""
+        if claim is None or claim.strategy != "failover" or claim.state != PLUGGED:
+            return False
+        return not self._host.sysfs.bus_master(claim.vf)
 
 
 def pf_problems(pool: Pool, state: PfState) -> list[str]:
@@ -132,7 +140,9 @@ def pf_problems(pool: Pool, state: PfState) -> list[str]:
     return problems
 
 
-def vf_problems(pool: Pool, state: PfState, vf: VfState, claim: Optional[Claim]) -> list[str]:
+def vf_problems(
+    pool: Pool, state: PfState, vf: VfState, claim: Optional[Claim], *, standby: bool = False
+) -> list[str]:
     """How a VF differs from what its claim, or its being free, asks for; a VF the host uses may be as it likes."""
     problems = []
     if pool.msix is not None and state.msix[vf.vf] != pool.msix:
@@ -141,10 +151,13 @@ def vf_problems(pool: Pool, state: PfState, vf: VfState, claim: Optional[Claim])
         if vf.in_use:
             problems.append(f"it is {state.users[vf.vf]} without a claim")
         return problems
+    if standby and claim is not None:
+        problems.append(f"guest '{claim.domain_name}' has not taken it, and runs on its standby")
     if vf.migratable is None and state.mode == pf.SWITCHDEV:
         problems.append("its firmware cannot migrate it")
     try:
-        problems += [f"still to do: {step.text}" for step in steps(vf, wanted(claim, pool))]
+        want = wanted(claim, pool, driven=not standby)
+        problems += [f"still to do: {step.text}" for step in steps(vf, want)]
     except VfmigrateError as error:
         problems.append(str(error))
     if vf.switch_port is not None and vf.switch_port.error:

@@ -115,7 +115,7 @@ class Sysfs:
         through to the device and clears it whenever the device is opened, so for a guest's VF it tells whether the
         guest's driver has it (drivers/vfio/pci/vfio_pci_config.c, vfio_basic_config_write()).
         """
-        space = self._read_bytes(self._path(device) / "config")
+        space = self._read_bytes(self._path(device) / "config", 6)
         command = int.from_bytes(space[4:6], "little")
         return command != 0xFFFF and bool(command & _COMMAND_BUS_MASTER)
 
@@ -358,9 +358,12 @@ class Sysfs:
     def _read(self, path: Path) -> str:
         return self._read_bytes(path).decode(errors="replace").strip()
 
-    def _read_bytes(self, path: Path) -> bytes:
+    def _read_bytes(self, path: Path, count: int = -1) -> bytes:
         try:
-            return path.read_bytes()
+            with path.open(
+                "rb", buffering=0
+            ) as file:  # configuration space is slow to read: no more than asked
+                return file.read(count)
         except OSError as error:
             raise HostError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
 

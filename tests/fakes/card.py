@@ -99,6 +99,11 @@ class Card:
         with self._lock:
             return self._function(address)
 
+    def set_bus_master(self, address: str, on: bool) -> None:
+        """Do as a driver does when it takes a function, or lets go of it; for a VF under VFIO that is the guest's."""
+        with self._changing("bus_master", address, str(on)):
+            self._functions[address] = replace(self._function(address), bus_master=on)
+
     def vf(self, index: int, pf: Optional[str] = None) -> str:
         """Give the address that VF number `index` of a PF (the first one, unless named) has or would have."""
         position = self.pfs.index(pf) if pf is not None else 0
@@ -177,7 +182,9 @@ class Card:
             if function.total_vfs:
                 self._resize(address, 0)
                 self._eswitches[address] = _Eswitch()
-            self._functions[address] = replace(self._function(address), driver=None, migratable_at_bind=None)
+            self._functions[address] = replace(
+                self._function(address), driver=None, migratable_at_bind=None, bus_master=False
+            )
 
     def drivers_probe(self, address: str) -> None:
         """Write the bus's `drivers_probe`: that no driver took the device is no error."""
@@ -335,7 +342,10 @@ class Card:
         if driver == self.hardware.variant_driver and function.pf is not None and function.vf is not None:
             eswitch = self._eswitches[function.pf]
             migratable = eswitch.mode == SWITCHDEV and eswitch.vports[function.vf].migratable
-        self._functions[address] = replace(function, driver=driver, migratable_at_bind=migratable)
+        host = driver == self.hardware.host_driver
+        self._functions[address] = replace(
+            function, driver=driver, migratable_at_bind=migratable, bus_master=host
+        )
         return 0
 
     def _probe(self, address: str) -> None:

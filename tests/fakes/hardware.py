@@ -92,13 +92,16 @@ class Function:
     autoprobe: bool = True
     # What the variant driver read when it bound; a later change of the flag does not reach it.
     migratable_at_bind: Optional[bool] = None
+    # What whoever drives the function (for a VF under VFIO: the guest) last wrote to its command register.
+    bus_master: bool = False
 
     def config_space(self) -> bytes:
         """Show the first 256 bytes of configuration space: PCI Express with reset (FLR), and MSI-X."""
         space = bytearray(256)
         # A VF's own ID registers read as ones (SR-IOV specification 3.4.1); sysfs has the real IDs.
         ids = (0xFFFF, 0xFFFF) if self.pf else (self.vendor, self.device)
-        struct.pack_into("<HHHHI", space, 0, *ids, 0x0006, 0x0010, 0x02000000)
+        command = 0x0006 if self.bus_master else 0x0002
+        struct.pack_into("<HHHHI", space, 0, *ids, command, 0x0010, 0x02000000)
         space[0x34] = 0x60
         struct.pack_into("<BBHI", space, 0x60, 0x10, 0x9C, 0x0002, 1 << 28)
         struct.pack_into("<BBHII", space, 0x9C, 0x11, 0, self.msix - 1, 0x2000, 0x3000)

@@ -199,7 +199,7 @@ def test_a_switch_that_is_down_or_lacks_the_bridge(rig: Rig) -> None:
 
 
 def test_a_vf_for_a_running_guest_is_plugged_at_once_and_kept(rig: Rig) -> None:
-    vf = PciAddress.parse(rig.claim(plug=True, strategy="failover", unmanaged=True)["vf"])
+    vf = PciAddress.parse(rig.claim(plug=True, strategy="replug", unmanaged=True)["vf"])
     assert [port.tag for port in rig.memory.ovs.ports.values()] == [42]
     assert rig.ask("keep", domain=DOMAIN, mac=MAC) == {"kept": False}  # nobody has it yet
     rig.memory.sysfs.open_groups.add(str(vf))
