@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,12 +185,18 @@ class Root:
         self.tree = tree
 
     def rpm(self, *words: str | Path) -> str:
-        return run(*packages.RPM, "--root", self.tree, *words)
+        """The host's own rpm; package files are taken along."""
+        inside = []
+        for word in words:
+            if isinstance(word, Path):
+                shutil.copy(word, self.tree / "srv")
+            inside.append(f"/srv/{word.name}" if isinstance(word, Path) else word)
+        return run("chroot", self.tree, "rpm", *inside)
 
     def files(self) -> set[str]:
         """All that is not the package database's, links and empty directories included."""
         # directories that are there where rpm is the distribution's, and where manual pages are installed
-        apart = ("var/lib/rpm", "usr/share/licenses", "usr/share/man")
+        apart = ("srv", "var/lib/rpm", "usr/share/licenses", "usr/share/man")
         found = (str(path.relative_to(self.tree)) for path in self.tree.rglob("*"))
         return {name for name in found if not name.startswith(apart)}
 

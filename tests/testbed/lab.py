@@ -114,6 +114,15 @@ class Lab:
         """Whether the guest runs (or is paused) on a host."""
         return guest.name in host.run("virsh list --name").split()
 
+    def claimed(self, host: Host) -> bool:
+        """Whether there is a claim on a host, at the latest once its daemon had time to adopt what runs."""
+        deadline = time.monotonic() + SETTLE_S
+        while not facts.look(host).claims:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.3)
+        return True
+
     def destroy(self, guest: Guest) -> None:
         """End a guest wherever it is."""
         for host in self.hosts:
@@ -168,13 +177,14 @@ def hosts_up(install: bool = True) -> Iterator[Lab]:
         with terminal.step("two hosts boot"):
             for host in lab.hosts:
                 host.start()
+            if install:
+                product.stage()
             lab.on_both(Host.await_boot)
         with terminal.step("cards under switchdev, bridges, libvirt"):
             lab.on_both(provision.provision)
         if install:
-            with terminal.step("vfmigrate is installed"):
-                archive = product.stage()
-                lab.on_both(lambda host: product.install(host, archive))
+            with terminal.step("vfmigrate is installed from its packages"):
+                lab.on_both(product.install)
         yield lab
     finally:
         for host in lab.hosts:

@@ -18,10 +18,6 @@ CLONE = Path(__file__).resolve().parents[2]
 # What a hypervisor gets: all but the SELinux module, which wants a policy to go into.
 FOR_A_HOST = ("python3-vfmigrate", "vfmigrate", "libvirt-hook-vfmigrate")
 
-# Debian's rpm asks to be used for nothing but conversions, and by default keeps its database in the user's
-# home.
-RPM = ("rpm", "--force-debian", "--dbpath", "/var/lib/rpm")
-
 STAND_IN = """\
 Name: debian-packages
 Version: 1

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The product on the test hosts: how it is installed, configured and restarted."""
+"""The product on the test hosts: they get it from its RPM packages and from nothing else."""
 
 from __future__ import annotations
 
-import subprocess
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.testbed import packages
 from tests.testbed.guest import POOL
 from tests.testbed.host import PF, Host
 from tests.testbed.namespace import RUN
 from tests.testbed.provision import BRIDGE
-from tests.testbed.run import run
+from tests.testbed.root import HOST_PACKAGES, host_root
 
-CLONE = Path(__file__).resolve().parents[2]
 CONFIG_PATH = "/etc/vfmigrate/vfmigrate.conf"
 
 CONFIG = f"""\
@@ -22,25 +23,54 @@ bridge = {BRIDGE}
 vlans = 42-43
 """
 
+# What is built here, the hosts see as REPOSITORY.
+BUILT = RUN / "shared" / "packages"
+REPOSITORY = Path("/testbed/packages")
 
-def stage() -> bytes:
-    """The product of this clone as its `make install` lays it out, as a tar archive."""
-    folder = RUN / "stage"
-    run("make", "-s", "-C", CLONE, "install", f"DESTDIR={folder}")
-    command = ["tar", "--owner=0", "--group=0", "-C", folder, "-cf", "-", "."]
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+RPM_TIMEOUT_S = 180
 
 
-def install(host: Host, archive: bytes) -> None:
-    """Put the product on a host, configure its pool and start its daemon."""
-    host.run("tar -xf - -C /", stdin=archive)
+def stage() -> None:
+    """Build the packages from this clone where both hosts find them."""
+    packages.build(BUILT)
+    status = (host_root() / "var/lib/dpkg/status").read_text()
+    packages.stand_in(packages.versions(status), HOST_PACKAGES, BUILT / "host")
+
+
+def stage_newer() -> None:
+    """Build the same again as a newer release."""
+    source = packages.by_name(BUILT)["source"]
+    packages.rebuild(source, BUILT / "newer", "--define", "dist .deb2")
+
+
+def files(folder: str = "") -> list[str]:
+    """The package files that a host gets, as it sees them."""
+    found = packages.by_name(BUILT / folder)
+    return [str(REPOSITORY / folder / found[name].name) for name in packages.FOR_A_HOST]
+
+
+def rpm(host: Host, *words: str) -> str:
+    """Run rpm on a host; scriptlets run under its systemd."""
+    return host.run(f"rpm {shlex.join(words)}", timeout=RPM_TIMEOUT_S)
+
+
+def install(host: Host) -> None:
+    """Install the packages, configure the pool and have the daemon read that."""
+    if host.result("rpm -q debian-packages").status != 0:
+        rpm(host, "-U", str(REPOSITORY / "host/noarch/debian-packages-1-1.noarch.rpm"))
+    rpm(host, "-U", *files())
     host.write(CONFIG_PATH, CONFIG)
-    # libvirt looks for hooks when it starts: it must do so again now that there is one
-    units = "vfmigrated.socket vfmigrated.service"
-    host.run(
-        f"systemctl daemon-reload && systemctl enable -q --now {units} && systemctl restart libvirtd",
-        timeout=120,
-    )
+    host.run("systemctl restart vfmigrated.service")
+
+
+def upgrade(host: Host) -> None:
+    """Upgrade to what stage_newer() built."""
+    rpm(host, "-U", *files("newer"))
+
+
+def remove(host: Host, names: Sequence[str] = packages.FOR_A_HOST) -> None:
+    """Remove the packages."""
+    rpm(host, "-e", *names)
 
 
 def set_announce(host: Host, on: bool) -> None:

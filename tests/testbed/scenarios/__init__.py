@@ -11,7 +11,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
-from tests.testbed.scenarios import no_free_vf, plain_guest, vfio_quiet, vfio_two_vfs, vfio_vlan
+from tests.testbed.scenarios import (
+    no_free_vf,
+    plain_guest,
+    rpm_install,
+    rpm_remove,
+    rpm_upgrade,
+    vfio_quiet,
+    vfio_two_vfs,
+    vfio_vlan,
+)
 
-ALL: Sequence[ModuleType] = (vfio_vlan, vfio_quiet, no_free_vf, vfio_two_vfs, plain_guest)
+ALL: Sequence[ModuleType] = (
+    vfio_vlan,
+    vfio_quiet,
+    no_free_vf,
+    vfio_two_vfs,
+    plain_guest,
+    rpm_install,
+    rpm_upgrade,
+    rpm_remove,
+)
 DEMO: Sequence[ModuleType] = ALL[:3]

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Both hosts are upgraded in the middle of a migration, which succeeds."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.testbed import expect, product, services, terminal, timeline
+from tests.testbed.guest import Guest, Nic
+from tests.testbed.lab import Lab
+from tests.testbed.peer import Peer
+from tests.testbed.report import Record
+
+NAME = "rpm-upgrade"
+TIMEOUT_S = 300
+
+GUEST = Guest("upgrade-guest", 8, (Nic(mac="52:54:00:00:42:08", vlan=42, number=18, vf="0000:01:10.2"),))
+
+# MiB/s: slow enough for the upgrade to happen meanwhile, then fast enough to end.
+SLOW, FAST = 1, 1000
+UNDER_WAY_S = 60
+
+
+def run(lab: Lab, record: Record) -> None:
+    """Start a migration that would take long, upgrade both hosts, let it end."""
+    nic = GUEST.nics[0]
+    record.mac = nic.mac
+    with terminal.step("newer packages; guest with a VF boots on host A"):
+        product.stage_newer()
+        lab.start_guest(lab.a, GUEST)
+    record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
+    record.source_vlan = nic.vlan
+    lab.a.run(f"virsh migrate-setspeed {GUEST.name} {SLOW}")
+    before = services.look(lab.a, GUEST)
+    daemon_before = lab.b.run("systemctl show --property=MainPID --value vfmigrated.service")
+    peer = Peer(nic.address)
+    try:
+        expect.that(peer.await_answers(10, 30), "the guest does not answer before the migration")
+        with ThreadPoolExecutor(1) as lane:
+            job = lane.submit(lab.migrate, GUEST, lab.a, lab.b)
+            await_copying(lab)
+            with terminal.step("rpm -U on both hosts while the guest's memory is copied"):
+                lab.on_both(product.upgrade)
+            expect.that(not job.done(), "the migration was over before the upgrade")
+            after = services.look(lab.a, GUEST)
+            lab.a.run(f"virsh migrate-setspeed {GUEST.name} {FAST}")
+            with terminal.step("virsh migrate --live, A to B, ends"):
+                there = job.result()
+        expect.migrated(there, GUEST)
+        expect.moved(lab, GUEST, lab.a, lab.b)
+        expect.that(peer.await_answers(10, 30), "the guest does not answer the peer on host B")
+    finally:
+        hearing = peer.stop()
+    expect.that(after.guest == before.guest, "the guest's QEMU is another process")
+    expect.that(after.libvirtd == before.libvirtd, "libvirtd was restarted")
+    expect.that(after.daemon != before.daemon, "vfmigrated on host A still is the old one")
+    daemon_after = lab.b.run("systemctl show --property=MainPID --value vfmigrated.service")
+    expect.that(daemon_after != daemon_before, "vfmigrated on host B still is the old one")
+    expect.that(after.socket == before.socket, "the daemon's socket stopped listening meanwhile")
+    record.destination_vf = expect.plugged(lab, GUEST, lab.b)[nic.mac].address
+    record.destination_vlan = nic.vlan
+    expect.learned(GUEST, lab.b)
+    record.downtime_ms = there.downtime_ms
+    record.events = timeline.collect(lab.hosts, there.began)
+    record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
+    record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+    lab.destroy(GUEST)
+
+
+def await_copying(lab: Lab) -> None:
+    """Wait until libvirt on the source copies the guest's memory."""
+    deadline = time.monotonic() + UNDER_WAY_S
+    while "Memory processed" not in lab.a.run(f"virsh domjobinfo {GUEST.name}"):
+        expect.that(time.monotonic() < deadline, "the migration did not get under way")
+        time.sleep(0.2)

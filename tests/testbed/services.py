@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which processes serve and run guests on a host: what must not change when packages do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.testbed.guest import Guest
+from tests.testbed.host import Host
+
+SCRIPT = """
+echo "libvirtd $(systemctl show --property=MainPID --value libvirtd.service)"
+echo "guest $(cat /run/libvirt/qemu/{guest}.pid)"
+echo "daemon $(systemctl show --property=MainPID --value vfmigrated.service)"
+echo "socket $(systemctl show --property=ActiveEnterTimestampMonotonic --value vfmigrated.socket)"
+"""
+
+# All that has our name on it, and links to it, the test bed's own files and rpm's database apart.
+TRACES = """
+find / -xdev \\( -path /testbed -o -path /root -o -path /var/lib/rpm -o -path /var/log \\) \\
+    -prune -o \\( -name '*vfmigrate*' -o -lname '*vfmigrate*' \\) -print
+find /run -name '*vfmigrate*'
+systemctl list-units --all --plain --no-legend 'vfmigrate*' | sed 's/ .*//; s/^/unit /'
+"""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Process IDs, and when the daemon's socket began to listen (microseconds since boot)."""
+
+    libvirtd: str
+    guest: str
+    daemon: str
+    socket: str
+
+
+def look(host: Host, guest: Guest) -> Services:
+    """Ask a host on which the guest runs."""
+    lines = (line.partition(" ") for line in host.run(SCRIPT.format(guest=guest.name)).splitlines())
+    found = {name: value for name, _, value in lines}
+    return Services(found["libvirtd"], found["guest"], found["daemon"], found["socket"])
+
+
+def traces(host: Host) -> set[str]:
+    """Files, links and units with the product's name on a host."""
+    return set(host.run(TRACES).splitlines())
