@@ -59,7 +59,8 @@ def observe(host: Host, store: ClaimStore, pf: PciAddress) -> PfState:
 
 def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]) -> dict[PciAddress, str]:
     """Who has each VF: the guest of its claim, a process that holds it through VFIO, or the host itself."""
-    processes = host.sysfs.users(pf)
+    unclaimed = any(state.in_use and store.get(state.vf) is None for state in vfs)
+    processes = host.sysfs.users(pf) if unclaimed else {}
     users = {}
     for state in vfs:
         claim = store.get(state.vf)
@@ -73,6 +74,11 @@ def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]
             if up:
                 users[state.vf] = f"in use by this host as {up[0]}"
     return users
+
+
+def without_flag(state: PfState) -> list[PciAddress]:
+    """The VFs whose firmware knows no `migratable`, though the eswitch shows their ports."""
+    return [vf.vf for vf in state.vfs if vf.port_index is not None and vf.migratable is None]
 
 
 def wanted_count(pool: Pool, state: PfState) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Optional
 
 from vfmigrate import findings, journal, pf, protocol
@@ -112,11 +113,21 @@ class Provisioner:
             return {"schema": SCHEMA, "dry_run": dry_run, "pools": []}
         return self.provision([pool.name], dry_run=dry_run, patience=patience)
 
-    def check(self, pool: Pool, *, ask_tool: bool = False) -> list[Finding]:
-        """All that stands against a pool now; what only mstconfig knows, which is slow, when `ask_tool` says so."""
+    def check(
+        self,
+        pool: Pool,
+        states: Mapping[PciAddress, PfState] = MappingProxyType({}),
+        *,
+        ask_tool: bool = False,
+    ) -> list[Finding]:
+        """All that stands against a pool now.
+
+        `states` are PFs that have been looked at already. What only mstconfig knows, which is slow to ask, is told
+        when `ask_tool` says so.
+        """
         found = findings.of_bridge(pool, list(self._config.pools.values()))
         for address in pool.pfs:
-            facts = self._facts(address)
+            facts = self._facts(address, states.get(address))
             if ask_tool and facts.psid is not None:
                 facts = replace(facts, vf_migration_mode=self._migration_mode(address, found))
             found += findings.of_pf(pool, facts)
@@ -284,7 +295,7 @@ class Provisioner:
 
     # -- what is found
 
-    def _facts(self, address: PciAddress) -> PfFacts:
+    def _facts(self, address: PciAddress, state: Optional[PfState]) -> PfFacts:
         sysfs = self._host.sysfs
         if not sysfs.exists(address):
             return PfFacts(address, present=False)
@@ -296,11 +307,10 @@ class Provisioner:
             return facts
         try:
             card = self._host.card(address)
-            mode = self._host.devlink.eswitch_mode(address)
+            state = state or pf.observe(self._host, self._store, address)
         except HostError:
             return PfFacts(address, driver=driver, devlink=False)
-        ports = self._host.devlink.vf_ports(address) if mode == pf.SWITCHDEV else {}
-        vfs = sysfs.vfs(address)
+        vfs = [vf.vf for vf in state.vfs]
         return PfFacts(
             address,
             driver=driver,
@@ -312,9 +322,7 @@ class Provisioner:
             numvfs=sysfs.numvfs(address),
             vfio_driver=self._vfio_driver(address, vfs),
             shared_groups=self._shared_groups(vfs),
-            without_flag=[
-                vf for index, vf in enumerate(vfs) if index in ports and ports[index].migratable is None
-            ],
+            without_flag=pf.without_flag(state) if state.mode == pf.SWITCHDEV else [],
         )
 
     def _vfio_driver(self, address: PciAddress, vfs: Sequence[PciAddress]) -> Optional[str]:

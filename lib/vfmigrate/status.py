@@ -7,7 +7,7 @@ wrong is said in words, as `problems` of the pool, the PF or the VF that has the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Callable, Optional
 
@@ -25,8 +25,8 @@ from vfmigrate.pf import PfState
 
 SCHEMA = 1
 
-#: all that stands against a pool
-Check = Callable[[Pool], Sequence[Finding]]
+#: all that stands against a pool, given how its PFs are
+Check = Callable[[Pool, Mapping[PciAddress, PfState]], Sequence[Finding]]
 
 
 class Status:
@@ -64,8 +64,10 @@ class Status:
 
     def _pool(self, pool: Pool, offload: Optional[str], troubles: Sequence[str]) -> dict[str, Any]:
         problems = [*troubles, *self._bridge_problems(pool)]
+        states: dict[PciAddress, PfState] = {}
+        pfs = [self._pf(pool, address, offload, states) for address in pool.pfs]
         try:
-            problems += [str(finding) for finding in self._check(pool)]
+            problems += [str(finding) for finding in self._check(pool, states)]
         except VfmigrateError as error:
             problems.append(str(error))
         return {
@@ -73,7 +75,7 @@ class Status:
             "bridge": pool.bridge,
             "vlan": pool.vlan,
             "network": pool.libvirt_network,
-            "pfs": [self._pf(pool, address, offload) for address in pool.pfs],
+            "pfs": pfs,
             "problems": problems,
         }
 
@@ -85,12 +87,14 @@ class Status:
             pass  # told once, as what is wrong with the switch
         return []
 
-    def _pf(self, pool: Pool, address: PciAddress, offload: Optional[str]) -> dict[str, Any]:
+    def _pf(
+        self, pool: Pool, address: PciAddress, offload: Optional[str], states: dict[PciAddress, PfState]
+    ) -> dict[str, Any]:
         told: dict[str, Any] = {"address": str(address), "offload": offload, "vfs": [], "problems": []}
         if not self._host.sysfs.exists(address):
             return told  # the check says so
         try:
-            state = pf.observe(self._host, self._store, address)
+            state = states[address] = pf.observe(self._host, self._store, address)
             card = self._host.card(address)
         except VfmigrateError as error:
             told["problems"].append(str(error))

@@ -3,8 +3,8 @@
 
     python -m tests.bench [NAME...]
 
-NAME picks measurements by the module that makes them: hook, switch, manual; without one, all are made. The exit status
-is 1 when an aim is missed.
+NAME picks measurements by the module that makes them: hook, switch, status, manual; without one, all are made. The exit
+status is 1 when an aim is missed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import hook, manual, switch
+from tests.bench import hook, manual, status, switch
 from tests.bench.measure import Result
 
-MEASUREMENTS = {"hook": hook.results, "switch": switch.results, "manual": manual.results}
+MEASUREMENTS = {
+    "hook": hook.results,
+    "switch": switch.results,
+    "status": status.results,
+    "manual": manual.results,
+}
 REPORT = Path(__file__).resolve().parents[2] / "build" / "bench" / "report.json"
 
 
@@ -49,7 +54,7 @@ def write(results: Sequence[Result]) -> None:
 
 def table(results: Sequence[Result]) -> Table:
     """The results for a terminal."""
-    shown = Table("measurement", "ratio", "aim", "against")
+    shown = Table("measurement", "ratio or figure", "aim", "against")
     for result in results:
         style = "" if result.aim is None else "green" if result.met else "bold red"
         aim = "" if result.aim is None else f"at most {result.aim:g}"

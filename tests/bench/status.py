@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The status of a host with 127 VFs that guests have, all of them, from a daemon that has told it before.
+
+The parts are put together as in the daemon: sysfs is a directory, devlink a fake in this process (which takes more
+time than a kernel), rtnetlink the kernel's, Open vSwitch's database a real one with all the ports.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional, cast
+
+from tests.bench.measure import Result, Turn, medians
+from tests.fakes import sysfs_tree
+from tests.fakes.card import SWITCHDEV, Card
+from tests.fakes.devlink_server import DevlinkServer
+from tests.fakes.hardware import Hardware, Netdev
+from tests.integration.ovs_server import OvsServer
+from vfmigrate.claims import PLUGGED, Claim, ClaimStore
+from vfmigrate.config import Config, Pool
+from vfmigrate.devlink import Devlink
+from vfmigrate.host import Host
+from vfmigrate.journal import Journal
+from vfmigrate.links import Links
+from vfmigrate.mstconfig import FirmwareSettings
+from vfmigrate.networks import Networks
+from vfmigrate.offload import OffloadRestart
+from vfmigrate.ovs import OWNER_KEY, OpenVswitch
+from vfmigrate.pci import PciAddress
+from vfmigrate.provision import Provisioner
+from vfmigrate.status import Status
+from vfmigrate.sysfs import Sysfs
+from vfmigrate.udev import Udev
+
+if TYPE_CHECKING:
+    from vfmigrate.hypervisor import Hypervisor
+
+VFS = 127
+ROUNDS = 20
+AIM_MS = 100.0
+PF = "0000:e1:00.0"
+BRIDGE = "br-data"
+
+
+class Loopbacks:
+    """Every network device of the card is the loopback device: it is there to be asked about."""
+
+    def uplink(self, pf: str) -> Optional[Netdev]:  # noqa: ARG002
+        """The PF's own."""
+        return Netdev(1, "lo")
+
+    def representor(self, pf: str, vf: int) -> Optional[Netdev]:  # noqa: ARG002
+        """A VF's."""
+        return Netdev(1, "lo")
+
+
+def results() -> list[Result]:
+    """The one measurement."""
+    with status() as ready:
+        told = ready.tell()
+        (pool,) = told["pools"]
+        if len(pool["pfs"][0]["vfs"]) != VFS or len(told["claims"]) != VFS:
+            raise RuntimeError("the status does not tell of all VFs")
+        taken = medians({"status": Turn(ready.tell)}, ROUNDS)["status"]
+    return [Result(f"status with {VFS} VFs, in ms", taken * 1000, AIM_MS, "the clock")]
+
+
+@contextmanager
+def status() -> Iterator[Status]:
+    """The status of such a host."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfmigrate-bench-")))
+        for folder in ("ovs", "modules"):
+            (place / folder).mkdir()
+        hardware = Hardware(total_vfs=VFS)
+        card = Card((PF,), hardware=hardware, netdevs=Loopbacks())
+        card.autoprobe(PF, "0")
+        card.set_eswitch_mode(PF, SWITCHDEV)
+        card.numvfs(PF, str(VFS))
+        for index in range(VFS):
+            vf = card.vf(index)
+            card.set_port_function(PF, card.ports(PF)[index + 1].index, migratable=True)
+            card.driver_override(vf, "mlx5_vfio_pci")
+            card.drivers_probe(vf)
+        sysfs_tree.make(card, place / "sys")
+        (place / "modules/modules.alias").write_text(hardware.modules_alias())
+        server = stack.enter_context(DevlinkServer(card))
+        switch = stack.enter_context(OvsServer(place / "ovs", dummy=True))
+        store = ClaimStore(place / "claims")
+        stack.callback(store.close)
+        fill(store, switch, card)
+        ovs = OpenVswitch(switch.remote)
+        stack.callback(ovs.close)
+        links = Links()
+        stack.callback(links.close)
+        devlink = Devlink(sock=server.connect())
+        stack.callback(devlink.close)
+        host = Host(Sysfs(place / "sys", modules=place / "modules"), devlink, links, ovs)
+        pool = Pool("data", (PciAddress.parse(PF),), BRIDGE, vfs=VFS)
+        config = Config({"data": pool})
+        offload = OffloadRestart(lambda _unit: None)
+        log = Journal(place / "no-journal")
+        stack.callback(log.close)
+        provisioner = Provisioner(
+            config,
+            host,
+            store,
+            Networks(config, host.sysfs, store, cast("Hypervisor", None)),  # status asks no libvirt
+            log,
+            udev=Udev(),
+            firmware=FirmwareSettings(),
+            offload=offload,
+        )
+        yield Status(config, host, store, offload, provisioner.check)
+
+
+def fill(store: ClaimStore, switch: OvsServer, card: Card) -> None:
+    """A claim and a port for every VF."""
+    switch.add_bridge(BRIDGE)
+    words: list[str] = []
+    for index in range(VFS):
+        uuid = f"22222222-2222-4222-8222-{index:012d}"
+        vf = PciAddress.parse(card.vf(index))
+        claim = store.put(Claim(vf, "data", uuid, f"guest{index}", PLUGGED, 0.0, vlan=42))
+        name = f"port{index}"
+        ids = f"external_ids:vfmigrate=port external_ids:{OWNER_KEY}={claim.id}"
+        words += [
+            "--",
+            "add-port",
+            BRIDGE,
+            name,
+            "tag=42",
+            "--",
+            "set",
+            "Interface",
+            name,
+            "type=dummy",
+            *ids.split(),
+        ]
+    switch.vsctl(*words[1:])
