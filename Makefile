@@ -17,13 +17,19 @@ UDEVRULESDIR ?= $(PREFIX)/lib/udev/rules.d
 SITELIB ?= $(shell $(PYTHON3) -Ic 'import sysconfig as s; n = s.get_scheme_names(); \
 	print(s.get_path("purelib", next(x for x in ("deb_system", "rpm_prefix", "posix_prefix") if x in n)))')
 HOOKDIR ?= $(SYSCONFDIR)/libvirt/hooks/qemu.d
+VDSMHOOKSDIR ?= $(PREFIX)/libexec/vdsm/hooks
+VDSMPLUGINDIR = $(PREFIX)/share/vfmigrate/vdsm_plugin
+# the hook points of oVirt's vdsm at which its plugin acts (vdsm_plugin/vfmigrate_vdsm/points.py)
+VDSM_POINTS = before_device_create before_vm_start before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
+	after_nic_hotunplug before_vm_migrate_source before_vm_migrate_destination after_vm_destroy after_get_caps \
+	after_get_stats
 HOST ?= a
 
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
 SHELL_SCRIPTS = tests/packages.sh tests/venv.sh rpm/build.sh .ci/run
-PYTHON_SOURCES = lib hooks/qemu man tests
+PYTHON_SOURCES = lib hooks/qemu vdsm_plugin vdsm_plugin/50_vfmigrate man tests
 
 .PHONY: help
 help: ## list the targets
@@ -63,7 +69,9 @@ lint: packages ## ruff, mypy, shellcheck and the Python 3.9 floor
 	$(VENV)/bin/ruff format --check $(PYTHON_SOURCES)
 	$(VENV)/bin/mypy lib/vfmigrate tests
 	$(VENV)/bin/mypy --scripts-are-modules hooks/qemu
-	$(VENV)/bin/vermin --quiet --no-tips --target=3.9- --violations --eval-annotations lib hooks/qemu tests
+	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules -p vfmigrate_vdsm
+	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules vdsm_plugin/50_vfmigrate
+	$(VENV)/bin/vermin --quiet --no-tips --target=3.9- --violations --eval-annotations $(filter-out man,$(PYTHON_SOURCES))
 	shellcheck $(SHELL_SCRIPTS)
 
 .PHONY: format
@@ -95,6 +103,17 @@ install-host:
 	install -d $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man5 man/vfmigrate.conf.5
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate.8 man/vfmigrated.8
+
+.PHONY: install-vdsm
+install-vdsm: ## install the plugin for oVirt's vdsm below DESTDIR
+	install -Dpm 0644 -t $(DESTDIR)$(VDSMPLUGINDIR)/vfmigrate_vdsm vdsm_plugin/vfmigrate_vdsm/*.py
+	sed 's,/usr/share/vfmigrate/vdsm_plugin,$(VDSMPLUGINDIR),' vdsm_plugin/50_vfmigrate > $(DESTDIR)$(VDSMPLUGINDIR)/50_vfmigrate
+	touch -r vdsm_plugin/50_vfmigrate $(DESTDIR)$(VDSMPLUGINDIR)/50_vfmigrate
+	for point in $(VDSM_POINTS); do \
+		install -Dpm 0755 $(DESTDIR)$(VDSMPLUGINDIR)/50_vfmigrate $(DESTDIR)$(VDSMHOOKSDIR)/$$point/50_vfmigrate || exit 1; \
+	done
+	rm $(DESTDIR)$(VDSMPLUGINDIR)/50_vfmigrate
+	install -Dpm 0644 vdsm_plugin/vdsm.conf $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d/50-vdsm.conf
 
 .PHONY: man
 man: packages ## write the manual pages anew from what the programs take

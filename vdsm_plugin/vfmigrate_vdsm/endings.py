@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""After the fact: a VF was plugged, was not, was unplugged, or its guest is gone. Nothing can be refused here."""
+
+from __future__ import annotations
+
+import os
+
+from vfmigrate_vdsm import handover, properties, vnic
+from vfmigrate_vdsm.daemon import Daemon
+
+
+def after_nic_hotplug(daemon: Daemon) -> None:
+    """The guest has the VF: its claim stays as long as it does."""
+    mac = _vf_of_call()
+    if mac is not None and not daemon.ask("keep", domain=handover.vm_id(), mac=mac)["kept"]:
+        handover.log(f"the VF for MAC {mac} was plugged, but is none that vfmigrated claimed")
+
+
+def give_back(daemon: Daemon) -> None:
+    """The guest does not have the VF, or has it no more."""
+    mac = _vf_of_call()
+    if mac is not None:
+        _tell(daemon.ask("give_back", domain=handover.vm_id(), mac=mac)["vfs"])
+
+
+def after_vm_destroy(daemon: Daemon) -> None:
+    """The guest is gone; libvirt's hook has usually given its VFs back before."""
+    _tell(daemon.ask("give_back", domain=handover.vm_id())["vfs"])
+
+
+def _vf_of_call() -> str | None:
+    """The MAC of the vNIC at hand when it is on a VF: the standby of a failover pair has the same MAC."""
+    interface = handover.read_xml()
+    if interface is None or interface.tag != "interface":
+        return None
+    on_vf = interface.get("type") == "hostdev" or os.environ.get(properties.STRATEGY) == properties.VFIO
+    return vnic.mac(interface) if on_vf else None
+
+
+def _tell(vfs: list[str]) -> None:
+    if vfs:
+        handover.log(f"given back: {', '.join(vfs)}")
