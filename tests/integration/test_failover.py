@@ -8,7 +8,8 @@ import json
 import pytest
 
 from tests.integration.guests import Guest, Vf
-from tests.integration.hosts import BRIDGE
+from tests.integration.hook_calls import AFTER
+from tests.integration.hosts import BRIDGE, wait_for
 from tests.integration.pair import Node, Pair
 
 pytestmark = pytest.mark.hosts
@@ -118,3 +119,60 @@ def test_a_transient_guest_has_no_definition(pair: Pair) -> None:
     pair.a.start_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC)]))
     _, _, error = failover(pair.a, "enable", GUEST, "--standby-bridge", BRIDGE)
     assert "guest 'g' is transient" in error
+
+
+# -- migrating a pair
+
+
+@pytest.fixture
+def paired(ready: Pair) -> Pair:
+    """A guest with a failover pair in VLAN 42 runs on the first host, and its driver has the VF."""
+    ready.a.define_guest(Guest(GUEST, [Vf(ready.a.vf(1), MAC)]))
+    assert failover(ready.a, "enable", GUEST, "--standby-bridge", BRIDGE, "--vlan", "42")[0] == 0
+    ready.a.host.virsh("start", GUEST)
+    ready.a.card.set_bus_master(ready.a.vf(1), True)
+    wait_for("the VF's port", lambda: ready.a.representor(1) in ready.a.switch_ports())
+    ready.a.wait_until_settled()
+    return ready
+
+
+def test_the_port_goes_where_the_guest_takes_its_vf(paired: Pair) -> None:
+    a, b = paired.a, paired.b
+    assert a.switch_ports()[a.representor(1)].tag == 42
+
+    outcome = a.migrate(GUEST, b)
+
+    assert outcome.status == 0, outcome.error
+    ((vf, claim),) = b.product.claims().items()
+    assert (claim["strategy"], claim["vlan"]) == ("failover", 42)
+    representors = [b.representor(index) for index in range(4)]
+    assert not set(representors) & set(b.switch_ports())  # the guest is on its standby still
+    b.card.set_bus_master(vf, True)
+    wait_for("the VF's port", lambda: bool(set(representors) & set(b.switch_ports())))
+    (port,) = set(representors) & set(b.switch_ports())
+    assert b.switch_ports()[port].tag == 42
+    assert a.switch_ports() == {}
+    assert a.product.claims() == {}
+
+
+def test_a_destination_without_the_standbys_bridge_refuses_and_the_pair_stays_whole(paired: Pair) -> None:
+    a, b = paired.a, paired.b
+    xml = a.host.virsh("dumpxml", "--migratable", GUEST).replace(f"bridge='{BRIDGE}'", "bridge='br-gone'")
+    before = (a.state(), b.state())
+    a.host.write("/run/moving.xml", xml)
+
+    outcome = a.migrate(GUEST, b, "--xml", "/run/moving.xml")
+
+    assert outcome.status != 0
+    assert "there is no bridge 'br-gone' on this host" in outcome.error
+    assert len(outcome.error.splitlines()) == 1
+    assert (a.state(), b.state()) == before
+
+
+def test_a_failed_migration_leaves_the_pair_whole(paired: Pair) -> None:
+    a, b = paired.a, paired.b
+    before = a.state()
+    b.hooks.refuse("started", "no", AFTER)
+    assert a.migrate(GUEST, b).status != 0
+    assert a.state() == before
+    assert b.product.claims() == {}
