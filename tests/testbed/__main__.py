@@ -7,9 +7,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Callable
 
-from tests.testbed import images, resident, scenario, scenarios, terminal
+from tests.testbed import images, resident, scenario, terminal
 from tests.testbed.lab import hosts_up
 from tests.testbed.namespace import run_inside
 from tests.testbed.report import PASSED
@@ -27,7 +28,7 @@ def prepare() -> int:
     return run_inside(work, network=False)
 
 
-def scenarios_named(names: Sequence[str]) -> list[scenarios.ModuleType]:
+def scenarios_named(names: Sequence[str]) -> list[ModuleType]:
     """The scenarios with these names, or all. Raises SystemExit for a name that is none."""
     known = {module.NAME: module for module in ALL}
     unknown = [name for name in names if name not in known]
@@ -36,7 +37,7 @@ def scenarios_named(names: Sequence[str]) -> list[scenarios.ModuleType]:
     return [known[name] for name in names] or list(ALL)
 
 
-def run_scenarios(chosen: Sequence[scenarios.ModuleType]) -> int:
+def run_scenarios(chosen: Sequence[ModuleType]) -> int:
     """Bring the hosts up and run scenarios on them; 0 when all passed."""
 
     def work() -> int:
@@ -44,6 +45,12 @@ def run_scenarios(chosen: Sequence[scenarios.ModuleType]) -> int:
             records = scenario.run_all(lab, chosen)
         return 0 if all(record.outcome == PASSED for record in records) else 1
 
+    if resident.running():
+        print(
+            "hosts are up already, and two pairs would be too slow: run make testbed-down first",
+            file=sys.stderr,
+        )
+        return 1
     return prepare() or run_inside(work, network=True)
 
 

@@ -80,6 +80,27 @@ def lock(name: str) -> Iterator[None]:
         yield
 
 
+def try_lock(name: str) -> bool:
+    """Take the lock `name` for as long as this process lives; False when another process has it."""
+    return keep_lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def await_lock(name: str) -> None:
+    """Take the lock `name` for as long as this process lives, waiting until it is free."""
+    keep_lock(name, fcntl.LOCK_EX)
+
+
+def keep_lock(name: str, how: int) -> bool:
+    """Lock a file and leave it open."""
+    descriptor = os.open(directory() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    return True
+
+
 def remove_leftovers(base: Path, name: str) -> None:
     """Remove what a build that was killed left behind. The entry's lock must be held."""
     remove(base / f"{name}.partial")

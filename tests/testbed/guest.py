@@ -53,6 +53,13 @@ VF_INTERFACE = """\
     </interface>
 """
 
+NETWORK_INTERFACE = """\
+    <interface type='network'>
+      <mac address='{mac}'/>
+      <source network='{network}'/>
+    </interface>
+"""
+
 BRIDGE_INTERFACE = """\
     <interface type='bridge'>
       <mac address='{mac}'/>
@@ -66,12 +73,16 @@ BRIDGE_INTERFACE = """\
 
 @dataclass(frozen=True)
 class Nic:
-    """A network interface of a guest: a VF with its address on the host the guest starts on, or a virtio NIC."""
+    """A network interface of a guest: a VF, or a virtio NIC.
+
+    A VF is named by its address on the host the guest starts on, or by the libvirt network that gives one.
+    """
 
     mac: str
     vlan: int
     number: int
     vf: Optional[str] = None
+    network: Optional[str] = None
 
     @property
     def address(self) -> str:
@@ -80,6 +91,8 @@ class Nic:
 
     def xml(self) -> str:
         """Its element in the domain."""
+        if self.network is not None:
+            return NETWORK_INTERFACE.format(mac=self.mac, network=self.network)
         if self.vf is None:
             return BRIDGE_INTERFACE.format(mac=self.mac, vlan=self.vlan)
         domain, bus, rest = self.vf.split(":")
@@ -98,7 +111,7 @@ class Guest:
     @property
     def vf_nics(self) -> list[Nic]:
         """Its NICs that are VFs."""
-        return [nic for nic in self.nics if nic.vf is not None]
+        return [nic for nic in self.nics if nic.vf is not None or nic.network is not None]
 
     @property
     def console(self) -> Path:

@@ -17,7 +17,8 @@ from tests.testbed.namespace import RUN
 from tests.testbed.root import host_root
 from tests.testbed.run import CommandError, brief, run
 
-BOOT_TIMEOUT_S = 180
+BOOT_TIMEOUT_S = 300
+POWER_OFF_TIMEOUT_S = 90
 COMMAND_TIMEOUT_S = 60
 MEMORY_MIB = 2048
 
@@ -87,6 +88,7 @@ class Host:
         self.address = fabric.management_address(number)
         self.hostname = f"host-{name}"
         self.console = RUN / f"{self.hostname}.console"
+        self.monitor = RUN / f"{self.hostname}.monitor"
         # Guests of this host write their consoles here; the host sees it as /testbed/<hostname>.
         self.shared = RUN / "shared" / self.hostname
         self.process: Optional[subprocess.Popen[bytes]] = None
@@ -111,7 +113,7 @@ class Host:
         """QEMU's arguments for the machine, its kernel and its disk."""
         image = INSIDE_CACHE / images.host_image().name
         command_line = (
-            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt mitigations=off nokaslr audit=0 "
+            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt mitigations=off nokaslr audit=0 ipv6.disable=1 "
             f"systemd.hostname={self.hostname} systemd.show_status=0"
         )
         return [
@@ -123,6 +125,7 @@ class Host:
             *("-kernel", str(INSIDE_CACHE / kernel.host_kernel().name / "vmlinux")),
             *("-initrd", str(image / "initrd"), "-append", command_line),
             *("-serial", f"file:{INSIDE_RUN / self.console.name}"),
+            *("-no-shutdown", "-monitor", f"unix:{INSIDE_RUN / self.monitor.name},server=on,wait=off"),
             *("-drive", f"file={image / 'disk'},format=raw,if=none,id=disk,snapshot=on"),
             *("-device", "virtio-blk-pci,drive=disk"),
             *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
@@ -157,6 +160,32 @@ class Host:
                 raise HostError(f"{self.hostname} did not come up in {BOOT_TIMEOUT_S} s: {self.last_words()}")
             time.sleep(0.2)
         self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
+
+    def power_off(self) -> None:
+        """Shut the host down as an administrator does, and wait until its power is off; its disk is kept."""
+        self.result("systemctl poweroff")
+        deadline = time.monotonic() + POWER_OFF_TIMEOUT_S
+        while "paused (shutdown)" not in self.ask_monitor("info status"):
+            if time.monotonic() > deadline:
+                raise HostError(
+                    f"{self.hostname} did not go off in {POWER_OFF_TIMEOUT_S} s: {self.last_words()}"
+                )
+            time.sleep(0.2)
+
+    def power_on(self) -> None:
+        """Switch a host on that is off. Does not wait for anything."""
+        self.ask_monitor("system_reset")
+        self.ask_monitor("cont")
+
+    def ask_monitor(self, command: str) -> str:
+        """Give QEMU's monitor a command; returns what it says."""
+        prompt = b"(qemu) "
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
+            monitor.settimeout(10)
+            monitor.connect(str(self.monitor))
+            read_to(monitor, prompt)
+            monitor.sendall(f"{command}\n".encode())
+            return read_to(monitor, prompt).decode(errors="replace")
 
     def greets(self) -> bool:
         """Whether the host's ssh server answers."""
@@ -217,3 +246,14 @@ class Host:
             self.process.kill()
             self.process.wait()
         self.process = None
+
+
+def read_to(connection: socket.socket, end: bytes) -> bytes:
+    """What comes over a connection up to and with `end`. Raises OSError when that does not come."""
+    read = b""
+    while not read.endswith(end):
+        part = connection.recv(4096)
+        if not part:
+            raise OSError(f"the connection was closed after {read!r}")
+        read += part
+    return read

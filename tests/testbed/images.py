@@ -116,7 +116,13 @@ REMOVED_FILES = (
     "usr/lib/systemd/system-generators/systemd-sysv-generator",
 )
 DISABLED_UNITS = ("virtlogd.service", "virtlockd.service")
-ENABLED_UNITS = ("libvirtd-tcp.socket", "libvirtd.service", "ssh.service", "testbed-network.service")
+ENABLED_UNITS = (
+    "libvirtd-tcp.socket",
+    "libvirtd.service",
+    "ssh.service",
+    "testbed-card.service",
+    "testbed-network.service",
+)
 
 HOST_INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc

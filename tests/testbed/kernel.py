@@ -43,8 +43,8 @@ def in_root(root: Path, folder: Path, *command: str, log: Path) -> None:
         'mount --bind "$1" "$2/mnt" && mount -t proc proc "$2/proc" && '
         'root=$2 && shift 2 && exec chroot "$root" "$@"'
     )
-    words = ["sh", "-c", script, "sh", folder, root, *command]
-    run("unshare", "--mount", "--propagation", "private", *words, log=log)
+    unshare = ("unshare", "--mount", "--propagation", "private")
+    run(*unshare, "sh", "-c", script, "sh", folder, root, *command, log=log)
 
 
 def source_package() -> Path:

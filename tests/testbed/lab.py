@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Callable, Optional
 from xml.etree import ElementTree
 
-from tests.testbed import fabric, facts, product, provision, terminal
+from tests.testbed import cache, fabric, facts, product, provision, report, terminal
 from tests.testbed.guest import Guest
 from tests.testbed.host import Host, HostError, Result, prepare_run
+from tests.testbed.namespace import RUN
 from tests.testbed.run import CommandError
+from tests.testbed.timeline import clock_offset
 
 GUEST_BOOT_S = 120
 MIGRATION_S = 120
@@ -92,13 +94,17 @@ class Lab:
             time.sleep(0.1)
 
     def migrate(self, guest: Guest, source: Host, destination: Host) -> Migration:
-        """A plain `virsh migrate --live`, as an administrator types it."""
+        """A plain `virsh migrate --live`, as an administrator types it, timed on the source."""
         command = f"virsh migrate --live {guest.name} qemu+tcp://{destination.hostname}/system"
-        began = time.time()
-        result = source.result(command, timeout=MIGRATION_S)
-        ended = time.time()
+        offset = clock_offset(source)
+        result = source.result(f"date +%s.%N; {command}; status=$?; date +%s.%N; exit $status", MIGRATION_S)
+        moments = [
+            float(line) - offset for line in result.stdout.splitlines() if re.fullmatch(r"\d+\.\d+", line)
+        ]
+        if len(moments) != 2:
+            raise HostError(f"{source.hostname} did not run virsh migrate: {result.stderr.strip()}")
         downtime = self.downtime(guest, destination) if result.status == 0 else None
-        return Migration(result, began, ended, downtime)
+        return Migration(result, moments[0], moments[1], downtime)
 
     def downtime(self, guest: Guest, host: Host) -> Optional[float]:
         """Libvirt's own figure of the last migration's downtime, in ms."""
@@ -141,18 +147,20 @@ class Lab:
 
     def collect_logs(self, folder: Path) -> None:
         """Save what the hosts logged below a folder; a host that does not answer is passed over."""
-        folder.mkdir(parents=True, exist_ok=True)
+        self.keep_consoles(folder)
         for host in self.hosts:
-            if host.console.exists():
-                (folder / f"{host.hostname}.console").write_bytes(host.console.read_bytes())
             for name, command in LOGS.items():
                 try:
                     text = host.result(command).stdout
                 except (OSError, CommandError) as error:
                     text = str(error)
                 (folder / f"{host.hostname}.{name}").write_text(text)
-        for console in host.shared.parent.glob("*.console"):
-            (folder / f"guest-{console.name}").write_bytes(console.read_bytes())
+
+    def keep_consoles(self, folder: Path) -> None:
+        """Save what hosts and guests wrote to their consoles, which end with the run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for console in (*RUN.glob("*.console"), *RUN.glob("*.qemu"), *(RUN / "shared").glob("*.console")):
+            (folder / console.name).write_bytes(console.read_bytes())
 
 
 def vf_addresses(domain: str) -> dict[str, str]:
@@ -171,6 +179,9 @@ def vf_addresses(domain: str) -> dict[str, str]:
 def hosts_up(install: bool = True) -> Iterator[Lab]:
     """Both hosts, provisioned and (unless told otherwise) with the product; they are switched off afterwards."""
     lab = Lab()
+    if not cache.try_lock("testbed"):
+        with terminal.step("another run has the machine's processors; waiting for its end"):
+            cache.await_lock("testbed")
     prepare_run()
     fabric.build(tuple(host.name for host in lab.hosts))
     try:
@@ -180,12 +191,15 @@ def hosts_up(install: bool = True) -> Iterator[Lab]:
             if install:
                 product.stage()
             lab.on_both(Host.await_boot)
-        with terminal.step("cards under switchdev, bridges, libvirt"):
-            lab.on_both(provision.provision)
         if install:
             with terminal.step("vfmigrate is installed from its packages"):
                 lab.on_both(product.install)
+            with terminal.step("cards, switch and libvirt network are provisioned"):
+                lab.on_both(provision.provision)
         yield lab
+    except Exception:
+        lab.keep_consoles(report.BUILD / "logs" / "boot")
+        raise
     finally:
         for host in lab.hosts:
             host.stop()

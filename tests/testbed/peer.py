@@ -35,7 +35,7 @@ ECHO_REPLY = 0
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -118,7 +118,9 @@ def hear(record: str) -> Hearing:
     begin, end = min(heard.values()), max(sent.values())
     counted = {number for number, when in sent.items() if when >= begin}
     moments = sorted([begin, *(when for when in heard.values() if when <= end), max(begin, end)])
-    gap, began = max((after - before, before) for before, after in zip(moments, moments[1:]))
+    gap, began = max(
+        ((after - before, before) for before, after in zip(moments, moments[1:])), key=lambda pair: pair[0]
+    )
     return Hearing(len(counted), len(counted - heard.keys()), gap / 1e6, began / 1e9)
 
 

@@ -11,7 +11,7 @@ from tests.testbed import packages
 from tests.testbed.guest import POOL
 from tests.testbed.host import PF, Host
 from tests.testbed.namespace import RUN
-from tests.testbed.provision import BRIDGE
+from tests.testbed.provision import BRIDGE, VFS
 from tests.testbed.root import HOST_PACKAGES, host_root
 
 CONFIG_PATH = "/etc/vfmigrate/vfmigrate.conf"
@@ -19,6 +19,7 @@ CONFIG_PATH = "/etc/vfmigrate/vfmigrate.conf"
 CONFIG = f"""\
 [pool {POOL}]
 pf = {PF}
+vfs = {VFS}
 bridge = {BRIDGE}
 vlans = 42-43
 """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -43,6 +44,7 @@ def run_all(lab: Lab, scenarios: Sequence[ModuleType]) -> list[Record]:
 def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
     """Run one scenario and record how it ended, with what it left behind."""
     begun = time.monotonic()
+    before: Optional[dict[str, facts.Facts]] = None
     try:
         before = lab.look()
         with within(scenario.TIMEOUT_S):
@@ -55,6 +57,8 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
         record.why = " ".join(str(error).split())
         keep_logs(lab, record)
         clear_away(lab)
+        with contextlib.suppress(*FAILURES):
+            record.left_behind = dict(lab.settle(before)) if before else {}
     record.seconds = round(time.monotonic() - begun, 1)
 
 

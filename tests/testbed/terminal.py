@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from rich.table import Table
 from tests.testbed.report import Record
 from tests.testbed.timeline import Event
 
-console = Console(highlight=False)
+# A terminal tells its width; a file or a pipe takes what the table of results needs.
+console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=130)
 
 HOST_STYLES = {"a": "cyan", "b": "magenta", "peer": "yellow", "virsh": "white"}
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tests.testbed.scenarios import (
+    host_boot,
     no_free_vf,
     plain_guest,
+    provision_twice,
     rpm_install,
     rpm_remove,
     rpm_upgrade,
@@ -28,6 +30,8 @@ ALL: Sequence[ModuleType] = (
     no_free_vf,
     vfio_two_vfs,
     plain_guest,
+    provision_twice,
+    host_boot,
     rpm_install,
     rpm_upgrade,
     rpm_remove,
