@@ -52,7 +52,8 @@ class Daemon:
         self.config = settings
         self.log = log
         self.store = ClaimStore(claims)
-        self.host = Host(Sysfs(), Devlink(), Links(), OpenVswitch(settings.ovsdb))
+        systemd = Systemd()
+        self.host = Host(Sysfs(load=systemd.load_module), Devlink(), Links(), OpenVswitch(settings.ovsdb))
         converger = Converger(self.host, settings, self.store)
         self.announcer = Announcer(settings, self.host, self.store, log)
         self.operations = HookOperations(
@@ -72,7 +73,7 @@ class Daemon:
             self.host, self.store, converger, self.announcer, log, replug=self.keeper.plug_again
         )
         self.keeper.on_resumed = self.primaries.expect
-        offload = OffloadRestart(Systemd().restart)
+        offload = OffloadRestart(systemd.restart)
         self.promises = Promises(
             settings, self.host, self.store, converger, log, on_kept=self.keeper.settle_soon
         )

@@ -19,7 +19,6 @@ from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
 from vfmigrate.holders import guest_of, holders
-from vfmigrate.modules import modprobe
 from vfmigrate.pci import PciAddress
 from vfmigrate.variants import GENERIC_DRIVER, VfioVariants
 
@@ -43,7 +42,7 @@ class Sysfs:
         modules: Optional[Path] = None,
         dev: Path = Path("/dev"),
         proc: Path = Path("/proc"),
-        load: Callable[[str], None] = modprobe,
+        load: Callable[[str], object] = lambda _driver: None,
     ) -> None:
         self._root = root
         self._devices = root / "bus/pci/devices"

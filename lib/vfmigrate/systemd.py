@@ -32,34 +32,46 @@ class Systemd:
 
         Raises Unreachable when systemd does not answer, HostError when the unit does not come up again.
         """
+        state = self._job("RestartUnit", unit)
+        if state != "active":
+            raise HostError(f"{unit} is {state} after a restart", f"see journalctl -u {unit}")
+
+    def load_module(self, driver: str) -> None:
+        """Load the kernel module of a driver, which systemd may and we may not (modprobe@.service).
+
+        The unit succeeds also when there is no such module: look whether the driver is there. Raises as `restart`.
+        """
+        # systemd-escape(1): a '-' in an instance's name would be read as a '/'.
+        self._job("StartUnit", f"modprobe@{driver.replace('-', '_')}.service")
+
+    def _job(self, method: str, unit: str) -> str:
+        """Have a job done; returns the state of the unit afterwards."""
         try:
             bus = dbus.bus.BusConnection(dbus.bus.BusConnection.TYPE_SYSTEM)
         except dbus.exceptions.DBusException as error:
-            raise Unreachable(f"systemd cannot be asked to restart {unit}: {_told(error)}") from None
+            raise Unreachable(f"systemd cannot be asked for {unit}: {_told(error)}") from None
         try:
-            self._restart(bus, unit)
+            return self._run(bus, method, unit)
         except dbus.exceptions.DBusException as error:
             raise HostError(
-                f"systemd does not restart {unit}: {_told(error)}", f"see systemctl status {unit}"
+                f"systemd does not start {unit}: {_told(error)}", f"see systemctl status {unit}"
             ) from None
         finally:
             bus.close()
 
-    def _restart(self, bus: Any, unit: str) -> None:
+    def _run(self, bus: Any, method: str, unit: str) -> str:
         manager = dbus.Interface(bus.get_object(_NAME, _PATH), f"{_NAME}.Manager")
-        job = str(manager.RestartUnit(unit, "replace", timeout=self._timeout))
+        job = str(manager.get_dbus_method(method)(unit, "replace", timeout=self._timeout))
         path = manager.LoadUnit(unit)
         properties = dbus.Interface(bus.get_object(_NAME, path), _PROPERTIES)
         deadline = time.monotonic() + self._timeout
         while str(properties.Get(_UNIT, "Job")[1]) == job:
             if time.monotonic() > deadline:
                 raise HostError(
-                    f"{unit} did not restart within {self._timeout:g} s", f"see systemctl status {unit}"
+                    f"{unit} did not start within {self._timeout:g} s", f"see systemctl status {unit}"
                 )
             time.sleep(_POLL_SECONDS)
-        state = str(properties.Get(_UNIT, "ActiveState"))
-        if state != "active":
-            raise HostError(f"{unit} is {state} after a restart", f"see journalctl -u {unit}")
+        return str(properties.Get(_UNIT, "ActiveState"))
 
 
 def _told(error: Any) -> str:

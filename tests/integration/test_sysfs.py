@@ -32,7 +32,7 @@ def sysfs(root: Path, tmp_path: Path) -> Sysfs:
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "modules.alias").write_text(Hardware().modules_alias())
-    return Sysfs(root, modules=modules, dev=tmp_path / "dev", load=lambda _driver: None)
+    return Sysfs(root, modules=modules, dev=tmp_path / "dev")
 
 
 def override(root: Path, device: PciAddress) -> str:
