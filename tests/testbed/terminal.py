@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,10 @@ from rich.table import Table
 
 from tests.testbed.report import Record
 from tests.testbed.timeline import Event
+
+# Progress must be seen when it is made, in a pipe too.
+if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(line_buffering=True)
 
 # A terminal tells its width; a file or a pipe takes what the table of results needs.
 console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=130)
