@@ -92,7 +92,7 @@ def await_lock(name: str) -> None:
 
 def keep_lock(name: str, how: int) -> bool:
     """Lock a file and leave it open."""
-    descriptor = os.open(directory() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    descriptor = os.open(directory() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, how)
     except BlockingIOError:
