@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,8 +23,8 @@ from tests.fakes import sysfs_tree
 from tests.fakes.card import Card
 from tests.fakes.sysfs_tree import Directory, File, Link
 
-# Below these the machine's own entries do not show.
-REPLACED = ("bus/pci", "kernel/iommu_groups")
+# The machine's own PCI devices do not show.
+REPLACED = re.compile(r"/(bus/pci|kernel/iommu_groups|devices/pci[^/]*)(/|$)")
 # Files that only take writes (0200 in the kernel: BUS_ATTR_WO, DRIVER_ATTR_WO).
 WRITE_ONLY = ("bind", "unbind", "new_id", "drivers_probe", "sriov_vf_msix_count")
 ATTRIBUTE_SIZE = 4096
@@ -75,7 +76,7 @@ class Sysfs(Operations):  # type: ignore[misc]  # mfusepy is not typed
 
     def _beneath(self, path: str) -> str:
         """The real path of what the card does not show; ENOENT where only the card may show something."""
-        if any(f"{path}/".startswith(f"/{hidden}/") for hidden in REPLACED):
+        if REPLACED.match(path):
             raise FuseOSError(errno.ENOENT)
         return self._real + path
 

@@ -69,10 +69,10 @@ class HookCalls:
         (self._host.path(PLACE) / f"refuse-{script}-{operation}").write_text(message)
 
     @contextmanager
-    def hold(self, operation: str, script: str = BEFORE) -> Iterator[None]:
-        """Make a recorder wait in an operation until this context is left."""
+    def hold(self, guest: str, operation: str, script: str = BEFORE) -> Iterator[None]:
+        """Make a recorder wait in an operation of a guest until this context is left."""
         order = self._host.path(PLACE) / f"hold-{script}-{operation}"
-        order.touch()
+        order.write_text(guest)
         try:
             yield
         finally:

@@ -4,7 +4,7 @@
 
 Installed under several names, so that it runs before and after the project's own hook. Each call is a line
 of JSON in /run/hooks/calls. The test steers it by files: `refuse-SCRIPT-OPERATION` holds the words to refuse
-with, `hold-SCRIPT-OPERATION` makes the call wait until the file is gone.
+with, `hold-SCRIPT-OPERATION` makes the calls for the guests it names wait until the file is gone.
 """
 
 import json
@@ -13,6 +13,14 @@ import time
 from pathlib import Path
 
 PLACE = Path("/run/hooks")
+
+
+def held(order: Path) -> "list[str]":
+    """The guests whose calls are to wait."""
+    try:
+        return order.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
 
 
 def main() -> int:
@@ -30,7 +38,7 @@ def main() -> int:
     }
     with (PLACE / "calls").open("a", encoding="utf-8") as calls:
         calls.write(json.dumps(call) + "\n")
-    while (PLACE / f"hold-{script}-{operation}").exists():
+    while name in held(PLACE / f"hold-{script}-{operation}"):
         time.sleep(0.01)
     try:
         sys.stderr.write((PLACE / f"refuse-{script}-{operation}").read_text(encoding="utf-8"))

@@ -177,6 +177,10 @@ class Host:
         self.run("ovsdb-server", database, "--remote=punix:/run/openvswitch/db.sock", *daemon)
         self.vsctl("--no-wait", "init")
         self.start_vswitchd()
+        self.add_bridge()
+
+    def add_bridge(self) -> None:
+        """Make the bridge with its uplink."""
         bridge = ("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
         self.vsctl(*bridge, "--", "add-port", BRIDGE, UPLINK)
 
@@ -195,8 +199,11 @@ class Host:
         self.run("libvirtd", "--daemon", "--listen", env=surroundings)
 
     def stop_libvirtd(self) -> None:
-        """End libvirtd; domains go on running."""
-        self.stop("/run/libvirtd.pid")
+        """End libvirtd; domains go on running.
+
+        It is killed, since libvirt 11.3 does not always end by itself: its thread for udev may miss the word.
+        """
+        self.stop("/run/libvirtd.pid", "KILL")
 
     def domains(self) -> dict[str, str]:
         """State of each domain by name, defined ones included."""

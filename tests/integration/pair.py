@@ -122,9 +122,11 @@ class Node:
                 self.host.virsh("destroy", name)
             if name in self.host.domains():
                 self.host.virsh("undefine", name)
+        self.product.reset()
         for name in self.host.virsh("net-list", "--name").split():
             self.host.virsh("net-destroy", name)
-        self.product.reset()
+        for name in self.host.virsh("net-list", "--all", "--name").split():
+            self.host.virsh("net-undefine", name)
         self.hooks.clear()
         self.set_unmigratable(False)
         for port in self.host.ports():

@@ -11,8 +11,9 @@ import pytest
 from tests.fakes.hardware import Hardware
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER, BEFORE
-from tests.integration.hosts import wait_for
+from tests.integration.hosts import BRIDGE, wait_for
 from tests.integration.pair import Pair, State, start_products
+from tests.testbed.run import CommandError
 
 pytestmark = pytest.mark.hosts
 
@@ -107,6 +108,42 @@ def test_another_card_on_the_destination(pair: Pair, card: Hardware, there: str,
 
 
 @pytest.mark.usefixtures("home")
+def test_no_bridge_on_the_destination(ready: Pair) -> None:
+    ready.b.host.vsctl("del-br", BRIDGE)
+    outcome = ready.a.migrate(GUEST, ready.b)
+    ready.b.host.add_bridge()
+    assert outcome.status != 0
+    assert f"'{BRIDGE}'" in outcome.error
+    assert ready.b.hooks.operations() == ["migrate begin -"]
+
+
+@pytest.mark.usefixtures("home")
+def test_the_switch_dies_before_the_port_is_plugged(ready: Pair) -> None:
+    """Refused at `start`, when VF and claim are taken already: libvirt and we take all of it back."""
+    with ready.b.hooks.hold(GUEST, "start", BEFORE):
+        migration = ready.a.begin_migration(GUEST, ready.b)
+        ready.b.hooks.wait_for("start")
+        ready.b.host.stop_vswitchd()
+    outcome = migration.finish()
+    ready.b.host.start_vswitchd()
+    assert outcome.status != 0
+    assert "ovs-vswitchd" in outcome.error
+    assert ready.b.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
+
+
+def test_a_promised_vf_is_not_given_to_another_guest(ready: Pair) -> None:
+    go_home(ready)
+    with ready.b.hooks.hold(GUEST, "prepare", BEFORE):
+        migration = ready.a.begin_migration(GUEST, ready.b)
+        ready.b.hooks.wait_for("prepare")
+        (promised,) = ready.b.product.claims()
+        with pytest.raises(CommandError, match=f"promised to guest '{GUEST}'"):
+            ready.b.start_guest(Guest("other", [Vf(promised, "52:54:00:00:00:09")], 2))
+    assert migration.finish().status == 0
+    assert list(ready.b.state().claims) == [promised]
+
+
+@pytest.mark.usefixtures("home")
 def test_the_state_cannot_be_loaded(ready: Pair) -> None:
     """QEMU on the destination fails at the very end: the guest goes on at home, with its port and its claim."""
     ready.b.set_unmigratable(True)
@@ -119,7 +156,7 @@ def test_the_state_cannot_be_loaded(ready: Pair) -> None:
 @pytest.mark.usefixtures("home")
 def test_the_one_who_asked_gives_up(ready: Pair) -> None:
     """Virsh is killed while the destination waits for the guest: libvirt takes the destination down."""
-    with ready.b.hooks.hold("started", AFTER):
+    with ready.b.hooks.hold(GUEST, "started", AFTER):
         migration = ready.a.begin_migration(GUEST, ready.b)
         ready.b.hooks.wait_for("started", AFTER)
         migration.kill()

@@ -48,7 +48,7 @@ def test_the_daemon_dies_between_two_hooks(ready: Pair) -> None:
     """What `migrate` promised is kept by the daemon that answers `start`."""
     a, b = ready.a, ready.b
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
-    with b.hooks.hold("start", BEFORE):
+    with b.hooks.hold("g", "start", BEFORE):
         migration = a.begin_migration("g", b)
         b.hooks.wait_for("start")
         (promised,) = b.product.claims()
