@@ -147,6 +147,17 @@ class Pool:
         ),
     )
 
+    free_vfs: str = field(
+        default="ready",
+        metadata=_key(
+            "free_vfs",
+            setting.choice("ready", "host"),
+            "How VFs that no guest has are kept: ready without a driver of the host and able to take a guest's state, "
+            "host with the host's driver. oVirt's engine needs the latter to give VFs away by passthrough profiles "
+            "(failover and replug), since it takes a VF without a network device for one in use.",
+        ),
+    )
+
     #: the file that names the PFs, for what is found wrong with them later
     origin: str = field(default="", compare=False)
 

@@ -44,6 +44,8 @@ class Wanted:
     migratable: bool
     #: bind the best VFIO driver ourselves, as libvirt will not
     bind: bool = False
+    #: the host's own driver is welcome, and bound where there is none
+    host_driver: bool = False
     port: Optional[WantedPort] = None
     mac: Optional[str] = None
     mtu: Optional[int] = None
@@ -56,7 +58,8 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True) -> Wanted
     port of the VF's would draw its frames away.
     """
     if claim is None:
-        return Wanted(migratable=True)
+        for_host = pool.free_vfs == "host"
+        return Wanted(migratable=not for_host, host_driver=for_host)
     port = None
     if claim.state == PLUGGED and (driven or claim.strategy != "failover"):
         ids = {"vm-id": claim.domain, "iface-status": "active"}
@@ -99,6 +102,8 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
                 "shut the guest down and start it again",
             )
         return []
+    if want.host_driver:
+        return _host_driver_steps(state)
     steps = []
     unbind = state.driver is not None and (set_flag or not state.vfio)
     if unbind:
@@ -119,6 +124,17 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
             )
         )
     return steps
+
+
+def _host_driver_steps(state: VfState) -> list[Step]:
+    if state.driver is not None:
+        return []  # one that is bound to VFIO was detached by somebody, who is about to give it away
+    return [
+        Step(
+            f"bind {state.vf} to the host's driver",
+            lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
+        )
+    ]
 
 
 def _function_steps(state: VfState, want: Wanted) -> list[Step]:
@@ -215,7 +231,7 @@ class Converger:
                 return []
             want = self._wanted(claim, pool)
             if claim is None and reset_mac:
-                want = Wanted(migratable=True, mac=NO_MAC)
+                want = replace(want, mac=NO_MAC)
             todo = steps(state, want)
             for step in todo:
                 step.run(self._host)

@@ -265,7 +265,7 @@ class HookOperations:
     def _take(self, domain: Domain, vf: PciAddress, arrival: _Arrival, state: str) -> Claim:
         current = self._store.get(vf)
         if current is None:
-            obstacle = self._selection.obstacle(vf)
+            obstacle = self._selection.obstacle(vf, arrival.pool)
             if obstacle is not None:
                 raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}")
         elif current.domain != domain.uuid:

@@ -17,7 +17,7 @@ from typing import Callable, Optional
 from vfmigrate import choice, converge
 from vfmigrate.claims import ClaimStore
 from vfmigrate.config import Pool
-from vfmigrate.converge import Step, Wanted
+from vfmigrate.converge import Step
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host import Host, VfState
 from vfmigrate.pci import PciAddress
@@ -180,7 +180,8 @@ def _new_vf_steps(pool: Pool, pf: PciAddress, count: int, udev: Udev) -> list[St
                 lambda host: _set_msix_of_all(host, pf, msix),
             )
         )
-    todo.append(Step(f"set migratable of the {count} VFs of PF {pf}", lambda host: _ready_all(host, pf)))
+    what = "bind to the host's driver" if pool.free_vfs == "host" else "set migratable of"
+    todo.append(Step(f"{what} the {count} VFs of PF {pf}", lambda host: _ready_all(host, pf, pool)))
     return todo
 
 
@@ -189,9 +190,9 @@ def _set_msix_of_all(host: Host, pf: PciAddress, msix: int) -> None:
         host.sysfs.set_msix_count(vf, msix)
 
 
-def _ready_all(host: Host, pf: PciAddress) -> None:
+def _ready_all(host: Host, pf: PciAddress, pool: Pool) -> None:
     for state in host.survey(pf):
-        for step in converge.steps(state, Wanted(migratable=True)):
+        for step in converge.steps(state, converge.wanted(None, pool)):
             step.run(host)
 
 
@@ -211,7 +212,7 @@ def _vf_steps(pool: Pool, pf: PfState, state: VfState) -> list[Step]:
                 lambda host: host.sysfs.set_msix_count(state.vf, msix),
             )
         )
-    return todo + converge.steps(state, Wanted(migratable=True))
+    return todo + converge.steps(state, converge.wanted(None, pool))
 
 
 def await_representors(host: Host, udev: Udev, pf: PciAddress, count: int) -> None:

@@ -244,7 +244,7 @@ class Promises:
         if wish.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
             return self._selection.choose(pool, facts, wish.source, usual_vf(wish.mac, vfs))
-        obstacle = self._selection.obstacle(wish.vf)
+        obstacle = self._selection.obstacle(wish.vf, pool)
         if obstacle is not None:
             raise Refused(
                 f"VF {wish.vf} of pool '{pool.name}' cannot be given to guest '{wish.name}': it is {obstacle}",

@@ -53,7 +53,7 @@ class Selection:
         incompatible: Optional[Refused] = None
         for pf in pool.pfs:
             for vf in self._host.sysfs.vfs(pf):
-                obstacle = self.obstacle(vf)
+                obstacle = self.obstacle(vf, pool)
                 if obstacle is None and mark is not None:
                     try:
                         choice.check_compatible(mark, vf, facts[vf])
@@ -67,14 +67,18 @@ class Selection:
             return preferred
         return choice.choose(pool, candidates)
 
-    def obstacle(self, vf: PciAddress) -> Optional[str]:
-        """Why a VF cannot be given away, or None."""
+    def obstacle(self, vf: PciAddress, pool: Pool) -> Optional[str]:
+        """Why a VF of a pool cannot be given away, or None."""
         claim = self._store.get(vf)
         if claim is not None:
             return choice.holder(claim)
         driver = self._host.sysfs.driver(vf)
         if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
             return "in use through VFIO by a process that vfmigrate does not know"
+        if pool.free_vfs == "host":
+            return (
+                None  # there the host's driver has every free VF, and whoever likes brings its interface up
+            )
         for name in self._host.sysfs.netdevs(vf):
             link = self._host.links.find(name)
             if link is not None and link.up:

@@ -217,3 +217,28 @@ def test_what_a_claim_wants_is_the_same_on_every_host() -> None:
     assert second is not None
     assert first.settings == second.settings
     assert first.owner != second.owner
+
+
+def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(tmp_path: Path) -> None:
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    pool = replace(POOL, free_vfs="host")
+    converger = Converger(memory.host, Config({"data": pool}), store)
+    rig = Rig(memory, store, converger)
+    driver = memory.sysfs.driver(memory.pf)
+    assert memory.sysfs.driver(rig.vf) is None
+    assert converger.converge(rig.vf) == [f"bind {rig.vf} to the host's driver"]
+    assert memory.sysfs.driver(rig.vf) == driver
+    assert converger.converge(rig.vf) == []
+    # vdsm detaches a VF a moment before it claims it
+    memory.sysfs.bind(rig.vf, "vfio-pci")
+    assert converger.converge(rig.vf) == []
+    memory.sysfs.unbind(rig.vf)
+    claim = rig.claim(strategy="replug", managed=False)
+    converger.converge(rig.vf)
+    assert memory.sysfs.is_vfio(memory.sysfs.driver(rig.vf))
+    store.drop(claim)
+    memory.sysfs.unbind(rig.vf)
+    converger.converge(rig.vf)
+    assert memory.sysfs.driver(rig.vf) == driver
+    store.close()

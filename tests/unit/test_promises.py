@@ -19,6 +19,7 @@ from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.journal import Journal
+from vfmigrate.links import Link
 from vfmigrate.operations import HookOperations
 from vfmigrate.pci import PciAddress
 from vfmigrate.promises import MOVING_AT_ONCE, Promises
@@ -33,11 +34,11 @@ MAC = "56:6f:1a:2b:00:02"
 class Rig:
     """Promises over a host in memory, asked as over the socket."""
 
-    def __init__(self, directory: Path, memory: MemoryHost) -> None:
+    def __init__(self, directory: Path, memory: MemoryHost, pool: Pool = POOL) -> None:
         self.memory = memory
         self.now = 1000.0
         self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.config = Config({"data": POOL})
+        self.config = Config({"data": pool})
         self.converger = Converger(memory.host, self.config, self.store)
         self.log = Journal(directory / "no-journal")
         self.kept: list[str] = []
@@ -58,8 +59,8 @@ class Rig:
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     rigs: list[Rig] = []
 
-    def make(**keys: Any) -> Rig:
-        rigs.append(Rig(tmp_path, MemoryHost(**keys)))
+    def make(pool: Pool = POOL, **keys: Any) -> Rig:
+        rigs.append(Rig(tmp_path, MemoryHost(**keys), pool))
         return rigs[-1]
 
     yield make
@@ -311,3 +312,21 @@ def test_pools(rig: Rig) -> None:
     card = rig.memory.host.card(rig.memory.pf)
     assert (pool["name"], pool["vfs"], pool["free"]) == ("data", 4, 3)
     assert pool["cards"] == [{"pf": "0000:01:00.0", "psid": card.psid, "firmware": card.firmware}]
+
+
+@pytest.mark.parametrize("kept", ["ready", "host"])
+def test_a_vf_whose_interface_is_up_belongs_to_the_host_unless_that_is_how_it_is_kept(
+    make_rig: Callable[..., Rig], kept: str
+) -> None:
+    rig = make_rig(replace(POOL, free_vfs=kept))
+    vf = rig.memory.vfs[0]
+    rig.memory.sysfs.bind(vf, rig.memory.card.hardware.host_driver)
+    (netdev,) = (netdev for netdev, _ in rig.memory.card.netdevs(str(vf)))
+    rig.memory.links.links[netdev.ifindex] = Link(netdev.ifindex, netdev.name, True, 1500, MAC)
+    wish = {"pool": None, "vf": str(vf), "strategy": "replug", "unmanaged": True, "plug": True}
+    if kept == "ready":
+        with pytest.raises(Refused, match="in use by this host as"):
+            rig.claim(**wish)
+    else:
+        rig.claim(**wish)
+        assert rig.memory.sysfs.is_vfio(rig.memory.sysfs.driver(vf))
