@@ -22,6 +22,8 @@ __all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
 
 _RUNDIR = Path("/run/openvswitch")
 _ATTEMPTS = 10
+# For what is done once a boot and not while a guest waits: the daemon may have to load its kernel module first.
+_SETTING_UP_SECONDS = 60.0
 
 _Result = TypeVar("_Result")
 
@@ -111,7 +113,7 @@ class OpenVswitch:
             return  # somebody else was quicker
         interface, port, made = (result["uuid"] for result in results[1:4])
         try:
-            self._at_work(number, name, name, port, interface)
+            self._at_work(number, name, name, port, interface, seconds=_SETTING_UP_SECONDS)
         except HostError as failure:
             self._database.transact(bridges.dissolution(made))
             raise HostError(
@@ -146,7 +148,7 @@ class OpenVswitch:
             raise HostError(f"Open vSwitch has no bridge '{name}'") from failure
         interface, port = (result["uuid"] for result in results[1:3])
         try:
-            self._at_work(number, name, netdev, port, interface)
+            self._at_work(number, name, netdev, port, interface, seconds=_SETTING_UP_SECONDS)
         except HostError:
             self._database.transact(bridges.removal(name, port))
             raise
@@ -197,13 +199,22 @@ class OpenVswitch:
         return int(counter["rows"][0]["next_cfg"]), results
 
     def _at_work(
-        self, number: int, bridge: str, netdev: str, port_uuid: Any, interface_uuid: Any
+        self,
+        number: int,
+        bridge: str,
+        netdev: str,
+        port_uuid: Any,
+        interface_uuid: Any,
+        *,
+        seconds: float = 0.0,
     ) -> SwitchPort:
         """The port once ovs-vswitchd has taken note of configuration `number`, if it works then.
 
         Raises HostError when ovs-vswitchd takes no note in time, or could not use the netdev (the port is taken
-        away again): it confirms a configuration whether or not it came to anything.
+        away again): it confirms a configuration whether or not it came to anything. `seconds` is for how long to
+        wait, if longer than the time-out of the constructor.
         """
+        seconds = max(seconds, self._timeout)
         confirmed = {
             "op": "wait",
             "table": "Open_vSwitch",
@@ -211,7 +222,7 @@ class OpenVswitch:
             "columns": ["cur_cfg"],
             "until": "!=",
             "rows": [],
-            "timeout": int(self._timeout * 1000),
+            "timeout": int(seconds * 1000),
         }
         try:
             # The server ends the wait; our own, longer patience is for a server that does not.
@@ -219,11 +230,11 @@ class OpenVswitch:
                 confirmed,
                 ovsdb.select("Port", ovsdb.row(port_uuid), *switchport.PORT_COLUMNS),
                 ovsdb.select("Interface", ovsdb.row(interface_uuid), *switchport.INTERFACE_COLUMNS),
-                patience=self._timeout * 2,
+                patience=seconds * 2,
             )
         except GuardError as failure:
             raise HostError(
-                f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {self._timeout:g} s",
+                f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {seconds:g} s",
                 "is it running? systemctl status ovs-vswitchd",
             ) from failure
         if not ports["rows"] or not interfaces["rows"]:
