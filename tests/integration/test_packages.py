@@ -24,7 +24,9 @@ CLONE = packages.CLONE
 LIBRARY = "/usr/lib/python3/dist-packages/vfmigrate"
 DIST_INFO = re.compile(re.escape(LIBRARY) + r"-[0-9.]+\.dist-info(/.*)?")
 
-# Files and directories of each package; of the library only what is not a module. A new file belongs in here.
+PLUGIN = "/usr/share/vfmigrate/vdsm_plugin"
+
+# Files and directories of each package, modules and vdsm's hooks apart. A new file belongs in here.
 LISTS = {
     "vfmigrate": """
         /etc/vfmigrate
@@ -53,6 +55,12 @@ LISTS = {
     "libvirt-hook-vfmigrate": """
         /etc/libvirt/hooks/qemu.d
         /etc/libvirt/hooks/qemu.d/50-vfmigrate
+    """,
+    "vdsm-hook-vfmigrate": f"""
+        /etc/vfmigrate/vfmigrate.conf.d/50-vdsm.conf
+        /usr/share/vfmigrate
+        {PLUGIN}
+        {PLUGIN}/vfmigrate_vdsm
     """,
     "vfmigrate-selinux": """
         /usr/share/licenses/vfmigrate-selinux
@@ -101,7 +109,18 @@ def expected(name: str) -> set[str]:
     listed = set(LISTS[name].split())
     if name == "python3-vfmigrate":
         listed |= {f"{LIBRARY}/{module.name}" for module in (CLONE / "lib/vfmigrate").glob("*.py")}
+    if name == "vdsm-hook-vfmigrate":
+        modules = (CLONE / "vdsm_plugin/vfmigrate_vdsm").glob("*.py")
+        listed |= {f"{PLUGIN}/vfmigrate_vdsm/{module.name}" for module in modules}
+        listed |= {f"/usr/libexec/vdsm/hooks/{point}/50_vfmigrate" for point in vdsm_points()}
     return listed
+
+
+def vdsm_points() -> list[str]:
+    """The hook points that `make install-vdsm` names."""
+    told = re.search(r"^VDSM_POINTS = ((?:.*\\\n)*.*)", (CLONE / "Makefile").read_text(), re.MULTILINE)
+    assert told
+    return told.group(1).replace("\\", " ").split()
 
 
 def imported() -> set[str]:
@@ -142,6 +161,15 @@ def test_there_are_no_other_packages(built: dict[str, Path]) -> None:
 def test_no_file_belongs_to_two_packages(built: dict[str, Path]) -> None:
     owned = [file for name, package in built.items() if name != "source" for file in files(package)]
     assert sorted(owned) == sorted(set(owned))
+
+
+def test_vdsm_takes_the_hooks_for_executable_and_its_directories_for_its_own(built: dict[str, Path]) -> None:
+    listed = run(
+        "rpm", "-qp", "--queryformat", r"[%{FILEMODES:perms} %{FILENAMES}\n]", built["vdsm-hook-vfmigrate"]
+    )
+    below = [line.split() for line in listed.splitlines() if "/vdsm/hooks" in line]
+    assert below
+    assert {mode for mode, _ in below} == {"-rwxr-xr-x"}
 
 
 def test_make_install_installs_the_same_files(built: dict[str, Path], tmp_path: Path) -> None:
