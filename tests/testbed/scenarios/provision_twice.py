@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Provisioning again changes nothing; another number of VFs is refused while a guest has one, which notices nothing."""
+"""Provisioning again changes nothing, and what would hurt a guest is refused.
+
+On the way: Open vSwitch is restarted where that is allowed, and udev names representors.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,15 @@ OTHER_CONFIG = "/etc/vfmigrate/vfmigrate.conf.d/other-vfs.conf"
 
 
 def run(lab: Lab, record: Record) -> None:
-    """On host A: provision twice without a guest, and once with a configuration that would hurt the guest."""
+    """On host A: provision again and again without a guest, and once as would hurt a guest that runs."""
     host, nic = lab.a, GUEST.nics[0]
     record.mac = nic.mac
     for _ in range(2):
         outcome = provision(host)
         expect.that(outcome["error"] is None, f"provisioning failed: {outcome['error']}")
         expect.that(outcome["changes"] == [], f"a ready host was changed: {outcome['changes']}")
+    restart_switch(host)
+    name_representors(host)
     told = host.run("vfmigrate provision")
     expect.that(f"{POOL}: nothing to change" in told, f"it does not say that nothing changed: {told}")
     with terminal.step("guest with a VF boots on host A"):
@@ -40,8 +45,7 @@ def run(lab: Lab, record: Record) -> None:
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer")
         before = facts.look(host)
         with terminal.step(f"{VFS - 1} VFs are asked for instead of {VFS}"):
-            host.write(OTHER_CONFIG, f"[pool {POOL}]\nvfs = {VFS - 1}\n")
-            host.run("systemctl restart vfmigrated.service")
+            configure(host, f"vfs = {VFS - 1}\n")
             refused = host.result("vfmigrate provision")
         expect.that(
             refused.status == 1, f"it was not refused but ended with {refused.status}: {refused.stdout}"
@@ -51,7 +55,7 @@ def run(lab: Lab, record: Record) -> None:
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer any more")
     finally:
         hearing = peer.stop()
-        host.run(f"rm -f {OTHER_CONFIG}; systemctl restart vfmigrated.service")
+        configure(host, "")
     record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
     record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
     expect.that(hearing.lost == 0, f"{hearing.lost} of {hearing.sent} pings were lost")
@@ -62,3 +66,37 @@ def provision(host: Host) -> dict[str, Any]:
     """What came of provisioning the host's one pool."""
     (outcome,) = json.loads(host.run("vfmigrate provision --json", timeout=120))["pools"]
     return cast("dict[str, Any]", outcome)
+
+
+def configure(host: Host, keys: str) -> None:
+    """Add keys to the pool of a host, or take the added ones away; the daemon reads them when it starts."""
+    host.write(OTHER_CONFIG, f"[pool {POOL}]\n{keys}")
+    host.run("systemctl restart vfmigrated.service")
+
+
+def restart_switch(host: Host) -> None:
+    """Let provisioning restart Open vSwitch for hardware offload, which it has only told to be due so far."""
+    pid = "cat /run/openvswitch/ovs-vswitchd.pid"
+    before = host.run(pid)
+    configure(host, "restart_openvswitch = yes\n")
+    changes = provision(host)["changes"]
+    expect.that(changes == ["restart Open vSwitch for hardware offload"], f"it changed {changes}")
+    expect.that(host.run(pid) != before, "the switch daemon is the same process")
+    again = provision(host)
+    expect.that(not again["changes"] and not again["findings"], f"after the restart it tells {again}")
+
+
+def name_representors(host: Host) -> None:
+    """Make the VFs anew with representors that udev gives stable names, and then as they were."""
+    configure(host, f"vfs = {VFS - 1}\nrepresentor_names = stable\n")
+    outcome = provision(host)
+    expect.that(outcome["error"] is None, f"provisioning failed: {outcome['error']}")
+    names = [vf.representor for vf in facts.look(host).vfs.values()]
+    wanted = [f"r0100pf0vf{index}" for index in range(VFS - 1)]
+    expect.that(sorted(names) == wanted, f"the representors are named {', '.join(names)}")
+    told = host.run(f"udevadm info --query=property /sys/class/net/{wanted[0]}")
+    expect.that("NM_UNMANAGED=1" in told.split(), "a representor is left to NetworkManager")
+    configure(host, "")
+    outcome = provision(host)
+    expect.that(outcome["error"] is None, f"provisioning failed: {outcome['error']}")
+    expect.that(len(facts.look(host).vfs) == VFS, "the VFs did not come back")
