@@ -127,6 +127,14 @@ srpm: packages ## the source package, in build/rpm
 rpm: packages ## the packages, in build/rpm; their %check runs the unit tests
 	rpm/build.sh all --define "vfmigrate_test_python $(PY)"
 
+OLD_PYTHON ?= python3.9
+.PHONY: floors
+floors: ## the tests of core and doors with the oldest libraries that the packages accept (OLD_PYTHON=python3.9)
+	$(OLD_PYTHON) -m venv --clear build/floors
+	build/floors/bin/pip -q install -r tests/floors.txt
+	build/floors/bin/python -m pytest -p no:cacheprovider tests/unit --ignore=tests/unit/testbed --ignore=tests/unit/test_manual.py \
+		tests/integration/test_ovs.py tests/integration/test_devlink_encoding.py tests/integration/test_links.py
+
 .PHONY: packages
 packages:
 	@tests/packages.sh
