@@ -9,6 +9,7 @@ everything right changes nothing. Called by a request that is no hook's: it may 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -101,7 +102,8 @@ class Provisioner:
                 raise UsageError(f"there is no pool '{name}'", f"the pools are: {there_are}")
         with self._running:
             pools = [self._config.pools[name] for name in names or self._config.pools]
-            outcomes = [self._pool(pool, dry_run, patience) for pool in pools]
+            deadline = time.monotonic() + patience  # one for all: several absent cards are waited for once
+            outcomes = [self._pool(pool, dry_run, deadline) for pool in pools]
         return {"schema": SCHEMA, "dry_run": dry_run, "pools": [outcome.plain() for outcome in outcomes]}
 
     def provision_pf(
@@ -135,11 +137,12 @@ class Provisioner:
 
     # -- one pool
 
-    def _pool(self, pool: Pool, dry_run: bool, patience: float) -> Outcome:
+    def _pool(self, pool: Pool, dry_run: bool, deadline: float) -> Outcome:
         outcome = Outcome(pool.name)
         try:
-            if patience:
-                pf.until(lambda: self._has_appeared(pool), patience)
+            remaining = deadline - time.monotonic()
+            if remaining > 0:
+                pf.until(lambda: self._has_appeared(pool), remaining)
             self._check(pool, outcome)
             if dry_run:
                 outcome.changes = [step.text for step in self._plan(pool, outcome) if not step.silent]

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 from vfmigrate import pf
 from vfmigrate.bridge import OFFLOAD
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
-from vfmigrate.config import Config, Pool
+from vfmigrate.config import NONE, UPLINK_OF_PF, Config, Pool
 from vfmigrate.converge import steps, wanted
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.findings import Finding
@@ -66,10 +66,13 @@ class Status:
         problems = [*troubles, *self._bridge_problems(pool)]
         states: dict[PciAddress, PfState] = {}
         pfs = [self._pf(pool, address, offload, states) for address in pool.pfs]
-        try:
-            problems += [str(finding) for finding in self._check(pool, states)]
-        except VfmigrateError as error:
-            problems.append(str(error))
+        for look in (self._uplink_problems, self._findings):
+            try:
+                problems += look(pool, states)
+            except VfmigrateError as error:
+                problems.append(str(error))
+        # What is wrong with the switch as a whole comes up more than once.
+        problems = list(dict.fromkeys(problems))
         return {
             "name": pool.name,
             "bridge": pool.bridge,
@@ -86,6 +89,23 @@ class Status:
         except VfmigrateError:
             pass  # told once, as what is wrong with the switch
         return []
+
+    def _findings(self, pool: Pool, states: Mapping[PciAddress, PfState]) -> list[str]:
+        return [str(finding) for finding in self._check(pool, states)]
+
+    def _uplink_problems(self, pool: Pool, states: Mapping[PciAddress, PfState]) -> list[str]:
+        """Whether frames can leave the bridge; a PF has other network devices beside its representors at times."""
+        if pool.uplink == NONE or not self._host.ovs.bridge_exists(pool.bridge):
+            return []
+        candidates = [[pool.uplink]] if pool.uplink != UPLINK_OF_PF else []
+        for state in states.values() if not candidates else ():
+            representors = {vf.representor for vf in state.vfs}
+            candidates.append(sorted(set(self._host.sysfs.netdevs(state.pf)) - representors))
+        return [
+            f"uplink {' or '.join(names)} is not plugged into {pool.bridge}: run vfmigrate provision"
+            for names in candidates
+            if names and not any(self._host.ovs.bridge_of(name) == pool.bridge for name in names)
+        ]
 
     def _pf(
         self, pool: Pool, address: PciAddress, offload: Optional[str], states: dict[PciAddress, PfState]

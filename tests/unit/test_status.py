@@ -92,6 +92,14 @@ def test_a_port_that_does_not_work(rig: Rig) -> None:
     assert "Open vSwitch: could not open network device" in problems(tell(rig))
 
 
+def test_an_uplink_that_is_not_plugged(rig: Rig) -> None:
+    rig.memory.ovs.uplinks.clear()
+    told = ["uplink enp1s0f0np0 is not plugged into br-data: run vfmigrate provision"]
+    assert problems(tell(rig)) == told
+    assert problems(tell(rig, replace(POOL, uplink="none"))) == []
+    assert "uplink bond0 is not plugged" in problems(tell(rig, replace(POOL, uplink="bond0")))[0]
+
+
 def test_what_provisioning_would_mend(rig: Rig) -> None:
     rig.card.autoprobe(str(PF), "1")
     rig.card.set_eswitch_mode(str(PF), LEGACY)
