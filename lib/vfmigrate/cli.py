@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate import failover_verb, listing, protocol
+from vfmigrate import failover_verb, listing, ovirt_verb, protocol
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.version import VERSION
 
@@ -76,6 +76,7 @@ def arguments() -> argparse.ArgumentParser:
         if run is _provision:
             _add_provision_arguments(verb)
     failover_verb.add(verbs)
+    ovirt_verb.add(verbs)
     return parser
 
 
