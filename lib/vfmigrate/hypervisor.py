@@ -208,9 +208,11 @@ class Hypervisor:
             self._connected().networkDefineXML(xml)
 
     def start_network(self, name: str) -> None:
-        """Start a defined network."""
+        """Start a defined network; nothing when it runs."""
         with _told(f"start of network {name}"):
-            self._connected().networkLookupByName(name).create()
+            found = self._connected().networkLookupByName(name)
+            if not found.isActive():
+                found.create()
 
     def stop_network(self, name: str) -> None:
         """Stop a network. libvirt then forgets which of its VFs guests have: not while one has any."""

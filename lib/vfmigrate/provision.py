@@ -158,7 +158,10 @@ class Provisioner:
         for address in pool.pfs:
             if not self._host.sysfs.exists(address) or self._host.sysfs.driver(address) is None:
                 return False
-            ports = [port for port in self._host.devlink.ports(address) if port.flavour == "physical"]
+            try:
+                ports = [port for port in self._host.devlink.ports(address) if port.flavour == "physical"]
+            except HostError:  # the driver is not done yet
+                return False
             if not any(port.ifindex is not None and self._udev.settled(port.ifindex) for port in ports):
                 return False
         return pool.uplink in (NONE, UPLINK_OF_PF) or self._host.links.find(pool.uplink) is not None
