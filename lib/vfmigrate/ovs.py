@@ -67,8 +67,22 @@ class OpenVswitch:
     def owned_ports(self) -> list[SwitchPort]:
         """Every port we made, by name. Its cost grows with our ports, not with those of others."""
         marked = [["external_ids", "includes", ovsdb.to_map(switchport.MARK)]]
-        names = sorted(row["name"] for row in self._select("Interface", marked, "name"))
-        return [rows.port for rows in self._look(names) if rows.port.owner is not None]
+        columns = ("name", *switchport.INTERFACE_COLUMNS)
+        interfaces = {row["name"]: row for row in self._select("Interface", marked, *columns)}
+        looks = [
+            ovsdb.select("Port", ovsdb.named(name), *switchport.PORT_COLUMNS) for name in sorted(interfaces)
+        ]
+        ports = [
+            row for result in (self._database.transact(*looks) if looks else []) for row in result["rows"]
+        ]
+        where = [ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name") for port in ports]
+        bridges_of = [result["rows"] for result in (self._database.transact(*where) if where else [])]
+        found = [
+            PortRows.parse(holders[0]["name"], port, interfaces[port["name"]]).port
+            for port, holders in zip(ports, bridges_of)
+            if holders  # else removed since we looked
+        ]
+        return [port for port in found if port.owner is not None]
 
     def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
         """Make `netdev` a port of `bridge` on behalf of `owner`, with these settings; may be asked again.
