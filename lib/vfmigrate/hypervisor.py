@@ -142,6 +142,12 @@ class Hypervisor:
                     domains[domain.UUIDString()] = domain.XMLDesc(0)
         return domains
 
+    def executing(self) -> frozenset[str]:
+        """UUIDs of the domains whose CPUs run: those of an arriving guest do not before it is here whole."""
+        with _told("list of executing domains"):
+            found = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+            return frozenset(domain.UUIDString() for domain in found)
+
     def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Write our metadata on a running domain; gone again when it is shut down."""
         with _told("metadata"):

@@ -215,6 +215,7 @@ class Keeper:
                     self._converge_pf(pf, changes)
         changes += self._remove_orphaned_ports()
         if running is not None:
+            changes += self._catch_up()
             changes += self._keep_networks()
         for change in changes:
             self._log.event("reconcile", change)
@@ -238,6 +239,27 @@ class Keeper:
         if adopted:
             self._work.put(lambda: self.settle(running.uuid))
         return [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
+
+    def _catch_up(self) -> list[str]:
+        """Do what an event was to lead to that came while nobody listened, as when the daemon was being upgraded."""
+        arrived = {
+            claim.domain: claim.domain_name
+            for claim in self._store.all()
+            if claim.incoming and claim.state == PLUGGED
+        }
+        if not arrived:
+            return []
+        try:
+            executing = self._hypervisor.executing()
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            return []
+        here = {uuid: name for uuid, name in arrived.items() if uuid in executing}
+        for uuid in here:
+            self._announcer.announce(uuid)
+            self.on_resumed(uuid)
+            self.settle_soon(uuid)
+        return [f"guest '{name}' resumed here unnoticed" for name in here.values()]
 
     def _converge(self, vf: PciAddress, changes: list[str], *, reset_mac: bool = False) -> None:
         try:

@@ -36,6 +36,8 @@ class MemoryHypervisor(MemoryNetworks):
         self.stamps: dict[str, tuple[Mark, ...]] = {}
         self.defined: list[str] = []
         self.refusals = 0
+        #: domains that are here and do not execute, as while they arrive
+        self.paused: set[str] = set()
         self.on_event: Callable[[LifecycleEvent], None] = lambda _event: None
 
     def start(self, on_event: Callable[[LifecycleEvent], None], _on_connect: Callable[[], None]) -> None:
@@ -48,6 +50,9 @@ class MemoryHypervisor(MemoryNetworks):
         if self.domains is None:
             raise Unreachable("no connection to libvirt")
         return self.domains
+
+    def executing(self) -> frozenset[str]:
+        return frozenset(self.running()) - self.paused
 
     def stamp(self, uuid: str, marks: tuple[Mark, ...]) -> None:
         if self.refusals:
@@ -192,6 +197,19 @@ def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(rig: Rig) -> 
     (defined,) = rig.libvirt.defined
     assert domain.read(defined).interfaces[0].address == claim.vf
     assert not claim.incoming
+
+
+def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(rig: Rig) -> None:
+    uuid = arrived(rig)
+    resumed: list[str] = []
+    rig.keeper.on_resumed = resumed.append
+    rig.libvirt.paused = {uuid}
+    assert rig.keeper.reconcile() == []
+    rig.libvirt.paused = set()
+    assert rig.keeper.reconcile() == ["guest 'guest1' resumed here unnoticed"]
+    assert resumed == [uuid]
+    rig.keeper.settle(uuid)  # what the keeper's thread has next in its queue
+    assert rig.keeper.reconcile() == []
 
 
 def test_the_definition_of_a_guest_that_started_here_is_not_touched(rig: Rig) -> None:
