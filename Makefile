@@ -28,7 +28,7 @@ HOST ?= a
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
-SHELL_SCRIPTS = tests/packages.sh tests/venv.sh rpm/build.sh .ci/run
+SHELL_SCRIPTS = tests/packages.sh tests/venv.sh tests/integration/emulator.sh rpm/build.sh .ci/run
 PYTHON_SOURCES = lib hooks/qemu vdsm_plugin vdsm_plugin/50_vfmigrate man tests
 
 .PHONY: help
@@ -67,7 +67,7 @@ bench: packages ## measure what the project promises about speed; writes build/b
 lint: packages ## ruff, mypy, shellcheck and the Python 3.9 floor
 	$(VENV)/bin/ruff check $(PYTHON_SOURCES)
 	$(VENV)/bin/ruff format --check $(PYTHON_SOURCES)
-	$(VENV)/bin/mypy lib/vfmigrate tests
+	$(VENV)/bin/mypy lib/vfmigrate lib/vfmigrate_guest tests
 	$(VENV)/bin/mypy --scripts-are-modules hooks/qemu
 	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules -p vfmigrate_vdsm
 	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules vdsm_plugin/50_vfmigrate
@@ -114,6 +114,14 @@ install-vdsm: ## install the plugin for oVirt's vdsm below DESTDIR
 	done
 	rm $(DESTDIR)$(VDSMPLUGINDIR)/50_vfmigrate
 	install -Dpm 0644 vdsm_plugin/vdsm.conf $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d/50-vdsm.conf
+
+# what a guest gets, and nothing of it a host
+.PHONY: install-guest
+install-guest: ## install vfmigrate-guest below DESTDIR
+	install -d $(DESTDIR)$(SITELIB)/vfmigrate_guest $(DESTDIR)$(BINDIR)
+	install -pm 0644 lib/vfmigrate_guest/*.py $(DESTDIR)$(SITELIB)/vfmigrate_guest/
+	printf '#!%s -I\nimport sys\nfrom vfmigrate_guest.cli import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(BINDIR)/vfmigrate-guest
+	chmod 0755 $(DESTDIR)$(BINDIR)/vfmigrate-guest
 
 .PHONY: man
 man: packages ## write the manual pages anew from what the programs take

@@ -62,6 +62,12 @@ LISTS = {
         {PLUGIN}
         {PLUGIN}/vfmigrate_vdsm
     """,
+    "vfmigrate-guest": """
+        /usr/bin/vfmigrate-guest
+        /usr/lib/python3/dist-packages/vfmigrate_guest
+        /usr/share/licenses/vfmigrate-guest
+        /usr/share/licenses/vfmigrate-guest/LICENSE
+    """,
     "vfmigrate-selinux": """
         /usr/share/licenses/vfmigrate-selinux
         /usr/share/licenses/vfmigrate-selinux/LICENSE
@@ -109,6 +115,9 @@ def expected(name: str) -> set[str]:
     listed = set(LISTS[name].split())
     if name == "python3-vfmigrate":
         listed |= {f"{LIBRARY}/{module.name}" for module in (CLONE / "lib/vfmigrate").glob("*.py")}
+    if name == "vfmigrate-guest":
+        modules = (CLONE / "lib/vfmigrate_guest").glob("*.py")
+        listed |= {f"/usr/lib/python3/dist-packages/vfmigrate_guest/{module.name}" for module in modules}
     if name == "vdsm-hook-vfmigrate":
         modules = (CLONE / "vdsm_plugin/vfmigrate_vdsm").glob("*.py")
         listed |= {f"{PLUGIN}/vfmigrate_vdsm/{module.name}" for module in modules}

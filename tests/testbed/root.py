@@ -18,6 +18,7 @@ from tests.testbed.run import run
 
 # Raise when a recipe below changes in a way that its key does not show.
 ROOT_RECIPE = 1
+GUEST_RECIPE = 1
 COMPILER_RECIPE = 1
 
 HOST_PACKAGES = (
@@ -49,6 +50,16 @@ HOST_PACKAGES = (
     "strace",
 )
 
+GUEST_PACKAGES = (
+    "network-manager",
+    "dbus",
+    "python3",
+    "python3-dbus",
+    "iproute2",
+    "iputils-ping",
+    "procps",
+)
+
 COMPILER_PACKAGES = (
     "gcc",
     "make",
@@ -73,6 +84,14 @@ def host_root() -> Path:
     parts: Parts = {"recipe": ROOT_RECIPE, "packages": dict(apt.candidates(HOST_PACKAGES))}
     log = cache.log("host-root")
     return cache.entry("host-root", parts, lambda path: apt.bootstrap(path, HOST_PACKAGES, log))
+
+
+@functools.cache
+def guest_root() -> Path:
+    """The root of a guest that NetworkManager runs in; it runs as a namespace, without kernel or init."""
+    parts: Parts = {"recipe": GUEST_RECIPE, "packages": dict(apt.candidates(GUEST_PACKAGES))}
+    log = cache.log("guest-root")
+    return cache.entry("guest-root", parts, lambda path: apt.bootstrap(path, GUEST_PACKAGES, log))
 
 
 @functools.cache

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate-guest`: joins VF and virtio device in a bond, shows it, and takes it away again."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
+from vfmigrate_guest import VERSION, bond, nics
+from vfmigrate_guest.bond import PARTS, Bond, identity
+from vfmigrate_guest.fault import Fault
+from vfmigrate_guest.nics import SYSFS, Nic
+
+if TYPE_CHECKING:
+    from vfmigrate_guest.networkmanager import NetworkManager
+
+_DEFAULT_NAME = "bond0"
+_CONNECT_SECONDS = 45.0
+
+
+def _networkmanager() -> NetworkManager:
+    # A command line is parsed without dbus-python as well.
+    from vfmigrate_guest.networkmanager import NetworkManager  # noqa: PLC0415
+
+    return NetworkManager()
+
+
+# -- show
+
+
+def _show(options: argparse.Namespace) -> None:
+    present = nics.nics()
+    ports = (SYSFS / options.name / "bonding" / "slaves").read_text().split() if _exists(options.name) else []
+    active = (SYSFS / options.name / "bonding" / "active_slave").read_text().strip() if ports else ""
+    told: dict[str, Any] = {
+        "schema": 1,
+        "devices": [{**nic.__dict__, "virtio": nic.virtio} for nic in present],
+        "bond": {"name": options.name, "ports": ports, "active": active} if ports else None,
+        "advice": nics.advice(present) if not ports else f"{options.name} joins {' and '.join(ports)}",
+    }
+    if options.json:
+        print(json.dumps(told, indent=2))
+        return
+    for nic in present:
+        flags = ", stands by for a VF" if nic.standby else ""
+        master = f", port of {nic.master}" if nic.master else ""
+        print(f"{nic.name}: {nic.mac}, {nic.driver}{flags}{master}")
+    if ports:
+        print(f"{options.name}: {' '.join(ports)}, sending by {active or 'none'}")
+    print(told["advice"])
+
+
+def _exists(name: str) -> bool:
+    return (SYSFS / name / "bonding").is_dir()
+
+
+# -- bond
+
+
+def _join(options: argparse.Namespace) -> None:
+    wanted = Bond(options.name, *_devices(options), fail_over_mac=options.fail_over_mac)
+    bond.check(wanted)
+    manager = _networkmanager()
+    present = {part: manager.profile(identity(options.name, part)) for part in PARTS}
+    addressing = _addressing(options, manager, wanted, present["bond"])
+    made = bond.profiles(wanted, addressing, manager.version())
+    todo = bond.steps(made, present)
+    for part, what in todo.items():
+        print(f"{'would ' if options.dry_run else ''}{what} profile {made[part]['connection']['id']}")
+    if options.dry_run:
+        return
+    _apply(manager, wanted, made, todo)
+    print(
+        f"{options.name} joins {wanted.vf.name} (VF) and {wanted.standby.name}" if todo else "nothing to do"
+    )
+
+
+def _apply(
+    manager: NetworkManager, wanted: Bond, made: Mapping[str, bond.Profile], todo: Mapping[str, str]
+) -> None:
+    """Make the profiles and let them work; when they do not, take away again what was added."""
+    try:
+        for part, what in todo.items():
+            (manager.add if what == "add" else manager.change)(made[part])
+        if todo or not _is_whole(wanted):
+            manager.activate(identity(wanted.name, "bond"))
+            for part, nic in (("vf", wanted.vf), ("standby", wanted.standby)):
+                manager.activate(identity(wanted.name, part), nic.name)
+            for name in (wanted.vf.name, wanted.standby.name, wanted.name):
+                manager.wait_connected(name, _CONNECT_SECONDS)
+            _check_whole(wanted)
+    except Fault:
+        for part, what in todo.items():
+            if what == "add":
+                manager.delete(identity(wanted.name, part))
+        raise
+
+
+def _check_whole(wanted: Bond) -> None:
+    if not _is_whole(wanted):
+        raise Fault(f"{wanted.name} lacks a port", "see journalctl -u NetworkManager")
+
+
+def _is_whole(wanted: Bond) -> bool:
+    if not _exists(wanted.name):
+        return False
+    ports = (SYSFS / wanted.name / "bonding" / "slaves").read_text().split()
+    return {wanted.vf.name, wanted.standby.name} <= set(ports)
+
+
+def _devices(options: argparse.Namespace) -> tuple[Nic, Nic]:
+    present = nics.nics()
+    if options.vf is None and options.standby is None:
+        return nics.choose(present)
+    if options.vf is None or options.standby is None:
+        raise Fault("only one of the two devices is named", "give both --vf and --standby, or neither")
+    return nics.find(present, options.vf), nics.find(present, options.standby)
+
+
+def _addressing(
+    options: argparse.Namespace,
+    manager: NetworkManager,
+    wanted: Bond,
+    present: Optional[Mapping[str, Mapping[str, Any]]],
+) -> Optional[Mapping[str, Any]]:
+    """The bond's IP settings: as asked for, else as it has them, else as one of its ports has them now."""
+    if options.address:
+        ipv4: dict[str, Any] = {
+            "method": "manual",
+            "address-data": [
+                {"address": str(each.ip), "prefix": each.network.prefixlen} for each in options.address
+            ],
+        }
+        if options.gateway is not None:
+            ipv4["gateway"] = str(options.gateway)
+        return {"ipv4": ipv4, "ipv6": {"method": "auto"}}
+    sources = [present, manager.profile_of(wanted.vf.name), manager.profile_of(wanted.standby.name)]
+    for source in sources:
+        if source is not None and "master" not in source["connection"] and "ipv4" in source:
+            return {name: source[name] for name in ("ipv4", "ipv6") if name in source}
+    return None
+
+
+# -- remove
+
+
+def _remove(options: argparse.Namespace) -> None:
+    manager = _networkmanager()
+    there = [part for part in PARTS if manager.profile(identity(options.name, part)) is not None]
+    for part in reversed(there):
+        name = options.name if part == "bond" else f"{options.name}-{part}"
+        print(f"{'would ' if options.dry_run else ''}delete profile {name}")
+        if not options.dry_run:
+            manager.delete(identity(options.name, part))
+    if not there:
+        print("nothing to do")
+
+
+# -- the command line
+
+
+def _address(text: str) -> ipaddress.IPv4Interface:
+    address = ipaddress.IPv4Interface(text)
+    if "/" not in text:
+        raise argparse.ArgumentTypeError(f"'{text}' has no prefix length, such as /24")
+    return address
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="vfmigrate-guest",
+        description="In a guest with a VF: keep its network up while a migration takes the VF away.",
+    )
+    parser.add_argument("--version", action="version", version=VERSION, help="show the version and end")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    told = "show the network devices, the bond, and which of net_failover and bond this guest needs"
+    verb = verbs.add_parser("show", help=told, description=told)
+    _add_name(verb)
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=_show)
+
+    told = "join VF and virtio device in an active-backup bond, by NetworkManager"
+    verb = verbs.add_parser("bond", help=told, description=told)
+    _add_name(verb)
+    verb.add_argument(
+        "--vf", metavar="DEVICE", help="name or MAC of the VF; default: the only device besides virtio"
+    )
+    verb.add_argument(
+        "--standby", metavar="DEVICE", help="name or MAC of the virtio device; default: the only one"
+    )
+    verb.add_argument(
+        "--fail-over-mac",
+        choices=("active", "follow", "none"),
+        default="active",
+        help="whose MAC the bond has; active fits a VF that may not change its own (default: active)",
+    )
+    verb.add_argument(
+        "--address",
+        type=_address,
+        action="append",
+        metavar="ADDRESS/LENGTH",
+        help="IPv4 address of the bond; default: the settings that its ports had",
+    )
+    verb.add_argument("--gateway", type=ipaddress.IPv4Address, help="IPv4 gateway, with --address")
+    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.set_defaults(run=_join)
+
+    told = "take the bond away; the devices go back to the profiles they had"
+    verb = verbs.add_parser("remove", help=told, description=told)
+    _add_name(verb)
+    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.set_defaults(run=_remove)
+    return parser
+
+
+def _add_name(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--name", default=_DEFAULT_NAME, help=f"name of the bond (default: {_DEFAULT_NAME})")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one verb; returns the exit status: 1 for what failed or was refused."""
+    options = arguments().parse_args(argv)
+    try:
+        options.run(options)
+    except Fault as fault:
+        print(f"vfmigrate-guest: {fault}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's network devices as sysfs shows them: which is virtio, which a VF, and what joins two of them already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from vfmigrate_guest.fault import Fault
+
+SYSFS = Path("/sys/class/net")
+
+# Bit 62 of a virtio network device's features (virtio 1.1, 5.1.3): it stands by for a device with the same MAC. With
+# it the kernel's net_failover joins the two on its own.
+_STANDBY_FEATURE = 62
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One network device with hardware behind it."""
+
+    name: str
+    mac: str
+    #: kernel driver, such as virtio_net or mlx5_core; None where it is not told
+    driver: Optional[str]
+    #: a virtio device that stands by for another: net_failover's
+    standby: bool = False
+    #: the device that this one is a port of
+    master: Optional[str] = None
+
+    @property
+    def virtio(self) -> bool:
+        """Whether the hypervisor emulates it."""
+        return self.driver == "virtio_net"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _link(path: Path) -> Optional[str]:
+    try:
+        return path.readlink().name
+    except (OSError, AttributeError):
+        return None
+
+
+def _nic(device: Path) -> Nic:
+    driver = _link(device / "device" / "driver")
+    features = _text(device / "device" / "features")
+    return Nic(
+        name=device.name,
+        # A port of a bond may bear the bond's MAC; bonding keeps the port's own beside it.
+        mac=_text(device / "bonding_slave" / "perm_hwaddr") or _text(device / "address"),
+        driver=driver,
+        standby=driver == "virtio_net" and features[_STANDBY_FEATURE : _STANDBY_FEATURE + 1] == "1",
+        master=_link(device / "master"),
+    )
+
+
+def nics(root: Path = SYSFS) -> list[Nic]:
+    """The network devices that have hardware behind them, by name; loopback, bonds, bridges and VLANs have none."""
+    return [_nic(device) for device in sorted(root.iterdir()) if (device / "device").exists()]
+
+
+def find(present: Sequence[Nic], wanted: str, root: Path = SYSFS) -> Nic:
+    """The device with this name or MAC, hardware behind it or not. Raises Fault when there is none, or several."""
+    found = [nic for nic in present if wanted == nic.name or wanted.lower() == nic.mac]
+    if not found and "/" not in wanted and (root / wanted).is_dir():
+        found = [_nic(root / wanted)]
+    if len(found) != 1:
+        many = "several network devices" if found else "no network device"
+        names = ", ".join(f"{nic.name} ({nic.mac})" for nic in present)
+        raise Fault(f"this guest has {many} '{wanted}'", f"it has {names or 'none'}")
+    return found[0]
+
+
+def choose(present: Sequence[Nic]) -> tuple[Nic, Nic]:
+    """VF and virtio device of a guest that has one of each. Raises Fault where that is not plain."""
+    virtio = [nic for nic in present if nic.virtio]
+    others = [nic for nic in present if not nic.virtio]
+    if len(virtio) != 1 or len(others) != 1:
+        names = ", ".join(f"{nic.name} ({nic.driver})" for nic in present)
+        raise Fault(
+            f"it is not plain which devices are to be joined: {names or 'there are none'}",
+            "say so with --vf and --standby",
+        )
+    return others[0], virtio[0]
+
+
+def advice(present: Sequence[Nic]) -> str:
+    """Which of net_failover and a bond this guest needs, in a sentence."""
+    if any(nic.standby for nic in present):
+        return "net_failover joins the VF and its standby: no bond is needed"
+    if not any(nic.virtio for nic in present):
+        return "there is no virtio device that could stand by for a VF: give the guest one"
+    if all(nic.virtio for nic in present):
+        return "there is no VF here now; a bond needs one when it is made"
+    return "the virtio device does not stand by for the VF: join them in a bond (vfmigrate-guest bond)"

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The first process of a guest machine: runs the commands that come over a serial line, one after the other.
+
+    guest_agent.py /dev/ttyS1
+
+A command is a line of JSON, {"words": [...], "stdin": "..."}; its end is another, {"status", "stdout", "stderr"}. What
+a command leaves running goes on. The standard library only: it runs in a root that has no more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tty
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
+
+
+def answer(line: str) -> str:
+    """Run a command and tell how it ended."""
+    asked = json.loads(line)
+    try:
+        done = subprocess.run(
+            asked["words"], input=asked["stdin"], capture_output=True, text=True, check=False, timeout=120
+        )
+        told = {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    except (OSError, subprocess.TimeoutExpired) as error:
+        told = {"status": 127, "stdout": "", "stderr": str(error)}
+    return json.dumps(told)
+
+
+def main() -> None:
+    """Serve for ever."""
+    os.environ.update(PATH=PATH, LANG="C.UTF-8", HOME="/root")
+    line = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(line)
+    with open(line, "r+b", buffering=0) as serial, open(line, encoding="utf-8", closefd=False) as commands:
+        serial.write(b"ready\n")
+        while True:
+            serial.write(answer(commands.readline()).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
