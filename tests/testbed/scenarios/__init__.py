@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tests.testbed.scenarios import (
+    ansible_role,
     host_boot,
     no_free_vf,
     plain_guest,
@@ -35,5 +36,6 @@ ALL: Sequence[ModuleType] = (
     rpm_install,
     rpm_upgrade,
     rpm_remove,
+    ansible_role,
 )
 DEMO: Sequence[ModuleType] = ALL[:3]
