@@ -164,6 +164,7 @@ class Host:
     def power_off(self) -> None:
         """Shut the host down as an administrator does, and wait until its power is off; its disk is kept."""
         self.result("systemctl poweroff")
+        self.hang_up()
         deadline = time.monotonic() + POWER_OFF_TIMEOUT_S
         while "paused (shutdown)" not in self.ask_monitor("info status"):
             if time.monotonic() > deadline:
@@ -171,6 +172,16 @@ class Host:
                     f"{self.hostname} did not go off in {POWER_OFF_TIMEOUT_S} s: {self.last_words()}"
                 )
             time.sleep(0.2)
+
+    def reboot(self) -> None:
+        """Reboot the host as an administrator does. Does not wait for anything."""
+        self.result("systemctl reboot")
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Give up the connection that commands share, which nobody answers on any more."""
+        command = ["ssh", "-F", RUN / "ssh.config", "-O", "exit", self.hostname]
+        subprocess.run(command, capture_output=True, check=False)
 
     def power_on(self) -> None:
         """Switch a host on that is off. Does not wait for anything."""

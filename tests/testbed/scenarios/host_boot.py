@@ -48,7 +48,7 @@ def run(lab: Lab, record: Record) -> None:
         record.measured["ready_after_power_on_s"] = round(time.monotonic() - began, 1)
     answers(nic)
     with terminal.step("host B is rebooted, and becomes ready by itself"):
-        host.result("systemctl reboot")
+        host.reboot()
         began = time.monotonic()
         await_other_boot(host, boot)
         await_ready(lab, host)
