@@ -16,10 +16,12 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from tests.testbed import report
 from tests.testbed.namespace import RUN
 
 INTERVAL_NS = 20_000_000
@@ -96,13 +98,20 @@ def receive(channel: socket.socket, identifier: int) -> Optional[tuple[int, int]
 
 @dataclass(frozen=True)
 class Hearing:
-    """What the peer heard: requests sent and not answered, and the longest time without an answer."""
+    """What the peer heard of a guest.
+
+    `longest_silence_ms` is the longest time in which everything the peer asked stayed without an answer for
+    good: the network led nowhere, or the guest did not run. `longest_wait_ms` is the longest time between
+    two answers; it holds the silence, and how long the guest, emulated twice and with cold caches after a
+    migration, takes to answer what reached it.
+    """
 
     sent: int
     lost: int
     longest_silence_ms: float
+    longest_wait_ms: float
     silence_began: float
-    """When that silence began, in seconds of the wall clock."""
+    """When the silence began, in seconds of the wall clock."""
 
 
 def hear(record: str) -> Hearing:
@@ -114,20 +123,37 @@ def hear(record: str) -> Hearing:
         # a number on the wire has 16 bits; a record never holds as many
         (sent if word == "sent" else heard).setdefault(int(number), int(when))
     if not heard:
-        return Hearing(len(sent), len(sent), 0.0, 0.0)
+        return Hearing(len(sent), len(sent), 0.0, 0.0, 0.0)
     begin, end = min(heard.values()), max(sent.values())
-    counted = {number for number, when in sent.items() if when >= begin}
-    moments = sorted([begin, *(when for when in heard.values() if when <= end), max(begin, end)])
-    gap, began = max(
-        ((after - before, before) for before, after in zip(moments, moments[1:])), key=lambda pair: pair[0]
-    )
-    return Hearing(len(counted), len(counted - heard.keys()), gap / 1e6, began / 1e9)
+    counted = {number: when for number, when in sent.items() if when >= begin}
+    silence, began = longest_silence(counted, heard.keys())
+    answers = sorted([begin, *(when for when in heard.values() if when <= end), max(begin, end)])
+    wait = max(after - before for before, after in zip(answers, answers[1:]))
+    return Hearing(len(counted), len(counted.keys() - heard.keys()), silence / 1e6, wait / 1e6, began / 1e9)
+
+
+def longest_silence(sent: Mapping[int, int], heard: Collection[int]) -> tuple[int, int]:
+    """The longest stretch of requests without an answer, and when it began.
+
+    It lasts from the first request that got none to the next that got one, or to the last request.
+    """
+    longest, longest_began = 0, 0
+    began: Optional[int] = None
+    for number, when in sorted(sent.items()):
+        if number not in heard and began is None:
+            began = when
+        if began is not None and when - began > longest:
+            longest, longest_began = when - began, began
+        if number in heard:
+            began = None
+    return longest, longest_began
 
 
 class Peer:
     """A peer that is pinging one guest's address."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self.output = RUN / f"peer-{time.monotonic_ns()}"
         self.output.touch()
         clone = Path(__file__).resolve().parents[2]
@@ -159,7 +185,11 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        return hear(self.output.read_text())
+        text = self.output.read_text()
+        kept = report.BUILD / "peers"
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / self.address).write_text(text)
+        return hear(text)
 
 
 if __name__ == "__main__":

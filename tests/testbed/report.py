@@ -37,7 +37,9 @@ class Record:
     downtime_ms: Optional[float] = None
     pings_sent: int = 0
     pings_lost: int = 0
+    # peer.Hearing says what these two are
     longest_silence_ms: Optional[float] = None
+    longest_wait_ms: Optional[float] = None
     # scenario-specific figures, by name
     measured: dict[str, Any] = field(default_factory=dict)
     left_behind: dict[str, dict[str, list[str]]] = field(default_factory=dict)

@@ -43,6 +43,7 @@ def run(lab: Lab, record: Record) -> None:
     record.downtime_ms = there.downtime_ms
     record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
     record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+    record.longest_wait_ms = round(hearing.longest_wait_ms, 1)
     record.measured["silence_began_ms"] = round((hearing.silence_began - there.began) * 1000, 1)
     record.events = timeline.collect(lab.hosts, there.began)
     terminal.timeline("A to B, milliseconds from the start of virsh migrate", record.events)
@@ -74,6 +75,7 @@ def unannounced(lab: Lab, record: Record) -> None:
     finally:
         lab.on_both(lambda host: product.set_announce(host, on=True))
     record.measured["unannounced_silence_ms"] = round(hearing.longest_silence_ms, 1)
+    record.measured["unannounced_wait_ms"] = round(hearing.longest_wait_ms, 1)
     record.measured["unannounced_downtime_ms"] = back.downtime_ms
 
 

@@ -54,5 +54,6 @@ def run(lab: Lab, record: Record) -> None:
     record.pings_sent = hearing.sent
     record.pings_lost = hearing.lost
     record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+    record.longest_wait_ms = round(hearing.longest_wait_ms, 1)
     terminal.timeline("A to B, milliseconds from the start of virsh migrate", record.events)
     lab.destroy(GUEST)

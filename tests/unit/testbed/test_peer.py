@@ -20,40 +20,40 @@ def test_every_request_answered() -> None:
     times = {number: 20 * number for number in range(10)}
     hearing = peer.hear(record(times, {number: when + 3 for number, when in times.items()}))
     # counted from the first answer on, so the request before it is not
-    assert hearing == peer.Hearing(sent=9, lost=0, longest_silence_ms=20.0, silence_began=0.003)
+    assert hearing == peer.Hearing(9, 0, longest_silence_ms=0.0, longest_wait_ms=20.0, silence_began=0.0)
 
 
-def test_silence_is_the_longest_gap_between_answers() -> None:
+def test_silence_lasts_while_nothing_is_answered() -> None:
     times = {number: 20 * number for number in range(100)}
-    answered = {number: when + 1 for number, when in times.items() if not 10 <= number < 40}
+    answered = {number: when + 1 for number, when in times.items() if not 10 <= number < 40 and number != 60}
     hearing = peer.hear(record(times, answered))
-    assert hearing.lost == 30
-    assert hearing.longest_silence_ms == 31 * 20
-    assert hearing.silence_began == 0.181
+    assert hearing.lost == 31
+    assert hearing.longest_silence_ms == 30 * 20
+    assert hearing.silence_began == 0.2
+    assert hearing.longest_wait_ms == 31 * 20
+
+
+def test_late_answers_are_a_wait_but_no_silence() -> None:
+    hearing = peer.hear(record({0: 0, 1: 20, 2: 40, 3: 1000}, {0: 1, 1: 900, 2: 901, 3: 1001}))
+    assert (hearing.lost, hearing.longest_silence_ms, hearing.longest_wait_ms) == (0, 0.0, 899.0)
 
 
 def test_a_guest_that_never_comes_back_is_silent_to_the_end() -> None:
     times = {number: 20 * number for number in range(100)}
     hearing = peer.hear(record(times, {0: 1, 1: 21}))
-    assert hearing.longest_silence_ms == 99 * 20 - 21
-    assert hearing.lost == 98
-
-
-def test_late_answers_are_not_lost() -> None:
-    hearing = peer.hear(record({0: 0, 1: 20, 2: 40}, {0: 1, 1: 900, 2: 901}))
-    assert hearing.lost == 0
+    assert (hearing.lost, hearing.longest_silence_ms, hearing.silence_began) == (98, 97 * 20, 0.04)
 
 
 def test_what_was_asked_before_the_first_answer_does_not_count() -> None:
     times = {number: 20 * number for number in range(100)}
     answered = {number: when + 1 for number, when in times.items() if number >= 50}
     hearing = peer.hear(record(times, answered))
-    assert (hearing.sent, hearing.lost, hearing.longest_silence_ms) == (49, 0, 20.0)
+    assert (hearing.sent, hearing.lost, hearing.longest_silence_ms) == (49, 0, 0.0)
 
 
 def test_no_answer_at_all() -> None:
-    assert peer.hear(record({0: 0, 1: 20}, {})) == peer.Hearing(2, 2, 0.0, 0.0)
-    assert peer.hear("") == peer.Hearing(0, 0, 0.0, 0.0)
+    assert peer.hear(record({0: 0, 1: 20}, {})) == peer.Hearing(2, 2, 0.0, 0.0, 0.0)
+    assert peer.hear("") == peer.Hearing(0, 0, 0.0, 0.0, 0.0)
 
 
 def test_echo_request_has_a_valid_checksum() -> None:
