@@ -139,7 +139,10 @@ class Promises:
             return {"schema": SCHEMA, "pools": self.pools()}
         if request.name == "claim":
             claim = self.claim(wish_of(request))
-            return {} if claim is None else {"vf": str(claim.vf), "pool": claim.pool, "vlan": claim.vlan}
+            if claim is None:
+                return {}
+            mtu = self._config.pools[claim.pool].mtu
+            return {"vf": str(claim.vf), "pool": claim.pool, "vlan": claim.vlan, "mtu": mtu}
         domain = domain_of(request)
         if request.name == "keep":
             return {"kept": self.keep(domain, mac_of(request))}

@@ -25,7 +25,7 @@ from vfmigrate.pci import PciAddress
 from vfmigrate.promises import MOVING_AT_ONCE, Promises
 from vfmigrate.protocol import Request
 
-POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42, vlans=frozenset({43}))
+POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42, vlans=frozenset({43}), mtu=9000)
 DOMAIN = "00000000-0000-4000-8000-000000000001"
 OTHER = "00000000-0000-4000-8000-000000000002"
 MAC = "56:6f:1a:2b:00:02"
@@ -77,7 +77,7 @@ def rig(make_rig: Callable[..., Rig]) -> Rig:
 def test_a_vf_is_promised_for_a_time(rig: Rig) -> None:
     answer = rig.claim(name="web", vlan=43)
     (claim,) = rig.store.all()
-    assert answer == {"vf": str(claim.vf), "pool": "data", "vlan": 43}
+    assert answer == {"vf": str(claim.vf), "pool": "data", "vlan": 43, "mtu": 9000}
     assert (claim.state, claim.expires, claim.domain_name) == (claims.RESERVED, 1120.0, "web")
     assert (claim.mac, claim.vlan, claim.managed, claim.incoming) == (MAC, 43, True, False)
     assert rig.memory.ovs.ports == {}

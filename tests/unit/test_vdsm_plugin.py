@@ -66,7 +66,6 @@ ON_VF = """<interface type="hostdev" managed="yes">
     <mac address="56:6F:1A:2B:00:02"/>
     <source><address type="pci" domain="0x0000" bus="0x01" slot="{slot}" function="{function}"/></source>
     <driver name="vfio"/>
-    <mtu size="9000"/>
     <link state="up"/>
     <boot order="2"/>
     <alias name="ua-7f2d4f0e-1111-4000-8000-000000000001"/>
@@ -204,6 +203,7 @@ def test_a_bridges_vnic_becomes_a_vf_of_the_pool(vdsm: Vdsm) -> None:
     assert (claim.domain, claim.mac, claim.vlan, claim.state) == (VM, MAC, 43, claims.RESERVED)
     assert claim.expires is not None
     assert "left out, since a VF has no such thing: port, filterref, bandwidth" in vdsm.said
+    assert "the network's MTU is 9000, the port's 1500: see mtu of [pool data]" in vdsm.said
 
 
 def test_run_twice_it_is_the_same(vdsm: Vdsm) -> None:

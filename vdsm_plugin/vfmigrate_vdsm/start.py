@@ -63,9 +63,14 @@ def _take_along(daemon: Daemon, interface: ET.Element, asked: properties.Propert
         vlan=asked.vlan,
         plug=plug,
     )
+    asked_mtu, port_mtu = vnic.mtu(interface), answer["mtu"] or 1500
     dropped = vnic.convert(interface, str(answer["vf"]))
     left_out = f"; left out, since a VF has no such thing: {', '.join(dropped)}" if dropped else ""
     handover.log(f"MAC {vnic.mac(interface)} gets VF {answer['vf']} of pool {answer['pool']}{left_out}")
+    if asked_mtu is not None and asked_mtu > port_mtu:
+        handover.log(
+            f"the network's MTU is {asked_mtu}, the port's {port_mtu}: see mtu of [pool {answer['pool']}]"
+        )
     return True
 
 

@@ -14,9 +14,9 @@ from vfmigrate_vdsm.daemon import PluginError
 
 #: what a vNIC keeps when it turns from a bridge's port into a VF; anything else describes the virtio device, or asks
 #: the bridge for something, and libvirt refuses some of it on a VF
-KEPT = frozenset({"mac", "mtu", "link", "boot", "alias", "address", "rom", "acpi"})
+KEPT = frozenset({"mac", "link", "boot", "alias", "address", "rom", "acpi"})
 #: gone without a word: what stands in its place, or has no meaning left
-REPLACED = frozenset({"source", "model", "driver", "target", "backend"})
+REPLACED = frozenset({"source", "model", "driver", "target", "backend", "mtu"})
 
 
 def mac(interface: ET.Element) -> str:
@@ -35,6 +35,12 @@ def alias(interface: ET.Element) -> Optional[str]:
 def persistent(interface: ET.Element) -> Optional[str]:
     """The alias of the standby whose failover VF this is."""
     return _attribute(interface, "teaming", "persistent")
+
+
+def mtu(interface: ET.Element) -> Optional[int]:
+    """The MTU that is asked for. libvirt refuses one on a VF: the port has it, and the guest sets its own."""
+    text = _attribute(interface, "mtu", "size") or ""
+    return int(text) if text.isdigit() else None
 
 
 def tag(interface: ET.Element) -> Optional[int]:

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The plugin's scripts around real libvirt and a real `virsh migrate`, in the order in which vdsm runs them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from tests.integration.guests import EMULATOR
+from tests.integration.hosts import wait_for
+from tests.integration.pair import Node, Pair, start_products
+
+pytestmark = pytest.mark.hosts
+
+TREE = Path(__file__).parents[2]
+HOOKS = "/usr/libexec/vdsm/hooks"
+CONFIGURATION = "/etc/vfmigrate/vfmigrate.conf.d/50-vdsm.conf"
+USER = "nobody"
+VM = "22222222-2222-4222-8222-000000000001"
+MAC = "56:6f:1a:00:00:01"
+PROPERTIES = {"vfmigrate_strategy": "vfio", "vfmigrate_pool": "data", "vfmigrate_vlan": "43"}
+BRIDGE = f"""<interface type="bridge">
+  <mac address="{MAC}"/>
+  <model type="virtio"/>
+  <source bridge="ovirtmgmt"/>
+  <mtu size="9000"/>
+  <filterref filter="vdsm-no-mac-spoofing"/>
+  <link state="up"/>
+  <boot order="1"/>
+  <alias name="ua-7f2d4f0e-1111-4000-8000-000000000001"/>
+  <address type="pci" domain="0x0000" bus="0x01" slot="0x00" function="0x0"/>
+</interface>"""
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plugin")
+    subprocess.run(["make", "-s", "-C", TREE, "install-vdsm", f"DESTDIR={root}"], check=True)
+    return root
+
+
+@pytest.fixture
+def ovirt(pair: Pair, staged: Path) -> Iterator[Pair]:
+    """Two hosts with vfmigrate and the plugin, which user nobody runs in vdsm's place."""
+    for node in (pair.a, pair.b):
+        subprocess.run(["cp", "-a", f"{staged}/usr", node.host.path("/")], check=True)
+        node.host.write(CONFIGURATION, f"[daemon]\nclients = {USER}\n")
+    start_products(pair)
+    yield pair
+    for node in (pair.a, pair.b):
+        node.host.path(CONFIGURATION).unlink()
+        for directory in (HOOKS, "/usr/share/vfmigrate/vdsm_plugin"):
+            shutil.rmtree(node.host.path(directory))
+
+
+def hook(node: Node, point: str, data: str, custom: Optional[dict[str, str]] = None) -> tuple[int, str, str]:
+    """Run a hook point on a host as vdsm would; its status, what it made of the data, its standard error."""
+    node.host.write("/tmp/hook-data", data, 0o666)
+    variables = {"PATH": "/usr/bin:/bin", **(custom or {}), "vmId": VM, "_hook_domxml": "/tmp/hook-data"}
+    done = node.host.run(
+        "setpriv",
+        f"--reuid={USER}",
+        "--regid=65534",
+        "--clear-groups",
+        "env",
+        "-i",
+        *(f"{key}={value}" for key, value in variables.items()),
+        f"{HOOKS}/{point}/50_vfmigrate",
+        check=False,
+    )
+    return done.returncode, node.host.path("/tmp/hook-data").read_text(), done.stderr
+
+
+def domain(interface: str) -> str:
+    """A guest as vdsm hands it to libvirt: its own metadata, aliases, no marks of ours."""
+    return f"""<domain type='qemu' xmlns:ovirt-vm='http://ovirt.org/vm/1.0'>
+  <name>ovirt-guest</name><uuid>{VM}</uuid>
+  <metadata><ovirt-vm:vm><ovirt-vm:clusterVersion>4.8</ovirt-vm:clusterVersion>
+    <ovirt-vm:device mac_address="{MAC}"><ovirt-vm:network>data</ovirt-vm:network><ovirt-vm:custom>
+      <ovirt-vm:vfmigrate_strategy>vfio</ovirt-vm:vfmigrate_strategy>
+    </ovirt-vm:custom></ovirt-vm:device></ovirt-vm:vm></metadata>
+  <memory unit='MiB'>32</memory><memtune><hard_limit unit='MiB'>1</hard_limit></memtune>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom' match='exact'><model>qemu64</model></cpu><features><acpi/></features>
+  <devices><emulator>{EMULATOR}</emulator><controller type='usb' model='none'/>{interface}
+    <memballoon model='none'/></devices>
+</domain>"""
+
+
+def start(node: Node) -> str:
+    """Start the guest as vdsm does; the VF's address."""
+    status, interface, error = hook(node, "before_device_create", BRIDGE, PROPERTIES)
+    assert status == 0, error
+    status, xml, error = hook(node, "before_vm_start", domain(interface))
+    assert (status, error) == (0, "")
+    node.host.virsh("define", "--validate", "/dev/stdin", stdin=xml)
+    node.host.virsh("start", "ovirt-guest")
+    (vf,) = node.product.claims()
+    return str(vf)
+
+
+def test_a_guest_of_vdsms_starts_and_ends(ovirt: Pair) -> None:
+    a = ovirt.a
+    before = a.state()
+    vf = start(a)
+    (port,) = a.switch_ports().values()
+    assert (port.tag, port.ids["attached-mac"]) == (43, MAC)
+    (claim,) = a.product.claims().values()
+    assert (claim["domain_name"], claim["expires"], claim["strategy"]) == ("ovirt-guest", None, "vfio")
+    xml = a.host.virsh("dumpxml", "ovirt-guest")
+    for survived in (
+        "<alias name='ua-7f2d4f0e-1111-4000-8000-000000000001'/>",
+        "<address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>",
+        "<boot order='1'/>",
+        "<ovirt-vm:network>data</ovirt-vm:network>",
+    ):
+        assert survived in xml
+    # the running guest's VF cannot be given back by a client
+    hook(a, "after_vm_destroy", xml)
+    assert list(a.product.claims()) == [vf]
+    a.host.virsh("destroy", "ovirt-guest")
+    assert hook(a, "after_vm_destroy", xml)[0] == 0
+    a.host.virsh("undefine", "ovirt-guest")
+    assert a.state() == before
+
+
+def test_a_guest_of_vdsms_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair) -> None:
+    a, b = ovirt.a, ovirt.b
+    before = a.state()
+    vf = start(a)
+    a.wait_until_settled()
+    xml = a.host.virsh("dumpxml", "ovirt-guest")
+    for _ in range(2):  # vdsm tries again while the destination is busy
+        assert hook(a, "before_vm_migrate_source", xml)[::2] == (0, "")
+    # what vdsm would see on hosts with equal addresses: the source's VF is one of the destination's
+    wanted = b.vf(2)
+    there = xml.replace(f"bus='0x{vf[5:7]}' slot='0x{vf[8:10]}' function='0x{vf[11]}'", "WANTED", 1).replace(
+        "WANTED", f"bus='0x{wanted[5:7]}' slot='0x{wanted[8:10]}' function='0x{wanted[11]}'"
+    )
+    assert there != xml
+    assert hook(b, "before_vm_migrate_destination", there)[::2] == (0, "")
+    assert list(b.product.claims()) == [wanted]
+
+    outcome = a.migrate("ovirt-guest", b, "--persistent", "--undefinesource")
+
+    assert outcome.status == 0, outcome.error
+    assert list(b.product.claims()) == [wanted]
+    assert [port.tag for port in b.switch_ports().values()] == [43]
+    hook(a, "after_vm_destroy", xml)
+    wait_for("the source to be as it was", lambda: a.state() == before)
+
+
+def test_a_host_with_other_addresses_is_refused_with_the_reason(ovirt: Pair) -> None:
+    a, b = ovirt.a, ovirt.b
+    vf = start(a)
+    a.wait_until_settled()
+    before = b.state()
+    status, _, error = hook(b, "before_vm_migrate_destination", a.host.virsh("dumpxml", "ovirt-guest"))
+    assert status == 2
+    assert (
+        f"{vf} is not a VF of pool 'data' on this host; vdsm needs the VFs of a pool at the same addresses"
+        in error
+    )
+    assert b.state() == before
+
+
+def test_a_claim_for_a_guest_that_never_starts_runs_out(pair: Pair, staged: Path) -> None:
+    a = pair.a
+    subprocess.run(["cp", "-a", f"{staged}/usr", a.host.path("/")], check=True)
+    a.host.write(CONFIGURATION, f"[daemon]\nclients = {USER}\n")
+    try:
+        a.product.start(claim_timeout=5, reconcile_interval=1)
+        assert hook(a, "before_device_create", BRIDGE, PROPERTIES)[0] == 0
+        assert len(a.product.claims()) == 1
+        wait_for("the claim to run out", lambda: a.product.claims() == {}, 20)
+    finally:
+        a.host.path(CONFIGURATION).unlink()
