@@ -3,8 +3,8 @@
 
     python -m tests.bench [NAME...]
 
-NAME picks measurements by the module that makes them: hook, switch, status, manual; without one, all are made. The exit
-status is 1 when an aim is missed.
+NAME picks measurements by the module that makes them: hook, vdsm, switch, status, manual; without one, all are made.
+The exit status is 1 when an aim is missed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import hook, manual, status, switch
+from tests.bench import hook, manual, status, switch, vdsm
 from tests.bench.measure import Result
 
 MEASUREMENTS = {
     "hook": hook.results,
+    "vdsm": vdsm.results,
     "switch": switch.results,
     "status": status.results,
     "manual": manual.results,

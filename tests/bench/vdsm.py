@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vdsm-hook-without-vf`: what vdsm pays at each hook point for a guest that has no VF, against a bare interpreter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+from tests.bench.measure import Result, Turn, medians
+
+SCRIPT = Path(__file__).resolve().parents[2] / "vdsm_plugin" / "50_vfmigrate"
+GUEST = Path(__file__).with_name("plain-guest.xml")
+POINTS = (
+    "before_device_create",
+    "before_nic_hotplug",
+    "after_nic_hotunplug",
+    "before_vm_start",
+    "before_vm_migrate_source",
+    "before_vm_migrate_destination",
+    "after_vm_destroy",
+    "after_get_stats",
+)
+ROUNDS = 40
+AIM = 1.5
+
+
+def results() -> list[Result]:
+    """Measure every kind of hook point, as vdsm runs it, beside `python3 -I`."""
+    with tempfile.TemporaryDirectory(prefix="vfmigrate-bench-") as name:
+        directory = Path(name)
+        data = directory / "domain.xml"
+        shutil.copy(GUEST, data)
+        turns = {}
+        for point in POINTS:
+            script = directory / point / "50_vfmigrate"
+            script.parent.mkdir()
+            # nobody listens here: a host whose daemon is not there has nothing to report
+            text = SCRIPT.read_text(encoding="utf-8")
+            script.write_text(text.replace("/run/vfmigrate/vfmigrated.sock", str(directory / "sock")))
+            script.chmod(0o755)
+            turns["bare", point] = _program(data, "/usr/bin/python3", "-I", "-c", "pass")
+            turns["hook", point] = _program(data, str(script))
+        times = medians(turns, ROUNDS)
+    ratios = [times["hook", point] / times["bare", point] for point in POINTS]
+    against = f"python3 -I -c pass; mean of {len(POINTS)} points ({min(ratios):.2f} to {max(ratios):.2f})"
+    return [Result("vdsm-hook-without-vf", mean(ratios), AIM, against)]
+
+
+def _program(data: Path, *command: str) -> Turn:
+    """A turn that runs a program to its end as vdsm runs a hook."""
+    environment = {"PATH": os.environ["PATH"], "_hook_domxml": str(data), "queues": "4"}
+
+    def run() -> None:
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        if done.stdout or done.stderr:
+            raise RuntimeError(f"{command[0]} should say nothing: {done.stdout + done.stderr!r}")
+
+    return Turn(run)
