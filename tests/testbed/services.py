@@ -10,7 +10,7 @@ from tests.testbed.host import Host
 
 SCRIPT = """
 echo "libvirtd $(systemctl show --property=MainPID --value libvirtd.service)"
-echo "guest $(cat /run/libvirt/qemu/{guest}.pid)"
+echo "guest $(cat /run/libvirt/qemu/{guest}.pid 2> /dev/null)"
 echo "daemon $(systemctl show --property=MainPID --value vfmigrated.service)"
 echo "socket $(systemctl show --property=ActiveEnterTimestampMonotonic --value vfmigrated.socket)"
 """
@@ -26,7 +26,7 @@ systemctl list-units --all --plain --no-legend 'vfmigrate*' | sed 's/ .*//; s/^/
 
 @dataclass(frozen=True)
 class Services:
-    """Process IDs, and when the daemon's socket began to listen (microseconds since boot)."""
+    """Process IDs (the guest's is empty where it is not), and when the daemon's socket began to listen (microseconds since boot)."""
 
     libvirtd: str
     guest: str
@@ -35,7 +35,7 @@ class Services:
 
 
 def look(host: Host, guest: Guest) -> Services:
-    """Ask a host on which the guest runs."""
+    """Ask a host."""
     lines = (line.partition(" ") for line in host.run(SCRIPT.format(guest=guest.name)).splitlines())
     found = {name: value for name, _, value in lines}
     return Services(found["libvirtd"], found["guest"], found["daemon"], found["socket"])
