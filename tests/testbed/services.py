@@ -26,7 +26,7 @@ systemctl list-units --all --plain --no-legend 'vfmigrate*' | sed 's/ .*//; s/^/
 
 @dataclass(frozen=True)
 class Services:
-    """Process IDs (the guest's is empty where it is not), and when the daemon's socket began to listen (microseconds since boot)."""
+    """Process IDs (the guest's is empty where it is not); when the daemon's socket began to listen, in µs since boot."""
 
     libvirtd: str
     guest: str
