@@ -176,3 +176,33 @@ def test_a_failed_migration_leaves_the_pair_whole(paired: Pair) -> None:
     assert a.migrate(GUEST, b).status != 0
     assert a.state() == before
     assert b.product.claims() == {}
+
+
+PLUG_AGAIN = """\
+import sys, threading
+from vfmigrate.hypervisor import Hypervisor
+connected = threading.Event()
+libvirt = Hypervisor("qemu:///system")
+libvirt.start(lambda event: None, connected.set)
+assert connected.wait(20)
+libvirt.plug_again(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_the_vf_of_a_pair_is_plugged_in_again(paired: Pair) -> None:
+    """As for a guest whose QEMU did not get its VF: libvirt takes it out and gives it anew, the pair being whole."""
+    a = paired.a
+    vf = a.vf(1)
+    before = len(a.card.changes())
+    uuid = a.host.virsh("domuuid", GUEST)
+    a.host.run("python3", "-c", PLUG_AGAIN, uuid, MAC)
+    changes = a.card.changes()[before:]
+    assert ("unbind", vf, "mlx5_vfio_pci") in changes
+    assert a.card.function(vf).driver == "mlx5_vfio_pci"
+    live = a.host.virsh("dumpxml", GUEST)
+    assert f"<teaming type='transient' persistent='{ALIAS}'/>" in live
+    assert [claim["state"] for claim in a.product.claims().values()] == ["plugged"]
+    error = a.host.run(
+        "python3", "-c", PLUG_AGAIN, "22222222-1111-4111-8111-000000000001", MAC, check=False
+    ).stderr
+    assert "HostError" in error
