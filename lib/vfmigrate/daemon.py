@@ -22,6 +22,7 @@ from vfmigrate.claims import ClaimStore
 from vfmigrate.config import Config
 from vfmigrate.converge import Converger
 from vfmigrate.daemon_options import arguments
+from vfmigrate.departures import Departures
 from vfmigrate.devlink import Devlink
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
@@ -59,6 +60,7 @@ class Daemon:
         self.operations = HookOperations(
             settings, self.host, self.store, converger, log, on_started=self.announcer.warm
         )
+        hypervisor = Hypervisor(settings.libvirt_uri)
         self.keeper = Keeper(
             settings,
             self.host,
@@ -66,7 +68,7 @@ class Daemon:
             converger,
             self.operations,
             self.announcer,
-            Hypervisor(settings.libvirt_uri),
+            hypervisor,
             log,
         )
         self.primaries = PrimaryWatch(
@@ -74,8 +76,16 @@ class Daemon:
         )
         self.keeper.on_resumed = self.primaries.expect
         offload = OffloadRestart(systemd.restart)
+        departures = Departures(self.store, log, hypervisor.migrating)
+        self.keeper.on_running = departures.look
         self.promises = Promises(
-            settings, self.host, self.store, converger, log, on_kept=self.keeper.settle_soon
+            settings,
+            self.host,
+            self.store,
+            converger,
+            log,
+            on_kept=self.keeper.settle_soon,
+            departures=departures,
         )
         self.provisioner = Provisioner(
             settings,

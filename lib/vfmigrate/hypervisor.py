@@ -148,6 +148,12 @@ class Hypervisor:
             found = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
             return frozenset(domain.UUIDString() for domain in found)
 
+    def migrating(self, uuid: str) -> bool:
+        """Whether libvirt is at work on a running domain with a job such as a migration."""
+        with _told("job of a domain"):
+            job = self._connected().lookupByUUIDString(uuid).jobInfo()
+            return bool(job[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
     def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Write our metadata on a running domain; gone again when it is shut down."""
         with _told("metadata"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Container
 from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import domain, journal
@@ -61,6 +62,8 @@ class Keeper:
         self._hypervisor = hypervisor
         #: told of a guest that runs on after a migration, to here or not from here
         self.on_resumed: Callable[[str], None] = lambda _uuid: None
+        #: told of the guests that run here, at every reconcile that libvirt had a word in
+        self.on_running: Callable[[Container[str]], None] = lambda _uuids: None
         self.networks = Networks(config, host.sysfs, store, hypervisor)
 
     def start(self) -> None:
@@ -217,6 +220,7 @@ class Keeper:
         if running is not None:
             changes += self._catch_up()
             changes += self._keep_networks()
+            self.on_running(running)
         for change in changes:
             self._log.event("reconcile", change)
         return changes

@@ -17,6 +17,7 @@ from vfmigrate import choice, journal
 from vfmigrate.claims import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
+from vfmigrate.departures import Departures
 from vfmigrate.errors import InputError, Refused, VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
@@ -124,6 +125,7 @@ class Promises:
         log: Journal,
         *,
         on_kept: Callable[[str], None] = lambda _uuid: None,
+        departures: Optional[Departures] = None,
     ) -> None:
         self._config = config
         self._host = host
@@ -132,6 +134,7 @@ class Promises:
         self._log = log
         self._selection = Selection(host, store)
         self._on_kept = on_kept
+        self._departures = departures
 
     def answer(self, request: Request) -> dict[str, Any]:
         """Answer a client's request (docs/protocol.md). Raises VfmigrateError."""
@@ -293,12 +296,16 @@ class Promises:
             if mac not in (None, claim.mac) or self._host.sysfs.in_use(claim.vf):
                 continue
             if self._drop(claim):
+                if mac is not None and claim.expires is None and self._departures is not None:
+                    self._departures.unplugged(claim)
                 self._tell("given-back", claim)
                 given.append(claim)
         return given
 
     def check_departure(self, domain: str) -> list[Claim]:
         """The VFs of a guest that would take their state along. Raises Refused when one of them cannot."""
+        if self._departures is not None:
+            self._departures.leaving(domain)
         moving = [claim for claim in self._store.of_domain(domain) if claim.strategy == "vfio"]
         for claim in moving:
             self._converger.check_ready(claim.vf)

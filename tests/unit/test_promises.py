@@ -17,6 +17,7 @@ from vfmigrate import claims
 from vfmigrate.claims import Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
+from vfmigrate.departures import Departures
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.links import Link
@@ -42,8 +43,20 @@ class Rig:
         self.converger = Converger(memory.host, self.config, self.store)
         self.log = Journal(directory / "no-journal")
         self.kept: list[str] = []
+        self.asked: list[str] = []
+        self.departures = Departures(
+            self.store,
+            self.log,
+            lambda domain: self.asked.append(domain) or True,  # type: ignore[func-returns-value]
+        )
         self.promises = Promises(
-            self.config, memory.host, self.store, self.converger, self.log, on_kept=self.kept.append
+            self.config,
+            memory.host,
+            self.store,
+            self.converger,
+            self.log,
+            on_kept=self.kept.append,
+            departures=self.departures,
         )
 
     def ask(self, request: str, /, **arguments: Any) -> dict[str, Any]:
@@ -225,6 +238,18 @@ def test_what_a_guest_holds_is_not_given_back(rig: Rig) -> None:
     assert rig.ask("give_back", domain=DOMAIN, mac=MAC) == {"vfs": [vf]}
     assert (rig.store.all(), rig.memory.ovs.ports) == ([], {})
     assert rig.ask("give_back", domain=DOMAIN, mac=MAC) == {"vfs": []}
+
+
+def test_what_is_unplugged_from_a_running_guest_is_remembered(rig: Rig) -> None:
+    vf = rig.claim(plug=True)["vf"]
+    rig.memory.sysfs.open_groups.add(vf)
+    rig.ask("keep", domain=DOMAIN, mac=MAC)
+    rig.memory.sysfs.open_groups.clear()
+    rig.ask("give_back", domain=DOMAIN, mac=MAC)
+    rig.ask("departure", domain=DOMAIN)
+    rig.now += 1000
+    rig.departures.look({DOMAIN})
+    assert rig.asked == [DOMAIN]
 
 
 # -- migration

@@ -477,6 +477,12 @@ def test_a_guest_that_cannot_leave(vdsm: Vdsm) -> None:
         )
 
 
+def test_a_guest_whose_vf_the_engine_unplugged_is_said_to_leave(vdsm: Vdsm) -> None:
+    marks = mark(vdsm.memory.vfs[0]).replace("strategy='vfio'", "strategy='failover'")
+    vdsm.hooks.xml("before_vm_migrate_source", in_domain(standby("ua-p1"), marks=marks), VM)
+    assert vdsm.requests == ["departure"]
+
+
 def test_a_guest_arrives_at_the_very_vf(vdsm: Vdsm) -> None:
     vf = vdsm.memory.vfs[0]
     given = in_domain(on_vf(vf), marks=mark(vf))
