@@ -15,18 +15,19 @@ echo "daemon $(systemctl show --property=MainPID --value vfmigrated.service)"
 echo "socket $(systemctl show --property=ActiveEnterTimestampMonotonic --value vfmigrated.socket)"
 """
 
-# All that has our name on it, and links to it, the test bed's own files and rpm's database apart.
+# All that has our name on it, and links to it, the test bed's own files and rpm's database apart. Units that are
+# merely mentioned (udev keeps what its rules said of the card until the next boot) are none.
 TRACES = """
 find / -xdev \\( -path /testbed -o -path /root -o -path /var/lib/rpm -o -path /var/log \\) \\
     -prune -o \\( -name '*vfmigrate*' -o -lname '*vfmigrate*' \\) -print
 find /run -name '*vfmigrate*'
-systemctl list-units --all --plain --no-legend 'vfmigrate*' | sed 's/ .*//; s/^/unit /'
+systemctl list-units --state=active,activating,failed --plain --no-legend 'vfmigrate*' | sed 's/ .*//; s/^/unit /'
 """
 
 
 @dataclass(frozen=True)
 class Services:
-    """Process IDs (the guest's is empty where it is not); when the daemon's socket began to listen, in µs since boot."""
+    """Process IDs (the guest's is empty where it is not); since when the daemon's socket listens, in µs since boot."""
 
     libvirtd: str
     guest: str

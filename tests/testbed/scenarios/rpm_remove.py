@@ -14,7 +14,13 @@ TIMEOUT_S = 240
 
 GUEST = Guest("remove-guest", 9, (Nic(mac="52:54:00:00:42:09", vlan=42, number=19, vf="0000:01:10.2"),))
 
-SAVED = {"/etc/vfmigrate", "/etc/vfmigrate/vfmigrate.conf.rpmsave"}
+# The pool's network is libvirt's, and guests name it.
+NETWORK = {
+    "/etc/libvirt/qemu/networks/vfmigrate-data.xml",
+    "/etc/libvirt/qemu/networks/autostart/vfmigrate-data.xml",
+    "/run/libvirt/network/vfmigrate-data.xml",
+}
+SAVED = {"/etc/vfmigrate", "/etc/vfmigrate/vfmigrate.conf.rpmsave"} | NETWORK
 
 
 def run(lab: Lab, record: Record) -> None:
