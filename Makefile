@@ -122,6 +122,7 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 	install -pm 0644 lib/vfmigrate_guest/*.py $(DESTDIR)$(SITELIB)/vfmigrate_guest/
 	printf '#!%s -I\nimport sys\nfrom vfmigrate_guest.cli import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(BINDIR)/vfmigrate-guest
 	chmod 0755 $(DESTDIR)$(BINDIR)/vfmigrate-guest
+	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate-guest.8
 
 .PHONY: man
 man: packages ## write the manual pages anew from what the programs take

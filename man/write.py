@@ -18,6 +18,7 @@ from pathlib import Path
 from vfmigrate import cli, daemon_options, errors, setting
 from vfmigrate.config import Config, Pool
 from vfmigrate.version import VERSION
+from vfmigrate_guest import cli as guest
 
 HERE = Path(__file__).parent
 
@@ -115,6 +116,9 @@ def page(template: str) -> str:
         "DAEMON-OPTIONS": options(daemon_options.arguments()),
         "POOL-KEYS": keys(Pool),
         "DAEMON-KEYS": keys(Config),
+        "GUEST-SYNOPSIS": synopsis(guest.arguments()),
+        "GUEST-OPTIONS": options(guest.arguments()),
+        "GUEST-VERBS": verbs(guest.arguments()),
         "EXIT-CODES": exit_codes(),
     }
     text = template.replace("@VERSION@", VERSION)

@@ -67,6 +67,7 @@ LISTS = {
         /usr/lib/python3/dist-packages/vfmigrate_guest
         /usr/share/licenses/vfmigrate-guest
         /usr/share/licenses/vfmigrate-guest/LICENSE
+        /usr/share/man/man8/vfmigrate-guest.8.gz
     """,
     "vfmigrate-selinux": """
         /usr/share/licenses/vfmigrate-selinux

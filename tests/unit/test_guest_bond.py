@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import vfmigrate_guest
+from vfmigrate.version import VERSION
 from vfmigrate_guest import bond, cli, nics
 from vfmigrate_guest.bond import Bond
 from vfmigrate_guest.fault import Fault
@@ -16,6 +18,10 @@ from vfmigrate_guest.nics import Nic
 VF = Nic("ens5", "52:54:00:00:00:02", "mlx5_core")
 VIRTIO = Nic("eth0", "52:54:00:00:00:03", "virtio_net")
 BOND = Bond("bond0", VF, VIRTIO)
+
+
+def test_it_has_the_version_of_the_rest() -> None:
+    assert vfmigrate_guest.VERSION == VERSION
 
 
 def device(root: Path, name: str, mac: str, driver: str, *, standby: bool = False) -> None:
