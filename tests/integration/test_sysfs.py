@@ -112,3 +112,40 @@ def test_the_variant_driver_of_a_loaded_module(sysfs: Sysfs) -> None:
     sysfs.set_numvfs(PF, 1)
     assert sysfs.variant_driver(sysfs.vfs(PF)[0]) == "mlx5_vfio_pci"
     assert sysfs.variant_driver(PF) == "vfio-pci"
+
+
+class Outdated(Sysfs):
+    """Looked at the number of VFs before another program changed it."""
+
+    def numvfs(self, pf: PciAddress) -> int:
+        super().numvfs(pf)
+        return 0
+
+
+def test_a_busy_pf_is_told_with_the_usual_cause(sysfs: Sysfs, root: Path) -> None:
+    sysfs.set_numvfs(PF, 3)
+    with pytest.raises(HostError, match="sriov_numvfs: Device or resource busy") as error:
+        Outdated(root).set_numvfs(PF, 2)
+    assert "another program is changing the PF's VFs" in error.value.remedy
+
+
+def test_a_vf_gets_its_msix_count_while_no_driver_has_it(sysfs: Sysfs) -> None:
+    sysfs.set_autoprobe(PF, False)
+    sysfs.set_numvfs(PF, 2)
+    bound, free = sysfs.vfs(PF)
+    sysfs.bind(bound, "mlx5_core")
+    sysfs.set_msix_count(free, 17)
+    assert (sysfs.msix_count(free), sysfs.msix_count(bound)) == (17, 11)
+    sysfs.set_msix_count(bound, 11)  # as it is
+    with pytest.raises(HostError, match="busy"):
+        sysfs.set_msix_count(bound, 17)
+
+
+def test_what_vfs_will_be_is_known_before_there_are_any(sysfs: Sysfs) -> None:
+    expected = [sysfs.vf_addresses(pf, 3) for pf in (PF, SECOND_PF)]
+    modalias = sysfs.vf_modalias(PF)
+    for pf in (PF, SECOND_PF):
+        sysfs.set_numvfs(pf, 3)
+    assert [sysfs.vfs(pf) for pf in (PF, SECOND_PF)] == expected
+    assert modalias is not None
+    assert sysfs.driver_for(modalias) == sysfs.variant_driver(sysfs.vfs(PF)[0]) == "mlx5_vfio_pci"
