@@ -77,5 +77,14 @@ class Unreachable(VfmigrateError):
 
 KINDS = {
     error.kind: error
-    for error in (VfmigrateError, UsageError, ConfigError, InputError, Refused, Denied, HostError, Unreachable)
+    for error in (
+        VfmigrateError,
+        UsageError,
+        ConfigError,
+        InputError,
+        Refused,
+        Denied,
+        HostError,
+        Unreachable,
+    )
 }
