@@ -47,7 +47,8 @@ def test_the_written_configuration_says_what_the_variables_say(tmp_path: Path) -
     ]
     (tmp_path / "play.yml").write_text(json.dumps(play))
     programs, surroundings = ansible.environment(tmp_path)
-    run(programs / "ansible-playbook", tmp_path / "play.yml", env=surroundings)
+    told = run(programs / "ansible-playbook", tmp_path / "play.yml", env=surroundings)
+    assert ansible.recap(told, "localhost")["changed"] == 1
     loaded = config.load(target)
     assert loaded.readers == {"nagios", "vdsm"}
     assert loaded.claim_timeout == 60

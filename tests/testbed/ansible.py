@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,20 @@ def lint(home: Path) -> str:
 def apply(home: Path, host: str, ssh_config: Path, variables: Mapping[str, Any]) -> dict[str, int]:
     """Run the role on a host that ssh reaches by its configuration; returns Ansible's counts (`changed`, ...)."""
     programs, surroundings = environment(home)
-    play = [{"hosts": "all", "roles": [{"role": "vfmigrate", "vars": dict(variables)}]}]
+    play = [
+        {"hosts": "all", "gather_facts": False, "roles": [{"role": "vfmigrate", "vars": dict(variables)}]}
+    ]
     playbook = home / "play.yml"
     playbook.write_text(json.dumps(play))
     surroundings["ANSIBLE_SSH_ARGS"] = f"-F {ssh_config}"
-    surroundings["ANSIBLE_STDOUT_CALLBACK"] = "json"
+    surroundings["ANSIBLE_PIPELINING"] = "True"
     words = ("-i", f"{host},", "-e", "ansible_python_interpreter=/usr/bin/python3", playbook)
-    told = run(programs / "ansible-playbook", *words, env=surroundings)
-    counts: dict[str, int] = json.loads(told[told.index("{") :])["stats"][host]
-    return counts
+    return recap(run(programs / "ansible-playbook", *words, env=surroundings), host)
+
+
+def recap(told: str, host: str) -> dict[str, int]:
+    """Ansible's counts of a host, from the end of what it prints."""
+    found = re.search(rf"^{re.escape(host)}\s*:((?: +[a-z]+=[0-9]+)+)", told, re.MULTILINE)
+    if not found:
+        raise ValueError(f"Ansible tells nothing of {host}: {told[-300:]}")
+    return {name: int(count) for name, _, count in (word.partition("=") for word in found.group(1).split())}
