@@ -59,3 +59,12 @@ def test_all_that_libvirt_starts_by_itself_comes_after_the_pools(machine: Namesp
         told = machine.run("cat", f"{PLACE}/{unit}").stdout
         (before,) = (line for line in told.splitlines() if line.startswith("Before="))
         assert {"libvirtd.service", "virtqemud.service"} <= set(before[len("Before=") :].split())
+
+
+def test_nothing_waits_for_itself_at_boot(machine: Namespace) -> None:
+    enabled = ("vfmigrated.service", "vfmigrate-provision.service")
+    machine.run("systemctl", "enable", *enabled, "libvirtd.service", "openvswitch-switch.service")
+    done = machine.run("systemd-analyze", "verify", "--man=no", "multi-user.target", check=False)
+    told = done.stdout + done.stderr
+    assert "cycle" not in told
+    assert [line for line in told.splitlines() if "vfmigrate" in line] == []
