@@ -17,12 +17,14 @@ from tests.testbed.report import PASSED
 from tests.testbed.scenarios import ALL, DEMO
 
 
-def prepare() -> int:
-    """Make what a run needs; nothing of a killed preparation runs on."""
+def prepare(chosen: Sequence[ModuleType] = ()) -> int:
+    """Make what a run and the chosen scenarios need; nothing of a killed preparation runs on."""
 
     def work() -> int:
         with terminal.step("downloads, kernels and images (from the cache when they are there)"):
             images.prepare()
+            for module in chosen:
+                getattr(module, "prepare", lambda: None)()
         return 0
 
     return run_inside(work, network=False)
@@ -51,7 +53,7 @@ def run_scenarios(chosen: Sequence[ModuleType]) -> int:
             file=sys.stderr,
         )
         return 1
-    return prepare() or run_inside(work, network=True)
+    return prepare(chosen) or run_inside(work, network=True)
 
 
 def arguments() -> argparse.ArgumentParser:

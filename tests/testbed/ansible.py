@@ -16,14 +16,16 @@ CLONE = Path(__file__).resolve().parents[2]
 DOCS = CLONE / "docs" / "ansible"
 
 
-def environment(home: Path) -> tuple[Path, dict[str, str]]:
-    """Where Ansible's programs are (they are fetched first when missing), and what they need in the environment.
+def programs() -> Path:
+    """Where Ansible's programs are; they are fetched first when missing."""
+    return Path(run(CLONE / "tests/venv.sh", "ansible.txt").strip()) / "bin"
 
-    Ansible keeps its files below `home`.
-    """
-    programs = Path(run(CLONE / "tests/venv.sh", "ansible.txt").strip()) / "bin"
-    return programs, {
-        "PATH": f"{programs}:{os.environ['PATH']}",
+
+def environment(home: Path) -> tuple[Path, dict[str, str]]:
+    """Where Ansible's programs are, and what they need in the environment. Ansible keeps its files below `home`."""
+    folder = programs()
+    return folder, {
+        "PATH": f"{folder}:{os.environ['PATH']}",
         "HOME": str(home),
         "ANSIBLE_HOME": str(home),
         "ANSIBLE_ROLES_PATH": str(DOCS / "roles"),
@@ -35,15 +37,15 @@ def environment(home: Path) -> tuple[Path, dict[str, str]]:
 
 def lint(home: Path) -> str:
     """What ansible-lint says with its strictest profile; raises CommandError when it finds fault."""
-    programs, surroundings = environment(home)
+    folder, surroundings = environment(home)
     surroundings["XDG_CACHE_HOME"] = str(home)
     words = ("--offline", "--strict", "--profile", "production", "--nocolor", "--project-dir", DOCS)
-    return run(programs / "ansible-lint", *words, cwd=DOCS, env=surroundings)
+    return run(folder / "ansible-lint", *words, cwd=DOCS, env=surroundings)
 
 
 def apply(home: Path, host: str, ssh_config: Path, variables: Mapping[str, Any]) -> dict[str, int]:
     """Run the role on a host that ssh reaches by its configuration; returns Ansible's counts (`changed`, ...)."""
-    programs, surroundings = environment(home)
+    folder, surroundings = environment(home)
     play = [
         {"hosts": "all", "gather_facts": False, "roles": [{"role": "vfmigrate", "vars": dict(variables)}]}
     ]
@@ -52,7 +54,7 @@ def apply(home: Path, host: str, ssh_config: Path, variables: Mapping[str, Any])
     surroundings["ANSIBLE_SSH_ARGS"] = f"-F {ssh_config}"
     surroundings["ANSIBLE_PIPELINING"] = "True"
     words = ("-i", f"{host},", "-e", "ansible_python_interpreter=/usr/bin/python3", playbook)
-    return recap(run(programs / "ansible-playbook", *words, env=surroundings), host)
+    return recap(run(folder / "ansible-playbook", *words, env=surroundings), host)
 
 
 def recap(told: str, host: str) -> dict[str, int]:

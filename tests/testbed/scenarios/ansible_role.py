@@ -15,6 +15,11 @@ NAME = "ansible"
 TIMEOUT_S = 400
 
 
+def prepare() -> None:
+    """Fetch Ansible while there is a network to fetch it from."""
+    ansible.programs()
+
+
 def run(lab: Lab, record: Record) -> None:
     """Take the packages from host B and let the role bring them back."""
     home = RUN / "ansible"
