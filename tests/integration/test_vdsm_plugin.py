@@ -11,7 +11,7 @@ from typing import Optional
 
 import pytest
 
-from tests.integration.guests import EMULATOR
+from tests.integration.guests import EMULATOR, Guest, Vf
 from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair, start_products
 
@@ -180,3 +180,25 @@ def test_a_claim_for_a_guest_that_never_starts_runs_out(pair: Pair, staged: Path
         wait_for("the claim to run out", lambda: a.product.claims() == {}, 20)
     finally:
         a.host.path(CONFIGURATION).unlink()
+
+
+def test_libvirt_does_what_docs_ovirt_builds_on(pair: Pair) -> None:
+    """What vdsm asks of libvirt on a migration: the live XML on the source, nodeDeviceDettach on the destination."""
+    a = pair.a
+    a.product.start()
+    a.wait_until_ready()
+    a.make_network("data")
+    a.start_guest(Guest("g", [Vf(a.vf(0), MAC, form="network")]))
+    a.restart_libvirtd()  # it lists the VFs of its start
+    assert "<interface type='hostdev'" in a.host.virsh("dumpxml", "g")
+    assert "<interface type='network'>" in a.host.virsh("dumpxml", "--migratable", "g")
+    held, free = (f"pci_{a.vf(index).replace(':', '_').replace('.', '_')}" for index in (0, 2))
+    refused = a.host.run("virsh", "nodedev-detach", held, check=False)
+    assert refused.returncode == 1
+    assert "is in use by driver QEMU, domain g" in refused.stderr
+    absent = a.host.run("virsh", "nodedev-detach", "pci_0000_99_00_0", check=False)
+    assert "no node device with matching name 'pci_0000_99_00_0'" in absent.stderr
+    a.host.virsh("nodedev-detach", free)
+    assert a.card.function(a.vf(2)).driver == "mlx5_vfio_pci"
+    a.host.virsh("nodedev-reattach", free)
+    assert a.card.function(a.vf(2)).driver is None
