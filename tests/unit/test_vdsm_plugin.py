@@ -519,6 +519,14 @@ def test_another_guest_has_the_vf(vdsm: Vdsm) -> None:
     assert [claim.domain for claim in vdsm.store.all()] == [VM]
 
 
+def test_the_first_reason_is_told_when_the_daemon_goes_away(vdsm: Vdsm) -> None:
+    vf = vdsm.memory.vfs[0]
+    vdsm.stop()
+    with pytest.raises(HookError, match="does not answer"):
+        vdsm.hooks.xml("before_vm_migrate_destination", in_domain(on_vf(vf), marks=mark(vf)), VM)
+    assert vdsm.said.count("vfmigrate: ") == 1
+
+
 # -- the end
 
 

@@ -7,6 +7,7 @@ nothing that a second run would not find as it should be.
 
 from __future__ import annotations
 
+import contextlib
 from xml.etree import ElementTree as ET
 
 from vfmigrate_vdsm import handover, marks, vnic
@@ -43,7 +44,8 @@ def before_vm_migrate_destination(daemon: Daemon) -> None:
             if mark is not None and mark.strategy == "vfio":
                 _claim_arrival(daemon, domain, uuid, mark, str(vnic.vf(interface)))
     except PluginError:
-        daemon.ask("give_back", domain=uuid)
+        with contextlib.suppress(PluginError):  # the first reason is the one to tell; what stays runs out
+            daemon.ask("give_back", domain=uuid)
         raise
 
 
