@@ -8,6 +8,7 @@ The frames go through the VF's own port, so that the bridge learns and the port'
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfmigrate import journal
@@ -18,6 +19,10 @@ from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.pci import PciAddress
+
+#: seconds before each round for a VF that its guest has taken while its standby carries: the guest's driver needs a
+#: second or more until it has a link, and frames sent there before are lost as surely as frames for the standby after
+JOIN_ROUNDS = (1.5, 1.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,12 @@ class Announcer:
             threading.Thread(target=self._rounds, args=(claims,), name="announce", daemon=True).start()
 
     def announce_vf(self, claim: Claim) -> None:
-        """Start announcing the MAC of one VF, from where it is now; returns at once."""
+        """Start announcing the MAC of a VF that its guest has just taken, from where it is now; returns at once."""
         pool = self._config.pools.get(claim.pool)
         if claim.mac is not None and pool is not None and pool.announce:
-            threading.Thread(target=self._rounds, args=([claim],), name="announce", daemon=True).start()
+            threading.Thread(
+                target=self._rounds, args=([claim], JOIN_ROUNDS), name="announce", daemon=True
+            ).start()
 
     def _announced(self, domain: str) -> list[Claim]:
         claims = []
@@ -84,14 +91,14 @@ class Announcer:
             raise VfmigrateError(f"VF {claim.vf} has no working port to announce {claim.mac} from")
         return _Exit(port.bridge, port.ofport)
 
-    def _rounds(self, claims: list[Claim]) -> None:
+    def _rounds(self, claims: list[Claim], rounds: Sequence[float] = ROUNDS) -> None:
         exits = {}
         for claim in claims:
             try:
                 exits[claim] = self._exit(claim)
             except VfmigrateError as error:
                 self._tell_failure(claim, error)
-        for number, delay in enumerate(ROUNDS):
+        for number, delay in enumerate(rounds):
             if self._stop.wait(delay):
                 return
             for claim, exit_ in list(exits.items()):
