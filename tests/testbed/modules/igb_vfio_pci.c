@@ -349,10 +349,14 @@ static int end_resuming(struct igb_vf *vf)
 static struct file *take_arc(struct igb_vf *vf, enum vfio_device_mig_state to)
 {
 	switch (vf->mig_state << 8 | to) {
-	case ARC(RUNNING, STOP):
+	case ARC(RUNNING, RUNNING_P2P):
+	case ARC(RUNNING_P2P, RUNNING):
+		/* It only ever writes to its rings in the guest's memory, never to another device. */
+		return NULL;
+	case ARC(RUNNING_P2P, STOP):
 		stop_and_save(vf);
 		return NULL;
-	case ARC(STOP, RUNNING):
+	case ARC(STOP, RUNNING_P2P):
 		if (vf->has_state)
 			restore_and_run(vf);
 		return NULL;
@@ -468,7 +472,8 @@ static int igb_vf_init_dev(struct vfio_device *vdev)
 
 	mutex_init(&vf->state_mutex);
 	if (cx7sim_vf_migratable(to_pci_dev(vdev->dev))) {
-		vdev->migration_flags = VFIO_MIGRATION_STOP_COPY;
+		/* Without P2P, QEMU migrates no guest that has two of them. */
+		vdev->migration_flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P;
 		vdev->mig_ops = &migration_ops;
 		vdev->log_ops = &log_ops;
 	}
