@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The packages on a host that runs: scriptlets under its systemd, beside its libvirtd and a guest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.systemd_host import SystemdHost, systemd_host
+from tests.testbed import ansible, images, packages
+from tests.testbed.root import HOST_PACKAGES
+
+GUEST = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices><memballoon model='none'/>{interface}</devices>
+</domain>
+"""
+VF = (
+    "<interface type='hostdev'>"
+    "<source><address type='pci' domain='0' bus='1' slot='0' function='1'/></source>"
+    "</interface>"
+)
+
+
+class Site:
+    """The host, and a directory of package files on it."""
+
+    def __init__(self, host: SystemdHost) -> None:
+        self.host = host
+
+    def files(self, release: str) -> list[str]:
+        folder = packages.by_name(self.host.path(f"/srv/{release}"))
+        return [f"/srv/{release}/{folder[name].name}" for name in packages.FOR_A_HOST]
+
+    def install(self, release: str) -> None:
+        self.host.run("rpm", "-U", *self.files(release))
+
+    def remove(self) -> None:
+        self.host.run("rpm", "-e", *packages.FOR_A_HOST)
+
+    def create(self, name: str, interface: str = "") -> str:
+        """Start a guest; returns what virsh complains of."""
+        self.host.path(f"/root/{name}.xml").write_text(GUEST.format(name=name, interface=interface))
+        return self.host.run("virsh", "create", f"/root/{name}.xml", check=False).stderr
+
+    def untouched(self) -> tuple[str, str]:
+        """The process IDs of libvirtd and of the guest."""
+        pid = self.host.path("/run/libvirt/qemu/bystander.pid").read_text()
+        return self.host.show("libvirtd.service", "MainPID"), pid
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    place = tmp_path_factory.mktemp("live")
+    (place / "host").mkdir()
+    built = packages.build(place / "now")
+    packages.rebuild(built["source"], place / "next", "--define", "dist .deb2")
+    status = (images.host_root() / "var/lib/dpkg/status").read_text()
+    stand_in = packages.stand_in(packages.versions(status), HOST_PACKAGES, place / "stand-in")
+    with systemd_host(images.host_root(), place / "host") as host:
+        for release in ("now", "next"):
+            shutil.copytree(place / release, host.path(f"/srv/{release}"))
+        shutil.copy(stand_in, host.path("/srv"))
+        host.run("rpm", "-U", f"/srv/{stand_in.name}")
+        site = Site(host)
+        assert not site.create("bystander")
+        yield site
+
+
+@pytest.fixture
+def installed(site: Site) -> Iterator[Site]:
+    site.install("now")
+    yield site
+    site.remove()
+
+
+def test_installing_makes_the_socket_listen_and_libvirt_notice(site: Site) -> None:
+    before = site.untouched()
+    site.install("now")
+    try:
+        assert site.host.active("vfmigrated.socket")
+        assert site.untouched() == before
+        site.host.run("systemctl", "stop", "vfmigrated.socket", "vfmigrated.service")
+        # libvirt runs the hook: it is the hook that complains
+        assert "vfmigrate: vfmigrated does not answer" in site.create("newcomer", VF)
+    finally:
+        site.remove()
+
+
+def test_the_hook_is_answered_by_a_daemon_that_the_socket_starts(installed: Site) -> None:
+    assert not installed.host.active("vfmigrated.service")
+    assert "vfmigrate" not in installed.create("newcomer", VF)  # no pool has it: none of our business
+    assert installed.host.active("vfmigrated.service")
+
+
+def test_an_upgrade_restarts_the_daemon_and_nothing_else(site: Site) -> None:
+    site.install("now")
+    try:
+        site.host.run("systemctl", "start", "vfmigrated.service")
+        before = site.untouched()
+        daemon = site.host.show("vfmigrated.service", "MainPID")
+        listening = site.host.show("vfmigrated.socket", "ActiveEnterTimestampMonotonic")
+        site.install("next")
+        assert site.host.active("vfmigrated.service")
+        assert site.host.show("vfmigrated.service", "MainPID") != daemon
+        assert site.host.show("vfmigrated.socket", "ActiveEnterTimestampMonotonic") == listening
+        assert site.untouched() == before
+    finally:
+        site.remove()
+
+
+def test_removing_leaves_nothing(site: Site) -> None:
+    site.install("now")
+    site.host.run("systemctl", "start", "vfmigrated.service")
+    before = site.untouched()
+    site.remove()
+    assert site.untouched() == before
+    apart = "-path /srv -o -path /var/lib/rpm -o -path /var/log"
+    find = f"find / -xdev \\( {apart} \\) -prune -o -name '*vfmigrate*' -print"
+    assert site.host.run("sh", "-c", find).stdout == ""
+    assert site.host.run("find", "/run", "-name", "*vfmigrate*").stdout == ""
+    assert (
+        site.host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "vfmigrate*").stdout == ""
+    )
+
+
+def test_the_ansible_role_sets_a_host_up_once(site: Site, tmp_path: Path) -> None:
+    keys = site.host.path("/root/.ssh")
+    keys.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(images.ssh_key() / "id.pub", keys / "authorized_keys")
+    key = tmp_path / "id"
+    shutil.copy(images.ssh_key() / "id", key)
+    key.chmod(0o600)
+    config = tmp_path / "ssh.config"
+    config.write_text(
+        f"Host host-s\n    User root\n    IdentityFile {key}\n    StrictHostKeyChecking no\n"
+        "    UserKnownHostsFile /dev/null\n    LogLevel ERROR\n"
+        f"    ProxyCommand {' '.join(site.host.enter())} /usr/sbin/sshd -i\n"
+    )
+    variables = {
+        "vfmigrate_package_files": site.files("now"),
+        "vfmigrate_pools": [
+            {"name": "data", "pf": ["0000:e1:00.0"], "bridge": "br-data", "vlans": ["42-43"]}
+        ],
+        "vfmigrate_provision": False,
+    }
+    try:
+        first = ansible.apply(tmp_path, "host-s", config, variables)
+        assert first["changed"] > 0
+        assert site.host.active("vfmigrated.socket", "vfmigrated.service")
+        assert "data" in site.host.run("vfmigrate", "status").stdout
+        second = ansible.apply(tmp_path, "host-s", config, variables)
+        assert (second["changed"], second["failed"]) == (0, 0)
+    finally:
+        site.remove()
+        shutil.rmtree(site.host.path("/etc/vfmigrate"), ignore_errors=True)
