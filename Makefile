@@ -28,7 +28,7 @@ HOST ?= a
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
-SHELL_SCRIPTS = tests/packages.sh tests/venv.sh tests/integration/emulator.sh rpm/build.sh .ci/run
+SHELL_SCRIPTS = tests/packages.sh tests/venv.sh tests/integration/emulator.sh tests/integration/systemd_init.sh rpm/build.sh .ci/run
 PYTHON_SOURCES = lib hooks/qemu vdsm_plugin vdsm_plugin/50_vfmigrate man tests
 
 .PHONY: help
