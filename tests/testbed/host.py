@@ -113,7 +113,7 @@ class Host:
         """QEMU's arguments for the machine, its kernel and its disk."""
         image = INSIDE_CACHE / images.host_image().name
         command_line = (
-            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt mitigations=off nokaslr audit=0 ipv6.disable=1 "
+            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt mitigations=off nokaslr audit=0 ipv6.disable=1 no5lvl "
             f"systemd.hostname={self.hostname} systemd.show_status=0"
         )
         return [
