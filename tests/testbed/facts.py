@@ -12,6 +12,7 @@ from tests.testbed.host import PF, Host
 SCRIPT = f"""
 echo '== vfs'
 for link in /sys/bus/pci/devices/{PF}/virtfn*; do
+    [ -e "$link" ] || continue
     driver=none
     [ -e "$link/driver" ] && driver=$(readlink "$link/driver")
     echo "${{link##*virtfn}} $(readlink "$link") $driver"
