@@ -113,7 +113,8 @@ class Host:
         """QEMU's arguments for the machine, its kernel and its disk."""
         image = INSIDE_CACHE / images.host_image().name
         command_line = (
-            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt mitigations=off nokaslr audit=0 ipv6.disable=1 no5lvl "
+            "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt "
+            "mitigations=off nokaslr audit=0 ipv6.disable=1 no5lvl "
             f"systemd.hostname={self.hostname} systemd.show_status=0"
         )
         return [
@@ -180,7 +181,7 @@ class Host:
 
     def hang_up(self) -> None:
         """Give up the connection that commands share, which nobody answers on any more."""
-        command = ["ssh", "-F", RUN / "ssh.config", "-O", "exit", self.hostname]
+        command = ["ssh", "-F", str(RUN / "ssh.config"), "-O", "exit", self.hostname]
         subprocess.run(command, capture_output=True, check=False)
 
     def power_on(self) -> None:
