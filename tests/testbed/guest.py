@@ -25,7 +25,7 @@ DOMAIN = """\
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>/testbed/guest-kernel</kernel>
     <initrd>/testbed/guest-initrd</initrd>
-    <cmdline>console=ttyS0 quiet bonding.max_bonds=0 net={network}</cmdline>
+    <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 net={network}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.testbed import apt, cache, kernel
-from tests.testbed.root import host_root, overlaid
+from tests.testbed.root import compiler_root, host_root, overlaid
 from tests.testbed.run import run
 
 __all__ = ["guest_initrd", "host_image", "host_root", "prepare", "ssh_key"]
@@ -159,10 +159,31 @@ def ssh_key() -> Path:
 
 @functools.cache
 def guest_initrd() -> Path:
-    """The guest's initramfs: busybox and guest/init."""
-    init = HERE / "guest" / "init"
-    parts: cache.Parts = [INITRD_RECIPE, host_root().name, cache.digest(init)]
-    return cache.entry("guest-initrd", parts, lambda path: pack(path, init.read_text(), []))
+    """The guest's initramfs, which holds nothing but guest/init.c as a static program."""
+    source = HERE / "guest" / "init.c"
+    parts: cache.Parts = [INITRD_RECIPE, compiler_root().name, cache.digest(source)]
+    return cache.entry("guest-initrd", parts, lambda path: build_guest_initrd(path, source))
+
+
+def build_guest_initrd(path: Path, source: Path) -> None:
+    """Compile the guest's only program and pack it."""
+    with tempfile.TemporaryDirectory(prefix="vfmigrate-guest-") as name:
+        work = Path(name)
+        tree = work / "tree"
+        for folder in ("dev", "proc", "sys"):
+            (tree / folder).mkdir(parents=True)
+        shutil.copy(source, work)
+        compile_it = ("gcc", "-Wall", "-Wextra", "-Werror", "-Os", "-static", "-s")
+        kernel.in_root(
+            compiler_root(),
+            work,
+            *compile_it,
+            "-o",
+            "/mnt/tree/init",
+            "/mnt/init.c",
+            log=cache.log("guest-initrd"),
+        )
+        cpio(tree, path)
 
 
 @functools.cache
@@ -212,7 +233,7 @@ def build_host_image(path: Path, files: Path) -> None:
             "/etc/openvswitch/conf.db",
             "/usr/share/openvswitch/vswitch.ovsschema",
         )
-        pack(path / "initrd", HOST_INIT, early_modules(tree))
+        pack(path / "initrd", early_modules(tree))
         make_disk(tree, path / "disk")
 
 
@@ -236,26 +257,28 @@ def early_modules(tree: Path) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def pack(path: Path, init: str, modules: list[Path]) -> None:
-    """Make an initramfs of busybox, an init script and modules, named so that sorting gives the order of loading.
-
-    It is not compressed: unpacking costs more than reading, under emulation.
-    """
-    busybox = host_root() / "usr" / "bin" / "busybox"
+def pack(path: Path, modules: list[Path]) -> None:
+    """Make the hosts' initramfs of busybox, HOST_INIT and modules, whose sorted names give the order of loading."""
     with tempfile.TemporaryDirectory(prefix="vfmigrate-initrd-") as name:
         tree = Path(name)
         for folder in ("bin", "dev", "modules", "proc", "root", "sys"):
             (tree / folder).mkdir()
-        shutil.copy(busybox, tree / "bin" / "busybox")
-        (tree / "init").write_text(init)
+        shutil.copy(host_root() / "usr" / "bin" / "busybox", tree / "bin" / "busybox")
+        (tree / "init").write_text(HOST_INIT)
         (tree / "init").chmod(0o755)
         for number, module in enumerate(modules):
             copy = tree / "modules" / f"{number:02}-{module.name}"
             shutil.copy(module, copy)
             if copy.suffix == ".xz":
                 run("xz", "-d", copy)
-        script = 'cd "$1" && find . | "$2" cpio -o -H newc > "$3"'
-        run("sh", "-c", script, "sh", tree, busybox, path)
+        cpio(tree, path)
+
+
+def cpio(tree: Path, path: Path) -> None:
+    """Pack a tree as an initramfs, uncompressed: unpacking costs more than reading, under emulation."""
+    busybox = host_root() / "usr" / "bin" / "busybox"
+    script = 'cd "$1" && find . | "$2" cpio -o -H newc > "$3"'
+    run("sh", "-c", script, "sh", tree, busybox, path)
 
 
 def make_disk(tree: Path, path: Path) -> None:

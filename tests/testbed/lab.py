@@ -76,13 +76,21 @@ class Lab:
         """The facts of both hosts."""
         return {host.name: facts.look(host) for host in self.hosts}
 
-    def start_guest(self, host: Host, guest: Guest, paused: bool = False) -> None:
-        """Start a guest on a host; unless it is to stay paused, wait until its userland runs."""
+    def create_guest(self, host: Host, guest: Guest, paused: bool = False) -> None:
+        """Create a guest on a host, and do not wait for its userland."""
         guest.console.unlink(missing_ok=True)
         host.write(f"/root/{guest.name}.xml", guest.xml())
         host.run(f"virsh create {'--paused ' if paused else ''}/root/{guest.name}.xml", timeout=GUEST_BOOT_S)
+
+    def await_boot(self, guest: Guest) -> None:
+        """Wait until a guest's userland runs."""
+        self.await_life(guest, GUEST_BOOT_S)
+
+    def start_guest(self, host: Host, guest: Guest, paused: bool = False) -> None:
+        """Start a guest on a host; unless it is to stay paused, wait until its userland runs."""
+        self.create_guest(host, guest, paused)
         if not paused:
-            self.await_life(guest, GUEST_BOOT_S)
+            self.await_boot(guest)
 
     def await_life(self, guest: Guest, timeout: float) -> None:
         """Wait for a tick of the guest's that it had not said before. Raises HostError."""

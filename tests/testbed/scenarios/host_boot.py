@@ -22,8 +22,8 @@ READY_S = 240
 NETWORK = "vfmigrate-data"
 GUEST = Guest("boot-guest", 10, (Nic(mac="52:54:00:00:42:0a", vlan=42, number=20, network=NETWORK),))
 
-# Looks and changes nothing: sent to a host that nobody has typed a command on. Until libvirt runs, which waits for
-# the pools, virsh waits for it.
+# Looks and changes nothing: sent to a host that nobody has typed a command on. Until libvirt runs, which
+# waits for the pools, virsh waits for it.
 LOOK = f"""
 ovs-vsctl --timeout=5 list-ports {BRIDGE} | grep -qx p0 || exit 1
 timeout 10 virsh -q net-list --name | grep -qx {NETWORK} || exit 1

@@ -21,8 +21,8 @@ TIMEOUT_S = 300
 
 # By how much the peer's silence may exceed libvirt's downtime.
 ALLOWED_MS = 500
-# How long we watch the peer wait when nothing is announced.
-UNANNOUNCED_S = 30
+# How long after the migration we watch the peer wait when nothing is announced. It may take minutes.
+UNANNOUNCED_S = 15
 
 GUEST = Guest("quiet-guest", 2, (Nic(mac="52:54:00:00:42:02", vlan=42, number=12, vf="0000:01:10.2"),))
 
@@ -36,9 +36,10 @@ def run(lab: Lab, record: Record) -> None:
     record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
     record.source_vlan = nic.vlan
     with terminal.step("virsh migrate --live, A to B, announced"):
-        there, hearing = migrate_heard(lab, lab.a, lab.b, patience=60)
+        there, hearing, answered = migrate_heard(lab, lab.a, lab.b, patience=60)
     record.destination_vf = expect.plugged(lab, GUEST, lab.b)[nic.mac].address
     record.destination_vlan = nic.vlan
+    expect.that(answered, "the guest does not answer the peer on host B")
     expect.learned(GUEST, lab.b)
     record.downtime_ms = there.downtime_ms
     record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
@@ -52,18 +53,23 @@ def run(lab: Lab, record: Record) -> None:
     judge(record)
 
 
-def migrate_heard(lab: Lab, source: Host, destination: Host, patience: float) -> tuple[Migration, Hearing]:
-    """Migrate while the peer pings; wait `patience` seconds at most for answers from the destination."""
+def migrate_heard(
+    lab: Lab, source: Host, destination: Host, patience: float
+) -> tuple[Migration, Hearing, bool]:
+    """Migrate while the peer pings; wait `patience` seconds at most for answers from the destination.
+
+    Returns whether they came.
+    """
     peer = Peer(GUEST.nics[0].address)
     try:
         expect.that(peer.await_answers(20, 60), f"the guest does not answer the peer on {source.hostname}")
         migration = lab.migrate(GUEST, source, destination)
         expect.migrated(migration, GUEST)
-        peer.await_answers(50, patience)
+        answered = peer.await_answers(50, patience)
     finally:
         hearing = peer.stop()
     expect.moved(lab, GUEST, source, destination)
-    return migration, hearing
+    return migration, hearing, answered
 
 
 def unannounced(lab: Lab, record: Record) -> None:
@@ -71,11 +77,12 @@ def unannounced(lab: Lab, record: Record) -> None:
     lab.on_both(lambda host: product.set_announce(host, on=False))
     try:
         with terminal.step("virsh migrate --live, B to A, not announced"):
-            back, hearing = migrate_heard(lab, lab.b, lab.a, patience=UNANNOUNCED_S)
+            back, hearing, answered = migrate_heard(lab, lab.b, lab.a, patience=UNANNOUNCED_S)
     finally:
         lab.on_both(lambda host: product.set_announce(host, on=True))
     record.measured["unannounced_silence_ms"] = round(hearing.longest_silence_ms, 1)
-    record.measured["unannounced_wait_ms"] = round(hearing.longest_wait_ms, 1)
+    # False: the silence was still going on when we stopped listening
+    record.measured["unannounced_silence_ended"] = answered
     record.measured["unannounced_downtime_ms"] = back.downtime_ms
 
 
@@ -85,9 +92,11 @@ def judge(record: Record) -> None:
     downtime = record.downtime_ms
     if silence is None or downtime is None:
         raise expect.ScenarioError("libvirt told no downtime")
+    without = f"{record.measured['unannounced_silence_ms']:.0f} ms"
+    if not record.measured["unannounced_silence_ended"]:
+        without += " and counting"
     terminal.console.print(
-        f"longest silence {silence:.0f} ms with the announce, {record.measured['unannounced_silence_ms']:.0f} ms "
-        f"without; libvirt's downtime {downtime:.0f} ms"
+        f"longest silence {silence:.0f} ms with the announce, {without} without; libvirt's downtime {downtime:.0f} ms"
     )
     expect.that(
         silence <= downtime + ALLOWED_MS,
