@@ -33,7 +33,7 @@ RPM_TIMEOUT_S = 180
 
 def stage() -> None:
     """Build the packages from this clone where both hosts find them."""
-    packages.build(BUILT)
+    packages.built(BUILT)
     status = (host_root() / "var/lib/dpkg/status").read_text()
     packages.stand_in(packages.versions(status), HOST_PACKAGES, BUILT / "host")
 
