@@ -233,7 +233,7 @@ def build_host_image(path: Path, files: Path) -> None:
             "/etc/openvswitch/conf.db",
             "/usr/share/openvswitch/vswitch.ovsschema",
         )
-        pack(path / "initrd", early_modules(tree))
+        pack(path / "initrd", HOST_INIT, early_modules(tree))
         make_disk(tree, path / "disk")
 
 
@@ -257,14 +257,14 @@ def early_modules(tree: Path) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def pack(path: Path, modules: list[Path]) -> None:
-    """Make the hosts' initramfs of busybox, HOST_INIT and modules, whose sorted names give the order of loading."""
+def pack(path: Path, init: str, modules: list[Path]) -> None:
+    """Make an initramfs of busybox, an init script and modules, whose sorted names give the order of loading."""
     with tempfile.TemporaryDirectory(prefix="vfmigrate-initrd-") as name:
         tree = Path(name)
         for folder in ("bin", "dev", "modules", "proc", "root", "sys"):
             (tree / folder).mkdir()
         shutil.copy(host_root() / "usr" / "bin" / "busybox", tree / "bin" / "busybox")
-        (tree / "init").write_text(HOST_INIT)
+        (tree / "init").write_text(init)
         (tree / "init").chmod(0o755)
         for number, module in enumerate(modules):
             copy = tree / "modules" / f"{number:02}-{module.name}"
