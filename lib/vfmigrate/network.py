@@ -29,10 +29,12 @@ class NetworkState:
     autostart: bool
 
 
-def write(name: str, pool: str, vfs: Sequence[PciAddress]) -> str:
-    """The network that gives away these VFs."""
+def write(name: str, pool: str, vfs: Sequence[PciAddress], uuid: Optional[str] = None) -> str:
+    """The network that gives away these VFs; `uuid` is that of the network it replaces (libvirt demands the same)."""
     network = etree.Element("network")
     etree.SubElement(network, "name").text = name
+    if uuid is not None:
+        etree.SubElement(network, "uuid").text = uuid
     metadata = etree.SubElement(network, "metadata")
     etree.SubElement(metadata, f"{{{URI}}}pool", {"name": pool}, {PREFIX: URI})
     forward = etree.SubElement(network, "forward", {"mode": "hostdev", "managed": "yes"})
@@ -55,6 +57,12 @@ def owner(xml: str) -> Optional[str]:
     """The pool that a network was made for; None for a network that we did not make."""
     pool = _parse(xml).find(f"metadata/{{{URI}}}pool")
     return pool.get("name") if pool is not None else None
+
+
+def uuid(state: NetworkState) -> Optional[str]:
+    """The UUID of a network; None when there is none."""
+    xml = state.persistent or state.live
+    return _parse(xml).findtext("uuid") if xml is not None else None
 
 
 def vfs(xml: str) -> list[PciAddress]:

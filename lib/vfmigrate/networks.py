@@ -39,10 +39,12 @@ class Networks:
         name = pool.libvirt_network
         if name is None or not vfs:
             return []
-        actions = network.differences(name, pool.name, vfs, self._hypervisor.network(name))
+        state = self._hypervisor.network(name)
+        actions = network.differences(name, pool.name, vfs, state)
         if self._in_use(pool):
             actions = [action for action in actions if action != "restart"]
-        return [self._step(action, name, pool, vfs) for action in actions]
+        xml = network.write(name, pool.name, vfs, network.uuid(state))
+        return [self._step(action, name, xml, len(vfs)) for action in actions]
 
     def keep(self) -> list[str]:
         """Make the networks right as far as that hurts nobody; what was done, in words. Raises as `steps()`."""
@@ -61,11 +63,10 @@ class Networks:
     def _in_use(self, pool: Pool) -> bool:
         return any(claim.pool == pool.name for claim in self._store.all())
 
-    def _step(self, action: str, name: str, pool: Pool, vfs: Sequence[PciAddress]) -> Step:
-        xml = network.write(name, pool.name, vfs)
+    def _step(self, action: str, name: str, xml: str, count: int) -> Step:
         steps: dict[str, tuple[str, Callable[[], None]]] = {
             "define": (
-                f"define libvirt network {name} with {len(vfs)} VFs",
+                f"define libvirt network {name} with {count} VFs",
                 lambda: self._hypervisor.define_network(xml),
             ),
             "start": (f"start libvirt network {name}", lambda: self._hypervisor.start_network(name)),

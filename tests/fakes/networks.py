@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import uuid
 from xml.etree import ElementTree
 
-from vfmigrate.errors import Unreachable
+from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.network import NetworkState
 
 
@@ -24,9 +25,15 @@ class MemoryNetworks:
         return NetworkState(self.persistent.get(name), self.live.get(name), name in self.autostarting)
 
     def define_network(self, xml: str) -> None:
-        name = ElementTree.fromstring(xml).findtext("name")
+        network = ElementTree.fromstring(xml)
+        name = network.findtext("name")
         assert name is not None
-        self.persistent[name] = xml
+        present = ElementTree.fromstring(self.persistent.get(name, "<network/>")).findtext("uuid")
+        if present is not None and network.findtext("uuid") != present:
+            raise HostError(f"libvirt: network '{name}' already exists with uuid {present}")
+        if network.find("uuid") is None:
+            ElementTree.SubElement(network, "uuid").text = str(uuid.uuid4())
+        self.persistent[name] = ElementTree.tostring(network, encoding="unicode")
 
     def start_network(self, name: str) -> None:
         assert name not in self.live

@@ -23,6 +23,13 @@ def test_it_says_which_vfs_and_whose_it_is() -> None:
     assert '<forward mode="hostdev" managed="yes">' in XML
 
 
+def test_a_network_keeps_its_uuid() -> None:
+    assert network.uuid(GOOD) is None
+    again = network.write("net", "data", VFS[:1], "0c8a2a0e-0000-4000-8000-000000000001")
+    assert network.uuid(replace(GOOD, persistent=again)) == "0c8a2a0e-0000-4000-8000-000000000001"
+    assert network.uuid(NetworkState(None, None, autostart=False)) is None
+
+
 @pytest.mark.parametrize(
     ("state", "todo"),
     [
