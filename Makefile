@@ -24,6 +24,7 @@ VDSM_POINTS = before_device_create before_vm_start before_nic_hotplug after_nic_
 	after_nic_hotunplug before_vm_migrate_source before_vm_migrate_destination after_vm_destroy after_get_caps \
 	after_get_stats
 HOST ?= a
+SCENARIOS ?=
 
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
@@ -44,8 +45,8 @@ test: packages ## every test that needs no VM (installs what it needs)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 .PHONY: testbed
-testbed: packages ## every scenario on two host VMs; writes build/testbed/report.json
-	@$(PY) -m tests.testbed run
+testbed: packages ## every scenario on two host VMs (or SCENARIOS="a b"); writes build/testbed/report.json
+	@$(PY) -m tests.testbed run $(SCENARIOS)
 
 .PHONY: testbed-up
 testbed-up: packages ## start the two host VMs and leave them running
