@@ -20,7 +20,7 @@ from tests.testbed.namespace import RUN
 from tests.testbed.run import CommandError
 from tests.testbed.timeline import clock_offset
 
-GUEST_BOOT_S = 120
+GUEST_BOOT_S = 240
 MIGRATION_S = 120
 SETTLE_S = 15
 
