@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -27,6 +27,7 @@ from vfmigrate.devlink import Devlink
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.hypervisor import Hypervisor
+from vfmigrate.inventory import Inventory
 from vfmigrate.journal import Journal
 from vfmigrate.keeper import Keeper
 from vfmigrate.links import Links
@@ -35,6 +36,7 @@ from vfmigrate.offload import OffloadRestart
 from vfmigrate.operations import HookOperations
 from vfmigrate.ovs import OpenVswitch
 from vfmigrate.pci import PciAddress
+from vfmigrate.postman import Postman
 from vfmigrate.primary import PrimaryWatch
 from vfmigrate.promises import Promises
 from vfmigrate.provision import Provisioner
@@ -77,7 +79,14 @@ class Daemon:
         self.keeper.on_resumed = self.primaries.expect
         offload = OffloadRestart(systemd.restart)
         departures = Departures(self.store, log, hypervisor.migrating)
-        self.keeper.on_running = departures.look
+        self.postman = Postman(hypervisor.mailbox, self.do, log)
+        hypervisor.on_network_metadata = self.postman.notice
+
+        def look(running: Container[str]) -> None:
+            departures.look(running)
+            self.postman.sweep()
+
+        self.keeper.on_running = look
         self.promises = Promises(
             settings,
             self.host,
@@ -97,7 +106,9 @@ class Daemon:
             firmware=FirmwareSettings(),
             offload=offload,
         )
-        self.status = Status(settings, self.host, self.store, offload, self.provisioner.check)
+        looks = (settings, self.host, self.store, offload, self.provisioner.check)
+        self.status = Status(*looks)
+        self.inventory = Inventory(*looks, hypervisor.migrating)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -109,12 +120,14 @@ class Daemon:
             self.provisioner.name_representors()
         except VfmigrateError as error:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
+        self.postman.start()
         self.keeper.start()
         self.primaries.start()
 
     def stop(self) -> None:
         """End what goes on of its own accord."""
         self.keeper.stop()
+        self.postman.stop()
         self.primaries.stop()
         self.announcer.stop()
         self.store.close()
@@ -123,6 +136,10 @@ class Daemon:
     def answer(self, request: protocol.Request, uid: int) -> dict[str, Any]:
         """Answer a request of a user; raises VfmigrateError and nothing else."""
         protocol.authorize(request, uid, self.config.readers, self.config.clients)
+        return self.do(request)
+
+    def do(self, request: protocol.Request) -> dict[str, Any]:
+        """Answer a request of somebody who may ask it; raises VfmigrateError and nothing else."""
         try:
             return self._do(request)
         except VfmigrateError:
@@ -147,8 +164,13 @@ class Daemon:
             return self._provision(request)
         if request.name in protocol.PROMISING:
             return self.promises.answer(request)
+        return self._tell(request)
+
+    def _tell(self, request: protocol.Request) -> dict[str, Any]:
         if request.name == "status":
             return self.status.tell()
+        if request.name == "facts":
+            return self.inventory.tell().plain()
         return {"version": VERSION}
 
     def _provision(self, request: protocol.Request) -> dict[str, Any]:

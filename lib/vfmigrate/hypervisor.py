@@ -2,7 +2,7 @@
 """The door to libvirt: its events, its running domains, and the few things we change in them.
 
 Never used while a hook waits for an answer, and never with a lock held: whoever called the hook holds the domain's
-lock inside libvirt. libvirt-python is imported here and nowhere else.
+lock inside libvirt. libvirt-python is imported by the doors alone: this one, session and mailbox.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vfmigrate import metadata
 from vfmigrate.domain import device, read
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.lifecycle import LifecycleEvent
+from vfmigrate.mailbox import Mailbox
 from vfmigrate.network import NetworkState
 
 _RETRY_SECONDS = 2.0
@@ -67,6 +68,9 @@ class Hypervisor:
         self._uri = uri
         self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
         self._on_connect: Callable[[], None] = lambda: None
+        #: told of a network whose metadata of a URI changed, from the event thread: must return at once
+        self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
+        self.mailbox = Mailbox(self._connected)
         self._connection: Optional[Any] = None
         self._lost = threading.Event()
         self._stop = threading.Event()
@@ -113,7 +117,17 @@ class Hypervisor:
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(5, 3)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        with contextlib.suppress(libvirt.libvirtError):  # a libvirt without its network driver
+            connection.networkEventRegisterAny(
+                None, libvirt.VIR_NETWORK_EVENT_ID_METADATA_CHANGE, self._network_metadata, None
+            )
         return connection
+
+    def _network_metadata(
+        self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
+    ) -> None:
+        if uri is not None:
+            self.on_network_metadata(network.name(), uri)
 
     def _lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
         name = _EVENTS.get(event)

@@ -59,6 +59,10 @@ class OffloadRestart:
             return False
         return noted == self._daemon()
 
+    def running(self) -> bool:
+        """Whether the switch daemon runs."""
+        return self._daemon() is not None
+
     def restart(self) -> None:
         """Restart the daemon. Raises HostError or Unreachable."""
         self._restart_unit(UNIT)

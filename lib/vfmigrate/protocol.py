@@ -35,8 +35,11 @@ LONGEST_WAIT = 600.0
 
 #: who may ask: root alone, root and the configured readers, root and the configured clients
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
-READING = frozenset({"status", "ping"})
+READING = frozenset({"status", "facts", "ping"})
 PROMISING = frozenset({"claim", "keep", "give_back", "departure", "pools"})
+
+#: what is answered also when it comes from another host through libvirt (remote.py); all of it bears being done twice
+REMOTE = frozenset({"facts", "claim", "give_back", "ping"})
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,16 @@ def ask(
         raise Unreachable(
             f"vfmigrated does not answer at {path}: {error}", "run: systemctl start vfmigrated"
         ) from None
+    return result_of(answer, str(path))
+
+
+def result_of(answer: object, where: str) -> Mapping[str, Any]:
+    """The result in an answer that was read from `where`.
+
+    Raises the failure that the answer tells of, or Unreachable when it is none of a vfmigrated's.
+    """
     if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
         return dict(answer["result"])
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
         raise failure(answer["error"])
-    raise Unreachable(f"what answers at {path} is not vfmigrated")
+    raise Unreachable(f"what answers at {where} is not vfmigrated")

@@ -14,6 +14,7 @@ import libvirt
 from lxml import etree
 
 from vfmigrate.errors import HostError, Refused, Unreachable
+from vfmigrate.mailbox import Mailbox
 
 
 @contextlib.contextmanager
@@ -47,6 +48,10 @@ class Session:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.close()
+
+    def mailbox(self) -> Mailbox:
+        """Where vfmigrated of the host at the other end gets letters; good as long as the connection."""
+        return Mailbox(lambda: self._connection)
 
     def _domain(self, name: str) -> Any:
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):

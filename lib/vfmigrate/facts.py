@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a host's vfmigrated tells of that host to whoever is to judge whether a guest can come or go.
+
+Pure: the values, and how they are read from a daemon's answer to `facts` (docs/protocol.md), which comes from another
+host and is held to its form here. Whoever gathers them is `inventory`. Absent values are None: nobody could tell.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Optional, Union
+
+from vfmigrate.errors import InputError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class VfFacts:
+    """One VF of a pool."""
+
+    address: str
+    driver: Optional[str] = None
+    #: it is bound to a VFIO driver
+    vfio: bool = False
+    #: the flag of its devlink port; None where there is no port, or the firmware knows no such flag
+    migratable: Optional[bool] = None
+    msix: Optional[int] = None
+    #: who has it, in words; None for a free one
+    holder: Optional[str] = None
+    #: UUID of the guest that claims it, and the MAC of its interface
+    guest: Optional[str] = None
+    mac: Optional[str] = None
+    #: the claim's state (claims.py); None without a claim
+    state: Optional[str] = None
+    strategy: Optional[str] = None
+    #: its guest's state is on the way here or away from here
+    moving: bool = False
+
+
+@dataclass(frozen=True)
+class PfFacts:
+    """One physical function of a pool."""
+
+    address: str
+    #: why nothing more is told of it; None when all could be looked at
+    problem: Optional[str] = None
+    psid: Optional[str] = None
+    firmware: Optional[str] = None
+    #: of the eswitch
+    mode: Optional[str] = None
+    #: the VFIO driver that this kernel has for its VFs
+    variant_driver: Optional[str] = None
+    vfs: tuple[VfFacts, ...] = ()
+
+    @property
+    def free(self) -> int:
+        """How many VFs can be given away."""
+        return sum(vf.holder is None for vf in self.vfs)
+
+    @property
+    def moving(self) -> int:
+        """How many VFs' states are on the way; `HostFacts.moving_at_once` is the limit."""
+        return sum(vf.moving for vf in self.vfs)
+
+
+@dataclass(frozen=True)
+class FindingFacts:
+    """Something that stands against a pool, whoever comes (findings.py)."""
+
+    severity: str
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """One pool."""
+
+    name: str
+    bridge: str
+    #: None while Open vSwitch cannot be asked
+    bridge_exists: Optional[bool] = None
+    vlan: Optional[int] = None
+    #: VLANs that metadata may ask for; `vlan` is allowed too
+    vlans: tuple[int, ...] = ()
+    #: the name of its libvirt network
+    network: Optional[str] = None
+    pfs: tuple[PfFacts, ...] = ()
+    findings: tuple[FindingFacts, ...] = ()
+
+    @property
+    def free(self) -> int:
+        """How many VFs can be given away."""
+        return sum(pf.free for pf in self.pfs)
+
+    def allows_vlan(self, vlan: int) -> bool:
+        """Whether an interface may be in `vlan`."""
+        return vlan == self.vlan or vlan in self.vlans
+
+
+@dataclass(frozen=True)
+class SwitchFacts:
+    """Open vSwitch."""
+
+    #: why its database does not answer
+    problem: Optional[str] = None
+    #: ovs-vswitchd runs
+    running: bool = False
+    #: `on`, `off`, or `restart` while ovs-vswitchd must be restarted for it
+    offload: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class MigrationFacts:
+    """How libvirt is configured to receive migrations (qemu.conf)."""
+
+    host: Optional[str] = None
+    port_min: int = 49152
+    port_max: int = 49215
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host."""
+
+    host: str
+    vfmigrate: str
+    kernel: str
+    #: the host's clock, in seconds since the epoch
+    time: float
+    switch: SwitchFacts
+    migration: MigrationFacts
+    pools: tuple[PoolFacts, ...] = ()
+    #: how many VFs of one PF may be on the move at the same time
+    moving_at_once: int = 4
+    schema: int = SCHEMA
+
+    def pool(self, name: str) -> Optional[PoolFacts]:
+        """A pool by its name."""
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    def plain(self) -> dict[str, Any]:
+        """For the daemon's answer."""
+        return asdict(self)
+
+
+def read(answer: Mapping[str, Any]) -> HostFacts:
+    """The facts in an answer of a daemon, maybe a newer one: what we do not know is left out.
+
+    Raises InputError when it is of another schema or form.
+    """
+    if answer.get("schema") != SCHEMA:
+        told = str(answer.get("schema"))[:10]
+        raise InputError(
+            f"the facts are of schema {told}, this vfmigrate reads {SCHEMA}",
+            "install the same version on both hosts",
+        )
+    return typing.cast(HostFacts, _value(HostFacts, answer, "facts"))
+
+
+def _value(kind: Any, raw: object, where: str) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Union:
+        return None if raw is None else _value(inner[0], raw, where)
+    if origin is tuple:
+        if isinstance(raw, (list, tuple)):
+            return tuple(_value(inner[0], each, where) for each in raw)
+    elif is_dataclass(kind):
+        if isinstance(raw, Mapping):
+            return _record(kind, raw, where)
+    elif kind is float:
+        if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+            return float(raw)
+    elif isinstance(raw, kind) and (kind is bool or not isinstance(raw, bool)):
+        return raw
+    raise InputError(
+        f"a host's facts have a {where} that cannot be read", "install the same version on both hosts"
+    )
+
+
+def _record(kind: Any, raw: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in fields(kind) if field.name in raw]
+    try:
+        return kind(**{name: _value(hints[name], raw[name], name) for name in known})
+    except TypeError:
+        raise InputError(
+            f"a host's facts lack something in {where}", "install the same version on both hosts"
+        ) from None
