@@ -13,6 +13,9 @@ from types import ModuleType
 
 from tests.testbed.scenarios import (
     ansible_role,
+    failover,
+    failover_no_bridge,
+    failover_no_vf,
     host_boot,
     no_free_vf,
     plain_guest,
@@ -31,6 +34,9 @@ ALL: Sequence[ModuleType] = (
     no_free_vf,
     vfio_two_vfs,
     plain_guest,
+    failover,
+    failover_no_vf,
+    failover_no_bridge,
     provision_twice,
     host_boot,
     rpm_install,

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest with a failover pair, which the product makes of its VF; and who carries its traffic at which moment."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Optional
+
+from tests.testbed import expect, facts
+from tests.testbed.guest import Guest
+from tests.testbed.host import Host
+from tests.testbed.lab import Lab
+from tests.testbed.namespace import RUN
+from tests.testbed.provision import BRIDGE
+from tests.testbed.timeline import clock_offset
+
+# A guest's driver takes its time with a VF under two layers of emulation.
+JOIN_S = 60
+# What a guest with a pair has of the MAC: both halves, and the device that joins them.
+DEVICES = 3
+
+# Prints the clock and a counter of frames that came out of a VF whenever one has risen. Ends with its standard input.
+WATCH = """
+import select, sys, time
+last = {}
+while not select.select([sys.stdin], [], [], 0.03)[0]:
+    for name in sys.argv[1:]:
+        with open('/sys/class/net/' + name + '/statistics/rx_packets') as file:
+            count = int(file.read())
+        if last.setdefault(name, count) != count:
+            print(time.time(), name, count, flush=True)
+            last[name] = count
+"""
+
+
+def start(lab: Lab, host: Host, guest: Guest, bridge: str = BRIDGE) -> None:
+    """Define a guest, make a pair of its VF, start it, and wait until it uses its VF."""
+    guest.console.unlink(missing_ok=True)
+    path = f"/root/{guest.name}.xml"
+    host.write(path, guest.xml())
+    host.run(f"virsh define {path}")
+    nic = guest.nics[0]
+    host.run(f"vfmigrate failover enable {guest.name} --standby-bridge {bridge} --vlan {nic.vlan}")
+    host.run(f"virsh start {guest.name}", timeout=JOIN_S)
+    lab.await_boot(guest)
+    await_whole(lab, guest, host)
+
+
+def await_whole(lab: Lab, guest: Guest, host: Host) -> facts.Vf:
+    """Expect the pair to be whole soon: the guest has both halves, and the VF's port is in the bridge."""
+    deadline = time.monotonic() + JOIN_S
+    while devices(guest) != DEVICES or not port_of(lab, guest, host):
+        if time.monotonic() > deadline:
+            expect.plugged(lab, guest, host)
+            raise expect.ScenarioError(
+                f"{guest.name} has {devices(guest)} devices with its MAC on {host.hostname}, not {DEVICES}"
+            )
+        time.sleep(0.3)
+    return expect.plugged(lab, guest, host)[guest.nics[0].mac]
+
+
+def devices(guest: Guest) -> int:
+    """How many network devices with its NIC's MAC the guest tells of in its last tick."""
+    ticks = re.findall(r"^TICK .*\n", guest.console.read_text(errors="replace"), re.MULTILINE)
+    return ticks[-1].count(f"={guest.nics[0].mac}=") if ticks else 0
+
+
+def port_of(lab: Lab, guest: Guest, host: Host) -> Optional[str]:
+    """The port of the guest's VF in the bridge, or None while it has none."""
+    address = lab.vf_addresses(guest, host).get(guest.nics[0].mac)
+    seen = facts.look(host)
+    port = seen.vfs[address].representor if address in seen.vfs else None
+    return port if port in seen.ports else None
+
+
+def port_rows(host: Host) -> str:
+    """The rows of the bridge's ports: a port that was taken away and plugged in again is another row."""
+    return host.run("ovs-vsctl --timeout=20 --columns=_uuid,name,tag list Port | sort")
+
+
+def end(lab: Lab, guest: Guest, host: Host) -> None:
+    """End the guest, and forget its definition, which is on the host where it was started."""
+    lab.destroy(guest)
+    host.run(f"virsh undefine {guest.name}")
+
+
+@dataclass(frozen=True)
+class Rise:
+    """The frames out of a VF at a moment, in seconds of this machine's clock."""
+
+    when: float
+    representor: str
+    frames: int
+
+
+class Counters:
+    """Watches the representors of a host: what comes in there, a guest sent through its VF."""
+
+    def __init__(self, host: Host) -> None:
+        names = sorted(vf.representor for vf in facts.look(host).vfs.values())
+        self._offset = clock_offset(host)
+        self._process = subprocess.Popen(
+            [
+                *("ssh", "-F", str(RUN / "ssh.config"), host.hostname),
+                shlex.join(["python3", "-c", WATCH, *names]),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def stop(self) -> list[Rise]:
+        """Stop watching; returns what was seen, in order."""
+        seen, _ = self._process.communicate(timeout=30)
+        return [
+            Rise(float(when) - self._offset, name, int(frames))
+            for when, name, frames in (line.split() for line in seen.splitlines())
+        ]
+
+
+def first_rise(rises: list[Rise], representor: str, since: float) -> float:
+    """The first moment after `since` at which frames came out of the VF. Raises ScenarioError when none did."""
+    moments = [rise.when for rise in rises if rise.representor == representor and rise.when >= since]
+    expect.that(moments, f"no frame came out of the guest's VF at {representor}")
+    return moments[0]
