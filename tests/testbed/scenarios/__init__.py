@@ -15,6 +15,7 @@ from tests.testbed.scenarios import (
     ansible_role,
     host_boot,
     no_free_vf,
+    ovirt,
     plain_guest,
     provision_twice,
     rpm_install,
@@ -37,5 +38,6 @@ ALL: Sequence[ModuleType] = (
     rpm_upgrade,
     rpm_remove,
     ansible_role,
+    ovirt,
 )
 DEMO: Sequence[ModuleType] = ALL[:3]
