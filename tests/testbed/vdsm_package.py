@@ -20,6 +20,20 @@ HOOKS = "/usr/libexec/vdsm/hooks"
 MODULE = "/usr/share/vdsm/hook"
 #: guests whose arrival vdsm's hook of libvirt has seen, a line each
 ARRIVALS = "/run/vdsm-libvirt-hook"
+#: the hook points whose directories are vdsm's, as far as our package has something in them
+POINTS = (
+    "before_device_create",
+    "before_vm_start",
+    "before_nic_hotplug",
+    "after_nic_hotplug",
+    "after_nic_hotplug_fail",
+    "after_nic_hotunplug",
+    "before_vm_migrate_source",
+    "before_vm_migrate_destination",
+    "after_vm_destroy",
+    "after_get_caps",
+    "after_get_stats",
+)
 #: points at which a hook of vdsm's own is beside ours
 NEIGHBOURED = (
     "before_device_create",
@@ -42,6 +56,9 @@ In place of vdsm, which test hosts do not have.
 %install
 install -Dpm 0755 {FILES}/libvirt-hook %{{buildroot}}/etc/libvirt/hooks/qemu
 install -Dpm 0644 {FILES}/hooking.py %{{buildroot}}{MODULE}/hooking.py
+for point in {" ".join(POINTS)}; do
+    install -d %{{buildroot}}{HOOKS}/$point
+done
 for point in {" ".join(NEIGHBOURED)}; do
     install -Dpm 0755 {FILES}/neighbour %{{buildroot}}{HOOKS}/$point/10_neighbour
 done

@@ -20,7 +20,7 @@ from tests.testbed.run import CommandError
 from tests.testbed.vdsm import VM_URI, Vdsm, VetoError
 
 NAME = "ovirt"
-TIMEOUT_S = 480
+TIMEOUT_S = 600
 STAMPED_S = 30
 
 # MACs of oVirt's range. A VF is chosen by the MAC's number: the third of four here, on both hosts.
