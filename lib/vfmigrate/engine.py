@@ -98,6 +98,7 @@ def read(profile: Any, network: Any) -> Profile:
         qos=profile.qos is not None,
         external=network is not None and network.external_provider is not None,
         port_isolation=network is not None and bool(network.port_isolation),
+        network_filter=profile.network_filter is not None,
     )
 
 
@@ -116,6 +117,8 @@ def write(before: Profile, after: Profile) -> Any:
         sent.migratable = after.migratable
     if after.failover != before.failover:
         sent.failover = types.VnicProfile(id=after.failover)
+    if after.network_filter != before.network_filter:
+        sent.network_filter = types.NetworkFilter()  # one without an id is none
     if dict(after.properties) != dict(before.properties):
         sent.custom_properties = [
             types.CustomProperty(name=key, value=value) for key, value in sorted(after.properties.items())

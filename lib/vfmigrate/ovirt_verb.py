@@ -59,6 +59,11 @@ def add(verbs: Any) -> None:
     action.add_argument("--pool", metavar="NAME", help=f"custom property {POOL}; none takes it away")
     action.add_argument("--vlan", metavar="N", help=f"custom property {VLAN}; none takes it away")
     action.add_argument(
+        "--no-network-filter",
+        action="store_true",
+        help="take the network filter away; passthrough excludes it",
+    )
+    action.add_argument(
         "--dry-run", action="store_true", help="say what would be changed, and change nothing"
     )
     _add_connection(action)
@@ -157,4 +162,5 @@ def _change(options: argparse.Namespace, failover: Optional[str]) -> Change:
         properties={
             key: None if value == _NONE else value for key, value in asked.items() if value is not None
         },
+        no_network_filter=options.no_network_filter,
     )

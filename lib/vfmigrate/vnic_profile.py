@@ -43,6 +43,8 @@ class Profile:
     external: bool = False
     #: the network isolates its ports
     port_isolation: bool = False
+    #: has a network filter, as profiles have unless somebody takes it away
+    network_filter: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Change:
     failover: Optional[str] = None
     #: custom properties to set; None takes one away
     properties: Mapping[str, Optional[str]] = field(default_factory=dict)
+    #: take the network filter away
+    no_network_filter: bool = False
 
 
 def changed(profile: Profile, change: Change) -> Profile:
@@ -67,6 +71,7 @@ def changed(profile: Profile, change: Change) -> Profile:
         migratable=migratable or not pass_through,
         failover=profile.failover if change.failover is None else change.failover,
         properties={key: value for key, value in properties.items() if value is not None},
+        network_filter=profile.network_filter and not change.no_network_filter,
     )
 
 
@@ -107,15 +112,14 @@ def check(before: Profile, after: Profile, profiles: Iterable[Profile]) -> None:
 
 
 def _check_pass_through(profile: Profile) -> None:
-    for has, what in (
-        (profile.port_mirroring, "port mirroring"),
-        (profile.qos, "a QoS"),
-        (profile.port_isolation, "a network with port isolation"),
+    for has, what, remedy in (
+        (profile.port_mirroring, "port mirroring", "take it away first"),
+        (profile.qos, "a QoS", "take it away first"),
+        (profile.network_filter, "a network filter", "add --no-network-filter"),
+        (profile.port_isolation, "a network with port isolation", "choose another network"),
     ):
         if has:
-            raise Refused(
-                f"vNIC profile '{profile.name}' has {what}, which passthrough excludes", "take it away first"
-            )
+            raise Refused(f"vNIC profile '{profile.name}' has {what}, which passthrough excludes", remedy)
 
 
 def _check_failover(profile: Profile, profiles: Iterable[Profile]) -> None:
@@ -151,6 +155,8 @@ def _check_properties(profile: Profile) -> None:
             f"vNIC profile '{profile.name}' is a passthrough profile, whose VFs the engine unplugs before a migration",
             "state travels from a profile without passthrough: add --pass-through no",
         )
+    if strategy == "vfio":
+        _check_does_without_bridge(profile)
     if strategy == "vfio" and POOL not in profile.properties:
         raise Refused(f"strategy vfio of vNIC profile '{profile.name}' needs a pool", "add --pool NAME")
     if strategy != "vfio" and (POOL in profile.properties or VLAN in profile.properties):
@@ -160,12 +166,29 @@ def _check_properties(profile: Profile) -> None:
         )
 
 
+def _check_does_without_bridge(profile: Profile) -> None:
+    """Raises Refused for what somebody relies on and a VF would silently not have.
+
+    vdsm fails to mirror a VF, and guests that were to be kept apart would not be.
+    """
+    for has, what, remedy in (
+        (profile.port_mirroring, "port mirroring", "take it away first"),
+        (profile.port_isolation, "a network with port isolation", "choose another network"),
+    ):
+        if has:
+            raise Refused(
+                f"vNIC profile '{profile.name}' has {what}, which a bridge does for a vNIC and nothing for a VF",
+                remedy,
+            )
+
+
 def differences(before: Profile, after: Profile) -> Iterator[str]:
     """What changes, in words."""
     for name, old, new in (
         ("pass_through", _told(before.pass_through), _told(after.pass_through)),
         ("migratable", _told(before.migratable), _told(after.migratable)),
         ("failover", before.failover or "none", after.failover or "none"),
+        ("network filter", _told(before.network_filter), _told(after.network_filter)),
     ):
         if old != new:
             yield f"{name}: {old} -> {new}"

@@ -4,6 +4,8 @@
 Kept to what vdsm 4.50 does in lib/vdsm/common/hooks.py: every executable file of the point's directory, sorted as
 strings, with vdsm's environment, then the device's custom properties, then the VM's over them; the data in a file named
 by _hook_domxml or _hook_json; status 2 stops the row; any other failure lets it go on; points that may refuse raise.
+
+Standard library only: as a program it runs on a test host, one call as JSON on standard input (see `main`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import glob
 import json
 import os
+import pwd
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +50,8 @@ class VdsmHooks:
     )
     user: int = 65534
     group: int = 65534
+    #: where vdsm's `hooking` module lies
+    module: str = "/vdsm/hook"
     #: status and standard error of every script that ran, in order
     log: list[tuple[str, int, str]] = field(default_factory=list)
 
@@ -86,7 +92,7 @@ class VdsmHooks:
             environment = {**self.environment, **custom}
             if vm_id is not None:
                 environment["vmId"] = vm_id
-            environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}:/vdsm/hook"
+            environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}:{self.module}"
             environment[variable] = name
             errors = self._run_all(scripts, environment)
             if errors and point in REFUSABLE:
@@ -108,7 +114,7 @@ class VdsmHooks:
                 text=True,
                 check=False,
                 cwd="/",
-                timeout=30,
+                timeout=60,
             )
             self.log.append((Path(script).name, done.returncode, done.stderr))
             if done.returncode:
@@ -116,3 +122,29 @@ class VdsmHooks:
             if done.returncode == 2:
                 break
         return errors
+
+
+def main() -> None:
+    """Run one point as a call on standard input says, and say what came of it on standard output, both in JSON.
+
+    The call has `directory`, `module`, `user`, `point`, and either `json`, or `xml` with `vm_id`, `device` and `vm`;
+    the answer `data` (null when it was refused), `refusal` (or null) and `log`.
+    """
+    call = json.load(sys.stdin)
+    user = pwd.getpwnam(call["user"])
+    hooks = VdsmHooks(Path(call["directory"]), user=user.pw_uid, group=user.pw_gid, module=call["module"])
+    data: Any = None
+    refusal = None
+    try:
+        if "json" in call:
+            data = hooks.json(call["point"], call["json"])
+        else:
+            device, vm = call.get("device", {}), call.get("vm", {})
+            data = hooks.xml(call["point"], call["xml"], call["vm_id"], device=device, vm=vm)
+    except HookError as error:
+        refusal = str(error)
+    json.dump({"data": data, "refusal": refusal, "log": hooks.log}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ PROFILES = {
       <pass_through><mode>disabled</mode></pass_through><migratable>true</migratable>
       <custom_properties><custom_property><name>queues</name><value>4</value></custom_property></custom_properties>
     </vnic_profile>""",
-    "2": '<vnic_profile id="2"><name>standby</name><network id="n2"/></vnic_profile>',
+    "2": """<vnic_profile id="2"><name>standby</name><network id="n2"/><network_filter id="f"/></vnic_profile>""",
     "3": """<vnic_profile id="3"><name>vf</name><network id="n1"/><pass_through><mode>enabled</mode></pass_through>
       <migratable>false</migratable></vnic_profile>""",
     "4": '<vnic_profile id="4"><name>ovn</name><network id="n3"/><qos id="q"/></vnic_profile>',
@@ -129,6 +129,12 @@ def test_changes_as_the_sdk_writes_them() -> None:
     assert xml_of(pair, replace(pair, pass_through=False)) == canonical(
         "<vnic_profile><pass_through><mode>disabled</mode></pass_through></vnic_profile>"
     )
+    filtered = read(PROFILES["2"])
+    passed = vnic_profile.changed(filtered, Change(pass_through=True, no_network_filter=True))
+    assert xml_of(filtered, passed) == canonical(
+        "<vnic_profile><migratable>true</migratable><network_filter/>"
+        "<pass_through><mode>enabled</mode></pass_through></vnic_profile>"
+    )
     assert xml_of(plain, plain) == canonical("<vnic_profile/>")
 
 
@@ -184,6 +190,7 @@ def test_set_failover(api: type[Handler]) -> None:
     [
         (["set", "vf", "--failover", "ovn", "--migratable", "yes"], 1, "its network 'ext' is external"),
         (["set", "vf", "--failover", "none"], 2, "cannot take a failover away"),
+        (["set", "standby", "--pass-through", "yes"], 1, "has a network filter, which passthrough excludes"),
         (
             ["set", "data", "--strategy", "vfio", "--pool", "data", "--vlan", "5000"],
             2,

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -131,7 +132,8 @@ def test_a_guest_of_vdsms_starts_and_ends(ovirt: Pair) -> None:
 
 def test_a_guest_of_vdsms_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair) -> None:
     a, b = ovirt.a, ovirt.b
-    before = a.state()
+    b.restart_libvirtd()  # it lists the VFs of its start
+    before, before_there = a.state(), b.state()
     vf = start(a)
     a.wait_until_settled()
     xml = a.host.virsh("dumpxml", "ovirt-guest")
@@ -143,16 +145,29 @@ def test_a_guest_of_vdsms_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair
         "WANTED", f"bus='0x{wanted[5:7]}' slot='0x{wanted[8:10]}' function='0x{wanted[11]}'"
     )
     assert there != xml
+    # which it detaches from the host before it runs a hook, for this host's own as it thinks
+    device = f"pci_{wanted.replace(':', '_').replace('.', '_')}"
+    b.host.virsh("nodedev-detach", device)
     assert hook(b, "before_vm_migrate_destination", there)[::2] == (0, "")
     assert list(b.product.claims()) == [wanted]
+    # and hands libvirt the migratable XML, written anew: prefixes are renamed
+    migratable = ET.tostring(ET.fromstring(a.host.virsh("dumpxml", "--migratable", "ovirt-guest")), "unicode")
+    assert "ovirt-vm:" not in migratable
+    a.host.write("/tmp/migratable.xml", migratable)
 
-    outcome = a.migrate("ovirt-guest", b, "--persistent", "--undefinesource")
+    outcome = a.migrate("ovirt-guest", b, "--persistent", "--undefinesource", "--xml", "/tmp/migratable.xml")
 
     assert outcome.status == 0, outcome.error
     assert list(b.product.claims()) == [wanted]
     assert [port.tag for port in b.switch_ports().values()] == [43]
     hook(a, "after_vm_destroy", xml)
     wait_for("the source to be as it was", lambda: a.state() == before)
+    xml = b.host.virsh("dumpxml", "ovirt-guest")
+    b.host.virsh("destroy", "ovirt-guest")
+    b.host.virsh("undefine", "ovirt-guest")
+    b.host.virsh("nodedev-reattach", device)  # it gives back what it had detached
+    assert hook(b, "after_vm_destroy", xml)[0] == 0
+    wait_for("the destination to be as it was", lambda: b.state() == before_there)
 
 
 def test_a_host_with_other_addresses_is_refused_with_the_reason(ovirt: Pair) -> None:
@@ -192,6 +207,15 @@ def test_libvirt_does_what_docs_ovirt_builds_on(pair: Pair) -> None:
     a.restart_libvirtd()  # it lists the VFs of its start
     assert "<interface type='hostdev'" in a.host.virsh("dumpxml", "g")
     assert "<interface type='network'>" in a.host.virsh("dumpxml", "--migratable", "g")
+    # to a vdsm that started the guest its vNIC is a bridge's, and so it says when it changes or unplugs it
+    a.host.write(
+        "/tmp/vnic.xml", f'<interface type="bridge"><mac address="{MAC}"/><source bridge="x"/></interface>'
+    )
+    changed = a.host.run("virsh", "update-device", "g", "/tmp/vnic.xml", "--live", check=False)
+    assert changed.returncode == 1
+    assert "hostdev" in changed.stderr
+    unplugged = a.host.run("virsh", "detach-device", "g", "/tmp/vnic.xml", "--live", check=False)
+    assert "no device" not in unplugged.stderr
     held, free = (f"pci_{a.vf(index).replace(':', '_').replace('.', '_')}" for index in (0, 2))
     refused = a.host.run("virsh", "nodedev-detach", held, check=False)
     assert refused.returncode == 1

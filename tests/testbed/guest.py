@@ -118,18 +118,27 @@ class Guest:
         """The file with what the guest prints, on whichever host it runs."""
         return RUN / "shared" / f"{self.name}.console"
 
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+        return f"7f0000a0-0000-4000-8000-{self.number:012}"
+
     def xml(self) -> str:
         """The domain's XML."""
         vfs = "".join(
             f"      <vfmigrate:vf mac='{nic.mac}' pool='{POOL}' vlan='{nic.vlan}'/>\n" for nic in self.vf_nics
         )
+        return self.domain(METADATA.format(vfs=vfs) if vfs else "", "".join(nic.xml() for nic in self.nics))
+
+    def domain(self, metadata: str, interfaces: str) -> str:
+        """The domain's XML with these elements in it."""
         return DOMAIN.format(
             name=self.name,
-            uuid=f"7f0000a0-0000-4000-8000-{self.number:012}",
-            metadata=METADATA.format(vfs=vfs) if vfs else "",
+            uuid=self.uuid,
+            metadata=metadata,
             memory=MEMORY_MIB,
             network=",".join(f"{nic.mac}={nic.address}/24" for nic in self.nics),
-            interfaces="".join(nic.xml() for nic in self.nics),
+            interfaces=interfaces,
             console=self.console.name,
         )
 

@@ -100,6 +100,7 @@ class Vdsm:
             self.script(point).write_text(text)
         self.hooks = VdsmHooks(directory / "hooks")
         self.memory = MemoryHost()
+        self.point_at_devices()
         settings = Config({"data": POOL}, clients=frozenset({"nobody"}))
         self.store = ClaimStore(directory / "claims")
         self.log = Journal(directory / "no-journal")
@@ -109,6 +110,15 @@ class Vdsm:
         self.server = Server(listening_socket(directory / "sock"), self.answer)
         self.server.start()
         self.up = True
+
+    def point_at_devices(self) -> None:
+        """Have the plugin look for PCI devices where those of the host in memory are."""
+        for vf in self.memory.vfs:
+            (self.directory / "devices" / str(vf)).mkdir(parents=True)
+        module = self.directory / "modules" / "vfmigrate_vdsm" / "endings.py"
+        text = module.read_text()
+        assert text.count('"/sys/bus/pci/devices"') == 1
+        module.write_text(text.replace("/sys/bus/pci/devices", str(self.directory / "devices")))
 
     def script(self, point: str) -> Path:
         return self.directory / "hooks" / point / "50_vfmigrate"
@@ -159,13 +169,18 @@ def on_vf(vf: PciAddress) -> str:
     return ON_VF.format(slot=f"0x{vf.slot:02x}", function=f"0x{vf.function}")
 
 
-def in_domain(*interfaces: str, marks: str = "", devices: str = "") -> str:
+PROPERTIES_IN_METADATA = "<ovirt-vm:vfmigrate_strategy>vfio</ovirt-vm:vfmigrate_strategy>"
+
+
+def in_domain(
+    *interfaces: str, marks: str = "", devices: str = "", properties: str = PROPERTIES_IN_METADATA
+) -> str:
     """A domain as vdsm hands it over, with the metadata of vdsm itself."""
     return (
         '<domain type="kvm" xmlns:ns0="http://libvirt.org/schemas/domain/qemu/1.0" '
         'xmlns:ovirt-vm="http://ovirt.org/vm/1.0">'
         f"<name>web</name><uuid>{VM}</uuid><metadata><ovirt-vm:vm><ovirt-vm:device mac_address='{MAC}'>"
-        "<ovirt-vm:custom><ovirt-vm:vfmigrate_strategy>vfio</ovirt-vm:vfmigrate_strategy></ovirt-vm:custom>"
+        f"<ovirt-vm:custom>{properties}</ovirt-vm:custom>"
         f"<ovirt-vm:network>data</ovirt-vm:network></ovirt-vm:device></ovirt-vm:vm>{marks}</metadata>"
         f"<devices>{''.join(interfaces)}{devices}</devices></domain>"
     )
@@ -540,6 +555,28 @@ def test_a_destroyed_guest_gives_back_what_nobody_holds(vdsm: Vdsm) -> None:
     assert vdsm.store.all() == []
 
 
+def test_a_guest_that_never_started_gives_back_what_was_promised(vdsm: Vdsm) -> None:
+    vdsm.hooks.xml("before_device_create", BRIDGE, VM, device=VFIO)
+    assert len(vdsm.store.all()) == 1
+    # a later hook refused: what vdsm knows of the guest is what the engine sent
+    vdsm.hooks.xml("after_vm_destroy", in_domain(BRIDGE.split("?>")[1]), VM)
+    assert vdsm.store.all() == []
+
+
+def test_a_guest_that_could_not_come_for_want_of_its_address_is_told_of(vdsm: Vdsm) -> None:
+    vf = vdsm.memory.vfs[0]
+    given = in_domain(on_vf(vf), marks=mark(vf))
+    vdsm.hooks.xml("after_vm_destroy", given, VM)  # it was here, or could have been
+    assert vdsm.said == ""
+    (vdsm.directory / "devices" / str(vf)).rmdir()
+    vdsm.hooks.xml("after_vm_destroy", given, VM)
+    assert (
+        f"its VF is {vf}, and this host has no such device: vdsm needs the VFs of pool 'data' at the same"
+        in vdsm.said
+    )
+    assert [status for _, status, _ in vdsm.hooks.log] == [0, 0]
+
+
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("after_get")])
 def test_no_data_is_nothing_to_do(vdsm: Vdsm, point: str) -> None:
     for _ in range(2):
@@ -551,7 +588,7 @@ def test_no_data_is_nothing_to_do(vdsm: Vdsm, point: str) -> None:
 
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("after_get")])
 def test_a_guest_without_a_vf_asks_nobody(vdsm: Vdsm, point: str) -> None:
-    for xml in (BRIDGE, in_domain(BRIDGE.split("?>")[1])):
+    for xml in (BRIDGE, in_domain(BRIDGE.split("?>")[1], properties="<ovirt-vm:queues>4</ovirt-vm:queues>")):
         assert vdsm.hooks.xml(point, xml, VM) == xml
     assert {(status, err) for _, status, err in vdsm.hooks.log} == {(0, "")}
     assert vdsm.requests == []
@@ -643,8 +680,9 @@ def test_where_there_is_nothing_to_do_nothing_is_imported(vdsm: Vdsm, point: str
     assert names[1] <= names[0]
 
 
-def test_self_check(vdsm: Vdsm) -> None:
-    script = str(vdsm.script("before_device_create"))
+@pytest.mark.parametrize("point", [point for point in POINTS if point != "before_vm_destroy"])
+def test_self_check(vdsm: Vdsm, point: str) -> None:
+    script = str(vdsm.script(point))
 
     def check(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

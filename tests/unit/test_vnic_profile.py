@@ -39,6 +39,13 @@ def test_a_failover_profile() -> None:
     assert list(differences(PLAIN, after)) == ["pass_through: no -> yes", "failover: none -> 2"]
 
 
+def test_a_filter_that_is_taken_away() -> None:
+    before = replace(PLAIN, network_filter=True)
+    after = changed(before, Change(pass_through=True, no_network_filter=True))
+    check(before, after, ALL)
+    assert list(differences(before, after)) == ["pass_through: no -> yes", "network filter: yes -> no"]
+
+
 def test_a_profile_without_passthrough_is_migratable() -> None:
     assert changed(PLAIN, Change(migratable=False)).migratable
     assert not changed(PASSTHROUGH, Change(migratable=False)).migratable
@@ -59,6 +66,13 @@ def test_a_profile_without_passthrough_is_migratable() -> None:
         (replace(PLAIN, port_mirroring=True), {"pass_through": True}, "has port mirroring"),
         (replace(PLAIN, qos=True), {"pass_through": True}, "has a QoS"),
         (replace(PLAIN, port_isolation=True), {"pass_through": True}, "has a network with port isolation"),
+        (
+            replace(PLAIN, network_filter=True),
+            {"pass_through": True},
+            "network filter.*; add --no-network-filter",
+        ),
+        (replace(PLAIN, port_mirroring=True), {"properties": VFIO}, "port mirroring, which a bridge does"),
+        (replace(PLAIN, port_isolation=True), {"properties": VFIO}, "isolation.*; choose another network"),
         (PASSTHROUGH, {"properties": VFIO}, "the engine unplugs before a migration; .* --pass-through no"),
         (PLAIN, {"properties": {"vfmigrate_strategy": "vfio"}}, "needs a pool; add --pool"),
         (PLAIN, {"properties": {"vfmigrate_pool": "data"}}, "without strategy vfio"),

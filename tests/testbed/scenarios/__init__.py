@@ -18,6 +18,7 @@ from tests.testbed.scenarios import (
     failover_no_vf,
     host_boot,
     no_free_vf,
+    ovirt,
     plain_guest,
     provision_twice,
     rpm_install,
@@ -43,5 +44,6 @@ ALL: Sequence[ModuleType] = (
     rpm_upgrade,
     rpm_remove,
     ansible_role,
+    ovirt,
 )
 DEMO: Sequence[ModuleType] = ALL[:3]
