@@ -78,6 +78,7 @@ class Daemon:
         offload = OffloadRestart(systemd.restart)
         departures = Departures(self.store, log, hypervisor.migrating)
         self.keeper.on_running = departures.look
+        self.keeper.on_unplugged = departures.unplugged
         self.promises = Promises(
             settings,
             self.host,
