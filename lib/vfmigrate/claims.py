@@ -65,14 +65,22 @@ class Claim:
     managed: bool = True
     #: the guest comes from another host; false again once it runs here
     incoming: bool = False
+    #: the address of the guest's VF on the host it comes from, which its persistent definition may still name
+    origin: Optional[PciAddress] = None
     strategy: str = "vfio"
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
+def told(claim: Claim) -> dict[str, Any]:
+    """The claim as plain values."""
+    origin = str(claim.origin) if claim.origin is not None else None
+    return {**asdict(claim), "vf": str(claim.vf), "origin": origin}
+
+
 def encode(claim: Claim) -> str:
     """The claim as its file holds it."""
-    return json.dumps({"format": FORMAT, **asdict(claim), "vf": str(claim.vf)}, sort_keys=True)
+    return json.dumps({"format": FORMAT, **told(claim)}, sort_keys=True)
 
 
 _OPTIONAL = type(None)
@@ -100,13 +108,16 @@ def decode(text: str) -> Claim:
         if raw.pop("format") != FORMAT:
             raise InputError("the claim was written by another version of vfmigrate")
         vf = PciAddress.parse(raw.pop("vf"))
+        origin = raw.pop("origin", None)  # older daemons wrote none
         trunks = tuple(int(trunk) for trunk in raw.pop("trunks"))
         for name, types in _FIELD_TYPES.items():
             if not isinstance(raw[name], types):
                 raise InputError(f"the claim's {name} is of the wrong type")
         if raw["state"] not in STATES:
             raise InputError(f"the claim's state is '{raw['state']}'")
-        return Claim(vf=vf, trunks=trunks, **raw)
+        return Claim(
+            vf=vf, trunks=trunks, origin=PciAddress.parse(origin) if origin is not None else None, **raw
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the claim is unreadable: {type(error).__name__} {error}") from None
 

@@ -87,6 +87,7 @@ class Daemon:
             self.postman.sweep()
 
         self.keeper.on_running = look
+        self.keeper.on_unplugged = departures.unplugged
         self.promises = Promises(
             settings,
             self.host,

@@ -88,6 +88,8 @@ class Domain:
     #: the guest has a virtual IOMMU, with which QEMU refuses to migrate VFIO devices
     viommu: bool
     standbys: tuple[Standby, ...] = ()
+    #: all that our metadata says, also of interfaces that the domain does not have now
+    marks: tuple[Mark, ...] = ()
 
 
 def _parse_tree(xml: Union[str, bytes]) -> etree._ElementTree:
@@ -193,13 +195,19 @@ def _text(root: etree._Element, tag: str) -> str:
     return text
 
 
-def read(xml: Union[str, bytes]) -> Domain:
+def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
     """Read what concerns us of a domain.
 
-    Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours.
+    Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours; to
+    the `lenient`, who may refuse nothing any more, such metadata is as good as none.
     """
     root = _parse_tree(xml).getroot()
-    marks = metadata.read(root)
+    try:
+        marks = metadata.read(root)
+    except InputError:
+        if not lenient:
+            raise
+        marks = ()
     interfaces: list[VfInterface] = []
     for position, device in enumerate(root.findall("devices/*")):
         interface = _interface(position, device)
@@ -216,6 +224,7 @@ def read(xml: Union[str, bytes]) -> Domain:
             for device in root.findall("devices/interface")
             if _attribute(device, "teaming", "type") == "persistent"
         ),
+        marks=marks,
     )
 
 
@@ -242,17 +251,28 @@ def _with_address(tag: str, address: PciAddress) -> str:
 def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
     """The same XML with other VFs: `addresses` maps an interface's position to its new host address.
 
-    A <driver model=…> that forces a driver is kept: it names the variant driver, which is the same on every host.
+    The marks in the metadata follow, which find a plain <hostdev> by its address. A <driver model=…> that forces a
+    driver is kept: it names the variant driver, which is the same on every host.
     Raises InputError like `read`, and when a device has no address.
     """
-    _parse_tree(xml)
+    tree = _parse_tree(xml)
     markup = Markup(xml)
     devices = list(markup.root.all("devices/*"))
+    moved: dict[PciAddress, PciAddress] = {}
     for position, address in addresses.items():
         element = devices[position].first("source/address") if position < len(devices) else None
         if element is None:
             raise InputError("the domain XML has a VF without an address to rewrite")
         markup.replace_tag(element, _with_address(markup.tag(element), address))
+        before = _pci_address(tree.getroot().findall("devices/*")[position])
+        if before is not None:
+            moved[before] = address
+    for mark in markup.root.all(f"metadata/{metadata.URI} vfs/{metadata.URI} vf"):
+        named = mark.attributes.get("address")
+        there = moved.get(PciAddress.parse(named)) if named is not None else None
+        if there is not None:
+            tag = re.sub(r"(\saddress\s*=\s*)([\"'])[^\"']*\2", rf"\g<1>\g<2>{there}\g<2>", markup.tag(mark))
+            markup.replace_tag(mark, tag)
     return markup.text()
 
 

@@ -18,7 +18,7 @@ import libvirt
 from vfmigrate import metadata
 from vfmigrate.domain import device, read
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.lifecycle import LifecycleEvent
+from vfmigrate.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.mailbox import Mailbox
 from vfmigrate.network import NetworkState
 
@@ -41,6 +41,15 @@ _DETAILS = {
     (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED): "migrated",
     (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED): "migrated",
 }
+
+
+_DEVICE_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: PLUGGED_IN,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: UNPLUGGED,
+}
+# Aliases of devices that are given through, an interface that is a VF among them (qemuAssignDeviceHostdevAlias in
+# src/qemu/qemu_alias.c), and those that users choose.
+_HOSTDEV_ALIASES = ("hostdev", "ua-")
 
 
 @contextlib.contextmanager
@@ -78,7 +87,7 @@ class Hypervisor:
     def start(self, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]) -> None:
         """Begin to connect, and to listen, in threads of their own.
 
-        `on_event` is called for every lifecycle event, `on_connect` after each (re)connection, both from those
+        `on_event` is called for every event, `on_connect` after each (re)connection, both from those
         threads: they must return at once and must not call libvirt.
         """
         self._on_event = on_event
@@ -121,6 +130,8 @@ class Hypervisor:
             connection.networkEventRegisterAny(
                 None, libvirt.VIR_NETWORK_EVENT_ID_METADATA_CHANGE, self._network_metadata, None
             )
+        for event, name in _DEVICE_EVENTS.items():
+            connection.domainEventRegisterAny(None, event, self._device, name)
         return connection
 
     def _network_metadata(
@@ -134,6 +145,10 @@ class Hypervisor:
         if name is not None:
             detail_name = _DETAILS.get((event, detail), str(detail))
             self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, detail_name))
+
+    def _device(self, _connection: object, domain: Any, alias: str, name: str) -> None:
+        if alias.startswith(_HOSTDEV_ALIASES):
+            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, alias))
 
     def _connected(self) -> Any:
         if self._connection is None:
@@ -156,6 +171,17 @@ class Hypervisor:
                     domains[domain.UUIDString()] = domain.XMLDesc(0)
         return domains
 
+    def xml(self, uuid: str) -> Optional[str]:
+        """The XML of a domain as it runs; None when it does not."""
+        with _told("XML of a domain"):
+            try:
+                domain = self._connected().lookupByUUIDString(uuid)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+            return str(domain.XMLDesc(0)) if domain.isActive() else None
+
     def executing(self) -> frozenset[str]:
         """UUIDs of the domains whose CPUs run: those of an arriving guest do not before it is here whole."""
         with _told("list of executing domains"):
@@ -169,12 +195,12 @@ class Hypervisor:
             return bool(job[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
     def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
-        """Write our metadata on a running domain; gone again when it is shut down."""
+        """Write our metadata on a running domain, or take it away; as it was when the domain is shut down."""
         with _told("metadata"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.setMetadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                metadata.write(marks),
+                metadata.write(marks) if marks else None,
                 metadata.PREFIX,
                 metadata.URI,
                 libvirt.VIR_DOMAIN_AFFECT_LIVE,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Container
 from typing import TYPE_CHECKING, Callable, Optional
 
-from vfmigrate import domain, journal
+from vfmigrate import domain, journal, metadata
 from vfmigrate.announcer import Announcer
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
 from vfmigrate.config import Config
@@ -21,7 +21,7 @@ from vfmigrate.converge import Converger
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
-from vfmigrate.lifecycle import LifecycleEvent
+from vfmigrate.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.metadata import Mark
 from vfmigrate.networks import Networks
 from vfmigrate.operations import HookOperations
@@ -35,6 +35,21 @@ _GRACE_SECONDS = 15.0
 # A domain that has just resumed is often still locked by the end of its migration.
 _ATTEMPTS = 6
 _ATTEMPT_SECONDS = 1.0
+
+
+def _is_unplugged(claim: Claim, running: domain.Domain) -> bool:
+    """Whether a domain runs without a VF that it had."""
+    had = claim.state == PLUGGED and claim.expires is None
+    return had and claim.vf not in {interface.address for interface in running.interfaces}
+
+
+def _is_named(interface: domain.VfInterface, claim: Claim) -> bool:
+    """Whether an interface of a definition that came along with a guest is the one that has this claim."""
+    if interface.address is None:
+        return False
+    if interface.wanted_mac is not None and claim.mac is not None:
+        return interface.wanted_mac == claim.mac
+    return interface.address == claim.origin
 
 
 class Keeper:
@@ -64,6 +79,8 @@ class Keeper:
         self.on_resumed: Callable[[str], None] = lambda _uuid: None
         #: told of the guests that run here, at every reconcile that libvirt had a word in
         self.on_running: Callable[[Container[str]], None] = lambda _uuids: None
+        #: told of a VF that was unplugged from its running guest
+        self.on_unplugged: Callable[[Claim], None] = lambda _claim: None
         self.networks = Networks(config, host.sysfs, store, hypervisor)
 
     def start(self) -> None:
@@ -94,6 +111,9 @@ class Keeper:
     # -- libvirt's events; called in the event thread, must not wait
 
     def _on_event(self, event: LifecycleEvent) -> None:
+        if event.event in (PLUGGED_IN, UNPLUGGED):
+            self._work.put(lambda: self.follow(event.uuid))
+            return
         if not self._store.of_domain(event.uuid):
             return
         self._log.event(
@@ -125,6 +145,35 @@ class Keeper:
                 self._hypervisor.plug_again(claim.domain, claim.mac)
 
         self._work.put(plug)
+
+    def follow(self, uuid: str) -> list[str]:
+        """A VF may have been plugged into a running domain or out of it: claim, give back, and stamp what it has now.
+
+        Returns the changes made, in words.
+        """
+        held = self._store.of_domain(uuid)  # looked at first: what is claimed later may be plugged in later
+        xml = self._hypervisor.xml(uuid)
+        if xml is None:
+            return []
+        running = domain.read(xml, lenient=True)
+        changes: list[str] = []
+        for claim in held:
+            if _is_unplugged(claim, running):
+                self._drop_unplugged(claim, changes)
+        for claim in self._operations.adopt(running):
+            changes.append(f"guest '{claim.domain_name}' was given {claim.vf}")
+            self._converge(claim.vf, changes)
+        for change in changes:
+            self._log.event("plug", change, domain=running.name, uuid=uuid)
+        if changes:
+            self.settle(uuid)
+        return changes
+
+    def _drop_unplugged(self, claim: Claim, changes: list[str]) -> None:
+        if self._store.drop(claim):
+            changes.append(f"guest '{claim.domain_name}' gave {claim.vf} back")
+            self.on_unplugged(claim)
+            self._converge(claim.vf, changes, reset_mac=claim.set_mac)
 
     def settle(self, uuid: str) -> None:
         """Leave on a domain that runs here what it needs for its next migration and its next boot."""
@@ -168,23 +217,28 @@ class Keeper:
         return tuple(marks)
 
     def _stamp(self, uuid: str) -> None:
-        marks = self.marks(uuid)
-        if marks:
+        xml = self._hypervisor.xml(uuid)
+        if xml is None:
+            return
+        present = domain.read(xml, lenient=True).marks
+        marks = metadata.merged(present, self.marks(uuid))
+        if marks != present:
             self._hypervisor.stamp(uuid, marks)
-            addresses = " ".join(str(mark.address) for mark in marks)
+            addresses = " ".join(str(mark.address) for mark in marks if mark.address is not None)
             self._log.event("stamp", f"domain {uuid}: metadata names {addresses}", uuid=uuid, vf=addresses)
 
     def _mend_definition(self, uuid: str) -> None:
         """After --persistent: the definition came along unchanged and still names the source's VFs."""
-        claims = [claim for claim in self._store.of_domain(uuid) if claim.incoming]
+        claims = [
+            claim for claim in self._store.of_domain(uuid) if claim.incoming and claim.origin is not None
+        ]
         xml = self._hypervisor.persistent_xml(uuid) if claims else None
         if xml is None:
             return
         addresses = {}
-        for interface in domain.read(xml).interfaces:
+        for interface in domain.read(xml, lenient=True).interfaces:
             for claim in claims:
-                named = interface.address is not None and claim.mac is not None
-                if named and interface.wanted_mac == claim.mac and interface.address != claim.vf:
+                if _is_named(interface, claim) and interface.address != claim.vf:
                     addresses[interface.position] = claim.vf
         if addresses:
             self._hypervisor.define(domain.readdress(xml, addresses))
@@ -205,13 +259,15 @@ class Keeper:
             running = self._hypervisor.running()
         except VfmigrateError as error:
             self._log.event("reconcile", f"without libvirt's word: {error}", level=journal.DEBUG)
+        domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items()}
         for claim in self._store.all():
             reason = self._reason_to_drop(claim, before, running)
             if reason and self._store.drop(claim):
                 changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
                 self._converge(claim.vf, changes, reset_mac=claim.set_mac)
-        for xml in (running or {}).values():
-            changes += self._adopt(xml)
+        for each in domains.values():
+            if each is not None:
+                changes += self._follow_all(each, before)
         for pool in self._config.pools.values():
             for pf in pool.pfs:
                 if self._host.sysfs.exists(pf):
@@ -233,16 +289,24 @@ class Keeper:
             return ""
         return "" if claim.domain in running else "the guest does not run here"
 
-    def _adopt(self, xml: str) -> list[str]:
+    def _read(self, xml: str) -> Optional[domain.Domain]:
         try:
-            running = domain.read(xml)
+            return domain.read(xml, lenient=True)
         except VfmigrateError as error:
             self._log.event("adopt-failed", str(error), level=journal.WARNING)
-            return []
+            return None
+
+    def _follow_all(self, running: domain.Domain, now: float) -> list[str]:
+        """What `follow` does, for a domain that may have changed while nobody listened."""
+        changes: list[str] = []
+        for claim in self._store.of_domain(running.uuid):
+            if claim.since < now - _GRACE_SECONDS and _is_unplugged(claim, running):
+                self._drop_unplugged(claim, changes)
         adopted = self._operations.adopt(running)
-        if adopted:
-            self._work.put(lambda: self.settle(running.uuid))
-        return [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
+        changes += [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
+        if changes:
+            self.settle_soon(running.uuid)
+        return changes
 
     def _catch_up(self) -> list[str]:
         """Do what an event was to lead to that came while nobody listened, as when the daemon was being upgraded."""

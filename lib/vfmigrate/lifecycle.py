@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: a device that is given through was plugged into a running domain, or has left it; the detail is its alias
+PLUGGED_IN = "plugged-in"
+UNPLUGGED = "unplugged"
+
 
 @dataclass(frozen=True)
 class LifecycleEvent:

@@ -58,6 +58,10 @@ class Mark:
         """The same mark with the VF at `address`."""
         return replace(self, address=address)
 
+    def wish(self) -> Mark:
+        """What the mark asks for, without the facts of a VF: all that holds while the interface has none."""
+        return replace(self, address=None, psid=None, firmware=None, msix=None)
+
 
 def _number(element: etree._Element, key: str, low: int, high: int) -> Optional[int]:
     text = element.get(key)
@@ -121,6 +125,16 @@ def read(domain: etree._Element) -> tuple[Mark, ...]:
             f"the domain's vfmigrate metadata names {len(marks)} VFs", f"at most {_MAX_MARKS} are taken"
         )
     return tuple(marks)
+
+
+def merged(present: tuple[Mark, ...], of_claims: tuple[Mark, ...]) -> tuple[Mark, ...]:
+    """The marks to stamp: those of the VFs a domain has, and what it wishes for an interface that is not plugged in.
+
+    An administrator may say beforehand in which VLAN a VF is to be that is plugged in later.
+    """
+    macs = {mark.mac for mark in of_claims}
+    wishes = {mark.mac: mark.wish() for mark in present if mark.mac is not None and mark.mac not in macs}
+    return (*of_claims, *wishes.values())[:_MAX_MARKS]
 
 
 def write(marks: tuple[Mark, ...]) -> str:

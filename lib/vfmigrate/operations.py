@@ -36,6 +36,8 @@ class _Arrival:
     pool: Pool
     vlan: Optional[int]
     trunks: tuple[int, ...]
+    #: it comes from a file, saved on this host or another
+    restored: bool = False
 
 
 class HookOperations:
@@ -66,7 +68,7 @@ class HookOperations:
         """
         operations: dict[str, Callable[[Domain, str], Optional[str]]] = {
             "migrate": self._migrate,
-            "restore": self._migrate,
+            "restore": self._restore,
             "prepare": self._prepare,
             "start": self._start,
             "started": self._started,
@@ -76,7 +78,7 @@ class HookOperations:
         }
         if operation not in operations:
             raise UsageError(f"libvirt's hook operation '{operation[:20]}' is not one we know")
-        domain = read(xml)
+        domain = read(xml, lenient=operation not in REFUSING)
         before = self._store.clock()
         try:
             answer = operations[operation](domain, xml)
@@ -112,7 +114,14 @@ class HookOperations:
     # -- a guest comes from elsewhere: choose before anything moves
 
     def _migrate(self, domain: Domain, xml: str) -> Optional[str]:
-        arrivals = self._arrivals(domain)
+        return self._arrive(domain, xml, self._arrivals(domain))
+
+    def _restore(self, domain: Domain, xml: str) -> Optional[str]:
+        """A saved guest gets the VFs that it had, where they are free, and so keeps to its definition."""
+        arrivals = [replace(arrival, restored=True) for arrival in self._arrivals(domain)]
+        return self._arrive(domain, xml, arrivals)
+
+    def _arrive(self, domain: Domain, xml: str, arrivals: list[_Arrival]) -> Optional[str]:
         if not arrivals:
             return None
         choice.check_guest(domain, (arrival.interface for arrival in arrivals))
@@ -189,10 +198,16 @@ class HookOperations:
                 for arrival in arrivals:
                     interface = arrival.interface
                     mark = interface.mark if interface.teaming is None else None
-                    vf = self._selection.choose(arrival.pool, facts, mark, promised.get(interface.wanted_mac))
+                    preferred = promised.get(interface.wanted_mac)
+                    if preferred is None and arrival.restored:
+                        preferred = interface.address
+                    vf = self._selection.choose(arrival.pool, facts, mark, preferred)
                     if interface.address is not None:
                         claim = self._claim(domain, arrival, vf, RESERVED)
-                        claims[interface.position] = self._store.put(replace(claim, incoming=True))
+                        origin = interface.address if not arrival.restored else None
+                        claims[interface.position] = self._store.put(
+                            replace(claim, incoming=True, origin=origin)
+                        )
             except VfmigrateError:
                 for claim in claims.values():
                     self._store.drop(claim)
@@ -275,9 +290,9 @@ class HookOperations:
             )
         claim = self._claim(domain, arrival, vf, state)
         if current is not None:
-            claim = replace(claim, id=current.id, incoming=current.incoming)
+            claim = replace(claim, id=current.id, incoming=current.incoming, origin=current.origin)
         if current is not None and arrival.interface.mark is None:
-            # A plain <hostdev> that has just come: `migrate` knew its mark, which names the source's address still.
+            # Claimed by somebody who knew more than the XML says: a client, or `migrate` of an older daemon.
             claim = replace(
                 claim,
                 mac=current.mac,

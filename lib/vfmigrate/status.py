@@ -8,12 +8,11 @@ wrong is said in words, as `problems` of the pool, the PF or the VF that has the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Callable, Optional
 
 from vfmigrate import pf
 from vfmigrate.bridge import OFFLOAD
-from vfmigrate.claims import PLUGGED, Claim, ClaimStore
+from vfmigrate.claims import PLUGGED, Claim, ClaimStore, told
 from vfmigrate.config import NONE, UPLINK_OF_PF, Config, Pool
 from vfmigrate.converge import steps, wanted
 from vfmigrate.errors import VfmigrateError
@@ -45,8 +44,7 @@ class Status:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
         offload, troubles = self._offload_state()
         pools = [self._pool(pool, offload, troubles) for pool in self._config.pools.values()]
-        claims = [{**asdict(claim), "vf": str(claim.vf)} for claim in self._store.all()]
-        return {"schema": SCHEMA, "pools": pools, "claims": claims}
+        return {"schema": SCHEMA, "pools": pools, "claims": [told(claim) for claim in self._store.all()]}
 
     def _offload_state(self) -> tuple[Optional[str], list[str]]:
         try:

@@ -111,6 +111,9 @@ def _add_function(entries: Tree, card: Card, function: Function) -> None:
     if function.driver is not None:
         _link(entries, f"{path}/driver", f"{_DRIVERS}/{function.driver}")
         _link(entries, f"{_DRIVERS}/{function.driver}/{function.address}", path)
+        if function.driver in {"vfio-pci", card.hardware.variant_driver}:
+            # by this libvirt tells a variant driver from others (drivers/vfio/vfio_main.c)
+            entries[f"{path}/vfio-dev/vfio{function.iommu_group}"] = Directory()
     if function.iommu_group is not None:
         group = f"kernel/iommu_groups/{function.iommu_group}"
         _link(entries, f"{path}/iommu_group", group)

@@ -71,6 +71,10 @@ class Guest:
     name: str
     vfs: Sequence[Vf] = ()
     number: int = 1
+    #: PCI ports into which a device can be plugged while it runs
+    free_ports: int = 0
+    #: VFs that the metadata speaks of, and that are plugged in later
+    marked: Sequence[Vf] = ()
 
     @property
     def uuid(self) -> str:
@@ -84,12 +88,12 @@ class Guest:
         libvirt, which otherwise allows QEMU to lock all of the guest's memory for VFIO; not every root may raise
         that limit, and nothing is locked here.
         """
-        marks = "".join(vf.mark() for vf in self.vfs)
+        marks = "".join(vf.mark() for vf in (*self.vfs, *self.marked))
         metadata = f"<metadata><vfmigrate:vfs xmlns:vfmigrate='{URI}'>{marks}</vfmigrate:vfs></metadata>"
         return f"""<domain type='qemu'>
   <name>{self.name}</name>
   <uuid>{self.uuid}</uuid>
-  {metadata if self.vfs else ""}
+  {metadata if marks else ""}
   <memory unit='MiB'>32</memory>
   <memtune><hard_limit unit='MiB'>1</hard_limit></memtune>
   <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
@@ -98,8 +102,18 @@ class Guest:
   <devices>
     <emulator>{EMULATOR}</emulator>
     <controller type='usb' model='none'/>
+    {self._ports()}
     {"".join(vf.device() for vf in self.vfs)}
     <memballoon model='none'/>
   </devices>
 </domain>
 """
+
+    def _ports(self) -> str:
+        """PCI ports for its VFs and those plugged in later; libvirt adds what is needed and none that is free."""
+        if not self.free_ports:
+            return ""
+        port = "<controller type='pci' model='pcie-root-port'/>"
+        return "<controller type='pci' index='0' model='pcie-root'/>" + port * (
+            self.free_ports + len(self.vfs)
+        )

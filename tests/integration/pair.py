@@ -127,6 +127,8 @@ class Node:
             self.host.virsh("net-destroy", name)
         for name in self.host.virsh("net-list", "--all", "--name").split():
             self.host.virsh("net-undefine", name)
+        if any(each.driver for each in self.card.functions() if each.pf is not None):
+            self.restart_libvirtd()  # it remembers VFs that it did not bind itself, and would leave them bound
         self.hooks.clear()
         self.set_unmigratable(False)
         for port in self.host.ports():

@@ -61,12 +61,12 @@ def test_a_virtual_iommu_is_seen() -> None:
     assert domain.read(MARKED.replace("<devices>", "<devices><iommu model='intel'/>")).viommu
 
 
-def test_rewriting_changes_the_address_and_nothing_else() -> None:
+def test_rewriting_changes_the_address_in_device_and_mark_and_nothing_else() -> None:
     read = domain.read(MARKED)
     rewritten = domain.readdress(MARKED, {read.interfaces[0].position: PciAddress(0, 1, 0x11, 6)})
     expected = MARKED.replace(
         "slot='0x10' function='0x2'/>\n      </source>", "slot='0x11' function='0x6'/>\n      </source>"
-    )
+    ).replace("'0000:01:10.2'/>", "'0000:01:11.6'/>")
     assert rewritten == expected
     assert domain.read(rewritten).interfaces[0].address == PciAddress(0, 1, 0x11, 6)
 

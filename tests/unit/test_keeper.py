@@ -51,6 +51,9 @@ class MemoryHypervisor(MemoryNetworks):
             raise Unreachable("no connection to libvirt")
         return self.domains
 
+    def xml(self, uuid: str) -> Optional[str]:
+        return self.running().get(uuid)
+
     def executing(self) -> frozenset[str]:
         return frozenset(self.running()) - self.paused
 
@@ -95,9 +98,13 @@ class Rig:
         read = domain.read(xml)
         for operation in ("prepare", "start", "started"):
             self.operations.handle(operation, "begin", "-", xml)
-        assert self.libvirt.domains is not None
-        self.libvirt.domains[read.uuid] = xml
+        self.change(xml)
         return read.uuid
+
+    def change(self, xml: str) -> None:
+        """Have libvirt run a domain like this."""
+        assert self.libvirt.domains is not None
+        self.libvirt.domains[domain.read(xml, lenient=True).uuid] = xml
 
 
 @pytest.fixture
@@ -149,8 +156,7 @@ def test_without_libvirts_word_nobody_is_dropped(rig: Rig) -> None:
 
 def test_running_guests_are_adopted(rig: Rig) -> None:
     xml = guest(1, rig.memory.vfs[0])
-    assert rig.libvirt.domains is not None
-    rig.libvirt.domains[domain.read(xml).uuid] = xml
+    rig.change(xml)
     assert rig.keeper.reconcile()[0] == f"adopted {rig.memory.vfs[0]} of guest 'guest1'"
     assert len(rig.memory.ovs.ports) == 1
     assert rig.keeper.reconcile() == []
@@ -237,11 +243,104 @@ def test_only_what_resumes_after_a_migration_is_announced(rig: Rig) -> None:
 def test_a_claim_in_other_hands_is_left_to_them(rig: Rig) -> None:
     rig.run(guest(1, rig.memory.vfs[0]))
     other = guest(2, rig.memory.vfs[0])
-    assert rig.libvirt.domains is not None
-    rig.libvirt.domains[domain.read(other).uuid] = other
+    rig.change(other)
     rig.keeper.reconcile()
     (claim,) = rig.store.all()
     assert (claim.domain_name, claim.state) == ("guest1", claims.PLUGGED)
+
+
+def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamped(rig: Rig) -> None:
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    rig.change(guest(1, *rig.memory.vfs[:2]))
+    assert rig.keeper.follow(uuid)[0] == f"guest 'guest1' was given {rig.memory.vfs[1]}"
+    assert [claim.vf for claim in rig.store.of_domain(uuid)] == rig.memory.vfs[:2]
+    assert [port.tag for port in rig.memory.ovs.ports.values()] == [42, 42]
+    assert [mark.address for mark in rig.libvirt.stamps[uuid]] == rig.memory.vfs[:2]
+    assert rig.keeper.follow(uuid) == []
+
+
+def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(rig: Rig) -> None:
+    gone: list[str] = []
+    rig.keeper.on_unplugged = lambda claim: gone.append(str(claim.mac))
+    uuid = rig.run(guest(1, *rig.memory.vfs[:2]))
+    with_both = guest(1, *rig.memory.vfs[:2])
+    end = with_both.index("</interface>") + len("</interface>")
+    rig.change(with_both[:end] + "</devices></domain>")
+    changes = rig.keeper.follow(uuid)
+    assert changes[0] == f"guest 'guest1' gave {rig.memory.vfs[1]} back"
+    assert gone == ["52:54:00:00:01:01"]
+    assert [claim.vf for claim in rig.store.all()] == rig.memory.vfs[:1]
+    assert len(rig.memory.ovs.ports) == 1
+    held, left = rig.libvirt.stamps[uuid]
+    assert (held.address, held.psid) == (rig.memory.vfs[0], "MT_0000000892")
+    assert left == Mark(mac="52:54:00:00:01:01", pool="data", vlan=42)
+
+
+def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile(rig: Rig) -> None:
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    rig.change(guest(1))
+    assert rig.keeper.reconcile() == []  # it may be about to be plugged in
+    rig.now += 20
+    assert rig.keeper.reconcile()[0] == f"guest 'guest1' gave {rig.memory.vfs[0]} back"
+    assert rig.store.of_domain(uuid) == []
+
+
+def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(rig: Rig) -> None:
+    """As when vdsm's plugin has claimed a VF that vdsm is about to plug in."""
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    (claim,) = rig.store.all()
+    rig.store.change(claim, expires=rig.now + 100)
+    rig.change(guest(1))
+    assert rig.keeper.follow(uuid) == []
+    assert rig.store.get(claim.vf) is not None
+
+
+def test_metadata_that_cannot_be_read_is_stamped_anew(rig: Rig) -> None:
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    rig.change(guest(1, rig.memory.vfs[0]).replace("vlan='42'", "vlan='many'"))
+    rig.keeper.settle(uuid)
+    assert [mark.vlan for mark in rig.libvirt.stamps[uuid]] == [42]
+
+
+def test_what_is_stamped_already_is_not_stamped_again(rig: Rig) -> None:
+    xml = guest(
+        1,
+        rig.memory.vfs[0],
+        marks=f"address='{rig.memory.vfs[0]}' pool='data' vlan='42' strategy='vfio' "
+        "psid='MT_0000000892' firmware='28.42.1000' msix='11'",
+    )
+    uuid = rig.run(xml)
+    rig.keeper.settle(uuid)
+    assert rig.libvirt.stamps == {}
+
+
+def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(rig: Rig) -> None:
+    address = "<address domain='0x0000' bus='0x81' slot='0x00' function='0x2'/>"
+    device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{address}</source></hostdev>"
+    marked = guest(1).replace("</v:vfs>", f"<v:vf address='{ELSEWHERE}' pool='data' vlan='42'/></v:vfs>")
+    xml = marked.replace("<devices>", f"<devices>{device}")
+    rewritten = rig.operations.handle("migrate", "begin", "-", xml)
+    assert rewritten is not None
+    uuid = rig.run(rewritten)
+    rig.libvirt.definitions[uuid] = xml
+    rig.keeper.settle(uuid)
+    (claim,) = rig.store.all()
+    (defined,) = rig.libvirt.defined
+    (interface,) = domain.read(defined).interfaces
+    assert interface.address == claim.vf
+    assert interface.mark == Mark(address=claim.vf, pool="data", vlan=42)
+
+
+def test_the_definition_of_a_restored_guest_stays_the_administrators(rig: Rig) -> None:
+    other = rig.run(guest(2, rig.memory.vfs[0]))
+    saved = guest(1, rig.memory.vfs[0])
+    rewritten = rig.operations.handle("restore", "begin", "-", saved)
+    assert rewritten is not None
+    uuid = rig.run(rewritten)
+    rig.libvirt.definitions[uuid] = saved
+    rig.keeper.settle(uuid)
+    assert rig.libvirt.defined == []
+    assert [claim.vf for claim in rig.store.of_domain(other)] == [rig.memory.vfs[0]]
 
 
 def test_the_pools_network_is_kept(rig: Rig) -> None:

@@ -130,6 +130,23 @@ def test_two_vfs_keep_their_own_vlans(rig: Rig) -> None:
     assert len({claim.vf for claim in rig.store.all()}) == 2
 
 
+def test_a_restored_guest_gets_the_vf_that_it_had_unless_it_is_taken(rig: Rig) -> None:
+    saved = guest(1, rig.memory.vfs[1])
+    assert rig.call("restore", saved) == saved
+    rig.leave(saved, "failed")
+    rig.run(guest(2, rig.memory.vfs[1]))
+    again = rig.call("restore", saved)
+    assert again is not None
+    assert domain.read(again).interfaces[0].address == rig.memory.vfs[-1]
+
+
+def test_metadata_that_cannot_be_read_keeps_no_vf(rig: Rig) -> None:
+    xml = guest(1, rig.memory.vfs[0])
+    rig.run(xml)
+    rig.leave(xml.replace("vlan='42'", "vlan='many'"), "shutdown")
+    assert rig.store.all() == []
+
+
 def test_a_guest_that_never_comes_is_only_promised_a_vf(rig: Rig) -> None:
     rig.call("migrate", guest(1, ELSEWHERE))
     (claim,) = rig.store.all()

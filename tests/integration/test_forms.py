@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every way of having a VF, through real libvirt: what migrates, is plugged in, saved, or moves without running."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hosts import wait_for
+from tests.integration.pair import Node, Pair, State, start_products
+from tests.integration.test_migration import FORMS, MAC, OTHER_MAC, vf_index, vfs_of
+from tests.testbed.run import CommandError
+from vfmigrate import domain, metadata
+
+pytestmark = pytest.mark.hosts
+
+SAVED = "/var/lib/libvirt/g.save"
+
+
+def marks(node: Node, *flags: str) -> dict[str, metadata.Mark]:
+    """The marks in the metadata of the guest `g`, by MAC."""
+    found = domain.read(node.host.virsh("dumpxml", *flags, "g")).marks
+    return {mark.mac or "": mark for mark in found}
+
+
+def tags(node: Node) -> dict[str, int]:
+    """The VLAN of each port in the bridge, by the MAC that it serves."""
+    return {port.ids["attached-mac"]: port.tag or 0 for port in node.switch_ports().values()}
+
+
+def stays(node: Node, before: State) -> None:
+    """Expect a host to become as it was."""
+    wait_for(f"{node.host.name} to be as before", lambda: node.state() == before)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_unmanaged_vf_is_bound_by_us(ready: Pair, form: str) -> None:
+    a, b = ready.a, ready.b
+    before = a.state()
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form, managed=False)]))
+    outcome = a.migrate("g", b)
+    assert outcome.status == 0, outcome.error
+    (vf,) = vfs_of(b.host.virsh("dumpxml", "g"))
+    function = b.card.function(vf)
+    assert (function.driver, function.migratable_at_bind) == ("mlx5_vfio_pci", True)
+    assert tags(b) == {MAC: 42}
+    after = a.state()
+    # libvirt gives an unmanaged VF back as it is, and bound to the variant driver it is ready for the next guest
+    assert after == replace(before, drivers={**before.drivers, a.vf(1): "mlx5_vfio_pci"})
+
+
+@pytest.mark.parametrize(
+    "way", [(), ("--p2p",), ("--p2p", "--tunnelled")], ids=["direct", "p2p", "tunnelled"]
+)
+def test_each_way_of_migrating(ready: Pair, way: tuple[str, ...]) -> None:
+    a, b = ready.a, ready.b
+    before = a.state()
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
+    outcome = a.migrate("g", b, *way)
+    assert outcome.status == 0, outcome.error
+    assert tags(b) == {MAC: 42}
+    assert a.state() == before
+
+
+def test_a_guest_has_vfs_of_every_form(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    for node in (a, b):
+        node.make_network("data")
+    third = "52:54:00:00:00:04"
+    before = a.state()
+    vfs = [
+        Vf(a.vf(1), MAC, vlan=42),
+        Vf(a.vf(2), OTHER_MAC, vlan=43, form="hostdev"),
+        Vf(a.vf(0), third, vlan=42, form="network"),
+    ]
+    a.start_guest(Guest("g", vfs))
+    assert tags(a) == {MAC: 42, OTHER_MAC: 43, third: 42}
+    outcome = a.migrate("g", b)
+    assert outcome.status == 0, outcome.error
+    assert tags(b) == {MAC: 42, OTHER_MAC: 43, third: 42}
+    assert len(set(vfs_of(b.host.virsh("dumpxml", "g")))) == 3
+    assert a.state() == before
+
+
+@pytest.mark.parametrize("form", [*FORMS, "network"])
+def test_a_vf_is_plugged_in_migrated_and_unplugged(ready: Pair, form: str) -> None:
+    a, b = ready.a, ready.b
+    if form == "network":
+        for node in (a, b):
+            node.make_network("data")
+    empty = (a.state(), b.state())
+    device = Vf(a.vf(0), MAC, vlan=43, form=form)
+    guest = Guest("g", [], free_ports=1, marked=[device])
+    a.start_guest(guest)
+
+    a.host.virsh("attach-device", "g", "/dev/stdin", "--live", stdin=device.device())
+    wait_for("the VF to be plugged into the switch", lambda: tags(a) == {MAC: 43})
+    wait_for("the VF to be stamped", lambda: marks(a)[MAC].psid is not None)
+    assert a.product.claims()[a.vf(0)]["expires"] is None
+
+    outcome = a.migrate("g", b)
+    assert outcome.status == 0, outcome.error
+    assert tags(b) == {MAC: 43}
+    assert replace(a.state(), guests={}) == empty[0]
+    wait_for("the VF to be stamped", lambda: marks(b)[MAC].address is not None)
+
+    here = replace(device, address=vfs_of(b.host.virsh("dumpxml", "g"))[0])
+    b.host.virsh("detach-device", "g", "/dev/stdin", "--live", stdin=here.device())
+    wait_for("the guest to let go", lambda: not vfs_of(b.host.virsh("dumpxml", "g")))
+    stays(b, replace(empty[1], guests={"g": "running"}))
+    wait_for("the facts of the VF to be gone", lambda: marks(b)[MAC].psid is None)
+    assert marks(b)[MAC].vlan == 43
+
+
+def test_a_vf_that_was_unplugged_unnoticed_is_free_after_a_reconcile(pair: Pair) -> None:
+    a = pair.a
+    start_products(pair)
+    before = a.state()
+    device = Vf(a.vf(0), MAC, vlan=42)
+    a.start_guest(Guest("g", [device], free_ports=1))
+    a.product.stop()
+    a.host.virsh("detach-device", "g", "/dev/stdin", "--live", stdin=device.device())
+    a.product.age_claims(60)
+    a.product.start()
+    stays(a, replace(before, guests={"g": "running"}))
+
+
+def test_a_hot_plugged_vf_that_is_promised_to_another_guest_is_left_to_that(ready: Pair) -> None:
+    """Libvirt asks nobody when it plugs a device in; the guest that was promised the VF is refused by libvirt."""
+    a, b = ready.a, ready.b
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC)]))
+    b.start_guest(Guest("other", [], 2, free_ports=1))
+    with b.hooks.hold("g", "migrate", "99-after"):
+        migration = a.begin_migration("g", b)
+        b.hooks.wait_for("migrate", "99-after")
+        (promised,) = b.product.claims()
+        other = Vf(promised, OTHER_MAC)
+        b.host.virsh("attach-device", "other", "/dev/stdin", "--live", stdin=other.device())
+    assert migration.finish().status != 0
+    assert a.host.domains() == {"g": "running"}
+    wait_for("the claim to be the other guest's", lambda: adopted(b, promised, "other"))
+
+
+def adopted(node: Node, vf: str, guest: str) -> bool:
+    """Whether a VF is a guest's after a reconcile."""
+    node.host.run("vfmigrate", "reconcile")
+    return bool(node.product.claims().get(vf, {}).get("domain_name") == guest)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_saved_and_restored(ready: Pair, form: str) -> None:
+    a = ready.a
+    before = a.state()
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
+    a.host.virsh("save", "g", SAVED)
+    assert replace(a.state(), guests={}) == before
+    a.host.virsh("restore", SAVED)
+    assert vfs_of(a.host.virsh("dumpxml", "g")) == [a.vf(1)]
+    assert tags(a) == {MAC: 42}
+    a.host.virsh("destroy", "g")
+    stays(a, before)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_old_vf_is_taken_when_the_guest_is_restored(ready: Pair, form: str) -> None:
+    a = ready.a
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
+    a.wait_until_settled()
+    a.host.virsh("save", "g", SAVED)
+    a.start_guest(Guest("other", [Vf(a.vf(1), OTHER_MAC, vlan=43)], 2))
+    a.host.virsh("restore", SAVED)
+    (vf,) = vfs_of(a.host.virsh("dumpxml", "g"))
+    assert vf != a.vf(1)
+    assert tags(a) == {MAC: 42, OTHER_MAC: 43}
+    assert a.port(vf_index(a, vf)).hw_addr == MAC
+
+
+def test_a_managed_save_starts_again_with_a_free_vf(ready: Pair) -> None:
+    a = ready.a
+    a.define_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
+    a.host.virsh("start", "g")
+    a.host.virsh("managedsave", "g")
+    a.start_guest(Guest("other", [Vf(a.vf(1), OTHER_MAC, vlan=43)], 2))
+    a.host.virsh("start", "g")
+    assert vfs_of(a.host.virsh("dumpxml", "g")) != [a.vf(1)]
+    assert tags(a) == {MAC: 42, OTHER_MAC: 43}
+    assert vfs_of(a.host.virsh("dumpxml", "--inactive", "g")) == [a.vf(1)]
+
+
+def test_no_vf_is_free_when_the_guest_is_restored(ready: Pair) -> None:
+    a = ready.a
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
+    a.host.virsh("save", "g", SAVED)
+    others = [Vf(a.vf(index), f"52:54:00:00:01:0{index}") for index in range(4)]
+    a.start_guest(Guest("other", others, 2))
+    with pytest.raises(CommandError, match="no free VF"):
+        a.host.virsh("restore", SAVED)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_persistent_guest_boots_where_it_went(ready: Pair, form: str) -> None:
+    a, b = ready.a, ready.b
+    before = b.state()
+    a.define_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
+    a.host.virsh("start", "g")
+    outcome = a.migrate("g", b, "--persistent", "--undefinesource")
+    assert outcome.status == 0, outcome.error
+    (vf,) = vfs_of(b.host.virsh("dumpxml", "g"))
+    wait_for("the definition to name it", lambda: vfs_of(b.host.virsh("dumpxml", "--inactive", "g")) == [vf])
+    b.host.virsh("destroy", "g")
+    stays(b, replace(before, guests={"g": "shut off"}))
+    b.host.virsh("start", "g")
+    assert tags(b) == {MAC: 42}
+    assert b.port(vf_index(b, vf)).hw_addr == MAC
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_offline_guest_boots_where_it_went(pair: Pair, form: str) -> None:
+    a, b = pair.a, pair.b
+    start_products(pair, claim_timeout=5, reconcile_interval=1)
+    before = b.state()
+    a.define_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
+    outcome = a.migrate("g", b, "--offline", "--persistent")
+    assert outcome.status == 0, outcome.error
+    stays(b, replace(before, guests={"g": "shut off"}))
+    b.host.virsh("start", "g")
+    assert tags(b) == {MAC: 42}
+
+
+def test_what_is_stamped(ready: Pair) -> None:
+    a = ready.a
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
+    a.wait_until_settled()
+    xml = a.host.virsh("dumpxml", "g")
+    (vfs,) = ET.fromstring(xml).findall(f"metadata/{{{metadata.URI}}}vfs")
+    assert [element.attrib for element in vfs] == [
+        {
+            "mac": MAC,
+            "address": a.vf(1),
+            "pool": "data",
+            "vlan": "42",
+            "strategy": "vfio",
+            "psid": "MT_0000000892",
+            "firmware": "28.42.1000",
+            "msix": "11",
+        }
+    ]
