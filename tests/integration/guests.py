@@ -66,11 +66,12 @@ def hostdev_network(name: str, addresses: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest by its name and its VFs."""
+    """A guest by its name and its VFs; `extra` is XML of further devices."""
 
     name: str
     vfs: Sequence[Vf] = ()
     number: int = 1
+    extra: str = ""
 
     @property
     def uuid(self) -> str:
@@ -99,6 +100,7 @@ class Guest:
     <emulator>{EMULATOR}</emulator>
     <controller type='usb' model='none'/>
     {"".join(vf.device() for vf in self.vfs)}
+    {self.extra}
     <memballoon model='none'/>
   </devices>
 </domain>

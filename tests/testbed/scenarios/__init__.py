@@ -25,6 +25,7 @@ from tests.testbed.scenarios import (
     rpm_install,
     rpm_remove,
     rpm_upgrade,
+    soak,
     vfio_quiet,
     vfio_two_vfs,
     vfio_vlan,
@@ -49,3 +50,5 @@ ALL: Sequence[ModuleType] = (
     ansible_role,
 )
 DEMO: Sequence[ModuleType] = ALL[:3]
+# Run only when named.
+APART: Sequence[ModuleType] = (soak,)
