@@ -78,7 +78,7 @@ def kill_libvirtd(node: Node) -> None:
     node.start_libvirtd()
 
 
-@pytest.mark.parametrize("victim", ["a", "b"])
+@pytest.mark.parametrize("victim", ["a", pytest.param("b", marks=pytest.mark.long)])
 def test_libvirtd_dies_while_the_memory_is_copied(hasty: Pair, victim: str) -> None:
     journey = Journey(hasty, ballast=BALLAST_MIB)
     migration = journey.begin_slowly()

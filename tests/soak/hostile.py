@@ -84,7 +84,7 @@ class Rig:
         self._settings = settings
         self._entries = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._entries.bind(str(directory / "journal"))
-        log = Journal(directory / "journal")
+        self._log = log = Journal(directory / "journal")
         self.memory = MemoryHost()
         self.store = ClaimStore(directory / "claims")
         converger = Converger(self.memory.host, settings, self.store)
@@ -93,6 +93,12 @@ class Rig:
         for vf in self.memory.vfs:
             converger.converge(vf)
         self.untouched = self.state()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.store.close()
+        self._log.close()
+        self._entries.close()
 
     def state(self) -> tuple[Any, ...]:
         """All of the host that input could change."""
