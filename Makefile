@@ -64,6 +64,11 @@ testbed-down: ## end what testbed-up started
 bench: packages ## measure what the project promises about speed; writes build/bench/report.json
 	@PYTHONPATH=lib $(PY) -m tests.bench
 
+SOAK_ARGS ?=
+.PHONY: soak
+soak: packages ## faults, operations and inputs by the thousand, an hour or two; writes build/soak/report.json
+	@PYTHONPATH=lib $(PY) -m tests.soak $(SOAK_ARGS)
+
 .PHONY: lint
 lint: packages ## ruff, mypy, shellcheck and the Python 3.9 floor
 	$(VENV)/bin/ruff check $(PYTHON_SOURCES)

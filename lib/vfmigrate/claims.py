@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from vfmigrate.errors import HostError, InputError, Refused
+from vfmigrate.metadata import MAC
 from vfmigrate.pci import PciAddress
 
 FORMAT = 1
@@ -113,6 +114,9 @@ def decode(text: str) -> Claim:
         for name, types in _FIELD_TYPES.items():
             if not isinstance(raw[name], types):
                 raise InputError(f"the claim's {name} is of the wrong type")
+        uuid.UUID(raw["domain"])
+        if raw["mac"] is not None and not MAC.fullmatch(raw["mac"]):
+            raise InputError("the claim's mac is none")
         if raw["state"] not in STATES:
             raise InputError(f"the claim's state is '{raw['state']}'")
         return Claim(
@@ -166,7 +170,13 @@ class ClaimStore:
 
     def _become_owner(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._directory / ".lock", flags, 0o600)
+        try:
+            descriptor = os.open(self._directory / ".lock", flags, 0o600)
+        except OSError as error:
+            raise HostError(
+                f"cannot open {self._directory}/.lock: {error.strerror}",
+                f"remove it: rm {self._directory}/.lock",
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

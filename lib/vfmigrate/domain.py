@@ -14,6 +14,7 @@ Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #hos
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable, Optional, Union
@@ -103,8 +104,12 @@ def _parse_tree(xml: Union[str, bytes]) -> etree._ElementTree:
     )
     try:
         root = etree.fromstring(data, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise InputError(f"the domain XML is not well-formed: {str(error)[:120]}") from None
+    except etree.XMLSyntaxError as error:
+        # The parser's own words quote what it stumbled over, which may be a password.
+        line, column = error.position
+        raise InputError(f"the domain XML is not well-formed at line {line}, column {column}") from None
+    except ValueError as error:
+        raise InputError(f"the domain XML is not well-formed: {type(error).__name__}") from None
     if root.tag != "domain":
         raise InputError(f"the XML is of a <{str(root.tag)[:40]}>, not of a <domain>")
     return root.getroottree()
@@ -137,6 +142,8 @@ def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
         form = "interface" if device.get("type") == "hostdev" else "network"
         mac_element = device.find("mac")
         mac = mac_element.get("address", "").lower() if mac_element is not None else None
+        if mac and not metadata.MAC.fullmatch(mac):
+            raise InputError("the domain XML has a MAC address that is none")
     else:
         return None
     address = _pci_address(device) if form != "network" else None
@@ -195,7 +202,20 @@ def _text(root: etree._Element, tag: str) -> str:
     return text
 
 
+<<<<<<< HEAD
 def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
+=======
+def _uuid(root: etree._Element) -> str:
+    text = _text(root, "uuid")
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        raise InputError("the domain XML has a <uuid> that is none") from None
+    return text
+
+
+def read(xml: Union[str, bytes]) -> Domain:
+>>>>>>> w/faults
     """Read what concerns us of a domain.
 
     Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours; to
@@ -215,7 +235,7 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
             mark = _mark_of(interface, marks)
             interfaces.append(VfInterface(**{**interface.__dict__, "mark": mark}))
     return Domain(
-        uuid=_text(root, "uuid"),
+        uuid=_uuid(root),
         name=_text(root, "name"),
         interfaces=tuple(interfaces),
         viommu=root.find("devices/iommu") is not None,

@@ -32,7 +32,7 @@ PREFIX = "vfmigrate"
 
 # More VFs than this in one guest is nonsense (libvirt's PCI topology ends earlier), and a bound on hostile input.
 _MAX_MARKS = 64
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 STRATEGIES = ("vfio", "failover", "replug")
 
@@ -83,7 +83,7 @@ def _mark(element: etree._Element) -> Mark:
     mac = element.get("mac")
     if mac is not None:
         mac = mac.lower()
-        if not _MAC.fullmatch(mac):
+        if not MAC.fullmatch(mac):
             raise InputError(f"the domain's vfmigrate metadata is unreadable: mac='{mac[:20]!a}'")
     address = element.get("address")
     if mac is None and address is None:

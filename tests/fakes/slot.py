@@ -37,26 +37,27 @@ class Representors:
 
     def __init__(self, uplink: str) -> None:
         self._uplink = Netdev(socket.if_nametoindex(uplink), uplink)
-        self._made: dict[tuple[str, int], Netdev] = {}
+        self._made: dict[tuple[str, int], int] = {}
 
     def uplink(self, pf: str) -> Optional[Netdev]:  # noqa: ARG002  (a card here has one PF)
         """Find the PF's own network device."""
         return self._uplink
 
     def representor(self, pf: str, vf: int) -> Optional[Netdev]:
-        """Find the representor of a VF."""
-        return self._made.get((pf, vf))
+        """Find the representor of a VF, by the name that it has now."""
+        ifindex = self._made.get((pf, vf))
+        return Netdev(ifindex, socket.if_indextoname(ifindex)) if ifindex is not None else None
 
     def match(self, wanted: set[tuple[str, int]]) -> None:
         """Make the representors of exactly these VFs, given as PF and number, be there."""
         for key in sorted(set(self._made) - wanted):
-            subprocess.run(["ip", "link", "delete", self._made.pop(key).name], check=True)
+            subprocess.run(["ip", "link", "delete", socket.if_indextoname(self._made.pop(key))], check=True)
         for pf, vf in sorted(wanted - set(self._made)):
             name = f"{netdev_name(pf)}npf0vf{vf}"[-15:]
             wire = f"vf{vf}"
             subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", wire], check=True)
             subprocess.run(["ip", "link", "set", wire, "up"], check=True)
-            self._made[pf, vf] = Netdev(socket.if_nametoindex(name), name)
+            self._made[pf, vf] = socket.if_nametoindex(name)
 
 
 class PluggedCard(Card):

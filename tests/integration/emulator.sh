@@ -4,7 +4,8 @@
 # NIC at the same guest address. libvirt does all its work on the VF, and QEMU's migration is real; only the VF's own
 # state is not. Two things are kept up for whoever looks from outside: the VF's VFIO group is held open as long as the
 # guest runs, and a guest whose device cannot be loaded (/run/emulator/unmigratable exists) fails as a VF without
-# migration support does, at the end of the incoming migration.
+# migration support does, at the end of the incoming migration. /run/emulator/ballast, where it exists, is put into the
+# guest's memory, so that there is something to copy when it migrates.
 replacement='"driver":"e1000e","romfile":""'
 [ -e /run/emulator/unmigratable ] && replacement='"driver":"e1000","romfile":""'
 for word; do
@@ -17,4 +18,6 @@ for word; do
     fi
     set -- "$@" "$word"
 done
+[ -e /run/emulator/ballast ] &&
+    set -- "$@" -device loader,file=/run/emulator/ballast,addr=0x400000,force-raw=on
 exec /usr/bin/qemu-system-x86_64 "$@"

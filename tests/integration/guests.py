@@ -66,7 +66,7 @@ def hostdev_network(name: str, addresses: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest by its name and its VFs."""
+    """A guest by its name and its VFs; `extra` is XML of further devices."""
 
     name: str
     vfs: Sequence[Vf] = ()
@@ -75,6 +75,7 @@ class Guest:
     free_ports: int = 0
     #: VFs that the metadata speaks of, and that are plugged in later
     marked: Sequence[Vf] = ()
+    extra: str = ""
 
     @property
     def uuid(self) -> str:
@@ -104,6 +105,7 @@ class Guest:
     <controller type='usb' model='none'/>
     {self._ports()}
     {"".join(vf.device() for vf in self.vfs)}
+    {self.extra}
     <memballoon model='none'/>
   </devices>
 </domain>

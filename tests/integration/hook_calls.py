@@ -53,6 +53,10 @@ class HookCalls:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
 
+    def clear_calls(self) -> None:
+        """Forget all calls; orders stay."""
+        (self._host.path(PLACE) / "calls").unlink(missing_ok=True)
+
     def calls(self, script: str = BEFORE) -> list[HookCall]:
         """The calls of one recorder, in order. What comes before our hook sees all that libvirt asks."""
         file = self._host.path(PLACE) / "calls"
@@ -67,6 +71,10 @@ class HookCalls:
     def refuse(self, operation: str, message: str, script: str = BEFORE) -> None:
         """Make a recorder refuse an operation from now on, with a message on standard error."""
         (self._host.path(PLACE) / f"refuse-{script}-{operation}").write_text(message)
+
+    def crash(self, operation: str, script: str = BEFORE) -> None:
+        """Make a recorder end by SIGKILL in an operation from now on."""
+        (self._host.path(PLACE) / f"crash-{script}-{operation}").touch()
 
     @contextmanager
     def hold(self, guest: str, operation: str, script: str = BEFORE) -> Iterator[None]:

@@ -1,13 +1,16 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A libvirt hook for tests: it writes down every call, and refuses or waits where a test asked it to.
+"""A libvirt hook for tests: it writes down every call, and refuses, crashes or waits where a test asked it to.
 
 Installed under several names, so that it runs before and after the project's own hook. Each call is a line
 of JSON in /run/hooks/calls. The test steers it by files: `refuse-SCRIPT-OPERATION` holds the words to refuse
-with, `hold-SCRIPT-OPERATION` makes the calls for the guests it names wait until the file is gone.
+with, `crash-SCRIPT-OPERATION` makes it end by SIGKILL, `hold-SCRIPT-OPERATION` makes the calls for the guests it names
+wait until the file is gone.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +43,8 @@ def main() -> int:
         calls.write(json.dumps(call) + "\n")
     while name in held(PLACE / f"hold-{script}-{operation}"):
         time.sleep(0.01)
+    if (PLACE / f"crash-{script}-{operation}").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     try:
         sys.stderr.write((PLACE / f"refuse-{script}-{operation}").read_text(encoding="utf-8"))
     except FileNotFoundError:

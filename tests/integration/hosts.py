@@ -26,6 +26,8 @@ from tests.integration.namespaces import Namespace, Word
 TREE = os.fspath(Path(__file__).parents[2])
 BRIDGE = "br-data"
 UPLINK = "p0"
+DATABASE = "/etc/openvswitch/conf.db"
+OVS_DAEMON = ("--pidfile", "--detach", "--log-file", "-vconsole:off")
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
     "LANG": "C.UTF-8",
@@ -171,10 +173,8 @@ class Host:
 
     def start_openvswitch(self) -> None:
         """Start Open vSwitch with the bridge and its uplink; returns when both daemons serve."""
-        daemon = ("--pidfile", "--detach", "--log-file", "-vconsole:off")
-        database = "/etc/openvswitch/conf.db"
-        self.run("ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema")
-        self.run("ovsdb-server", database, "--remote=punix:/run/openvswitch/db.sock", *daemon)
+        self.run("ovsdb-tool", "create", DATABASE, "/usr/share/openvswitch/vswitch.ovsschema")
+        self.start_database()
         self.vsctl("--no-wait", "init")
         self.start_vswitchd()
         self.add_bridge()
@@ -184,9 +184,17 @@ class Host:
         bridge = ("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
         self.vsctl(*bridge, "--", "add-port", BRIDGE, UPLINK)
 
+    def start_database(self) -> None:
+        """Start the switch's database server alone, with what it holds."""
+        self.run("ovsdb-server", DATABASE, "--remote=punix:/run/openvswitch/db.sock", *OVS_DAEMON)
+
+    def stop_database(self) -> None:
+        """End the switch's database server; the switch daemon goes on without it."""
+        self.stop("/run/openvswitch/ovsdb-server.pid")
+
     def start_vswitchd(self) -> None:
         """Start the switch daemon alone; the database serves already."""
-        self.run("ovs-vswitchd", "--pidfile", "--detach", "--log-file", "-vconsole:off")
+        self.run("ovs-vswitchd", *OVS_DAEMON)
 
     def stop_vswitchd(self) -> None:
         """End the switch daemon; the database goes on serving."""

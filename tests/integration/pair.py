@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -107,12 +108,12 @@ class Node:
         assert netdev is not None
         return netdev.name
 
-    def provision(self) -> None:
+    def provision(self, vfs: int = VFS) -> None:
         """Make the VFs, as an administrator does before anything of ours runs."""
         sysfs = self.host.path(f"/sys/bus/pci/devices/{self.pf}")
         (sysfs / "sriov_drivers_autoprobe").write_text("0")
         (sysfs / "sriov_numvfs").write_text("0")
-        (sysfs / "sriov_numvfs").write_text(str(VFS))
+        (sysfs / "sriov_numvfs").write_text(str(vfs))
         self.card.set_eswitch_mode(self.pf, SWITCHDEV)
 
     def reset(self) -> None:
@@ -131,6 +132,7 @@ class Node:
             self.restart_libvirtd()  # it remembers VFs that it did not bind itself, and would leave them bound
         self.hooks.clear()
         self.set_unmigratable(False)
+        self.set_ballast(0)
         for port in self.host.ports():
             self.host.vsctl("del-port", BRIDGE, port)
         self.card.refit(Hardware())
@@ -149,6 +151,15 @@ class Node:
             flag.touch()
         else:
             flag.unlink(missing_ok=True)
+
+    def set_ballast(self, mebibytes: int) -> None:
+        """Fill so much of the memory of guests that start from now on with what takes time to copy; 0 for none."""
+        ballast = self.host.path("/run/emulator/ballast")
+        ballast.parent.mkdir(exist_ok=True)
+        if mebibytes:
+            ballast.write_bytes(random.Random(1).randbytes(mebibytes << 20))
+        else:
+            ballast.unlink(missing_ok=True)
 
     def state(self) -> State:
         """What a migration may change on this host, looked up where it is."""
@@ -213,6 +224,10 @@ class Node:
             f"the guests of {self.host.name} to be stamped",
             lambda: all("psid=" in self.host.virsh("dumpxml", name) for name in self.host.domains()),
         )
+
+    def reconcile(self) -> None:
+        """Have the daemon compare host and claims once, as an administrator does."""
+        self.host.run("vfmigrate", "reconcile")
 
     def restart_libvirtd(self) -> None:
         """End libvirtd and start it again; guests go on running."""

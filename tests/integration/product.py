@@ -46,7 +46,8 @@ class Product:
     def __init__(self, host: Host, pf: str, environment: Mapping[str, str]) -> None:
         self._host = host
         self._pf = pf
-        self._environment = environment
+        #: of the daemon, from its next start on
+        self.environment = dict(environment)
         self._daemon: Optional[subprocess.Popen[str]] = None
 
     def install(self, staged: Path) -> None:
@@ -84,7 +85,7 @@ class Product:
         self.install_hook()
         self._host.path("/run/vfmigrate").mkdir(exist_ok=True)
         log = self._host.path(LOG)
-        self._daemon = self._host.spawn("vfmigrated", env=self._environment, log=log)
+        self._daemon = self._host.spawn("vfmigrated", env=self.environment, log=log)
 
     def wait_until_answering(self) -> None:
         """Wait until the daemon takes requests."""
@@ -104,6 +105,16 @@ class Product:
             self._daemon.wait(timeout=10)
             self._daemon = None
 
+    def has_died(self) -> bool:
+        """Whether the daemon that was started last has ended by itself."""
+        return self._daemon is not None and self._daemon.poll() is not None
+
+    def bury(self) -> None:
+        """Take note of a daemon that has ended by itself."""
+        assert self._daemon is not None
+        self._daemon.wait(timeout=10)
+        self._daemon = None
+
     def reset(self) -> None:
         """End the daemon; take away the hook and what the daemon keeps."""
         self.stop()
@@ -116,10 +127,12 @@ class Product:
         return file.read_text() if file.exists() else ""
 
     def age_claims(self, seconds: float) -> None:
-        """Make the claims on disk look as if they had last changed earlier; the daemon must not run."""
+        """Make the claims on disk look as if they had been made earlier; the daemon must not run."""
         for file in self._host.path(CLAIMS).glob("*.json"):
             claim = json.loads(file.read_text())
             claim["since"] -= seconds
+            if claim["expires"] is not None:
+                claim["expires"] -= seconds
             file.write_text(json.dumps(claim))
 
     def claims(self) -> dict[str, Any]:

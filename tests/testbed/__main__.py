@@ -14,7 +14,7 @@ from tests.testbed import images, resident, scenario, terminal
 from tests.testbed.lab import hosts_up
 from tests.testbed.namespace import run_inside
 from tests.testbed.report import PASSED
-from tests.testbed.scenarios import ALL, DEMO
+from tests.testbed.scenarios import ALL, APART, DEMO
 
 
 def prepare(chosen: Sequence[ModuleType] = ()) -> int:
@@ -32,7 +32,7 @@ def prepare(chosen: Sequence[ModuleType] = ()) -> int:
 
 def scenarios_named(names: Sequence[str]) -> list[ModuleType]:
     """The scenarios with these names, or all. Raises SystemExit for a name that is none."""
-    known = {module.NAME: module for module in ALL}
+    known = {module.NAME: module for module in (*ALL, *APART)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SystemExit(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from vfmigrate.errors import HostError, InputError
 from vfmigrate.pci import PciAddress
 
 VF = PciAddress(0, 1, 0x10, 2)
+DOMAIN = "22222222-2222-4222-8222-222222222222"
+OTHER = "22222222-2222-4222-8222-222222222223"
 CLAIM = Claim(
-    vf=VF, pool="data", domain="u-1", domain_name="guest1", state=claims.RESERVED, since=0.0, vlan=42
+    vf=VF, pool="data", domain=DOMAIN, domain_name="guest1", state=claims.RESERVED, since=0.0, vlan=42
 )
 
 
@@ -37,7 +40,7 @@ def test_a_claim_survives_the_daemon(tmp_path: Path) -> None:
     first.close()
     again = ClaimStore(tmp_path / "claims")
     assert again.get(VF) == put
-    assert again.of_domain("u-1") == [put]
+    assert again.of_domain(DOMAIN) == [put]
     again.close()
 
 
@@ -51,7 +54,7 @@ def test_a_late_clean_up_touches_no_newer_owner(store: ClaimStore) -> None:
     old = store.put(CLAIM)
     store.drop(old)
     new = store.put(
-        Claim(vf=VF, pool="data", domain="u-2", domain_name="g2", state=claims.PLUGGED, since=0.0)
+        Claim(vf=VF, pool="data", domain=OTHER, domain_name="g2", state=claims.PLUGGED, since=0.0)
     )
     assert not store.drop(old)
     assert store.change(old, state=claims.PREPARED) is None
@@ -65,7 +68,12 @@ def test_a_change_keeps_what_it_does_not_name(store: ClaimStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "null", "[]", '{"format": 1}', '{"format": 99}', claims.encode(CLAIM)[:-9], "\x00" * 50]
+    "text",
+    [
+        *("", "{", "null", "[]", '{"format": 1}', '{"format": 99}', claims.encode(CLAIM)[:-9], "\x00" * 50),
+        claims.encode(replace(CLAIM, domain="guest1")),
+        claims.encode(replace(CLAIM, mac="52:54")),
+    ],
 )
 def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
     directory = tmp_path / "claims"

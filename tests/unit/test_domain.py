@@ -96,6 +96,11 @@ def test_rewriting_keeps_quotes_order_and_odd_spacing() -> None:
         ("<network/>", "of a <network>, not of a <domain>"),
         ("<domain><name>x</name></domain>", "no <uuid>"),
         ("<!DOCTYPE d [<!ENTITY a 'b'>]><domain/>", "document type declaration"),
+        ("<domain><name>x</name><uuid>guest1</uuid></domain>", "a <uuid> that is none"),
+        (
+            MARKED.replace("mac address='52:54:00:00:00:02'", "mac address='52:54'"),
+            "a MAC address that is none",
+        ),
         (MARKED.replace("bus='0x01'", "bus='zwei'"), "PCI address that is no number"),
         (MARKED.replace("slot='0x10'", "slot='0x40'"), "PCI address out of range"),
         (MARKED.replace("vlan='42'", "vlan='4095'"), "metadata is unreadable: vlan='4095'"),
@@ -114,6 +119,18 @@ def test_bad_input_is_refused_in_one_line(xml: str, told: str) -> None:
         domain.read(xml)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "cut", ["<interface type='hostdev' managed='yes'>", "</devices>", "<devices>", "<uuid>"]
+)
+@pytest.mark.parametrize("piece", ["<a x='", '<a x="', "<!--", "<![CDATA[", "<a ", "</", "&", "<?"])
+def test_what_is_not_well_formed_is_not_quoted(cut: str, piece: str) -> None:
+    """The parser stumbles over whatever comes next: that may be a password."""
+    xml = MARKED.replace(cut, f"{piece}<graphics passwd='planted-9f1c'/>planted-9f1c {cut}")
+    with pytest.raises(InputError, match="not well-formed at line") as error:
+        domain.read(xml)
+    assert "planted" not in str(error.value)
 
 
 def test_external_entities_are_never_read() -> None:

@@ -16,14 +16,20 @@ from tests.testbed.scenarios import (
     failover,
     failover_no_bridge,
     failover_no_vf,
+    cancel_early,
+    cancel_late,
+    daemon_killed,
     host_boot,
+    libvirtd_killed,
     no_free_vf,
     ovirt,
+    ovs_down,
     plain_guest,
     provision_twice,
     rpm_install,
     rpm_remove,
     rpm_upgrade,
+    soak,
     vfio_quiet,
     vfio_two_vfs,
     vfio_vlan,
@@ -38,6 +44,11 @@ ALL: Sequence[ModuleType] = (
     failover,
     failover_no_vf,
     failover_no_bridge,
+    cancel_early,
+    cancel_late,
+    daemon_killed,
+    libvirtd_killed,
+    ovs_down,
     provision_twice,
     host_boot,
     rpm_install,
@@ -47,3 +58,5 @@ ALL: Sequence[ModuleType] = (
     ovirt,
 )
 DEMO: Sequence[ModuleType] = ALL[:3]
+# Run only when named.
+APART: Sequence[ModuleType] = (soak,)

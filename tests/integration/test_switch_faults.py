@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Open vSwitch that is down, restarted or changed by others, before, during and after a migration."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.hook_calls import BEFORE
+from tests.integration.hosts import BRIDGE, wait_for
+from tests.integration.journey import MAC, NAME, VLAN, Journey
+from tests.integration.pair import Node, Pair, start_products
+
+pytestmark = pytest.mark.hosts
+
+
+@pytest.fixture
+def journey(pair: Pair) -> Journey:
+    """A guest at home; promises soon run out."""
+    start_products(pair, claim_timeout=5)
+    return Journey(pair)
+
+
+def restart_openvswitch(node: Node) -> None:
+    """What an upgrade of Open vSwitch does."""
+    node.host.stop_vswitchd()
+    node.host.stop_database()
+    node.host.start_database()
+    node.host.start_vswitchd()
+
+
+def test_no_database_on_the_destination(journey: Journey) -> None:
+    a, b = journey.pair.a, journey.pair.b
+    b.host.stop_database()
+    outcome = a.migrate(NAME, b)
+    b.host.start_database()
+    assert outcome.status != 0
+    assert "Open vSwitch" in outcome.error
+    assert "systemctl status" in outcome.error
+    assert len(outcome.error.splitlines()) == 1
+    assert b.hooks.operations() == ["migrate begin -"]
+    journey.stays()
+
+
+def test_the_database_dies_before_the_port_is_plugged(journey: Journey) -> None:
+    a, b = journey.pair.a, journey.pair.b
+    with b.hooks.hold(NAME, "start", BEFORE):
+        migration = a.begin_migration(NAME, b)
+        b.hooks.wait_for("start")
+        b.host.stop_database()
+    outcome = migration.finish()
+    b.host.start_database()
+    assert outcome.status != 0
+    assert "Open vSwitch" in outcome.error
+    journey.stays()
+
+
+def test_open_vswitch_is_restarted_on_both_hosts_half_way(journey: Journey) -> None:
+    a, b = journey.pair.a, journey.pair.b
+    with b.hooks.hold(NAME, "started", BEFORE):
+        migration = a.begin_migration(NAME, b)
+        b.hooks.wait_for("started")
+        for node in (b, a):
+            restart_openvswitch(node)
+    outcome = migration.finish()
+    assert outcome.status == 0, outcome.error
+    wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
+    (port,) = b.switch_ports().values()
+    assert (port.tag, port.ids["attached-mac"]) == (VLAN, MAC)
+
+
+def test_the_source_has_no_database_when_its_guest_leaves(journey: Journey) -> None:
+    """Nothing may be refused any more: the port goes with the first reconcile after the database is back."""
+    a, b = journey.pair.a, journey.pair.b
+    a.host.stop_database()
+    outcome = a.migrate(NAME, b)
+    a.host.start_database()
+    assert outcome.status == 0, outcome.error
+    assert a.host.ports() == [a.representor(3)]
+    a.reconcile()
+    wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
+
+
+def test_the_bridge_is_deleted_half_way(journey: Journey) -> None:
+    a, b = journey.pair.a, journey.pair.b
+    with b.hooks.hold(NAME, "start", BEFORE):
+        migration = a.begin_migration(NAME, b)
+        b.hooks.wait_for("start")
+        b.host.vsctl("del-br", BRIDGE)
+    outcome = migration.finish()
+    b.host.add_bridge()
+    assert outcome.status != 0
+    assert f"no bridge '{BRIDGE}'" in outcome.error
+    assert f"ovs-vsctl add-br {BRIDGE}" in outcome.error
+    journey.stays()
+
+
+def test_the_bridge_is_deleted_under_a_guest(journey: Journey) -> None:
+    """The guest is cut off until there is a bridge again, and one reconcile later it is not."""
+    a = journey.pair.a
+    a.host.vsctl("del-br", BRIDGE)
+    a.host.run("vfmigrate", "reconcile")
+    a.host.add_bridge()
+    journey.stays()
+
+
+def test_another_controller_steals_the_port_of_a_guest(journey: Journey) -> None:
+    """It is theirs from then on: neither a reconcile nor the end of the guest takes it away from them."""
+    a, b = journey.pair.a, journey.pair.b
+    port = a.representor(3)
+    a.host.vsctl("del-port", BRIDGE, port, "--", "add-port", BRIDGE, port, "tag=7")
+    stolen = a.switch_ports()
+    a.reconcile()
+    assert a.switch_ports() == stolen
+    assert "was not made by vfmigrate" in a.product.log()
+    assert a.migrate(NAME, b).status == 0
+    a.reconcile()
+    assert a.switch_ports() == stolen
+    (arrived,) = b.switch_ports().values()
+    assert arrived.tag == VLAN
+
+
+def test_another_controller_has_the_port_of_the_promised_vf(journey: Journey) -> None:
+    a, b = journey.pair.a, journey.pair.b
+    port = b.representor(3)
+    with b.hooks.hold(NAME, "start", BEFORE):
+        migration = a.begin_migration(NAME, b)
+        b.hooks.wait_for("start")
+        b.host.vsctl("add-port", BRIDGE, port, "tag=7")
+    outcome = migration.finish()
+    assert outcome.status != 0
+    assert f"port {port} of bridge {BRIDGE} was not made by vfmigrate" in outcome.error
+    assert f"ovs-vsctl del-port {BRIDGE} {port}" in outcome.error
+    assert [each.tag for each in b.switch_ports().values()] == [7]
+    b.host.vsctl("del-port", BRIDGE, port)
+    journey.stays()

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the fuzzer on each target, each in a process of its own, and counts what was tried."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from tests.soak.tally import INPUTS, Tally
+from tests.testbed.run import run as run_command
+
+TREE = Path(__file__).resolve().parents[2]
+TARGETS = ("xml", "metadata", "socket", "config", "claim")
+# More than this would be another kind of search.
+_RUNS = 100_000_000
+_GRACE_S = 60
+
+
+def python() -> Path:
+    """The interpreter that has the fuzzer; it is made when missing."""
+    return Path(run_command(TREE / "tests/venv.sh", "fuzz.txt").strip()) / "bin/python"
+
+
+def run(seconds: int, folder: Path) -> list[Tally]:
+    """Fuzz each target for so many seconds; what went wrong is kept in `folder`, and so is the corpus."""
+    interpreter = python()
+    return [fuzz(interpreter, name, seconds, folder / name) for name in TARGETS]
+
+
+def fuzz(interpreter: Path, name: str, seconds: int, folder: Path) -> Tally:
+    """Fuzz one target."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tally = Tally(f"fuzzing: {name}", INPUTS)
+    begun = time.monotonic()
+    command = [interpreter, "-m", "tests.soak.fuzz_target", name, folder, _RUNS, seconds]
+    done = subprocess.run(
+        [os.fspath(word) if isinstance(word, Path) else str(word) for word in command],
+        cwd=TREE,
+        env={**os.environ, "PYTHONPATH": f"lib{os.pathsep}."},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds + _GRACE_S,
+        check=False,
+    )
+    (folder / "log").write_text(done.stdout + done.stderr)
+    found = re.search(r"stat::number_of_executed_units: (\d+)", done.stderr)
+    tally.tried = int(found.group(1)) if found else 0
+    covered = re.findall(r" cov: (\d+)", done.stderr)
+    tally.measured["branches_covered"] = int(covered[-1]) if covered else 0
+    if done.returncode != 0:
+        told = [line for line in done.stderr.splitlines() if "Error" in line or "ERROR" in line]
+        tally.fail(f"{' / '.join(told[:3]) or 'it ended at once'}; see {folder}")
+    elif tally.tried == 0:
+        tally.fail(f"nothing was tried; see {folder}/log")
+    tally.seconds = round(time.monotonic() - begun, 1)
+    return tally

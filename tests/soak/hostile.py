@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Input from outside, put to the code that reads it, and what must hold whatever it is.
+
+No exception but a VfmigrateError of one line; nothing of the host changed by what was refused; nothing left once the
+guest is gone; a password in the input appears neither in an error, nor in the log, nor in a claim.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any, Callable
+
+from tests.fakes.doors import MemoryHost
+from vfmigrate import claims, config, protocol
+from vfmigrate.claims import ClaimStore
+from vfmigrate.config import Config, Pool
+from vfmigrate.converge import Converger
+from vfmigrate.errors import InputError, VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.operations import HookOperations
+from vfmigrate.pci import PciAddress
+from vfmigrate.promises import Promises
+
+PASSWORD = "planted-9f1c"  # noqa: S105  (what must not be found)
+CLIENT = 107
+UUID = "22222222-2222-4222-8222-222222222222"
+OPERATIONS = ("migrate", "restore", "prepare", "start", "started", "stopped", "release", "reconnect")
+
+DOMAIN = f"""<domain type='kvm'><name>guest1</name><uuid>{UUID}</uuid><metadata>
+<v:vfs xmlns:v='urn:vfmigrate:domain:1'>
+<v:vf mac='52:54:00:00:00:02' pool='data' vlan='42' address='0000:81:00.2' psid='MT_0000000892' msix='11'/>
+<v:vf mac='52:54:00:00:00:04' pool='data' trunks='42 43' address='0000:81:00.3' strategy='failover'/>
+</v:vfs></metadata><devices>
+<graphics type='vnc' passwd='{PASSWORD}'/>
+<interface type='hostdev' managed='yes'><mac address='52:54:00:00:00:02'/>
+<source><address type='pci' domain='0x0000' bus='0x81' slot='0x00' function='0x2'/></source></interface>
+<hostdev mode='subsystem' type='pci' managed='yes'>
+<source><address domain='0x0000' bus='0x01' slot='0x00' function='0x3'/></source></hostdev>
+<interface type='bridge'><mac address='52:54:00:00:00:04'/><source bridge='br-data'/><vlan><tag id='42'/></vlan>
+<virtualport type='openvswitch'/><model type='virtio'/><teaming type='persistent'/><alias name='ua-1'/></interface>
+</devices></domain>"""
+
+CONFIGURATION = """\
+[daemon]
+claim_timeout = 60
+readers = nobody
+[pool data]
+pf = 0000:01:00.0
+bridge = br-data
+vlans = 42 100-199
+mtu = 9000
+"""
+
+
+class HostileInputError(AssertionError):
+    """Input did what none may."""
+
+
+def check(condition: object, why: str) -> None:
+    """Raises HostileInputError unless the condition holds."""
+    if not condition:
+        raise HostileInputError(why)
+
+
+def check_told(error: VfmigrateError) -> None:
+    """An error is a line for the administrator, without the password."""
+    told = str(error)
+    check(told, "an error says nothing")
+    check("\n" not in told, f"an error has several lines: {told!r}")
+    check(len(told) < 4096, f"an error of {len(told)} characters")
+    check(PASSWORD not in told, f"an error tells the password: {told!r}")
+
+
+class Rig:
+    """A host in memory, and what the daemon puts over it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        pool = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlans=frozenset({42, 43}), mtu=9000)
+        settings = Config({"data": pool}, clients=frozenset({str(CLIENT)}))
+        self._settings = settings
+        self._entries = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._entries.bind(str(directory / "journal"))
+        self._log = log = Journal(directory / "journal")
+        self.memory = MemoryHost()
+        self.store = ClaimStore(directory / "claims")
+        converger = Converger(self.memory.host, settings, self.store)
+        self._operations = HookOperations(settings, self.memory.host, self.store, converger, log)
+        self._promises = Promises(settings, self.memory.host, self.store, converger, log)
+        for vf in self.memory.vfs:
+            converger.converge(vf)
+        self.untouched = self.state()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.store.close()
+        self._log.close()
+        self._entries.close()
+
+    def state(self) -> tuple[Any, ...]:
+        """All of the host that input could change."""
+        card, switch = self.memory.card, self.memory.ovs
+        return (
+            card.functions(),
+            [(port.index, port.hw_addr, port.migratable) for port in card.ports(card.pfs[0])],
+            {name: (port.tag, port.owner) for name, port in switch.ports.items()},
+            {index: (link.up, link.mtu) for index, link in self.memory.links.links.items() if link.up},
+            [claim.vf for claim in self.store.all()],
+        )
+
+    def hook(self, operation: str, xml: str) -> None:
+        """An event of libvirt's; afterwards the guest it spoke of is gone."""
+        before = self.state()
+        try:
+            answer = self._operations.handle(operation, "begin", "-", xml)
+            check(answer is None or operation in ("migrate", "restore"), f"{operation} rewrites the XML")
+        except VfmigrateError as error:
+            check_told(error)
+            if isinstance(error, InputError):
+                check(self.state() == before, f"refused, and yet the host changed: {error}")
+        self._check_secrets()
+        self._leave()
+
+    def request(self, line: bytes) -> None:
+        """A line on the socket, from a client."""
+        before = self.state()
+        try:
+            request = protocol.decode_request(line)
+            protocol.authorize(request, CLIENT, frozenset(), self._settings.clients)
+            if request.name in protocol.PROMISING:
+                json.dumps(self._promises.answer(request))
+        except VfmigrateError as error:
+            check_told(error)
+            check(self.state() == before, f"refused, and yet the host changed: {error}")
+        self._leave()
+
+    def _leave(self) -> None:
+        """What was taken is given back, as when a guest goes."""
+        for claim in self.store.all():
+            for operation in ("stopped", "release"):
+                xml = f"<domain><name>g</name><uuid>{claim.domain}</uuid></domain>"
+                self._operations.handle(operation, "end", "-", xml)
+        check(self.state() == self.untouched, f"left behind: {self.state()} instead of {self.untouched}")
+        self._check_secrets()
+
+    def _check_secrets(self) -> None:
+        for file in (self._directory / "claims").iterdir():
+            check(PASSWORD not in file.read_text(errors="replace"), f"{file.name} holds the password")
+        while True:
+            try:
+                entry = self._entries.recv(1 << 16)
+            except BlockingIOError:
+                return
+            check(PASSWORD.encode() not in entry, f"the log tells the password: {entry!r}")
+            check(b"has a bug" not in entry, f"the log tells of a bug: {entry!r}")
+
+
+def configuration(directory: Path, data: bytes) -> None:
+    """A configuration file: read, or refused by name."""
+    path = directory / "vfmigrate.conf"
+    path.write_bytes(data)
+    try:
+        config.load(path)
+    except VfmigrateError as error:
+        check_told(error)
+        check(str(path) in str(error), f"the error does not name the file: {error}")
+
+
+def claim(data: bytes) -> None:
+    """A claim's file: what is read is written the same."""
+    try:
+        read = claims.decode(data.decode("utf-8", "replace"))
+    except VfmigrateError as error:
+        check_told(error)
+        return
+    check(claims.decode(claims.encode(read)) == read, f"another claim when written: {read}")
+
+
+def spliced(text: str, cuts: list[tuple[int, int, str]]) -> str:
+    """Text with pieces replaced: from where, how many characters, by what. The password itself is left whole."""
+    secret = re.search(PASSWORD, text)
+    for start, length, piece in cuts:
+        at = start % (len(text) + 1)
+        end = min(at + length, len(text))
+        if secret is not None and at < secret.end() and end > secret.start():
+            continue
+        text = text[:at] + piece + text[end:]
+        secret = re.search(PASSWORD, text)
+    return text
+
+
+#: what the fuzzer is run on, by name: the least that a target needs to be given bytes
+Target = Callable[[bytes], None]

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a part of the soak tried, and what went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+OPERATIONS = "operations"
+FAULTS = "faults"
+INPUTS = "inputs"
+# Of what goes wrong in the same way a thousand times, the first say enough.
+_TOLD = 20
+
+
+@dataclass
+class Tally:
+    """One part: how many of what it tried, and each that went wrong in a sentence."""
+
+    name: str
+    #: OPERATIONS, FAULTS or INPUTS
+    kind: str
+    tried: int = 0
+    wrong: int = 0
+    failures: list[str] = field(default_factory=list)
+    #: further figures, by name
+    measured: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def fail(self, why: str) -> None:
+        """Count something that went wrong."""
+        self.wrong += 1
+        if len(self.failures) < _TOLD:
+            self.failures.append(" ".join(why.split())[:500])
+
+    def as_json(self) -> dict[str, Any]:
+        """The tally for the report."""
+        return asdict(self)

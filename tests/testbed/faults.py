@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What scenarios of faults share: a migration slow enough to disturb it half-way, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.testbed import expect, facts, terminal
+from tests.testbed.guest import Guest
+from tests.testbed.host import Host
+from tests.testbed.lab import Lab, Migration
+from tests.testbed.peer import Peer
+from tests.testbed.report import Record
+
+# MiB/s, the least that libvirt knows: the guest's memory takes half a minute.
+SLOW = 1
+# MiB/s, more than the network between the hosts carries.
+FAST = 1000
+# ms. With the least, the last of the memory never fits into the guest's pause: such a migration does not end.
+LEAST_PAUSE = 1
+USUAL_PAUSE = 300
+UNDER_WAY_S = 60
+# How long libvirt may take to notice that the other side is gone, and to take its half back.
+ROLLED_BACK_S = 60
+
+
+@dataclass
+class UnderWay:
+    """A migration that goes on while the scenario does something else."""
+
+    lab: Lab
+    guest: Guest
+    source: Host
+    destination: Host
+    job: Future[Migration]
+
+    def await_copying(self) -> None:
+        """Wait until libvirt on the source copies the guest's memory: the destination's part is prepared then."""
+        self._await("Memory processed")
+
+    def await_iteration(self, number: int) -> None:
+        """Wait until all of the memory went over, and what changed meanwhile `number` times more."""
+        self._await("Iteration", number + 1)
+
+    def _await(self, figure: str, least: int = 0) -> None:
+        deadline = time.monotonic() + UNDER_WAY_S
+        while True:
+            expect.that(not self.job.done(), "the migration was over before anything went wrong")
+            told = self.source.result(f"virsh domjobinfo {self.guest.name}").stdout
+            found = [line.split()[1] for line in told.splitlines() if line.startswith(f"{figure}:")]
+            if found and float(found[0]) >= least:
+                return
+            expect.that(time.monotonic() < deadline, f"the migration did not come to '{figure}' {least}")
+            time.sleep(0.2)
+
+    def cancel(self) -> None:
+        """Cancel it as an administrator does."""
+        self.source.run(f"virsh domjobabort {self.guest.name}")
+
+    def outcome(self) -> Migration:
+        """Wait for its end, however it ends."""
+        return self.job.result()
+
+
+@contextmanager
+def slow_migration(
+    lab: Lab, guest: Guest, source: Host, destination: Host, *, endless: bool = False
+) -> Iterator[UnderWay]:
+    """A migration at the least speed; `endless`: one that can only be cancelled. Waits for its end when left."""
+    source.run(f"virsh migrate-setspeed {guest.name} {SLOW}")
+    if endless:
+        source.run(f"virsh migrate-setmaxdowntime {guest.name} {LEAST_PAUSE}")
+    with ThreadPoolExecutor(1) as lane:
+        yield UnderWay(lab, guest, source, destination, lane.submit(lab.migrate, guest, source, destination))
+
+
+def full_speed(guest: Guest, host: Host) -> None:
+    """Take back what slowed the guest's migrations down."""
+    host.run(f"virsh migrate-setspeed {guest.name} {FAST}")
+    host.run(f"virsh migrate-setmaxdowntime {guest.name} {USUAL_PAUSE}")
+
+
+def failed(migration: Migration, *words: str) -> str:
+    """Expect virsh to have failed with these words; returns what it said."""
+    told = " ".join(migration.result.stderr.split())
+    expect.that(migration.result.status != 0, "virsh migrate succeeded although it must not")
+    for word in words:
+        expect.that(word in told, f"the message does not speak of '{word}': {told}")
+    return told
+
+
+def stayed(lab: Lab, guest: Guest, home: Host, other: Host, before: facts.Facts) -> None:
+    """Expect the guest at home and nowhere else, alive, and the other host, reconciled once, as it was before."""
+    deadline = time.monotonic() + ROLLED_BACK_S
+    while lab.running(guest, other):
+        expect.that(time.monotonic() < deadline, f"{guest.name} is on {other.hostname} as well")
+        time.sleep(0.5)
+    expect.that(lab.running(guest, home), f"{guest.name} does not run on {home.hostname} any more")
+    state = home.run(f"virsh domstate {guest.name}").strip()
+    expect.that(state == "running", f"{guest.name} is {state} on {home.hostname}")
+    lab.await_life(guest, 60)
+    for host in lab.hosts:
+        host.run("vfmigrate reconcile")
+    expect.plugged(lab, guest, home)
+    left = facts.left_behind(before, facts.look(other))
+    told = "; ".join(f"{kind} {', '.join(items)}" for kind, items in left.items() if items)
+    expect.that(not told, f"{other.hostname} is not as it was before: {told}")
+
+
+@contextmanager
+def heard(record: Record, guest: Guest) -> Iterator[Peer]:
+    """A peer that pings the guest's first NIC throughout, from when it answers on; what it heard is recorded."""
+    peer = Peer(guest.nics[0].address)
+    try:
+        expect.that(peer.await_answers(10, 30), "the guest does not answer the peer at first")
+        yield peer
+        expect.that(peer.await_answers(10, 30), "the guest does not answer the peer at the end")
+    finally:
+        hearing = peer.stop()
+        record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
+        record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+        record.longest_wait_ms = round(hearing.longest_wait_ms, 1)
+
+
+def at_home(lab: Lab, record: Record, guest: Guest) -> None:
+    """Boot the guest on host A, and record where it is."""
+    nic = guest.nics[0]
+    with terminal.step("guest with a VF boots on host A"):
+        lab.start_guest(lab.a, guest)
+    record.mac, record.source_vlan = nic.mac, nic.vlan
+    record.source_vf = expect.plugged(lab, guest, lab.a)[nic.mac].address
+
+
+def arrives(lab: Lab, record: Record, guest: Guest) -> None:
+    """Expect a plain migration from A to B to work after all that went wrong; the guest ends there."""
+    nic = guest.nics[0]
+    full_speed(guest, lab.a)
+    with terminal.step("virsh migrate --live, A to B, with nothing in its way"):
+        there = lab.migrate(guest, lab.a, lab.b)
+    expect.migrated(there, guest)
+    expect.moved(lab, guest, lab.a, lab.b)
+    record.downtime_ms = there.downtime_ms
+    record.destination_vf = expect.plugged(lab, guest, lab.b)[nic.mac].address
+    record.destination_vlan = nic.vlan
