@@ -202,9 +202,6 @@ def _text(root: etree._Element, tag: str) -> str:
     return text
 
 
-<<<<<<< HEAD
-def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
-=======
 def _uuid(root: etree._Element) -> str:
     text = _text(root, "uuid")
     try:
@@ -214,8 +211,7 @@ def _uuid(root: etree._Element) -> str:
     return text
 
 
-def read(xml: Union[str, bytes]) -> Domain:
->>>>>>> w/faults
+def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
     """Read what concerns us of a domain.
 
     Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours; to

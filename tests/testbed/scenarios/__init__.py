@@ -13,12 +13,12 @@ from types import ModuleType
 
 from tests.testbed.scenarios import (
     ansible_role,
-    failover,
-    failover_no_bridge,
-    failover_no_vf,
     cancel_early,
     cancel_late,
     daemon_killed,
+    failover,
+    failover_no_bridge,
+    failover_no_vf,
     host_boot,
     libvirtd_killed,
     no_free_vf,
