@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Callable
 
 from tests.testbed import images, resident, scenario, terminal
-from tests.testbed.lab import hosts_up
+from tests.testbed.lab import Lab, hosts_here, hosts_up
 from tests.testbed.namespace import run_inside
 from tests.testbed.report import PASSED
 from tests.testbed.scenarios import ALL, APART, DEMO
@@ -40,20 +40,22 @@ def scenarios_named(names: Sequence[str]) -> list[ModuleType]:
 
 
 def run_scenarios(chosen: Sequence[ModuleType]) -> int:
-    """Bring the hosts up and run scenarios on them; 0 when all passed."""
+    """Bring the hosts up, unless they are, and run scenarios on them; 0 when all passed."""
 
     def work() -> int:
         with hosts_up() as lab:
-            records = scenario.run_all(lab, chosen)
-        return 0 if all(record.outcome == PASSED for record in records) else 1
+            return run_on(lab, chosen)
 
-    if resident.running():
-        print(
-            "hosts are up already, and two pairs would be too slow: run make testbed-down first",
-            file=sys.stderr,
-        )
-        return 1
-    return prepare(chosen) or run_inside(work, network=True)
+    prepared = prepare(chosen)
+    if prepared == 0 and resident.running():
+        return resident.scenarios([module.NAME for module in chosen])
+    return prepared or run_inside(work, network=True)
+
+
+def run_on(lab: Lab, chosen: Sequence[ModuleType]) -> int:
+    """Run scenarios on hosts that are up; 0 when all passed."""
+    records = scenario.run_all(lab, chosen)
+    return 0 if all(record.outcome == PASSED for record in records) else 1
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -63,6 +65,8 @@ def arguments() -> argparse.ArgumentParser:
     verbs.add_parser("demo", help="the first three scenarios, with a timeline of what happens")
     run = verbs.add_parser("run", help="all scenarios, or those named")
     run.add_argument("scenario", nargs="*")
+    here = verbs.add_parser("here", help=argparse.SUPPRESS)  # `run`, once inside the hosts' namespaces
+    here.add_argument("scenario", nargs="*")
     verbs.add_parser("prepare", help="only fill the cache")
     verbs.add_parser("up", help="start the hosts and leave them running")
     shell = verbs.add_parser("shell", help="a root shell on a running host")
@@ -81,6 +85,7 @@ def main() -> int:
     actions: dict[str, Callable[[], int]] = {
         "demo": lambda: run_scenarios(DEMO),
         "run": lambda: run_scenarios(scenarios_named(options.scenario)),
+        "here": lambda: run_on(hosts_here(), scenarios_named(options.scenario)),
         "prepare": prepare,
         "up": lambda: prepare() or resident.up(),
         "shell": lambda: resident.shell(options.host, options.command),

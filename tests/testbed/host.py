@@ -61,11 +61,9 @@ class Result:
 
 def prepare_run() -> None:
     """Lay out the run's directory and the root that QEMU runs in. Call once, inside the run's namespaces."""
-    shared = RUN / "shared"
-    shared.mkdir()
+    (RUN / "shared").mkdir()
     (RUN / "tmp").mkdir()
-    shutil.copy(kernel.guest_kernel(), shared / "guest-kernel")
-    shutil.copy(images.guest_initrd(), shared / "guest-initrd")
+    lay_out_guest()
     key = RUN / "id"
     shutil.copy(images.ssh_key() / "id", key)
     key.chmod(0o600)
@@ -79,6 +77,12 @@ def prepare_run() -> None:
     run("mount", "-t", "proc", "proc", root / "proc")
     run("mount", "--bind", cache.directory(), f"{root}{INSIDE_CACHE}")
     run("mount", "--bind", RUN, f"{root}{INSIDE_RUN}")
+
+
+def lay_out_guest() -> None:
+    """Put what guests boot where the hosts find it."""
+    shutil.copy(kernel.guest_kernel(), RUN / "shared" / "guest-kernel")
+    shutil.copy(images.guest_initrd(), RUN / "shared" / "guest-initrd")
 
 
 class Host:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from tests.testbed import cache, fabric, facts, product, provision, report, terminal
 from tests.testbed.guest import Guest
-from tests.testbed.host import Host, HostError, Result, prepare_run
+from tests.testbed.host import Host, HostError, Result, lay_out_guest, prepare_run
 from tests.testbed.namespace import RUN
 from tests.testbed.run import CommandError
 from tests.testbed.timeline import clock_offset
@@ -215,3 +215,14 @@ def hosts_up(install: bool = True) -> Iterator[Lab]:
     finally:
         for host in lab.hosts:
             host.stop()
+
+
+def hosts_here() -> Lab:
+    """The hosts that are up in these namespaces, with the product and the guest of this clone put on them."""
+    lab = Lab()
+    lay_out_guest()
+    with terminal.step("vfmigrate of this clone is installed on the hosts that are up"):
+        product.stage()
+        lab.on_both(product.replace)
+        lab.on_both(provision.provision)
+    return lab

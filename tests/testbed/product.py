@@ -55,13 +55,18 @@ def rpm(host: Host, *words: str) -> str:
     return host.run(f"rpm {shlex.join(words)}", timeout=RPM_TIMEOUT_S)
 
 
-def install(host: Host) -> None:
-    """Install the packages, configure the pool and have the daemon read that."""
+def install(host: Host, *options: str) -> None:
+    """Install the packages, with more options for rpm, configure the pool and have the daemon read that."""
     if host.result("rpm -q debian-packages").status != 0:
         rpm(host, "-U", str(REPOSITORY / "host/noarch/debian-packages-1-1.noarch.rpm"))
-    rpm(host, "-U", *files())
+    rpm(host, "-U", *options, *files())
     host.write(CONFIG_PATH, CONFIG)
     host.run("systemctl restart vfmigrated.service")
+
+
+def replace(host: Host) -> None:
+    """Install the packages over others of the same version."""
+    install(host, "--force")
 
 
 def upgrade(host: Host) -> None:

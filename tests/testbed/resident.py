@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hosts that stay up in the background, for a developer to look around: up, a shell on one, down."""
+"""Hosts that stay up in the background, for a developer: up, a shell on one, scenarios on both, down."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
 
-from tests.testbed import cache
+from tests.testbed import cache, images
 from tests.testbed.lab import hosts_up
 from tests.testbed.namespace import RUN, let_go, run_inside
+from tests.testbed.packages import CLONE
 
 STOP_S = 30
 
 
 def state_file() -> Path:
-    """Where the running pair of hosts is noted: its keeper's pid, when that started, and a pid inside."""
+    """Where the running pair of hosts is noted: its keeper's pid, when that started, and the hosts' disk image."""
     return cache.directory() / "testbed.state"
 
 
@@ -59,7 +60,8 @@ def up() -> int:
         if ready.read(1) != "1":
             os.waitpid(pid, 0)
             return 1
-    state_file().write_text(json.dumps({"keeper": str(pid), "started": started(pid)}))
+    noted = {"keeper": str(pid), "started": started(pid), "image": images.host_image().name}
+    state_file().write_text(json.dumps(noted))
     print("the hosts are up: make testbed-shell HOST=a (or b), make testbed-down")
     return 0
 
@@ -92,6 +94,19 @@ def shell(host: str, command: Sequence[str]) -> int:
     return subprocess.run(
         ["nsenter", "--target", str(inside), "--net", "--mount", *ssh], check=False
     ).returncode
+
+
+def scenarios(names: Sequence[str]) -> int:
+    """Run scenarios on the hosts that are up, which get the product of this clone; returns the exit status."""
+    state = running()
+    if state is None or state["image"] != images.host_image().name:
+        print("the hosts that are up are of another make: run make testbed-down first", file=sys.stderr)
+        return 1
+    inside = str(first_inside(int(state["keeper"])))
+    enter = ["nsenter", "--target", inside, "--net", "--mount", "--pid"]
+    # entering leads to the root directory
+    here = ["env", f"--chdir={CLONE}", sys.executable, "-m", "tests.testbed", "here", *names]
+    return subprocess.run([*enter, *here], check=False).returncode
 
 
 def first_inside(keeper: int) -> int:
