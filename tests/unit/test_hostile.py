@@ -21,7 +21,7 @@ from vfmigrate import domain, protocol
 from vfmigrate.claims import ClaimStore
 from vfmigrate.errors import HostError, InputError
 
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 PIECES = st.sampled_from(
     [
         "<a>",

@@ -106,7 +106,7 @@ def test_bad_messages_get_a_clear_refusal(path: Path, line: bytes, kind: str, to
 
 
 @given(st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.usefixtures("answers")
 def test_any_bytes_are_answered(path: Path, data: bytes) -> None:
     for answer in talk(path, data):
