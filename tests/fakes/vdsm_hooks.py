@@ -29,14 +29,19 @@ REFUSABLE = frozenset(
         "before_vm_start",
         "before_nic_hotplug",
         "before_nic_hotunplug",
+        "before_device_migrate_source",
         "before_vm_migrate_source",
+        "before_device_migrate_destination",
         "before_vm_migrate_destination",
     }
 )
 
 
 class HookError(Exception):
-    """What vdsm raises, with the last failed hook's standard error."""
+    """What vdsm raises, with the standard error of the last hook that ran, whether that one failed or not.
+
+    At before_vm_start it is the last that failed.
+    """
 
 
 @dataclass
@@ -94,9 +99,10 @@ class VdsmHooks:
                 environment["vmId"] = vm_id
             environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}:{self.module}"
             environment[variable] = name
+            begun = len(self.log)
             errors = self._run_all(scripts, environment)
             if errors and point in REFUSABLE:
-                raise HookError(errors[-1])
+                raise HookError(errors[-1] if point == "before_vm_start" else self.log[begun:][-1][2])
             return Path(name).read_bytes()
         finally:
             Path(name).unlink()

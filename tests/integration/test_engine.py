@@ -132,8 +132,8 @@ def test_changes_as_the_sdk_writes_them() -> None:
     filtered = read(PROFILES["2"])
     passed = vnic_profile.changed(filtered, Change(pass_through=True, no_network_filter=True))
     assert xml_of(filtered, passed) == canonical(
-        "<vnic_profile><migratable>true</migratable><network_filter/>"
-        "<pass_through><mode>enabled</mode></pass_through></vnic_profile>"
+        "<vnic_profile><migratable>true</migratable><pass_through><mode>enabled</mode></pass_through>"
+        "<network_filter/></vnic_profile>"
     )
     assert xml_of(plain, plain) == canonical("<vnic_profile/>")
 
