@@ -87,6 +87,7 @@ class Daemon:
             log,
             on_kept=self.keeper.settle_soon,
             departures=departures,
+            moves=self.operations.moves,
         )
         self.provisioner = Provisioner(
             settings,
@@ -98,7 +99,9 @@ class Daemon:
             firmware=FirmwareSettings(),
             offload=offload,
         )
-        self.status = Status(settings, self.host, self.store, offload, self.provisioner.check)
+        self.status = Status(
+            settings, self.host, self.store, offload, self.provisioner.check, self.operations.moves
+        )
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -197,6 +200,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     notify("READY=1")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     notify("STOPPING=1")
+    daemon.operations.moves.close()
     server.stop()
     daemon.stop()
     return 0

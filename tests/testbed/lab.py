@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,9 +106,10 @@ class Lab:
                 raise HostError(f"guest {guest.name} shows no life for {timeout:.0f} s on its console")
             time.sleep(0.1)
 
-    def migrate(self, guest: Guest, source: Host, destination: Host) -> Migration:
-        """A plain `virsh migrate --live`, as an administrator types it."""
-        command = f"virsh --timing migrate --live {guest.name} qemu+tcp://{destination.hostname}/system"
+    def migrate(self, guest: Guest, source: Host, destination: Host, *options: str) -> Migration:
+        """A plain `virsh migrate --live`, as an administrator types it, or with further options."""
+        words = ("migrate", "--live", *options, guest.name, f"qemu+tcp://{destination.hostname}/system")
+        command = f"virsh --timing {shlex.join(words)}"
         offset = clock_offset(source)
         result = source.result(f"date +%s.%N; exec {command}", MIGRATION_S)
         told = re.match(r"(\d+\.\d+)\n.*\(Time: (\d+\.\d+) ms\)", result.stdout, re.DOTALL)
