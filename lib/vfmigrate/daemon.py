@@ -55,12 +55,12 @@ class Daemon:
         self.store = ClaimStore(claims)
         systemd = Systemd()
         self.host = Host(Sysfs(load=systemd.load_module), Devlink(), Links(), OpenVswitch(settings.ovsdb))
-        converger = Converger(self.host, settings, self.store)
+        hypervisor = Hypervisor(settings.libvirt_uri)
+        converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
         self.announcer = Announcer(settings, self.host, self.store, log)
         self.operations = HookOperations(
             settings, self.host, self.store, converger, log, on_started=self.announcer.warm
         )
-        hypervisor = Hypervisor(settings.libvirt_uri)
         self.keeper = Keeper(
             settings,
             self.host,
