@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
 from vfmigrate.claims import Claim
-from vfmigrate.config import Config, Pool
+from vfmigrate.config import TAKE, Config, Pool
 from vfmigrate.domain import Domain, VfInterface
 from vfmigrate.errors import Refused
 from vfmigrate.metadata import Mark
@@ -30,6 +30,21 @@ class CardFacts:
     psid: Optional[str]
     firmware: Optional[str]
     msix: Optional[int]
+
+
+class Crowded(Refused):
+    """There are free VFs, but as many of their physical functions are on the move as may be at once."""
+
+    def __init__(self, pool: Pool, guests: Mapping[PciAddress, Sequence[str]]) -> None:
+        """`guests` are those on the move, by physical function."""
+        told = "; ".join(
+            f"{len(names)} VFs of PF {pf} are on the move already (guests {', '.join(sorted(set(names)))})"
+            for pf, names in guests.items()
+        )
+        super().__init__(
+            f"pool '{pool.name}' can take no further VF now: {told}",
+            f"a card moves {pool.max_migrating} at a time: try again when they have arrived",
+        )
 
 
 def holder(claim: Claim) -> str:
@@ -57,6 +72,17 @@ def choose(pool: Pool, candidates: Sequence[Candidate]) -> PciAddress:
         f"pool '{pool.name}' has no free VF on this host: {taken}",
         "move or shut down one of these guests, or add VFs",
     )
+
+
+def mark_of(interface: VfInterface, config: Config) -> Optional[Mark]:
+    """The mark of an interface; of one without, the mark that says what the configuration makes of it.
+
+    Only an <interface> counts: it must be a VF, and a plain <hostdev> may be anything.
+    """
+    if interface.mark is None and interface.form == "interface":
+        taker = next((pool.name for pool in config.pools.values() if pool.unmarked == TAKE), None)
+        return Mark(mac=interface.mac, pool=taker) if taker is not None else None
+    return interface.mark
 
 
 def pool_for(mark: Mark, config: Config) -> Optional[Pool]:

@@ -24,6 +24,8 @@ DEFAULT_PATH = Path("/etc/vfmigrate/vfmigrate.conf")
 
 #: what a key says that switches a thing off
 NONE = "none"
+#: what `unmarked` says of VFs that are to be ours although no metadata says so
+TAKE = "take"
 #: the value of `uplink` that stands for the physical port of each PF; no network device can have this name
 UPLINK_OF_PF = ""
 
@@ -158,6 +160,28 @@ class Pool:
         ),
     )
 
+    unmarked: str = field(
+        default="ignore",
+        metadata=_key(
+            "unmarked",
+            setting.choice("ignore", TAKE),
+            "What becomes of a guest that comes from another host, or from a file, with an interface of type hostdev "
+            "of which the guest's metadata says nothing, as from a host without vfmigrate. ignore leaves its VF as it "
+            "is: libvirt takes the one with the same address. take gives it a VF of this pool; what its card was is "
+            "then not known, and cannot be compared. One pool may say take. A plain hostdev is never taken.",
+        ),
+    )
+    max_migrating: int = field(
+        default=4,
+        metadata=_key(
+            "max_migrating",
+            setting.number(1, 4095),
+            "How many VFs of one physical function may be on their way to this host at once. Cards of the ConnectX "
+            "family carry four. A further guest waits for migrating_wait of the section daemon, and is then refused; "
+            "one with more VFs on a physical function than that is refused at once.",
+        ),
+    )
+
     #: the file that names the PFs, for what is found wrong with them later
     origin: str = field(default="", compare=False)
 
@@ -198,6 +222,15 @@ class Config:
             "claim_timeout",
             setting.number(5, 86400),
             "Seconds until a VF that was claimed for a guest which then never came is free again.",
+        ),
+    )
+    migrating_wait: int = field(
+        default=30,
+        metadata=_key(
+            "migrating_wait",
+            setting.number(0, 45),
+            "Seconds for which a migration to this host waits while as many VFs are on the move as may be "
+            "(max_migrating of the pool), before it is refused.",
         ),
     )
     reconcile_interval: int = field(
@@ -321,6 +354,7 @@ def load(path: Path = DEFAULT_PATH) -> Config:
             pool = _pool(section)
             _refuse_shared_pf(section, pool, pools.values())
             _refuse_shared_network(section, pool, pools.values())
+            _refuse_second_taker(section, pool, pools.values())
             pools[pool.name] = pool
         else:
             raise section.error("", "is not a section we know", "the sections are [daemon] and [pool NAME]")
@@ -339,4 +373,14 @@ def _refuse_shared_network(section: _Section, pool: Pool, others: Iterable[Pool]
         if pool.libvirt_network is not None and pool.libvirt_network == other.libvirt_network:
             raise section.error(
                 "network", f"'{pool.libvirt_network}' is already the network of pool '{other.name}'"
+            )
+
+
+def _refuse_second_taker(section: _Section, pool: Pool, others: Iterable[Pool]) -> None:
+    for other in others:
+        if pool.unmarked == other.unmarked == TAKE:
+            raise section.error(
+                "unmarked",
+                f"pool '{other.name}' already takes what is not marked",
+                "say ignore in one of them",
             )

@@ -17,6 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
+from vfmigrate import binding
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.errors import HostError, Refused
@@ -42,8 +43,8 @@ class Wanted:
 
     #: the VF must be able to take its state along
     migratable: bool
-    #: bind the best VFIO driver ourselves, as libvirt will not
-    bind: bool = False
+    #: the VFIO driver that we bind, as libvirt will not
+    bind: Optional[str] = None
     #: the host's own driver is welcome, and bound where there is none
     host_driver: bool = False
     port: Optional[WantedPort] = None
@@ -51,11 +52,11 @@ class Wanted:
     mtu: Optional[int] = None
 
 
-def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True) -> Wanted:
+def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Optional[str] = None) -> Wanted:
     """What the claim on a VF of this pool (None: the VF is free) asks of the host.
 
     `driven`: the guest's driver has the VF. While it has not, the standby of a failover pair carries the guest, and a
-    port of the VF's would draw its frames away.
+    port of the VF's would draw its frames away. `bind`: the VFIO driver that is not libvirt's to bind.
     """
     if claim is None:
         for_host = pool.free_vfs == "host"
@@ -71,7 +72,7 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True) -> Wanted
         port = WantedPort(pool.bridge, claim.id, settings)
     return Wanted(
         migratable=claim.strategy == "vfio",
-        bind=not claim.managed,
+        bind=bind,
         port=port,
         mac=claim.mac if claim.set_mac else None,
         mtu=pool.mtu,
@@ -116,13 +117,9 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
                 lambda host: host.devlink.set_port_function(state.pf, index, migratable=True),
             )
         )
-    if want.bind and (unbind or not state.vfio):
-        steps.append(
-            Step(
-                f"bind {state.vf} to its VFIO driver",
-                lambda host: host.sysfs.bind(state.vf, host.sysfs.variant_driver(state.vf)),
-            )
-        )
+    driver = want.bind
+    if driver is not None and (unbind or state.driver != driver):
+        steps.append(Step(f"bind {state.vf} to {driver}", lambda host: host.sysfs.bind(state.vf, driver)))
     return steps
 
 
@@ -209,7 +206,16 @@ def steps(state: VfState, want: Wanted) -> list[Step]:
 class Converger:
     """Converges VFs against the claims; one at a time for each VF."""
 
-    def __init__(self, host: Host, config: Config, store: ClaimStore) -> None:
+    def __init__(
+        self,
+        host: Host,
+        config: Config,
+        store: ClaimStore,
+        *,
+        libvirt_version: Callable[[], int] = lambda: binding.CHOOSES_VARIANT,
+    ) -> None:
+        """`libvirt_version` tells the version, as libvirt counts, without asking libvirt."""
+        self._libvirt_version = libvirt_version
         self._host = host
         self._config = config
         self._store = store
@@ -232,6 +238,9 @@ class Converger:
             want = self._wanted(claim, pool)
             if claim is None and reset_mac:
                 want = replace(want, mac=NO_MAC)
+            if want.bind is not None and state.vfio and state.driver != want.bind:
+                # A driver cannot be taken from a QEMU: the kernel would wait until that ends.
+                state = replace(state, in_use=self._host.sysfs.in_use(vf))
             todo = steps(state, want)
             for step in todo:
                 step.run(self._host)
@@ -240,7 +249,16 @@ class Converger:
     def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
         in_pair = claim is not None and claim.strategy == "failover"
         driven = not in_pair or claim is None or self._host.sysfs.bus_master(claim.vf)
-        return wanted(claim, pool, driven=driven)
+        return wanted(claim, pool, driven=driven, bind=self._bind(claim) if claim is not None else None)
+
+    def _bind(self, claim: Claim) -> Optional[str]:
+        if claim.strategy != "vfio":
+            will_do = claim.managed or self._host.sysfs.is_vfio(self._host.sysfs.driver(claim.vf))
+            return None if will_do else self._host.sysfs.variant_driver(claim.vf)
+        driver = binding.driver(
+            self._libvirt_version(), managed=claim.managed, started=claim.state == PLUGGED
+        )
+        return self._host.sysfs.variant_driver(claim.vf) if driver == binding.VARIANT else driver
 
     def survey(self, pf: PciAddress) -> list[PciAddress]:
         """The VFs of a PF that may differ from what the claims ask for, found in one look at all of them."""

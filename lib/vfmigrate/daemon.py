@@ -57,12 +57,12 @@ class Daemon:
         self.store = ClaimStore(claims)
         systemd = Systemd()
         self.host = Host(Sysfs(load=systemd.load_module), Devlink(), Links(), OpenVswitch(settings.ovsdb))
-        converger = Converger(self.host, settings, self.store)
+        hypervisor = Hypervisor(settings.libvirt_uri)
+        converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
         self.announcer = Announcer(settings, self.host, self.store, log)
         self.operations = HookOperations(
             settings, self.host, self.store, converger, log, on_started=self.announcer.warm
         )
-        hypervisor = Hypervisor(settings.libvirt_uri)
         self.keeper = Keeper(
             settings,
             self.host,
@@ -96,6 +96,7 @@ class Daemon:
             log,
             on_kept=self.keeper.settle_soon,
             departures=departures,
+            moves=self.operations.moves,
         )
         self.provisioner = Provisioner(
             settings,
@@ -108,7 +109,7 @@ class Daemon:
             offload=offload,
         )
         looks = (settings, self.host, self.store, offload, self.provisioner.check)
-        self.status = Status(*looks)
+        self.status = Status(*looks, self.operations.moves)
         self.inventory = Inventory(*looks, hypervisor.migrating)
 
     def start(self) -> None:
@@ -219,6 +220,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     notify("READY=1")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     notify("STOPPING=1")
+    daemon.operations.moves.close()
     server.stop()
     daemon.stop()
     return 0

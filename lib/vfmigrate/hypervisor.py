@@ -81,6 +81,8 @@ class Hypervisor:
         self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
         self.mailbox = Mailbox(self._connected)
         self._connection: Optional[Any] = None
+        # before libvirtd is reached, the library's, which comes from the same build
+        self._version = int(libvirt.getVersion())
         self._lost = threading.Event()
         self._stop = threading.Event()
 
@@ -113,6 +115,7 @@ class Hypervisor:
             self._lost.clear()
             try:
                 self._connection = self._connect()
+                self._version = int(self._connection.getLibVersion())
             except libvirt.libvirtError:
                 self._connection = None
                 self._stop.wait(_RETRY_SECONDS)
@@ -157,10 +160,9 @@ class Hypervisor:
             )
         return self._connection
 
-    def version(self) -> int:
-        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002."""
-        with _told("version"):
-            return int(self._connected().getLibVersion())
+    def known_version(self) -> int:
+        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002. Does not ask libvirt."""
+        return self._version
 
     def running(self) -> dict[str, str]:
         """The XML of every running domain, by UUID."""

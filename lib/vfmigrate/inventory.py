@@ -26,7 +26,6 @@ from vfmigrate.host import Host
 from vfmigrate.offload import OffloadRestart
 from vfmigrate.pci import PciAddress
 from vfmigrate.pf import PfState
-from vfmigrate.promises import MOVING_AT_ONCE
 from vfmigrate.status import Check
 from vfmigrate.version import VERSION
 
@@ -68,7 +67,7 @@ class Inventory:
             switch=self._switch(),
             migration=migration_settings(self._qemu_conf),
             pools=tuple(self._pool(pool, moving) for pool in self._config.pools.values()),
-            moving_at_once=MOVING_AT_ONCE,
+            moving_at_once=min((pool.max_migrating for pool in self._config.pools.values()), default=4),
         )
 
     def _moving(self) -> frozenset[PciAddress]:

@@ -126,6 +126,7 @@ class Keeper:
             # The same event tells that a migration away from here was rolled back. Announcing is right either way:
             # the guest runs here.
             self._announcer.announce(event.uuid)
+            self._operations.moves.arrived(event.uuid)
             self.on_resumed(event.uuid)
             self._work.put(lambda: self.settle(event.uuid))
         elif event.event == "started" and event.detail != "migrated":
@@ -212,6 +213,7 @@ class Keeper:
                     psid=card.psid,
                     firmware=card.firmware,
                     msix=self._host.sysfs.msix_count(claim.vf),
+                    pf=pf,
                 )
             )
         return tuple(marks)
@@ -325,6 +327,7 @@ class Keeper:
         here = {uuid: name for uuid, name in arrived.items() if uuid in executing}
         for uuid in here:
             self._announcer.announce(uuid)
+            self._operations.moves.arrived(uuid)
             self.on_resumed(uuid)
             self.settle_soon(uuid)
         return [f"guest '{name}' resumed here unnoticed" for name in here.values()]

@@ -53,6 +53,8 @@ class Mark:
     firmware: Optional[str] = None
     #: size of the VF's MSI-X table
     msix: Optional[int] = None
+    #: the physical function of the VF where the domain last ran
+    pf: Optional[PciAddress] = None
 
     def at(self, address: PciAddress) -> Mark:
         """The same mark with the VF at `address`."""
@@ -60,7 +62,7 @@ class Mark:
 
     def wish(self) -> Mark:
         """What the mark asks for, without the facts of a VF: all that holds while the interface has none."""
-        return replace(self, address=None, psid=None, firmware=None, msix=None)
+        return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None)
 
 
 def _number(element: etree._Element, key: str, low: int, high: int) -> Optional[int]:
@@ -85,7 +87,7 @@ def _mark(element: etree._Element) -> Mark:
         mac = mac.lower()
         if not MAC.fullmatch(mac):
             raise InputError(f"the domain's vfmigrate metadata is unreadable: mac='{mac[:20]!a}'")
-    address = element.get("address")
+    address, pf = element.get("address"), element.get("pf")
     if mac is None and address is None:
         raise InputError("the domain's vfmigrate metadata has a vf with neither mac nor address")
     strategy = _word(element, "strategy")
@@ -109,6 +111,7 @@ def _mark(element: etree._Element) -> Mark:
         psid=_word(element, "psid"),
         firmware=_word(element, "firmware"),
         msix=_number(element, "msix", 1, 2048),
+        pf=PciAddress.parse(pf) if pf is not None else None,
     )
 
 
@@ -152,6 +155,7 @@ def write(marks: tuple[Mark, ...]) -> str:
             "psid": mark.psid,
             "firmware": mark.firmware,
             "msix": mark.msix,
+            "pf": mark.pf,
         }
         for key, value in texts.items():
             if value is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 from vfmigrate import choice, journal, pair
-from vfmigrate.choice import CardFacts
+from vfmigrate.choice import CardFacts, Crowded
 from vfmigrate.claims import PLUGGED, PREPARED, RESERVED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
@@ -21,6 +21,7 @@ from vfmigrate.domain import Domain, VfInterface, read, readdress
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
+from vfmigrate.moves import Moves
 from vfmigrate.pci import PciAddress
 from vfmigrate.selection import Selection
 
@@ -38,6 +39,11 @@ class _Arrival:
     trunks: tuple[int, ...]
     #: it comes from a file, saved on this host or another
     restored: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the VF's state comes along."""
+        return self.interface.teaming is None
 
 
 class HookOperations:
@@ -58,7 +64,8 @@ class HookOperations:
         self._store = store
         self._converger = converger
         self._log = log
-        self._selection = Selection(host, store)
+        self.moves = Moves(config, host, store)
+        self._selection = Selection(host, store, self.moves)
         self._on_started = on_started
 
     def handle(self, operation: str, sub_operation: str, extra: str, xml: str) -> Optional[str]:
@@ -133,23 +140,34 @@ class HookOperations:
         for arrival in arrivals:
             pair.check_crosses(domain, arrival.interface)
             self._check_pair(domain, arrival)
+        self.moves.check_arrival(domain, ((arrival.interface, arrival.pool) for arrival in arrivals))
         facts = self._selection.facts({arrival.pool.name: arrival.pool for arrival in arrivals}.values())
-        claims = self._reserve(domain, arrivals, facts)
+        claims = self.moves.in_turn(
+            lambda: self._reserve(domain, arrivals, facts), lambda crowded: self._tell_wait(domain, crowded)
+        )
         try:
             for claim in claims.values():
                 self._converger.converge(claim.vf)
                 if claim.strategy == "vfio":
                     self._converger.check_ready(claim.vf)
         except VfmigrateError:
-            for claim in claims.values():
-                self._store.drop(claim)
+            self._take_back(domain, claims)
             raise
         addresses = {position: claim.vf for position, claim in claims.items()}
         return readdress(xml, addresses) if addresses else None
 
+    def _tell_wait(self, domain: Domain, crowded: Crowded) -> None:
+        self._log.event(
+            "wait",
+            f"guest '{domain.name}' waits at most {self._config.migrating_wait} s: {crowded.problem}",
+            domain=domain.name,
+            uuid=domain.uuid,
+        )
+
     def _arrivals(self, domain: Domain) -> list[_Arrival]:
         arrivals = []
-        for interface in domain.interfaces:
+        for one in domain.interfaces:
+            interface = replace(one, mark=choice.mark_of(one, self._config))
             pool = choice.pool_for(interface.mark, self._config) if interface.mark is not None else None
             if pool is not None:
                 choice.check_vlan_element(interface)
@@ -188,31 +206,47 @@ class HookOperations:
         """Take a VF for each interface that has an address to rewrite: all of them, or none."""
         claims: dict[int, Claim] = {}
         promised: dict[Optional[str], PciAddress] = {}
+        by_libvirt: list[PciAddress] = []
         with self._store.lock:
             for stale in self._store.of_domain(domain.uuid):
                 if stale.incoming and stale.expires is not None:
                     # of an earlier attempt that libvirt gave up without telling, or promised to a client
                     self._store.drop(stale)
                     promised[stale.mac] = stale.vf
+            self._expect(domain, by_libvirt)
             try:
                 for arrival in arrivals:
                     interface = arrival.interface
-                    mark = interface.mark if interface.teaming is None else None
+                    mark = interface.mark if arrival.moves else None
                     preferred = promised.get(interface.wanted_mac)
                     if preferred is None and arrival.restored:
                         preferred = interface.address
-                    vf = self._selection.choose(arrival.pool, facts, mark, preferred)
+                    besides = by_libvirt if interface.form == "network" else None
+                    vf = self._selection.choose(
+                        arrival.pool, facts, mark, preferred, moves=arrival.moves, besides=besides
+                    )
                     if interface.address is not None:
                         claim = self._claim(domain, arrival, vf, RESERVED)
                         origin = interface.address if not arrival.restored else None
                         claims[interface.position] = self._store.put(
                             replace(claim, incoming=True, origin=origin)
                         )
+                    elif arrival.moves:
+                        by_libvirt.append(vf)
+                        self._expect(domain, by_libvirt)
             except VfmigrateError:
-                for claim in claims.values():
-                    self._store.drop(claim)
+                self._take_back(domain, claims)
                 raise
         return claims
+
+    def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
+        for claim in claims.values():
+            self._store.drop(claim)
+        self.moves.settled(domain.uuid)
+
+    def _expect(self, domain: Domain, vfs: list[PciAddress]) -> None:
+        pfs = (self._host.sysfs.physfn(vf) for vf in vfs)
+        self.moves.expect(domain, (pf for pf in pfs if pf is not None))
 
     def _claim(self, domain: Domain, arrival: _Arrival, vf: PciAddress, state: str) -> Claim:
         interface = arrival.interface
@@ -243,6 +277,7 @@ class HookOperations:
     def _start(self, domain: Domain, _xml: str) -> Optional[str]:
         for claim in self._take_named(domain, PLUGGED):
             self._store.change(claim, expires=None)
+        self.moves.settled(domain.uuid)
         return None
 
     def _take_named(self, domain: Domain, state: str) -> list[Claim]:
@@ -289,6 +324,11 @@ class HookOperations:
                 "give the guest another VF, or use a hostdev network of the pool",
             )
         claim = self._claim(domain, arrival, vf, state)
+        if current is None and self.moves.is_expected(domain.uuid):
+            # libvirt has chosen it just now: is it one that can take the state?
+            if arrival.interface.mark is not None and arrival.moves:
+                choice.check_compatible(arrival.interface.mark, vf, self._selection.facts([arrival.pool])[vf])
+            claim = replace(claim, incoming=True)
         if current is not None:
             claim = replace(claim, id=current.id, incoming=current.incoming, origin=current.origin)
         if current is not None and arrival.interface.mark is None:
@@ -320,6 +360,7 @@ class HookOperations:
         for claim in self._store.of_domain(domain.uuid):
             if self._store.drop(claim):
                 self._converge_or_log(claim, reset_mac=claim.set_mac)
+        self.moves.settled(domain.uuid)
         return None
 
     def _converge_or_log(self, claim: Claim, *, reset_mac: bool = False) -> None:

@@ -22,12 +22,10 @@ from vfmigrate.errors import InputError, Refused, VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.metadata import STRATEGIES, Mark
+from vfmigrate.moves import Moves, check_number
 from vfmigrate.pci import PciAddress
 from vfmigrate.protocol import Request
 from vfmigrate.selection import Selection
-
-#: VFs of one PF whose state may be on the move at the same time (NVIDIA's and Red Hat's documented limit)
-MOVING_AT_ONCE = 4
 
 SCHEMA = 1
 
@@ -126,13 +124,15 @@ class Promises:
         *,
         on_kept: Callable[[str], None] = lambda _uuid: None,
         departures: Optional[Departures] = None,
+        moves: Optional[Moves] = None,
     ) -> None:
         self._config = config
         self._host = host
         self._store = store
         self._converger = converger
         self._log = log
-        self._selection = Selection(host, store)
+        self._moves = moves or Moves(config, host, store)
+        self._selection = Selection(host, store, self._moves)
         self._on_kept = on_kept
         self._departures = departures
 
@@ -169,9 +169,13 @@ class Promises:
                 f"there is no bridge '{pool.bridge}' on this host", f"run: ovs-vsctl add-br {pool.bridge}"
             )
         facts = self._selection.facts([pool]) if wish.source is not None else {}
-        with self._store.lock:
-            before = self._of(wish.domain, wish.mac)
-            claim = self._take(wish, pool, vlan, facts, before)
+
+        def take() -> tuple[Optional[Claim], Claim]:
+            with self._store.lock:
+                before = self._of(wish.domain, wish.mac)
+                return before, self._take(wish, pool, vlan, facts, before)
+
+        before, claim = self._moves.in_turn(take, lambda _crowded: None)
         try:
             self._converger.converge(claim.vf)
             if wish.strategy == "vfio":
@@ -226,7 +230,6 @@ class Promises:
         if before is not None and before.expires is None:
             raise Refused(f"guest '{before.domain_name}' already has VF {before.vf} for MAC {wish.mac}")
         vf = self._choose(wish, pool, facts)
-        self._check_limit(wish, vf)
         if before is not None:
             self._store.drop(before)
         return self._store.put(
@@ -247,9 +250,10 @@ class Promises:
         )
 
     def _choose(self, wish: Wish, pool: Pool, facts: dict[PciAddress, choice.CardFacts]) -> PciAddress:
+        moves = wish.source is not None and wish.strategy == "vfio"
         if wish.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
-            return self._selection.choose(pool, facts, wish.source, usual_vf(wish.mac, vfs))
+            return self._selection.choose(pool, facts, wish.source, usual_vf(wish.mac, vfs), moves=moves)
         obstacle = self._selection.obstacle(wish.vf, pool)
         if obstacle is not None:
             raise Refused(
@@ -258,23 +262,10 @@ class Promises:
             )
         if wish.source is not None:
             choice.check_compatible(wish.source, wish.vf, facts[wish.vf])
+        pf = self._host.sysfs.physfn(wish.vf)
+        if moves and pf in self._moves.full(pool):
+            raise choice.Crowded(pool, {pf: self._moves.guests(pf)})
         return wish.vf
-
-    def _check_limit(self, wish: Wish, vf: PciAddress) -> None:
-        if wish.source is None or wish.strategy != "vfio":
-            return
-        pf = self._host.sysfs.physfn(vf)
-        moving = [
-            claim
-            for claim in self._store.all()
-            if claim.incoming and claim.strategy == "vfio" and self._host.sysfs.physfn(claim.vf) == pf
-        ]
-        if len(moving) >= MOVING_AT_ONCE:
-            guests = ", ".join(sorted({claim.domain_name for claim in moving}))
-            raise Refused(
-                f"{len(moving)} VFs of PF {pf} are on the move already (guests {guests})",
-                f"a card moves {MOVING_AT_ONCE} at a time: try again when they have arrived",
-            )
 
     def keep(self, domain: str, mac: str) -> bool:
         """A VF that was plugged into a running guest is there: its claim no longer runs out.
@@ -310,11 +301,9 @@ class Promises:
         for claim in moving:
             self._converger.check_ready(claim.vf)
         for pf, number in Counter(self._host.sysfs.physfn(claim.vf) for claim in moving).items():
-            if number > MOVING_AT_ONCE:
-                raise Refused(
-                    f"the guest has {number} VFs of PF {pf}, and a card moves {MOVING_AT_ONCE} at a time",
-                    "unplug some of them",
-                )
+            pool = self._config.pool_of(pf) if pf is not None else None
+            if pool is not None:
+                check_number(moving[0].domain_name, pf, number, pool)
         return moving
 
     def pools(self) -> list[dict[str, Any]]:
@@ -333,6 +322,7 @@ class Promises:
                 card["problem"] = str(error)
                 continue
             card.update(psid=info.psid, firmware=info.firmware)
+            card.update(migrating=len(self._moves.guests(pf)), max_migrating=pool.max_migrating)
             told["vfs"] += len(vfs)
             told["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
         return told

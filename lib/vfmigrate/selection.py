@@ -6,25 +6,27 @@ Whoever takes what is found here holds the claims' lock from before looking unti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Optional
 
 from vfmigrate import choice
-from vfmigrate.choice import Candidate, CardFacts
+from vfmigrate.choice import Candidate, CardFacts, Crowded
 from vfmigrate.claims import ClaimStore
 from vfmigrate.config import Pool
 from vfmigrate.errors import Refused
 from vfmigrate.host import Host
 from vfmigrate.metadata import Mark
+from vfmigrate.moves import Moves
 from vfmigrate.pci import PciAddress
 
 
 class Selection:
     """Looks over the VFs of a pool."""
 
-    def __init__(self, host: Host, store: ClaimStore) -> None:
+    def __init__(self, host: Host, store: ClaimStore, moves: Moves) -> None:
         self._host = host
         self._store = store
+        self._moves = moves
 
     def facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
         """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
@@ -44,10 +46,15 @@ class Selection:
         facts: Mapping[PciAddress, CardFacts],
         mark: Optional[Mark] = None,
         preferred: Optional[PciAddress] = None,
+        *,
+        moves: bool = False,
+        besides: Optional[Container[PciAddress]] = None,
     ) -> PciAddress:
         """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
 
-        Raises Refused: for want of a free VF, or with what makes the free ones unfit.
+        One whose state `moves` is of a physical function of which another VF may move now. With `besides`, it is the
+        one that libvirt will take: the first that is free, and none of these.
+        Raises Refused: for want of a free VF, or with what makes the free ones unfit; Crowded when they would do later.
         """
         candidates = []
         incompatible: Optional[Refused] = None
@@ -63,9 +70,15 @@ class Selection:
         free = [candidate.vf for candidate in candidates if candidate.obstacle is None]
         if incompatible is not None and not free:
             raise incompatible
-        if preferred is not None and preferred in free:
+        if besides is not None:
+            free = [vf for vf in free if vf not in besides][:1]
+        full = self._moves.full(pool) if moves and free else frozenset()
+        fitting = [vf for vf in free if self._host.sysfs.physfn(vf) not in full]
+        if free and not fitting:
+            raise Crowded(pool, {pf: self._moves.guests(pf) for pf in pool.pfs if pf in full})
+        if preferred is not None and preferred in fitting:
             return preferred
-        return choice.choose(pool, candidates)
+        return choice.choose(pool, [each for each in candidates if each.obstacle or each.vf in fitting])
 
     def obstacle(self, vf: PciAddress, pool: Pool) -> Optional[str]:
         """Why a VF of a pool cannot be given away, or None."""

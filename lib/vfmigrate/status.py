@@ -18,6 +18,7 @@ from vfmigrate.converge import steps, wanted
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.findings import Finding
 from vfmigrate.host import Host, VfState
+from vfmigrate.moves import Moves
 from vfmigrate.offload import OffloadRestart
 from vfmigrate.pci import PciAddress
 from vfmigrate.pf import PfState
@@ -32,13 +33,20 @@ class Status:
     """Tells the status of a host."""
 
     def __init__(
-        self, config: Config, host: Host, store: ClaimStore, offload: OffloadRestart, check: Check
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        offload: OffloadRestart,
+        check: Check,
+        moves: Moves,
     ) -> None:
         self._config = config
         self._host = host
         self._store = store
         self._offload = offload
         self._check = check
+        self._moves = moves
 
     def tell(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
@@ -108,7 +116,14 @@ class Status:
     def _pf(
         self, pool: Pool, address: PciAddress, offload: Optional[str], states: dict[PciAddress, PfState]
     ) -> dict[str, Any]:
-        told: dict[str, Any] = {"address": str(address), "offload": offload, "vfs": [], "problems": []}
+        told: dict[str, Any] = {
+            "address": str(address),
+            "offload": offload,
+            "migrating": len(self._moves.guests(address)),
+            "max_migrating": pool.max_migrating,
+            "vfs": [],
+            "problems": [],
+        }
         if not self._host.sysfs.exists(address):
             return told  # the check says so
         try:

@@ -25,6 +25,7 @@ from vfmigrate.devlink import Devlink
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.links import Links
+from vfmigrate.moves import Moves
 from vfmigrate.mstconfig import FirmwareSettings
 from vfmigrate.networks import Networks
 from vfmigrate.offload import OffloadRestart
@@ -114,7 +115,7 @@ def status() -> Iterator[Status]:
             firmware=FirmwareSettings(),
             offload=offload,
         )
-        yield Status(config, host, store, offload, provisioner.check)
+        yield Status(config, host, store, offload, provisioner.check, Moves(config, host, store))
 
 
 def fill(store: ClaimStore, switch: OvsServer, card: Card) -> None:

@@ -246,5 +246,6 @@ def test_what_is_stamped(ready: Pair) -> None:
             "psid": "MT_0000000892",
             "firmware": "28.42.1000",
             "msix": "11",
+            "pf": a.pf,
         }
     ]

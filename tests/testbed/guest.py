@@ -32,10 +32,16 @@ DOMAIN = """\
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/>
-{interfaces}    <serial type='file'><source path='/testbed/{console}' append='on'/></serial>
+{ports}{interfaces}    <serial type='file'><source path='/testbed/{console}' append='on'/></serial>
     <memballoon model='none'/>
   </devices>
 </domain>
+"""
+
+# libvirt makes the ports that a guest needs, and none that is free for a device plugged in later.
+FREE_PORT = """\
+    <controller type='pci' index='0' model='pcie-root'/>
+    <controller type='pci' model='pcie-root-port'/>
 """
 
 METADATA = """\
@@ -107,11 +113,13 @@ class Guest:
     name: str
     number: int
     nics: Sequence[Nic] = field(default_factory=tuple)
+    #: NICs that it knows and does not have when it starts: plugged in later
+    later: Sequence[Nic] = field(default_factory=tuple)
 
     @property
     def vf_nics(self) -> list[Nic]:
         """Its NICs that are VFs."""
-        return [nic for nic in self.nics if nic.vf is not None or nic.network is not None]
+        return [nic for nic in (*self.nics, *self.later) if nic.vf is not None or nic.network is not None]
 
     @property
     def console(self) -> Path:
@@ -137,7 +145,8 @@ class Guest:
             uuid=self.uuid,
             metadata=metadata,
             memory=MEMORY_MIB,
-            network=",".join(f"{nic.mac}={nic.address}/24" for nic in self.nics),
+            network=",".join(f"{nic.mac}={nic.address}/24" for nic in (*self.nics, *self.later)),
+            ports=FREE_PORT if self.later else "",
             interfaces=interfaces,
             console=self.console.name,
         )

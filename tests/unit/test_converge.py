@@ -188,7 +188,7 @@ STATES = st.builds(
 WANTED = st.builds(
     Wanted,
     migratable=st.booleans(),
-    bind=st.booleans(),
+    bind=st.sampled_from([None, "vfio-pci", "mlx5_vfio_pci"]),
     port=st.none() | st.just(WantedPort("br-data", "me", PortSettings(tag=42))),
     mac=st.none() | st.just("52:54:00:00:00:02"),
     mtu=st.none() | st.just(9000),
@@ -241,4 +241,55 @@ def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(tmp_path: Pa
     memory.sysfs.unbind(rig.vf)
     converger.converge(rig.vf)
     assert memory.sysfs.driver(rig.vf) == driver
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "managed", "prepared", "started"),
+    [
+        (11_003_000, True, "None", "mlx5_vfio_pci"),
+        (10_000_000, True, "None", "mlx5_vfio_pci"),
+        (9_009_000, True, "None", "mlx5_vfio_pci"),
+        (9_000_000, True, "None", "mlx5_vfio_pci"),
+        (11_003_000, False, "mlx5_vfio_pci", "mlx5_vfio_pci"),
+        (9_007_000, False, "mlx5_vfio_pci", "mlx5_vfio_pci"),
+        (9_006_000, False, "vfio-pci", "mlx5_vfio_pci"),
+    ],
+)
+def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
+    tmp_path: Path, version: int, managed: bool, prepared: str, started: str
+) -> None:
+    """What libvirt binds between `prepare` and `start` is played by the test."""
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    converger = Converger(memory.host, Config({"data": POOL}), store, libvirt_version=lambda: version)
+    rig = Rig(memory, store, converger)
+    claim = rig.claim(managed=managed, state=claims.PREPARED)
+    converger.converge(rig.vf)
+    assert str(memory.sysfs.driver(rig.vf)) == prepared
+    if managed:
+        by_libvirt = "mlx5_vfio_pci" if version >= 10_000_000 else "vfio-pci"
+        memory.sysfs.bind(rig.vf, by_libvirt)
+    store.change(claim, state=claims.PLUGGED)
+    told = converger.converge(rig.vf)
+    assert memory.sysfs.driver(rig.vf) == started
+    assert (f"bind {rig.vf} to mlx5_vfio_pci" in told) == (
+        version < 9_007_000 or (managed and version < 10_000_000)
+    )
+    assert memory.card.function(str(rig.vf)).migratable_at_bind
+    store.close()
+
+
+def test_a_driver_is_never_taken_from_a_qemu(tmp_path: Path) -> None:
+    """A guest that older libvirt gave vfio-pci, as when it plugged the VF in: it cannot migrate, and must live."""
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    converger = Converger(memory.host, Config({"data": POOL}), store, libvirt_version=lambda: 9_000_000)
+    rig = Rig(memory, store, converger)
+    converger.converge(rig.vf)
+    memory.sysfs.bind(rig.vf, "vfio-pci")
+    memory.sysfs.open_groups.add(str(rig.vf))
+    rig.claim()
+    assert not any(text.startswith(("bind", "unbind")) for text in converger.converge(rig.vf))
+    assert memory.sysfs.driver(rig.vf) == "vfio-pci"
     store.close()

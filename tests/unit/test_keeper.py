@@ -199,6 +199,7 @@ def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(rig: Rig) -> 
         psid="MT_0000000892",
         firmware="28.42.1000",
         msix=11,
+        pf=PF,
     )
     (defined,) = rig.libvirt.defined
     assert domain.read(defined).interfaces[0].address == claim.vf
@@ -307,7 +308,7 @@ def test_what_is_stamped_already_is_not_stamped_again(rig: Rig) -> None:
         1,
         rig.memory.vfs[0],
         marks=f"address='{rig.memory.vfs[0]}' pool='data' vlan='42' strategy='vfio' "
-        "psid='MT_0000000892' firmware='28.42.1000' msix='11'",
+        "psid='MT_0000000892' firmware='28.42.1000' msix='11' pf='0000:01:00.0'",
     )
     uuid = rig.run(xml)
     rig.keeper.settle(uuid)

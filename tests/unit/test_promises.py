@@ -23,7 +23,7 @@ from vfmigrate.journal import Journal
 from vfmigrate.links import Link
 from vfmigrate.operations import HookOperations
 from vfmigrate.pci import PciAddress
-from vfmigrate.promises import MOVING_AT_ONCE, Promises
+from vfmigrate.promises import Promises
 from vfmigrate.protocol import Request
 
 POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42, vlans=frozenset({43}), mtu=9000)
@@ -39,7 +39,7 @@ class Rig:
         self.memory = memory
         self.now = 1000.0
         self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.config = Config({"data": pool})
+        self.config = Config({"data": pool}, migrating_wait=0)
         self.converger = Converger(memory.host, self.config, self.store)
         self.log = Journal(directory / "no-journal")
         self.kept: list[str] = []
@@ -292,7 +292,7 @@ def test_a_vf_that_cannot_take_the_state_is_refused(rig: Rig, facts: dict[str, A
 
 def test_a_card_moves_four_at_a_time(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(vfs=8)
-    for number in range(MOVING_AT_ONCE):
+    for number in range(4):
         arriving(rig, number)
     with pytest.raises(Refused, match=r"4 VFs of PF 0000:01:00.0 are on the move already"):
         arriving(rig, 5)
@@ -313,7 +313,7 @@ def held(rig: Rig, number: int) -> Claim:
 def test_departure_tells_what_takes_its_state_along(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(vfs=8)
     assert rig.ask("departure", domain=DOMAIN) == {"vfs": []}
-    moving = [held(rig, number) for number in range(MOVING_AT_ONCE)]
+    moving = [held(rig, number) for number in range(4)]
     for claim in moving:
         rig.converger.converge(claim.vf)
     rig.store.put(replace(held(rig, 5), strategy="failover"))
@@ -336,7 +336,15 @@ def test_pools(rig: Rig) -> None:
     (pool,) = rig.ask("pools")["pools"]
     card = rig.memory.host.card(rig.memory.pf)
     assert (pool["name"], pool["vfs"], pool["free"]) == ("data", 4, 3)
-    assert pool["cards"] == [{"pf": "0000:01:00.0", "psid": card.psid, "firmware": card.firmware}]
+    assert pool["cards"] == [
+        {
+            "pf": "0000:01:00.0",
+            "psid": card.psid,
+            "firmware": card.firmware,
+            "migrating": 0,
+            "max_migrating": 4,
+        }
+    ]
 
 
 @pytest.mark.parametrize("kept", ["ready", "host"])

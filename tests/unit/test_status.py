@@ -18,6 +18,7 @@ from vfmigrate import listing
 from vfmigrate.claims import PREPARED
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
+from vfmigrate.moves import Moves
 from vfmigrate.ovs import SwitchPort
 from vfmigrate.pci import PciAddress
 from vfmigrate.status import Status
@@ -38,7 +39,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def tell(rig: Rig, pool: Pool = POOL) -> dict[str, Any]:
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
-    told = Status(config, rig.memory.host, rig.store, rig.offload, check).tell()
+    moves = Moves(config, rig.memory.host, rig.store)
+    told = Status(config, rig.memory.host, rig.store, rig.offload, check, moves).tell()
     return dict(json.loads(json.dumps(told)))
 
 

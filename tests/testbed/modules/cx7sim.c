@@ -47,7 +47,8 @@ module_param(psid, charp, 0444);
 MODULE_PARM_DESC(psid, "the card's fw.psid");
 
 static char *fw_running = "28.43.1014";
-module_param(fw_running, charp, 0444);
+/* writable, for a card that was given another firmware */
+module_param(fw_running, charp, 0644);
 MODULE_PARM_DESC(fw_running, "the running fw.version");
 
 static char *fw_stored = "28.43.1014";
@@ -489,6 +490,19 @@ static int eswitch_mode_set(struct devlink *devlink, u16 mode, struct netlink_ex
 	return representors_sync();
 }
 
+static int info_running_put(struct devlink_info_req *req)
+{
+	int err;
+
+	/* a write to the parameter frees the old text */
+	kernel_param_lock(THIS_MODULE);
+	err = devlink_info_version_running_put(req, DEVLINK_INFO_VERSION_GENERIC_FW, fw_running);
+	if (!err)
+		err = devlink_info_version_running_put(req, "fw.version", fw_running);
+	kernel_param_unlock(THIS_MODULE);
+	return err;
+}
+
 static int info_get(struct devlink *devlink, struct devlink_info_req *req, struct netlink_ext_ack *extack)
 {
 	int err;
@@ -496,10 +510,7 @@ static int info_get(struct devlink *devlink, struct devlink_info_req *req, struc
 	err = devlink_info_version_fixed_put(req, DEVLINK_INFO_VERSION_GENERIC_FW_PSID, psid);
 	if (err)
 		return err;
-	err = devlink_info_version_running_put(req, DEVLINK_INFO_VERSION_GENERIC_FW, fw_running);
-	if (err)
-		return err;
-	err = devlink_info_version_running_put(req, "fw.version", fw_running);
+	err = info_running_put(req);
 	if (err)
 		return err;
 	err = devlink_info_version_stored_put(req, DEVLINK_INFO_VERSION_GENERIC_FW, fw_stored);
