@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import threading
 import time
 import uuid
@@ -127,7 +128,11 @@ def decode(text: str) -> Claim:
 
 
 def _read(path: Path) -> Claim:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # Not waiting: a FIFO of this name would be waited for until somebody writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError("the claim is no file")
     with open(descriptor, encoding="utf-8", errors="replace") as file:
         claim = decode(file.read(65536))
     if path.name != f"{claim.vf}.json":

@@ -29,6 +29,8 @@ TAKE = "take"
 #: the value of `uplink` that stands for the physical port of each PF; no network device can have this name
 UPLINK_OF_PF = ""
 
+# characters of a file that an error may quote
+_LONGEST_QUOTE = 400
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -266,6 +268,12 @@ class Config:
         return next((pool for pool in self.pools.values() if pf in pool.pfs), None)
 
 
+def _mistake(file: Optional[Path], problem: str, remedy: str = "") -> ConfigError:
+    """What is wrong with a file, of which no more is quoted than helps to find the place."""
+    told = problem if len(problem) <= _LONGEST_QUOTE else f"{problem[:_LONGEST_QUOTE]}…"
+    return ConfigError(f"{file}: {told}", remedy)
+
+
 class _Section:
     """The keys of one section as written, and the file that each came from."""
 
@@ -280,7 +288,7 @@ class _Section:
 
     def error(self, key: str, problem: str, remedy: str = "") -> ConfigError:
         """A mistake, told with file, section and key."""
-        return ConfigError(f"{self.file(key)}: [{self.name}] {key}: {problem}", remedy)
+        return _mistake(self.file(key), f"[{self.name}] {key}: {problem}", remedy)
 
     def values(self, of: type) -> dict[str, Any]:
         """The values for the fields of `of`, a dataclass with settings; a field that is not set is left out."""
@@ -322,7 +330,7 @@ def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except (configparser.Error, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+            raise _mistake(path, str(error)) from None
         for section in one.sections():
             if not merged.has_section(section):
                 merged.add_section(section)

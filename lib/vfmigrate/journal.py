@@ -8,6 +8,7 @@ Domain XML never comes here: it may hold passwords.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -44,12 +45,9 @@ class Journal:
 
     def __init__(self, path: Path = SOCKET) -> None:
         self._lock = threading.Lock()
+        self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            self._socket.connect(str(path))
-            self._connected = True
-        except OSError:
-            self._connected = False
+        self._connected = self._connect()
 
     def event(self, name: str, message: str, *, level: int = INFO, **fields: Value) -> None:
         """Log that `name` happened, told by `message`; `fields` become VFMIGRATE_<FIELD>."""
@@ -62,13 +60,31 @@ class Journal:
             **{f"VFMIGRATE_{key.upper()}": str(value) for key, value in fields.items()},
         }
         with self._lock:
-            if self._connected:
-                try:
-                    self._socket.send(encode(entry))
-                    return
-                except OSError:
-                    self._connected = False
-            print(f"<{level}>{name}: {message}", file=sys.stderr, flush=True)
+            if not self._send(encode(entry)):
+                print(f"<{level}>{name}: {message}", file=sys.stderr, flush=True)
+
+    def _connect(self) -> bool:
+        try:
+            self._socket.connect(str(self._path))
+        except OSError:
+            return False
+        return True
+
+    def _send(self, entry: bytes) -> bool:
+        """Send an entry; False where there is no journal, or none that takes it."""
+        if self._connected:
+            try:
+                self._socket.send(entry)
+                return True
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    return False
+        # a journal that was restarted has another socket at the same place
+        self._connected = self._connect()
+        try:
+            return self._connected and self._socket.send(entry) > 0
+        except OSError:
+            return False
 
     def bug(self, error: BaseException) -> str:
         """Log an exception that nobody foresaw, by its place; returns what to tell the administrator.

@@ -356,18 +356,22 @@ class Keeper:
             return []
 
     def _remove_orphaned_ports(self) -> list[str]:
-        """Take away ports in the name of a claim that is no more: their representor may be gone as well."""
+        """Take away ports in the name of a claim that is no more, and those of representors that are no more.
+
+        The latter have vanished or been renamed; a claim that lives has got another port under the new name.
+        """
         removed: list[str] = []
         try:
             ports = self._host.ovs.owned_ports()
             owners = {claim.id for claim in self._store.all()}  # looked at last: a port follows its claim
-            removed = [
-                f"unplugged {port.name} from {port.bridge}: its guest is gone"
-                for port in ports
-                if port.owner is not None
-                and port.owner not in owners
-                and self._host.ovs.unplug(port.name, port.owner)
-            ]
+            for port in ports:
+                reason = ""
+                if port.owner not in owners:
+                    reason = "its guest is gone"
+                elif port.error is not None and self._host.links.find(port.name) is None:
+                    reason = f"there is no network device {port.name} any more"
+                if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
+                    removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")
         except VfmigrateError as error:
             self._log.event("reconcile-failed", str(error), level=journal.WARNING)
         return removed

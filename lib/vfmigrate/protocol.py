@@ -29,6 +29,8 @@ SOCKET = Path("/run/vfmigrate/vfmigrated.sock")
 
 #: an escaped character of XML takes at most six bytes of JSON
 MAX_LINE_BYTES = 6 * MAX_XML_BYTES + 65536
+#: nobody but root has XML to send
+MAX_LINE_BYTES_OF_OTHERS = 65536
 
 #: how long, in seconds, `provision` may be asked to wait for a card
 LONGEST_WAIT = 600.0
@@ -165,9 +167,9 @@ def peer_uid(connection: socket.socket) -> int:
     return int(uid)
 
 
-def read_line(stream: BinaryIO) -> bytes:
+def read_line(stream: BinaryIO, limit: int = MAX_LINE_BYTES) -> bytes:
     """The next line of a connection, empty at its end. Raises InputError when it is too long or cut off."""
-    line = stream.readline(MAX_LINE_BYTES + 1)
+    line = stream.readline(limit + 1)
     if line and not line.endswith(b"\n"):
         raise InputError("the request is cut off or too long")
     return line

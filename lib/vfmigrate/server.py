@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from vfmigrate import protocol
-from vfmigrate.errors import HostError, InputError, VfmigrateError
+from vfmigrate.errors import HostError, InputError, Refused, VfmigrateError
 
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 _MAX_CONNECTIONS = 256
+# Of each other user than root: so that the others find room, whoever of them keeps the daemon busy.
+_MAX_OF_A_USER = 32
 _IDLE_SECONDS = 120.0
 # Long enough for a hook's request, shorter than systemd's patience (TimeoutStopSec).
 _FINISH_SECONDS = 30.0
@@ -46,7 +48,8 @@ def listening_socket(path: Path) -> socket.socket:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         path.chmod(0o666)  # who may ask what is decided by SO_PEERCRED
-        listener.listen(64)
+        # as many as the kernel allows: a hook whose connection finds no room here fails at once
+        listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         raise HostError(f"cannot listen at {path}: {error.strerror}") from None
@@ -60,6 +63,7 @@ class Server:
         self._listener = listener
         self._answer = answer
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._slots_of_others: dict[int, threading.BoundedSemaphore] = {}
         self._stopping = threading.Event()
         self._wake = socket.socketpair()
         self._answering = 0
@@ -85,22 +89,37 @@ class Server:
         while not self._stopping.is_set():
             if self._listener not in select.select([self._listener, self._wake[0]], [], [])[0]:
                 continue
-            self._slots.acquire()
             try:
                 connection, _ = self._listener.accept()
             except OSError:  # the client went away, or another daemon took it
-                self._slots.release()
                 continue
-            threading.Thread(target=self._converse, args=(connection,), name="request", daemon=True).start()
+            self._admit(connection)
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket) -> None:
+        """Give a connection a thread; where a user has too many already, root waits and others are sent away."""
+        uid = protocol.peer_uid(connection)
+        slots = self._slots
+        if uid != 0:
+            slots = self._slots_of_others.setdefault(uid, threading.BoundedSemaphore(_MAX_OF_A_USER))
+        if not slots.acquire(blocking=uid == 0):
+            with connection, contextlib.suppress(OSError):
+                connection.setblocking(False)
+                connection.sendall(
+                    protocol.encode_error(Refused("vfmigrated is busy", "try again in a minute"))
+                )
+            return
+        threading.Thread(
+            target=self._converse, args=(connection, uid, slots), name="request", daemon=True
+        ).start()
+
+    def _converse(self, connection: socket.socket, uid: int, slots: threading.BoundedSemaphore) -> None:
+        limit = protocol.MAX_LINE_BYTES if uid == 0 else protocol.MAX_LINE_BYTES_OF_OTHERS
         try:
             with connection, connection.makefile("rb") as stream:
                 connection.settimeout(_IDLE_SECONDS)
-                uid = protocol.peer_uid(connection)
                 while not self._stopping.is_set():
                     try:
-                        line = protocol.read_line(stream)
+                        line = protocol.read_line(stream, limit)
                     except InputError as error:
                         connection.sendall(protocol.encode_error(error))
                         return
@@ -111,7 +130,7 @@ class Server:
         except OSError:
             pass  # the client went away
         finally:
-            self._slots.release()
+            slots.release()
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

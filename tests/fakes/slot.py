@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Optional
@@ -30,6 +31,9 @@ from tests.fakes.card import SWITCHDEV, Card
 from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import Hardware, Netdev, netdev_name
 from tests.fakes.vf_netlink import VfNetlink
+
+# More than most tests use: enough for a crowd of guests.
+TOTAL_VFS = 24
 
 
 class Representors:
@@ -64,7 +68,7 @@ class PluggedCard(Card):
     """A card whose every change shows on the host at once: representors and VFIO nodes come and go."""
 
     def __init__(self, pf: str, representors: Representors, vfio: Path) -> None:
-        super().__init__([pf], netdevs=representors)
+        super().__init__([pf], hardware=replace(Hardware(), total_vfs=TOTAL_VFS), netdevs=representors)
         self._representors = representors
         self._vfio = vfio
 

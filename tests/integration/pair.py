@@ -70,9 +70,9 @@ class Migration:
         self._host = host
         self._process = process
 
-    def finish(self) -> Outcome:
-        """Wait for the end."""
-        _, error = self._process.communicate(timeout=60)
+    def finish(self, seconds: float = 60) -> Outcome:
+        """Wait for the end, so many seconds at most."""
+        _, error = self._process.communicate(timeout=seconds)
         return Outcome(self._process.returncode, error.strip())
 
     def kill(self) -> None:
@@ -218,11 +218,12 @@ class Node:
             lambda: all(port.migratable for port in self.card.ports(self.pf) if port.vf is not None),
         )
 
-    def wait_until_settled(self) -> None:
-        """Wait until the daemon has stamped the metadata of all that runs here."""
+    def wait_until_settled(self, seconds: float = 10) -> None:
+        """Wait until the daemon has stamped the metadata of all that runs here, so many seconds at most."""
         wait_for(
             f"the guests of {self.host.name} to be stamped",
             lambda: all("psid=" in self.host.virsh("dumpxml", name) for name in self.host.domains()),
+            seconds,
         )
 
     def reconcile(self) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfmigrate import claims
@@ -86,6 +87,20 @@ def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_what_is_no_file_is_set_aside_and_told(tmp_path: Path, kind: str) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    if kind == "fifo":
+        os.mkfifo(directory / f"{VF}.json")
+    else:
+        (directory / f"{VF}.json").mkdir()
+    store = ClaimStore(directory)
+    assert store.broken == [f"{VF}.json: the claim is no file"]
+    assert store.put(CLAIM) == store.get(VF)
+    store.close()
+
+
 def test_a_file_under_another_vfs_name_is_no_claim(tmp_path: Path) -> None:
     directory = tmp_path / "claims"
     directory.mkdir(mode=0o700)
@@ -156,6 +171,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(json.loads(claims.encode(CLAIM)))), JSON)
 def test_a_claim_with_any_field_wrong_is_read_or_refused(field: str, value: Any) -> None:
     raw = json.loads(claims.encode(CLAIM))

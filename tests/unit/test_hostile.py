@@ -142,6 +142,20 @@ def test_any_configuration_is_read_or_refused_by_name(
     hostile.configuration(tmp_path, text.encode("utf-8", "surrogatepass"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[pool data]\npf = " + "x" * 100_000,
+        "[" + "x" * 100_000 + "]\n",
+        "[daemon]\n" + "x" * 100_000 + " = 1\n",
+        "x" * 100_000,
+    ],
+    ids=["value", "section", "key", "nothing"],
+)
+def test_a_long_line_is_not_told_whole(tmp_path: Path, text: str) -> None:
+    hostile.configuration(tmp_path, text.encode())
+
+
 @given(st.binary(max_size=300))
 @SHARED
 def test_any_bytes_are_no_configuration_or_one(tmp_path: Path, data: bytes) -> None:

@@ -114,6 +114,42 @@ def test_any_bytes_are_answered(path: Path, data: bytes) -> None:
     assert protocol.ask("ping", {}, path=path) == {"uid": os.getuid()}
 
 
+_CROWD = """
+import socket, sys
+held = []
+for _ in range(300):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(sys.argv[1])
+    held.append(connection)
+print(held[-1].makefile().readline().strip(), flush=True)
+held[0].sendall(b"x" * 70000 + b"\\n")
+print(held[0].makefile().readline().strip(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_root_finds_room_among_a_crowd_of_others() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "sock"
+        server = Server(listening_socket(path), Answers())
+        server.start()
+        command = ["/usr/bin/python3", "-IS", "-c", _CROWD, str(path)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, user=65534, group=65534, stdin=pipe, stdout=pipe, text=True, cwd="/"
+        ) as crowd:
+            assert crowd.stdin is not None
+            assert crowd.stdout is not None
+            sent_away, too_long = (json.loads(crowd.stdout.readline())["error"] for _ in range(2))
+            assert protocol.ask("ping", {}, path=path, timeout=10) == {"uid": 0}
+            crowd.stdin.close()
+        server.stop()
+    assert (sent_away["kind"], sent_away["problem"]) == ("refused", "vfmigrated is busy")
+    assert "too long" in too_long["problem"]
+
+
 _CLIENT = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as connection:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The log: entries as the journal takes them, and what becomes of them without one."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vfmigrate.journal import Journal, encode
+
+
+def listening(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    journal.bind(str(path))
+    journal.settimeout(5)
+    return journal
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[socket.socket]:
+    with listening(path) as journal:
+        yield journal
+
+
+def test_a_value_with_a_line_break_has_its_length() -> None:
+    assert encode({"A": "b", "C": "d\ne"}) == b"A=b\nC\n" + struct.pack("<Q", 3) + b"d\ne\n"
+
+
+def test_an_entry_has_its_fields(journal: socket.socket, path: Path) -> None:
+    log = Journal(path)
+    log.event("start", "guest\n'g' starts", vf="0000:01:00.2")
+    lines = journal.recv(65536).decode().splitlines()
+    assert "MESSAGE=guest 'g' starts" in lines
+    assert {"VFMIGRATE_EVENT=start", "VFMIGRATE_VF=0000:01:00.2", "SYSLOG_IDENTIFIER=vfmigrated"} <= set(
+        lines
+    )
+    log.close()
+
+
+def test_a_restarted_journal_gets_the_next_entry(
+    journal: socket.socket, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Journal(path)
+    journal.close()
+    log.event("lost", "nobody listens")
+    assert "nobody listens" in capsys.readouterr().err
+    with listening(path) as restarted:
+        log.event("found", "somebody listens")
+        assert b"somebody listens" in restarted.recv(65536)
+    log.close()
+
+
+def test_an_entry_too_large_for_the_journal_is_told_without_it(
+    journal: socket.socket, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Journal(path)
+    log.event("large", "x" * (1 << 20))
+    assert "large: xxx" in capsys.readouterr().err
+    log.event("small", "y")
+    assert b"MESSAGE=y" in journal.recv(65536)
+    log.close()
+
+
+def test_a_bug_is_told_by_its_place_and_not_by_its_text(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Journal(path)
+    with pytest.raises(ValueError, match="planted-9f1c") as error:
+        int("planted-9f1c")
+    told = log.bug(error.value)
+    assert "ValueError at test_journal.py:" in told
+    assert "planted" not in told + capsys.readouterr().err
+    log.close()
