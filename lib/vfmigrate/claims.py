@@ -66,6 +66,8 @@ class Claim:
     #: the guest comes from another host; false again once it runs here
     incoming: bool = False
     strategy: str = "vfio"
+    #: where its guest sees it, if it was taken out for a migration and is to be plugged in wherever the guest runs
+    slot: Optional[str] = None
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -89,6 +91,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "managed": (bool,),
     "incoming": (bool,),
     "strategy": (str,),
+    "slot": (str, _OPTIONAL),
     "id": (str,),
 }
 
@@ -100,6 +103,7 @@ def decode(text: str) -> Claim:
         if raw.pop("format") != FORMAT:
             raise InputError("the claim was written by another version of vfmigrate")
         vf = PciAddress.parse(raw.pop("vf"))
+        raw.setdefault("slot", None)  # a claim of a daemon that knew no slots
         trunks = tuple(int(trunk) for trunk in raw.pop("trunks"))
         for name, types in _FIELD_TYPES.items():
             if not isinstance(raw[name], types):
