@@ -20,8 +20,9 @@ MIGRATION_S = 240
 
 _OUT, _ERROR, _STATUS = "/run/migrate.out", "/run/migrate.err", "/run/migrate.status"
 _TERMINAL = Path(__file__).with_name("on_terminal.py")
-#: what a terminal takes for orders: control sequences, and the carriage's return
-_ORDERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+#: what a terminal takes for orders: colours, and where to write next
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*m")
+_MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def on_terminal(
 def recording(raw: str) -> str:
     """What a terminal has shown as plain text: every line once, as often as it changed."""
     lines: list[str] = []
-    for line in _ORDERS.sub("\n", raw).splitlines():
+    for line in _MOVES.sub("\n", _COLOURS.sub("", raw)).splitlines():
         if line.strip() and line.rstrip() not in lines[-4:]:
             lines.append(line.rstrip())
     return "\n".join(lines) + "\n"

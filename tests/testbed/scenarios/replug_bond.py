@@ -118,7 +118,10 @@ def carrying(counters: str, representor: str) -> Optional[float]:
         if re.fullmatch(r"\d+\.\d+", line):
             now = float(line)
         elif line.startswith(f"/sys/class/net/{representor}/"):
-            count = int(line.rpartition(":")[2] or 0)
+            text = line.rpartition(":")[2]
+            if not text:
+                continue  # cut off in the middle
+            count = int(text)
             first = count if first is None else first
             if count >= first + CARRYING:
                 return now
