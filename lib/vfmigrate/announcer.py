@@ -77,7 +77,7 @@ class Announcer:
         claims = []
         for claim in self._store.of_domain(domain):
             pool = self._config.pools.get(claim.pool)
-            here = claim.state == PLUGGED and claim.strategy != "failover"
+            here = claim.state == PLUGGED and claim.strategy != "failover" and claim.slot is None
             if here and claim.mac is not None and pool is not None and pool.announce:
                 claims.append(claim)
         return claims

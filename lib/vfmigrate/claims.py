@@ -70,6 +70,8 @@ class Claim:
     #: the address of the guest's VF on the host it comes from, which its persistent definition may still name
     origin: Optional[PciAddress] = None
     strategy: str = "vfio"
+    #: where its guest sees it, if it was taken out for a migration and is to be plugged in wherever the guest runs
+    slot: Optional[str] = None
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -99,6 +101,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "managed": (bool,),
     "incoming": (bool,),
     "strategy": (str,),
+    "slot": (str, _OPTIONAL),
     "id": (str,),
 }
 
@@ -111,6 +114,7 @@ def decode(text: str) -> Claim:
             raise InputError("the claim was written by another version of vfmigrate")
         vf = PciAddress.parse(raw.pop("vf"))
         origin = raw.pop("origin", None)  # older daemons wrote none
+        raw.setdefault("slot", None)  # a claim of a daemon that knew no slots
         trunks = tuple(int(trunk) for trunk in raw.pop("trunks"))
         for name, types in _FIELD_TYPES.items():
             if not isinstance(raw[name], types):

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate import failover_verb, listing, ovirt_verb, protocol
-from vfmigrate.errors import VfmigrateError
+from vfmigrate import failover_verb, listing, migrate_verb, ovirt_verb, protocol
+from vfmigrate.errors import Cancelled, VfmigrateError
 from vfmigrate.version import VERSION
 
 _PROVISION_SECONDS = 1800.0
@@ -75,6 +75,7 @@ def arguments() -> argparse.ArgumentParser:
         verb.set_defaults(run=run)
         if run is _provision:
             _add_provision_arguments(verb)
+    migrate_verb.add(verbs)
     failover_verb.add(verbs)
     ovirt_verb.add(verbs)
     return parser
@@ -103,3 +104,5 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except VfmigrateError as error:
         print(f"vfmigrate: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return Cancelled.exit_code  # before anything was begun that would have to be ended

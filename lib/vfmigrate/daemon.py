@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 from vfmigrate import config, journal, protocol
 from vfmigrate.announcer import Announcer
+from vfmigrate.arrivals import Arrivals
 from vfmigrate.claims import ClaimStore
 from vfmigrate.config import Config
 from vfmigrate.converge import Converger
@@ -76,7 +77,13 @@ class Daemon:
         self.primaries = PrimaryWatch(
             self.host, self.store, converger, self.announcer, log, replug=self.keeper.plug_again
         )
-        self.keeper.on_resumed = self.primaries.expect
+        self.arrivals = Arrivals(self.store, converger, hypervisor, log, on_plugged=self.keeper.settle_soon)
+
+        def resumed(uuid: str) -> None:
+            self.primaries.expect(uuid)
+            self.arrivals.expect(uuid)
+
+        self.keeper.on_resumed = resumed
         offload = OffloadRestart(systemd.restart)
         departures = Departures(self.store, log, hypervisor.migrating)
         self.postman = Postman(hypervisor.mailbox, self.do, log)
@@ -109,7 +116,7 @@ class Daemon:
             offload=offload,
         )
         looks = (settings, self.host, self.store, offload, self.provisioner.check)
-        self.status = Status(*looks, self.operations.moves)
+        self.status = Status(*looks, self.operations.moves, missing=self.arrivals.told)
         self.inventory = Inventory(*looks, hypervisor.migrating)
 
     def start(self) -> None:
@@ -125,12 +132,14 @@ class Daemon:
         self.postman.start()
         self.keeper.start()
         self.primaries.start()
+        self.arrivals.start()
 
     def stop(self) -> None:
         """End what goes on of its own accord."""
         self.keeper.stop()
         self.postman.stop()
         self.primaries.stop()
+        self.arrivals.stop()
         self.announcer.stop()
         self.store.close()
         self.log.event("down", "vfmigrated ends; claims stay")
@@ -161,6 +170,7 @@ class Daemon:
             )
             return {} if xml is None else {"xml": xml}
         if request.name == "reconcile":
+            self.arrivals.try_again()
             return {"changes": self.keeper.reconcile()}
         if request.name == "provision":
             return self._provision(request)

@@ -75,6 +75,13 @@ class Unreachable(VfmigrateError):
     exit_code = 75
 
 
+class Cancelled(VfmigrateError):
+    """The user ended it before it was done; what had been changed was put back."""
+
+    kind = "cancelled"
+    exit_code = 130
+
+
 KINDS = {
     error.kind: error
     for error in (
@@ -86,5 +93,6 @@ KINDS = {
         Denied,
         HostError,
         Unreachable,
+        Cancelled,
     )
 }

@@ -238,6 +238,18 @@ class Hypervisor:
                         raise HostError(f"guest '{domain.name()}' does not let go of its VF with MAC {mac}")
                 domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
+    def has_vf(self, uuid: str, mac: str) -> bool:
+        """Whether a running domain has a VF with this MAC. Raises HostError when the domain is gone."""
+        with _told("XML of a domain"):
+            xml = str(self._connected().lookupByUUIDString(uuid).XMLDesc(0))
+        return any(interface.wanted_mac == mac for interface in read(xml).interfaces)
+
+    def plug(self, uuid: str, xml: str) -> None:
+        """Plug a device into a running domain; not into its definition. Raises HostError."""
+        with _told("plugging a VF in"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     # -- networks
 
     def network(self, name: str) -> NetworkState:

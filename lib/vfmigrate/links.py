@@ -30,7 +30,8 @@ _IFINFOMSG = struct.Struct("=4xiI")  # of struct ifinfomsg: index and flags
 _CHANGE_BYTES = 4  # its last field, which answers do not use
 _ATTRIBUTE = struct.Struct("=HH")
 _NLA_TYPE_MASK = 0x3FFF
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_STATS64 = 1, 3, 4, 23
+_STATS64 = struct.Struct("=QQ")  # the first two of struct rtnl_link_stats64: packets received and sent
 
 _REMEDIES = {
     errno.EPERM: "run as root, or with CAP_NET_ADMIN",
@@ -47,6 +48,14 @@ class Link:
     up: bool
     mtu: int
     address: str
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Frames that a network device has received and sent since it is there."""
+
+    rx: int
+    tx: int
 
 
 class Links:
@@ -77,6 +86,14 @@ class Links:
                 return None
             raise _host_error(f"look up interface {name}", refusal) from None
 
+    def traffic(self, ifindex: int) -> Traffic:
+        """What went through a device; HostError when there is none."""
+        try:
+            answer = self._answer(ifindex)
+        except KernelRefusalError as refusal:
+            raise _host_error(f"look up interface {ifindex}", refusal) from None
+        return Traffic(*_STATS64.unpack_from(_found(answer).get(_IFLA_STATS64, bytes(_STATS64.size))))
+
     def set_up(self, ifindex: int, up: bool = True) -> None:
         """Bring a device up, or down. A representor's state drives the link that the VF's guest sees."""
         purpose = f"bring interface {ifindex} {'up' if up else 'down'}"
@@ -91,11 +108,14 @@ class Links:
         self._netlink.close()
 
     def _get(self, ifindex: int, attributes: Sequence[tuple[str, object]] = ()) -> Link:
+        return _link(self._answer(ifindex, attributes))
+
+    def _answer(self, ifindex: int, attributes: Sequence[tuple[str, object]] = ()) -> bytes:
         message = ifinfmsg()
         message["index"] = ifindex
         message["attrs"] = list(attributes)
         (answer,) = self._netlink.ask(message, _RTM_GETLINK)
-        return _link(answer)
+        return answer
 
     def _change(
         self,
@@ -120,7 +140,7 @@ class Links:
 def _link(answer: bytes) -> Link:
     """Read the four attributes that matter; to decode all fifty takes ten times as long, for each representor."""
     index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
-    found = dict(_attributes(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :]))
+    found = _found(answer)
     return Link(
         index=index,
         name=found[_IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
@@ -128,6 +148,10 @@ def _link(answer: bytes) -> Link:
         mtu=int.from_bytes(found[_IFLA_MTU], sys.byteorder),
         address=found.get(_IFLA_ADDRESS, b"").hex(":"),
     )
+
+
+def _found(answer: bytes) -> dict[int, bytes]:
+    return dict(_attributes(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :]))
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -209,7 +209,7 @@ class HookOperations:
         by_libvirt: list[PciAddress] = []
         with self._store.lock:
             for stale in self._store.of_domain(domain.uuid):
-                if stale.incoming and stale.expires is not None:
+                if stale.incoming and stale.expires is not None and stale.slot is None:
                     # of an earlier attempt that libvirt gave up without telling, or promised to a client
                     self._store.drop(stale)
                     promised[stale.mac] = stale.vf
@@ -278,6 +278,9 @@ class HookOperations:
         for claim in self._take_named(domain, PLUGGED):
             self._store.change(claim, expires=None)
         self.moves.settled(domain.uuid)
+        for claim in self._store.of_domain(domain.uuid):
+            if claim.slot is not None:
+                self._store.change(claim, expires=None)  # plugged in once the guest runs; see arrivals
         return None
 
     def _take_named(self, domain: Domain, state: str) -> list[Claim]:

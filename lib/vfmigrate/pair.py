@@ -71,7 +71,7 @@ def check_crosses(domain: Domain, vf: VfInterface) -> None:
         raise Refused(
             f"the VF with {_named(vf)} of guest '{domain.name}' crosses by being unplugged (strategy replug), "
             "and it is plugged in",
-            "unplug it first (virsh detach-device --live), and plug one on the destination afterwards",
+            f"run: vfmigrate migrate {domain.name} DESTURI, which unplugs it first and plugs one in there",
         )
     if strategy == "failover" and vf.teaming != "transient":
         raise Refused(

@@ -51,6 +51,8 @@ class Wish:
     plug: bool = False
     #: the guest comes from another host, with the state of a VF like this
     source: Optional[Mark] = None
+    #: the VF is taken out for a migration: where the guest sees it, here or, when it comes, from there on
+    slot: Optional[PciAddress] = None
 
 
 def domain_of(request: Request) -> str:
@@ -88,7 +90,9 @@ def wish_of(request: Request) -> Wish:
             firmware=request.optional_text("firmware"),
             msix=request.optional_number("msix", 1, 2048),
         )
+    slot = request.optional_text("slot")
     return Wish(
+        slot=PciAddress.parse(slot) if slot is not None else None,
         domain=domain,
         name=(request.optional_text("name") or domain)[:255],
         mac=mac,
@@ -146,7 +150,12 @@ class Promises:
                 return {}
             mtu = self._config.pools[claim.pool].mtu
             return {"vf": str(claim.vf), "pool": claim.pool, "vlan": claim.vlan, "mtu": mtu}
-        domain = domain_of(request)
+        return self._answer_of(domain_of(request), request)
+
+    def _answer_of(self, domain: str, request: Request) -> dict[str, Any]:
+        """Answer what is asked of one guest."""
+        if request.name == "counters":
+            return {"ports": self.counters(domain)}
         if request.name == "keep":
             return {"kept": self.keep(domain, mac_of(request))}
         if request.name == "give_back":
@@ -216,6 +225,8 @@ class Promises:
         facts: dict[PciAddress, choice.CardFacts],
         before: Optional[Claim],
     ) -> Claim:
+        if wish.slot is not None and wish.source is None:
+            return self._lend(wish, before)
         if before is not None and wish.vf in (None, before.vf) and before.pool == pool.name:
             if before.expires is None:
                 return before  # the guest runs with it
@@ -246,8 +257,18 @@ class Promises:
                 managed=wish.managed,
                 incoming=wish.source is not None,
                 strategy=wish.strategy,
+                slot=str(wish.slot) if wish.slot is not None else None,
             )
         )
+
+    def _lend(self, wish: Wish, before: Optional[Claim]) -> Claim:
+        """The guest's own claim, noted as one of a VF that is out and must come back if the guest stays."""
+        if before is None or before.expires is not None:
+            raise Refused(
+                f"guest '{wish.name}' has no VF with MAC {wish.mac} here that vfmigrate knows of",
+                "run: vfmigrate reconcile",
+            )
+        return self._store.put(replace(before, strategy=wish.strategy, slot=str(wish.slot)))
 
     def _choose(self, wish: Wish, pool: Pool, facts: dict[PciAddress, choice.CardFacts]) -> PciAddress:
         moves = wish.source is not None and wish.strategy == "vfio"
@@ -305,6 +326,18 @@ class Promises:
             if pool is not None:
                 check_number(moving[0].domain_name, pf, number, pool)
         return moving
+
+    def counters(self, domain: str) -> list[dict[str, Any]]:
+        """What went through the ports of a guest's VFs; `sent` is what the guest sent."""
+        ports = []
+        for claim in self._store.of_domain(domain):
+            state = self._host.observe(claim.vf) if claim.state == PLUGGED else None
+            if state is None or state.ifindex is None or state.switch_port is None:
+                continue
+            traffic = self._host.links.traffic(state.ifindex)
+            # what comes in by the representor is what the guest has sent
+            ports.append({"mac": claim.mac, "vf": str(claim.vf), "sent": traffic.rx, "received": traffic.tx})
+        return ports
 
     def pools(self) -> list[dict[str, Any]]:
         """Pools with their number of VFs, how many are free, and their cards; cheap enough to be asked often."""

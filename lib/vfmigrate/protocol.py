@@ -38,10 +38,10 @@ LONGEST_WAIT = 600.0
 #: who may ask: root alone, root and the configured readers, root and the configured clients
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
 READING = frozenset({"status", "facts", "ping"})
-PROMISING = frozenset({"claim", "keep", "give_back", "departure", "pools"})
+PROMISING = frozenset({"claim", "keep", "give_back", "departure", "counters", "pools"})
 
 #: what is answered also when it comes from another host through libvirt (remote.py); all of it bears being done twice
-REMOTE = frozenset({"facts", "claim", "give_back", "ping"})
+REMOTE = frozenset({"facts", "claim", "give_back", "counters", "ping"})
 
 
 @dataclass(frozen=True)

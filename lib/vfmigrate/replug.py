@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Optional, Protocol
 
-from vfmigrate.errors import Refused, VfmigrateError
+from vfmigrate.errors import Cancelled, Refused, Unreachable, VfmigrateError
 
 
 class Ground(Protocol):
@@ -48,6 +48,7 @@ class Outcome:
     arrived: bool = False
     #: why it did not arrive
     failed: str = ""
+    failure: Optional[VfmigrateError] = None
     #: what could not be put right, by MAC: these interfaces are without a VF, and are to be tried again
     without_vf: dict[str, str] = field(default_factory=dict)
     #: what happened, in order, for the log
@@ -64,7 +65,11 @@ class Replug:
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Do it. Raises Refused when the destination has nothing to promise: then nothing was touched."""
+        """Do it.
+
+        Raises Refused when the destination has nothing to promise, Unreachable when it cannot be asked, Cancelled when
+        it shall not be any more: then nothing was touched.
+        """
         self._claim()
         try:
             for mac in self._macs:
@@ -72,7 +77,7 @@ class Replug:
                 self._tell(f"unplugged {mac}")
             self._ground.migrate()
         except VfmigrateError as error:
-            self._outcome.failed = str(error)
+            self._outcome.failed, self._outcome.failure = str(error), error
             self._tell(f"failed: {error}")
             self._put_back()
             return self._outcome
@@ -100,6 +105,8 @@ class Replug:
             except VfmigrateError as error:
                 for each in claimed:
                     self._give_back(each)
+                if isinstance(error, (Cancelled, Unreachable)):
+                    raise
                 raise Refused(error.problem, error.remedy) from None
             claimed.append(mac)
             self._tell(f"claimed a VF for {mac}")

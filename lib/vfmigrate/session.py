@@ -7,6 +7,7 @@ For the CLI, which changes definitions on an administrator's behalf; the daemon 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -24,6 +25,17 @@ def _told(what: str) -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+
+def run_events() -> None:
+    """Have libvirt's events and keep-alive served from now on, by a thread; to be called before connecting, once."""
+    libvirt.virEventRegisterDefaultImpl()
+
+    def serve() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
 
 
 class Session:
@@ -53,7 +65,23 @@ class Session:
         """Where vfmigrated of the host at the other end gets letters; good as long as the connection."""
         return Mailbox(lambda: self._connection)
 
-    def _domain(self, name: str) -> Any:
+    def keep_alive(self) -> None:
+        """Notice within about half a minute that the other end is gone; needs run_events()."""
+        with contextlib.suppress(libvirt.libvirtError):  # a driver without it, such as one in this process
+            self._connection.setKeepAlive(5, 6)
+
+    def hostname(self) -> str:
+        """The host at the other end, as it calls itself."""
+        with _told("host name"):
+            return str(self._connection.getHostname())
+
+    @property
+    def connection(self) -> Any:
+        """The connection itself, for a door that does more with it."""
+        return self._connection
+
+    def domain(self, name: str) -> Any:
+        """A domain by name or UUID, as libvirt-python has it. Raises Refused when there is none."""
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
             with contextlib.suppress(libvirt.libvirtError):
                 return look_up(name)
@@ -61,13 +89,13 @@ class Session:
 
     def is_running(self, name: str) -> bool:
         """Whether a domain, given by name or UUID, runs."""
-        domain = self._domain(name)
+        domain = self.domain(name)
         with _told(f"state of guest '{name}'"):
             return bool(domain.isActive())
 
     def definition(self, name: str) -> str:
         """The persistent definition of a domain, secrets included. Raises Refused when it has none."""
-        domain = self._domain(name)
+        domain = self.domain(name)
         with _told(f"definition of guest '{name}'"):
             if not domain.isPersistent():
                 raise Refused(

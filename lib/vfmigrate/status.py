@@ -40,13 +40,17 @@ class Status:
         offload: OffloadRestart,
         check: Check,
         moves: Moves,
+        *,
+        missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
     ) -> None:
+        """`missing` tells what keeps a VF from its guest, if anything does."""
         self._config = config
         self._host = host
         self._store = store
         self._offload = offload
         self._check = check
         self._moves = moves
+        self._missing = missing
 
     def tell(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
@@ -141,7 +145,11 @@ class Status:
         claim = self._store.get(vf.vf)
         port = vf.switch_port
         standby = self._on_standby(claim)
-        held = "standby" if standby else claim.state if claim else None
+        missing = self._missing(claim) if claim is not None else None
+        held = "standby" if standby or missing else claim.state if claim else None
+        problems = vf_problems(pool, state, vf, claim, standby=standby)
+        if missing and claim is not None:
+            problems.insert(0, f"guest '{claim.domain_name}' runs without it: {missing}")
         return {
             "address": str(vf.vf),
             "driver": vf.driver,
@@ -155,7 +163,7 @@ class Status:
             "guest": claim.domain_name if claim else None,
             "claim": claim.id if claim else None,
             "state": held or ("in use" if vf.vf in state.users else "free"),
-            "problems": vf_problems(pool, state, vf, claim, standby=standby),
+            "problems": problems,
         }
 
     def _on_standby(self, claim: Optional[Claim]) -> bool:

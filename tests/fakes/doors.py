@@ -18,7 +18,7 @@ from tests.fakes.hardware import DevlinkPort
 from vfmigrate.devlink import Devlink, Info, Port
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.host import Host
-from vfmigrate.links import Link, Links
+from vfmigrate.links import Link, Links, Traffic
 from vfmigrate.ovs import OWNER_KEY, OpenVswitch, PortSettings, SwitchPort
 from vfmigrate.pci import PciAddress
 from vfmigrate.sysfs import Sysfs
@@ -199,6 +199,7 @@ class MemoryLinks:
     def __init__(self, card: Card) -> None:
         self._card = card
         self.links: dict[int, Link] = {}
+        self.counted: dict[int, Traffic] = {}
 
     def _look(self) -> dict[int, Link]:
         for function in self._card.functions():
@@ -212,6 +213,9 @@ class MemoryLinks:
 
     def find(self, name: str) -> Optional[Link]:
         return next((link for link in self._look().values() if link.name == name), None)
+
+    def traffic(self, ifindex: int) -> Traffic:
+        return self.counted.get(self.link(ifindex).index, Traffic(0, 0))
 
     def set_up(self, ifindex: int, up: bool = True) -> None:
         self.links[ifindex] = replace(self.link(ifindex), up=up)

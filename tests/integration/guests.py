@@ -23,6 +23,9 @@ class Vf:
     vlan: Optional[int] = None
     form: str = "interface"
     managed: bool = True
+    strategy: Optional[str] = None
+    #: the guest has it; else its metadata only speaks of it
+    plugged: bool = True
 
     def device(self) -> str:
         """The device, as `form` says.
@@ -30,6 +33,8 @@ class Vf:
         `interface` is <interface type='hostdev'>, `hostdev` a plain <hostdev>, `network` an interface of the
         hostdev network named like the pool, from which libvirt chooses the VF.
         """
+        if not self.plugged:
+            return ""
         if self.form == "network":
             return f"<interface type='network'><mac address='{self.mac}'/><source network='{self.pool}'/></interface>"
         pci = PciAddress.parse(self.address)
@@ -49,6 +54,7 @@ class Vf:
         """Its element in the metadata; only a plain <hostdev> needs to be found by its address."""
         address = self.address if self.form == "hostdev" else None
         words = {"mac": self.mac, "address": address, "pool": self.pool, "vlan": self.vlan}
+        words["strategy"] = self.strategy
         told = " ".join(f"{name}='{value}'" for name, value in words.items() if value is not None)
         return f"<vfmigrate:vf {told}/>"
 

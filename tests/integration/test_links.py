@@ -46,6 +46,20 @@ def shown(namespace: Namespace, name: str) -> str:
     return namespace.run("ip", "-oneline", "link", "show", name).stdout
 
 
+def test_frames_are_counted(links: Links, namespace: Namespace) -> None:
+    for name in ("rep0", "vf0"):
+        namespace.run("ip", "link", "set", name, "up")
+    link = links.find("rep0")
+    assert link is not None
+    before = links.traffic(link.index)
+    namespace.run("ip", "addr", "add", "10.9.9.1/24", "dev", "vf0")
+    namespace.run("ping", "-c", "1", "-W", "0.1", "10.9.9.2", check=False)
+    after = links.traffic(link.index)
+    assert after.rx > before.rx  # the question who has that address
+    with pytest.raises(HostError, match="look up interface 99999"):
+        links.traffic(99999)
+
+
 def test_a_link_by_name_and_by_index(links: Links, namespace: Namespace) -> None:
     namespace.run("ip", "link", "set", "rep0", "address", "52:54:00:00:00:01", "mtu", "1400")
     found = links.find("rep0")

@@ -25,7 +25,7 @@ DOMAIN = """\
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>/testbed/guest-kernel</kernel>
     <initrd>/testbed/guest-initrd</initrd>
-    <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 net={network}</cmdline>
+    <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 {network}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
@@ -108,13 +108,19 @@ class Nic:
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest; `number` makes its UUID."""
+    """A guest; `number` makes its UUID.
+
+    With `bonded`, it makes an active-backup bond of its first two NICs, the first being primary, with the first's
+    address; its VF crosses by being unplugged. With `churn_mib`, it writes so much of its memory over and over.
+    """
 
     name: str
     number: int
     nics: Sequence[Nic] = field(default_factory=tuple)
     #: NICs that it knows and does not have when it starts: plugged in later
     later: Sequence[Nic] = field(default_factory=tuple)
+    bonded: bool = False
+    churn_mib: int = 0
 
     @property
     def vf_nics(self) -> list[Nic]:
@@ -133,8 +139,10 @@ class Guest:
 
     def xml(self) -> str:
         """The domain's XML."""
+        strategy = " strategy='replug'" if self.bonded else ""
         vfs = "".join(
-            f"      <vfmigrate:vf mac='{nic.mac}' pool='{POOL}' vlan='{nic.vlan}'/>\n" for nic in self.vf_nics
+            f"      <vfmigrate:vf mac='{nic.mac}' pool='{POOL}' vlan='{nic.vlan}'{strategy}/>\n"
+            for nic in self.vf_nics
         )
         return self.domain(METADATA.format(vfs=vfs) if vfs else "", "".join(nic.xml() for nic in self.nics))
 
@@ -145,11 +153,20 @@ class Guest:
             uuid=self.uuid,
             metadata=metadata,
             memory=MEMORY_MIB,
-            network=",".join(f"{nic.mac}={nic.address}/24" for nic in (*self.nics, *self.later)),
+            network=self._network(),
             ports=FREE_PORT if self.later else "",
             interfaces=interfaces,
             console=self.console.name,
         )
+
+    def _network(self) -> str:
+        """What the guest is told of its network, and of what else it is to do."""
+        if self.bonded:
+            primary, other = self.nics
+            told = f"bond={primary.mac},{other.mac},{primary.address}/24"
+        else:
+            told = "net=" + ",".join(f"{nic.mac}={nic.address}/24" for nic in (*self.nics, *self.later))
+        return f"{told} churn={self.churn_mib}" if self.churn_mib else told
 
     def ticks(self) -> int:
         """How many seconds of the guest's own time it has told of; 0 when it has not said anything yet."""

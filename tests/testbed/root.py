@@ -37,6 +37,7 @@ HOST_PACKAGES = (
     "python3-pyroute2",
     "python3-openvswitch",
     "python3-dbus",
+    "python3-rich",
     "rpm",
     "iproute2",
     "kmod",

@@ -20,7 +20,7 @@ from vfmigrate.converge import Converger
 from vfmigrate.departures import Departures
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.journal import Journal
-from vfmigrate.links import Link
+from vfmigrate.links import Link, Traffic
 from vfmigrate.operations import HookOperations
 from vfmigrate.pci import PciAddress
 from vfmigrate.promises import Promises
@@ -111,6 +111,42 @@ def test_asked_twice_it_is_one_claim(rig: Rig) -> None:
     assert rig.claim()["vf"] == first["vf"]
     (claim,) = rig.store.all()
     assert (claim.vlan, claim.expires) == (43, 1220.0)
+
+
+def test_a_vf_that_is_taken_out_for_a_migration(rig: Rig) -> None:
+    """On its source the guest's own claim is noted so; on its destination another is made for it."""
+    with pytest.raises(Refused, match=f"has no VF with MAC {MAC} here that vfmigrate knows of"):
+        rig.claim(strategy="replug", slot="0000:05:00.0")
+    vf = rig.claim(strategy="replug", plug=True)["vf"]
+    rig.memory.sysfs.open_groups.add(vf)
+    assert rig.ask("keep", domain=DOMAIN, mac=MAC) == {"kept": True}
+    assert rig.claim(strategy="replug", slot="0000:05:00.0")["vf"] == vf
+    (claim,) = rig.store.all()
+    assert (claim.slot, claim.expires, claim.state, claim.incoming) == (
+        "0000:05:00.0",
+        None,
+        claims.PLUGGED,
+        False,
+    )
+    rig.claim(domain=OTHER, strategy="replug", slot="0000:05:00.0", incoming=True)
+    (claim,) = rig.store.of_domain(OTHER)
+    assert (claim.slot, claim.expires, claim.state, claim.incoming) == (
+        "0000:05:00.0",
+        1120.0,
+        claims.RESERVED,
+        True,
+    )
+
+
+def test_what_went_through_a_guests_ports(rig: Rig) -> None:
+    vf = rig.claim(strategy="replug", plug=True)["vf"]
+    rig.claim(domain=OTHER)
+    port = rig.memory.devlink.vf_port(rig.memory.pf, rig.memory.vfs.index(PciAddress.parse(vf)))
+    assert port is not None
+    assert port.ifindex is not None
+    rig.memory.links.counted[port.ifindex] = Traffic(rx=7, tx=9)
+    assert rig.ask("counters", domain=DOMAIN) == {"ports": [{"mac": MAC, "vf": vf, "sent": 7, "received": 9}]}
+    assert rig.ask("counters", domain=OTHER) == {"ports": []}
 
 
 def test_what_was_promised_is_what_the_hook_finds(rig: Rig) -> None:

@@ -5,6 +5,10 @@
  * It gives the NICs that the kernel command line names by MAC (net=MAC=ADDRESS/LENGTH,...) their IPv4 addresses, and
  * writes a tick a second to the console, so that its life can be watched from outside. It never sends a frame by
  * itself. It is one process that starts no other: a fork costs a tenth of a second under two layers of emulation.
+ * Only a guest that is to be busy (churn=MIB) has a second one, which writes so much memory over and over.
+ *
+ * A bond (bond=PRIMARY,OTHER,ADDRESS/LENGTH, the ports by MAC) is made of two NICs, active-backup, each keeping its MAC.
+ * A port that comes back joins again by itself.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -23,8 +27,17 @@
 
 #define NICS "/sys/class/net"
 #define MAC_LENGTH 17
+#define BOND "bond0"
+#define PAGE 4096
 
 static char command_line[4096];
+
+/* The bond that is wanted: its ports' MACs, the primary first; none without a length. */
+static struct {
+	char ports[2][MAC_LENGTH + 1];
+	struct in_addr address;
+	int length;
+} bond;
 
 /* The first word of a file below a NIC's directory; empty when there is no such file. */
 static void read_attribute(const char *nic, const char *name, char *value, size_t size)
@@ -101,6 +114,81 @@ static void configure(int control, const char *nic, const char *mac)
 		perror("up");
 }
 
+static void write_attribute(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+
+	if (!file || fputs(text, file) < 0 || fflush(file) < 0)
+		perror(path);
+	if (file)
+		fclose(file);
+}
+
+/* Make the bond, as yet without ports; its settings can be changed as long as it is down. */
+static void make_bond(int control)
+{
+	struct ifreq request;
+
+	write_attribute(NICS "/bonding_masters", "+" BOND);
+	write_attribute(NICS "/" BOND "/bonding/mode", "active-backup");
+	write_attribute(NICS "/" BOND "/bonding/fail_over_mac", "active");
+	write_attribute(NICS "/" BOND "/bonding/miimon", "50");
+	memset(&request, 0, sizeof(request));
+	strcpy(request.ifr_name, BOND);
+	set_address(control, &request, bond.address, bond.length);
+	if (ioctl(control, SIOCGIFFLAGS, &request) < 0)
+		return;
+	request.ifr_flags |= IFF_UP;
+	if (ioctl(control, SIOCSIFFLAGS, &request) < 0)
+		perror("up");
+}
+
+/* Put a NIC into the bond if it is one of its ports and not in it; the bond brings it up. */
+static bool joined(const char *nic, const char *mac)
+{
+	char name[NAME_MAX + 2];
+	bool primary = !strcmp(mac, bond.ports[0]);
+
+	if (!bond.length || !strcmp(nic, BOND) || (!primary && strcmp(mac, bond.ports[1])))
+		return false;
+	if (!has_attribute(nic, "master")) {
+		snprintf(name, sizeof(name), "+%s", nic);
+		write_attribute(NICS "/" BOND "/bonding/slaves", name);
+		if (primary)
+			write_attribute(NICS "/" BOND "/bonding/primary", nic);
+	}
+	return true;
+}
+
+static void read_bond(void)
+{
+	const char *entry = strstr(command_line, "bond=");
+	char text[INET_ADDRSTRLEN];
+
+	if (!entry || sscanf(entry, "bond=%17[0-9a-f:],%17[0-9a-f:],%15[0-9.]/%d", bond.ports[0], bond.ports[1], text,
+			     &bond.length) != 4 || inet_pton(AF_INET, text, &bond.address) != 1)
+		bond.length = 0;
+}
+
+/* Write memory for ever, a page at a time, so that every page of it is written many times a second. */
+static void churn(void)
+{
+	const char *entry = strstr(command_line, "churn=");
+	size_t size = entry ? strtoul(entry + strlen("churn="), NULL, 10) << 20 : 0;
+	volatile char *memory;
+	size_t at;
+	char number;
+
+	if (!size || fork() != 0)
+		return;
+	nice(10);
+	memory = malloc(size);
+	for (number = 1; memory; number++)
+		for (at = 0; at < size; at += PAGE)
+			memory[at] = number;
+	_exit(1);
+}
+
 /* Look at every NIC: configure it, and append its state to the tick. */
 static void look_at_nics(int control, char *tick, size_t size)
 {
@@ -115,7 +203,8 @@ static void look_at_nics(int control, char *tick, size_t size)
 		if (nic[0] == '.' || !strcmp(nic, "lo") || !has_attribute(nic, "address"))
 			continue;
 		read_attribute(nic, "address", mac, sizeof(mac));
-		configure(control, nic, mac);
+		if (!joined(nic, mac))
+			configure(control, nic, mac);
 		read_attribute(nic, "operstate", state, sizeof(state));
 		snprintf(tick + used, size - used, " %s=%s=%s", nic, mac, state);
 	}
@@ -143,13 +232,21 @@ int main(void)
 	read_command_line();
 	puts("GUEST-UP");
 	control = socket(AF_INET, SOCK_DGRAM, 0);
+	read_bond();
+	if (bond.length)
+		make_bond(control);
+	churn();
 	for (number = 0; ; number++) {
-		char tick[1024];
+		char tick[1024], active[32] = "";
 		struct timespec up;
 
 		clock_gettime(CLOCK_BOOTTIME, &up);
 		snprintf(tick, sizeof(tick), "TICK %d uptime=%ld.%02ld", number, (long)up.tv_sec, up.tv_nsec / 10000000);
 		look_at_nics(control, tick, sizeof(tick));
+		if (bond.length)
+			read_attribute(BOND, "bonding/active_slave", active, sizeof(active));
+		if (active[0])
+			snprintf(tick + strlen(tick), sizeof(tick) - strlen(tick), " active=%s", active);
 		/* one write a line, so that nobody sees half of one */
 		puts(tick);
 		fflush(stdout);

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.testbed import apt, fabric, kernel, lab
+from tests.testbed import apt, fabric, kernel, lab, migrate
 from tests.testbed.guest import Guest, Nic, last_tick
+from tests.testbed.scenarios import replug_bond
 
 GUEST = Guest("g", 3, (Nic("52:54:00:00:00:02", 42, 20, "0000:01:10.2"), Nic("52:54:00:00:00:03", 43, 20)))
 
@@ -67,6 +68,36 @@ def test_a_guests_domain_is_xml_with_its_vfs_and_their_vlans() -> None:
     assert lab.vf_addresses(GUEST.xml()) == {"52:54:00:00:00:02": "0000:01:10.2"}
     command_line = domain.findtext("os/cmdline") or ""
     assert "net=52:54:00:00:00:02=10.42.0.20/24,52:54:00:00:00:03=10.43.0.20/24" in command_line
+
+
+def test_a_guest_with_a_bond_and_much_to_do() -> None:
+    domain = ElementTree.fromstring(Guest("b", 4, GUEST.nics, bonded=True, churn_mib=24).xml())
+    command_line = domain.findtext("os/cmdline") or ""
+    assert "bond=52:54:00:00:00:02,52:54:00:00:00:03,10.42.0.20/24 churn=24" in command_line
+    assert " net=" not in command_line
+    marks = domain.findall("metadata/{urn:vfmigrate:domain:1}vfs/{urn:vfmigrate:domain:1}vf")
+    assert [mark.get("strategy") for mark in marks] == ["replug"]
+
+
+def test_what_a_terminal_has_shown_is_text() -> None:
+    raw = "goes to b\r\n\x1b[?25lpass 1 \x1b[1m10%\x1b[0m\r\x1b[2Kpass 1 10%\r\x1b[2Kpass 2 50%\r\n\x1b[?25harrived\r\n"
+    assert "pass 2 50%\narrived\n" in migrate.recording(raw)
+    assert migrate.recording("a\r\na\r\nb\r\n") == "a\nb\n"
+
+
+def test_events_that_are_still_being_written_are_none_yet() -> None:
+    assert migrate.events('{"event": "begin"}\n{"event": "pro') == [{"event": "begin"}]
+    assert migrate.events("") == []
+
+
+def test_when_a_representor_began_to_carry() -> None:
+    counters = (
+        "100.0\n/sys/class/net/r0/statistics/rx_packets:5\n/sys/class/net/r1/statistics/rx_packets:90\n"
+        "100.5\n/sys/class/net/r0/statistics/rx_packets:14\n"
+        "101.0\n/sys/class/net/r0/statistics/rx_packets:15\n/sys/class/net/r1/statistics/rx_packets:"
+    )
+    assert replug_bond.carrying(counters, "r0") == 101.0
+    assert replug_bond.carrying(counters, "r1") is None
 
 
 def test_a_guest_without_vfs_has_no_metadata() -> None:

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate migrate` between two hosts with real libvirt: what it says, what arrives, and what a Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hook_calls import AFTER, BEFORE
+from tests.integration.hosts import wait_for
+from tests.integration.pair import Node, Pair
+
+pytestmark = pytest.mark.hosts
+
+MAC = "52:54:00:00:00:02"
+GUEST = "g"
+
+
+def words(target: Node, *options: str) -> Sequence[str]:
+    return ("vfmigrate", "migrate", *options, GUEST, f"qemu+tcp://{target.host.name}/system")
+
+
+def migrate(source: Node, target: Node, *options: str) -> subprocess.CompletedProcess[str]:
+    return source.host.run(*words(target, *options), check=False)
+
+
+def events(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def interrupt(node: Node) -> None:
+    """Send SIGINT to the command on a host, as a terminal's Ctrl-C would."""
+    pids = node.host.run("pgrep", "-f", "^/usr/bin/python3 .*vfmigrate migrate").stdout.split()
+    node.host.run("kill", "-INT", *pids)
+
+
+def test_a_guest_with_a_vf(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    empty = a.state()
+    a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC, vlan=42)]))
+
+    done = migrate(a, b)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *_ = done.stdout.splitlines()
+    assert first == f"guest 'g' goes to host-b with {MAC} by vfio"
+    assert "arrived after " in done.stdout
+    assert "ms (by libvirt)" in done.stdout
+    assert "silence about " in done.stdout
+    assert f"{MAC} is plugged; no frame in 5 s" in done.stdout
+    assert a.state() == empty
+    assert [claim[1] for claim in b.state().claims.values()] == ["plugged"]
+
+
+def test_a_guest_without_a_vf_needs_nothing_of_ours(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    a.start_guest(Guest(GUEST))
+    done = migrate(a, b)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "guest 'g' goes to host-b"
+    assert (a.host.domains(), b.host.domains()) == ({}, {GUEST: "running"})
+
+
+def test_events_for_programs(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
+    done = migrate(a, b, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = events(done.stdout)
+    assert {event["schema"] for event in told} == {1}
+    assert (told[0]["event"], told[0]["vfs"]) == ("begin", [{"mac": MAC, "strategy": "vfio"}])
+    assert told[-1]["event"] == "end"
+    assert told[-1]["arrived"] is True
+    assert told[-1]["downtime_ms"] >= 0
+    assert told[-1]["standstill_ms"] > 0
+
+
+def test_a_refusal_is_one_line_and_changes_nothing(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
+    before = (a.state(), b.state())
+    b.hooks.refuse("migrate", "no room", AFTER)
+    done = migrate(a, b)
+    assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert "no room" in line
+    assert "the guest runs on the source" in line
+    assert (a.state(), b.state()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--undefinesource",), "--undefinesource needs --persistent"),
+        (("--parallel-connections", "2"), "--parallel-connections needs --parallel"),
+        (("--timeout-cancel",), "--timeout-cancel needs --timeout"),
+    ],
+)
+def test_options_that_say_nothing_alone(pair: Pair, options: tuple[str, ...], told: str) -> None:
+    done = migrate(pair.a, pair.b, *options)
+    assert (done.returncode, done.stderr) == (2, f"vfmigrate: {told}\n")
+
+
+def test_options_that_virsh_users_know(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    a.define_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
+    a.host.virsh("start", GUEST)
+    options = (
+        "--live",
+        "--persistent",
+        "--undefinesource",
+        "--parallel",
+        "--parallel-connections",
+        "2",
+        "--p2p",
+    )
+    done = migrate(a, b, *options, "--bandwidth", "100", "--timeout", "60", "--auto-converge")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert a.host.domains() == {}
+    assert "Persistent:     yes" in b.host.virsh("dominfo", GUEST)
+
+
+def test_ctrl_c_while_the_destination_prepares(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC, vlan=42)]))
+    before = (a.state(), b.state())
+    with b.hooks.hold(GUEST, "started", BEFORE):
+        command = a.host.spawn(*words(b))
+        b.hooks.wait_for("started")
+        interrupt(a)
+        told = command.stdout
+        assert told is not None
+        while "giving up" not in (line := told.readline()):
+            assert line, "the command ended without having heard it"
+    output, error = command.communicate(timeout=60)
+    assert command.returncode == 130, (output, error)
+    assert error == ("vfmigrate: the migration of guest 'g' was cancelled; the guest runs on the source\n")
+    wait_for("both hosts to be as before", lambda: (a.state(), b.state()) == before)
+
+
+def test_nobody_of_this_name(pair: Pair) -> None:
+    done = migrate(pair.a, pair.b)
+    assert done.returncode == 1
+    assert "has no guest 'g'" in done.stderr
+
+
+def test_a_guest_that_is_shut_off(pair: Pair) -> None:
+    pair.a.define_guest(Guest(GUEST))
+    done = migrate(pair.a, pair.b)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "guest 'g' does not run" in done.stderr
+
+
+def test_no_destination(pair: Pair) -> None:
+    pair.a.start_guest(Guest(GUEST))
+    done = pair.a.host.run("vfmigrate", "migrate", GUEST, "qemu+tcp://10.77.0.9/system", check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (75, 1)
+    assert pair.a.host.domains() == {GUEST: "running"}

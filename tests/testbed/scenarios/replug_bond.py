@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest with a bond over VF and virtio, A to B and back: the VF stays behind, the bond carries, another joins it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+from tests.testbed import expect, migrate, terminal, timeline
+from tests.testbed.guest import Guest, Nic
+from tests.testbed.host import Host
+from tests.testbed.lab import Lab
+from tests.testbed.migrate import Told
+from tests.testbed.peer import Hearing, Peer
+from tests.testbed.report import Record
+
+NAME = "replug-bond"
+TIMEOUT_S = 480
+
+# By how much the peer's silence may exceed libvirt's downtime: a bond needs its link monitor's time at each change.
+ALLOWED_MS = 2500
+# Frames through a VF's port that cannot be those of its driver's start.
+CARRYING = 10
+# How long the guest has for carrying over the VF once that is plugged in.
+JOIN_S = 60
+
+VF = Nic(mac="52:54:00:00:42:23", vlan=42, number=33, vf="0000:01:10.2")
+OTHER = Nic(mac="52:54:00:00:42:24", vlan=42, number=34)
+GUEST = Guest("bond-guest", 23, (VF, OTHER), bonded=True)
+
+# What went into the bridge by each representor, ten times a second.
+WATCH = """\
+exec > /run/counters 2> /dev/null < /dev/null
+while sleep 0.1; do date +%s.%N; grep -H . /sys/class/net/*/statistics/rx_packets; done
+"""
+
+
+def run(lab: Lab, record: Record) -> None:
+    """Refused as it stands; then there, back, and interrupted."""
+    record.mac = VF.mac
+    record.source_vlan = record.destination_vlan = VF.vlan
+    with terminal.step("guest with a bond over VF and virtio boots on host A"):
+        lab.start_guest(lab.a, GUEST)
+    record.source_vf = expect.plugged(lab, GUEST, lab.a)[VF.mac].address
+    expect.that(carries_by_vf(lab), "the guest's bond does not carry by its VF on host A")
+    with terminal.step("plain virsh migrate is refused"):
+        plain = lab.migrate(GUEST, lab.a, lab.b)
+    told = " ".join(plain.result.stderr.split())
+    expect.that(plain.result.status != 0, "virsh migrate succeeded with a VF that has to be unplugged")
+    expect.that("vfmigrate migrate" in told, f"the refusal does not say what to do: {told}")
+    slot = guest_slot(lab.a)
+    there = migrate_heard(lab, lab.a, lab.b, record, "there")
+    record.destination_vf = expect.plugged(lab, GUEST, lab.b)[VF.mac].address
+    expect.that(guest_slot(lab.b) == slot, f"the guest sees its VF at {guest_slot(lab.b)}, not at {slot}")
+    record.events = timeline.collect(lab.hosts, there.began)
+    terminal.timeline("A to B, milliseconds from the start of vfmigrate migrate", record.events)
+    migrate_heard(lab, lab.b, lab.a, record, "back")
+    expect.that(guest_slot(lab.a) == slot, f"the guest sees its VF at {guest_slot(lab.a)}, not at {slot}")
+    interrupt(lab)
+    lab.destroy(GUEST)
+
+
+def guest_slot(host: Host) -> Optional[str]:
+    """Where the guest sees its VF."""
+    xml = host.run(f"virsh dumpxml {GUEST.name}")
+    device = re.search(rf"<interface type='hostdev'.*?{VF.mac}.*?</interface>", xml, re.DOTALL)
+    slots = re.findall(r"<address type='pci' [^>]*>", device.group()) if device else []
+    return slots[-1] if slots else None
+
+
+def carries_by_vf(lab: Lab, timeout: float = JOIN_S) -> bool:
+    """Whether the guest itself says that its VF is the active port of its bond, within so many seconds."""
+    for _ in range(int(timeout)):
+        lab.await_life(GUEST, 60)
+        ticks = re.findall(r"^TICK .*$", GUEST.console.read_text(errors="replace"), re.MULTILINE)
+        active = re.search(r" active=(\S+)", ticks[-1])
+        if active and f" {active.group(1)}={VF.mac}=" in ticks[-1]:
+            return True
+    return False
+
+
+def migrate_heard(lab: Lab, source: Host, destination: Host, record: Record, way: str) -> Told:
+    """Migrate while the peer pings, and measure."""
+    lab.on_both(
+        lambda host: host.run(
+            f"setsid sh -c '{WATCH}' > /dev/null 2>&1 < /dev/null & echo $! > /run/watch.pid"
+        )
+    )
+    peer = Peer(VF.address)
+    try:
+        expect.that(peer.await_answers(20, 60), f"the guest does not answer the peer on {source.hostname}")
+        with terminal.step(f"vfmigrate migrate, {source.hostname} to {destination.hostname}"):
+            told = migrate.migrate(source, GUEST, destination)
+        expect.that(told.status == 0, f"vfmigrate migrate failed: {told.error}")
+        expect.moved(lab, GUEST, source, destination)
+        expect.that(
+            carries_by_vf(lab), f"the guest's bond does not carry by its VF on {destination.hostname}"
+        )
+        expect.that(
+            peer.await_answers(20, 60), f"the guest does not answer the peer on {destination.hostname}"
+        )
+    finally:
+        hearing = peer.stop()
+        lab.on_both(lambda host: host.run("kill -- -$(cat /run/watch.pid)"))
+    vf = expect.plugged(lab, GUEST, destination)[VF.mac]
+    note(record, way, told, hearing, carrying(destination.run("cat /run/counters"), vf.representor or ""))
+    end = told.event("end") or {}
+    bound = (end.get("downtime_ms") or 0) + ALLOWED_MS
+    silence = hearing.longest_silence_ms
+    expect.that(silence <= bound, f"the guest was silent for {silence:.0f} ms, more than {bound:.0f}")
+    return told
+
+
+def carrying(counters: str, representor: str) -> Optional[float]:
+    """When frames of the guest's came by this representor, as seconds of its host's clock."""
+    now, first = 0.0, None
+    for line in counters.splitlines():
+        if re.fullmatch(r"\d+\.\d+", line):
+            now = float(line)
+        elif line.startswith(f"/sys/class/net/{representor}/"):
+            text = line.rpartition(":")[2]
+            if not text:
+                continue  # cut off in the middle
+            count = int(text)
+            first = count if first is None else first
+            if count >= first + CARRYING:
+                return now
+    return None
+
+
+def note(record: Record, way: str, told: Told, hearing: Hearing, carried: Optional[float]) -> None:
+    """Keep what was measured of one way."""
+    end: dict[str, Any] = told.event("end") or {}
+    record.measured[way] = {
+        "total_ms": end.get("total_ms"),
+        "downtime_ms": end.get("downtime_ms"),
+        "standstill_ms": end.get("standstill_ms"),
+        "vf_away_ms": (end.get("away_ms") or {}).get(VF.mac),
+        "unplugged_ms": told.at_ms("unplugged"),
+        "plugged_ms": told.at_ms("plugged"),
+        # by the destination's clock, which is this machine's to some milliseconds
+        "vf_carries_ms": round((carried - told.began) * 1000, 1) if carried is not None else None,
+        "pings_sent": hearing.sent,
+        "pings_lost": hearing.lost,
+        "longest_silence_ms": round(hearing.longest_silence_ms, 1),
+        "silence_began_ms": round((hearing.silence_began - told.began) * 1000, 1),
+    }
+    record.downtime_ms = end.get("downtime_ms")
+    record.pings_sent += hearing.sent
+    record.pings_lost += hearing.lost
+    record.longest_silence_ms = round(max(record.longest_silence_ms or 0.0, hearing.longest_silence_ms), 1)
+    record.longest_wait_ms = round(max(record.longest_wait_ms or 0.0, hearing.longest_wait_ms), 1)
+    terminal.console.print(f"{way}: {record.measured[way]}", soft_wrap=True)
+
+
+def interrupt(lab: Lab) -> None:
+    """Ctrl-C while the guest is without its VF: it gets it back where it is."""
+    with terminal.step("vfmigrate migrate, A to B, gets SIGINT while the VF is out"):
+        running = migrate.Running(lab.a, GUEST, lab.b, "--bandwidth", "2")
+        running.await_event("progress")
+        running.interrupt()
+        told = running.finish()
+    expect.that(told.status == 130, f"vfmigrate migrate ended with {told.status}: {told.error}")
+    expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
+    expect.that(not lab.running(GUEST, lab.b), "the guest is on host B as well")
+    expect.plugged(lab, GUEST, lab.a)
+    expect.that(carries_by_vf(lab), "the guest's bond does not carry by its VF after the interruption")
