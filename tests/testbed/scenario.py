@@ -7,12 +7,13 @@ import contextlib
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import NoReturn, Optional
 
-from tests.testbed import fabric, facts, report, terminal
+from tests.testbed import expect, fabric, facts, report, terminal
 from tests.testbed.expect import ScenarioError
 from tests.testbed.host import HostError
 from tests.testbed.lab import Lab
@@ -50,11 +51,13 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
         with within(scenario.TIMEOUT_S):
             scenario.run(lab, record)
         record.left_behind = dict(lab.settle(before))
-        if not all(map(facts.is_clean, record.left_behind.values())):
-            raise ScenarioError(f"it left something behind: {told(record)}")
+        clean = all(map(facts.is_clean, record.left_behind.values()))
+        expect.that(clean, f"it left something behind: {told(record)}")
         record.outcome, record.why = report.PASSED, None
-    except FAILURES as error:
-        record.why = " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001 - a mistake in one scenario must not keep the others from running
+        if not isinstance(error, FAILURES):
+            traceback.print_exc()
+        record.why = " ".join(str(error).split()) or type(error).__name__
         keep_logs(lab, record)
         clear_away(lab)
         with contextlib.suppress(*FAILURES):
