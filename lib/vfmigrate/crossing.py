@@ -26,6 +26,8 @@ class Crossing:
     vlan: Optional[int] = None
     #: where the guest sees it
     slot: Optional[PciAddress] = None
+    #: where the source has it; None where libvirt does not tell
+    address: Optional[PciAddress] = None
     #: libvirt binds its driver
     managed: bool = True
     #: its form in the domain: interface, hostdev or network
@@ -46,6 +48,7 @@ def crossings(xml: str) -> list[Crossing]:
                 pool=mark.pool if mark is not None else None,
                 vlan=mark.vlan if mark is not None else None,
                 slot=_slot(domain.device(xml, interface.position)),
+                address=interface.address,
                 managed=interface.managed or interface.form == "network",
                 form=interface.form,
             )

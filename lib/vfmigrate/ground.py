@@ -84,7 +84,11 @@ class Ends:
         """Promise a VF of the destination, and have the source's kept for the guest."""
         if self._cancelled.is_set():
             raise Cancelled("cancelled before anything was touched")
-        vf = self._far.ask("claim", {**self._wish(mac), "incoming": True})["vf"]
+        wish = {**self._wish(mac), "incoming": True}
+        origin = self._crossings[mac].address
+        if origin is not None:
+            wish["origin"] = str(origin)
+        vf = self._far.ask("claim", wish)["vf"]
         self._display.tell("claimed", f"{mac}: VF {vf} is promised on the destination", mac=mac, vf=vf)
         try:
             self._near.ask("claim", self._wish(mac))

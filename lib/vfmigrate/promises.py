@@ -53,6 +53,8 @@ class Wish:
     source: Optional[Mark] = None
     #: the VF is taken out for a migration: where the guest sees it, here or, when it comes, from there on
     slot: Optional[PciAddress] = None
+    #: the VF's address on the host the guest comes from, which its definition names
+    origin: Optional[PciAddress] = None
 
 
 def domain_of(request: Request) -> str:
@@ -90,9 +92,10 @@ def wish_of(request: Request) -> Wish:
             firmware=request.optional_text("firmware"),
             msix=request.optional_number("msix", 1, 2048),
         )
-    slot = request.optional_text("slot")
+    slot, origin = request.optional_text("slot"), request.optional_text("origin")
     return Wish(
         slot=PciAddress.parse(slot) if slot is not None else None,
+        origin=PciAddress.parse(origin) if origin is not None else None,
         domain=domain,
         name=(request.optional_text("name") or domain)[:255],
         mac=mac,
@@ -258,6 +261,7 @@ class Promises:
                 incoming=wish.source is not None,
                 strategy=wish.strategy,
                 slot=str(wish.slot) if wish.slot is not None else None,
+                origin=wish.origin,
             )
         )
 

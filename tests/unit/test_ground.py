@@ -89,7 +89,7 @@ class Plugs:
 def run(world: World) -> Outcome:
     ends = Ends(
         world,
-        [Crossing(MAC, "replug", "data", 42, PciAddress(0, 5, 0, 0))],
+        [Crossing(MAC, "replug", "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2))],
         cast("Devices", Plugs(world, "source")),
         cast("Devices", Plugs(world, "destination")),
         Desk(world, "source"),
@@ -106,7 +106,7 @@ def test_it_arrives() -> None:
     assert outcome.arrived
     assert world.done == ["destination: claim", "source: claim", "source: detach", "migrate"]
     there, here = world.asked
-    assert there == {**here, "incoming": True}
+    assert there == {**here, "incoming": True, "origin": "0000:01:00.2"}
     assert here == {
         "domain": UUID,
         "name": "g",

@@ -128,8 +128,9 @@ def test_a_vf_that_is_taken_out_for_a_migration(rig: Rig) -> None:
         claims.PLUGGED,
         False,
     )
-    rig.claim(domain=OTHER, strategy="replug", slot="0000:05:00.0", incoming=True)
+    rig.claim(domain=OTHER, strategy="replug", slot="0000:05:00.0", incoming=True, origin="0000:41:00.2")
     (claim,) = rig.store.of_domain(OTHER)
+    assert claim.origin == PciAddress(0, 0x41, 0, 2)
     assert (claim.slot, claim.expires, claim.state, claim.incoming) == (
         "0000:05:00.0",
         1120.0,
