@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, ModuleType
@@ -53,8 +54,10 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
         if not all(map(facts.is_clean, record.left_behind.values())):
             raise ScenarioError(f"it left something behind: {told(record)}")
         record.outcome, record.why = report.PASSED, None
-    except FAILURES as error:
-        record.why = " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001 - a mistake in one scenario must not keep the others from running
+        if not isinstance(error, FAILURES):
+            traceback.print_exc()
+        record.why = " ".join(str(error).split()) or type(error).__name__
         keep_logs(lab, record)
         clear_away(lab)
         with contextlib.suppress(*FAILURES):
