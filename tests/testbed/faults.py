@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,8 +52,8 @@ class UnderWay:
         while True:
             expect.that(not self.job.done(), "the migration was over before anything went wrong")
             told = self.source.result(f"virsh domjobinfo {self.guest.name}").stdout
-            found = [line.split()[1] for line in told.splitlines() if line.startswith(f"{figure}:")]
-            if found and float(found[0]) >= least:
+            found = re.search(rf"^{figure}:\s+([0-9.]+)", told, re.MULTILINE)
+            if found and float(found.group(1)) >= least:
                 return
             expect.that(time.monotonic() < deadline, f"the migration did not come to '{figure}' {least}")
             time.sleep(0.2)
