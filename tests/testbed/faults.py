@@ -24,7 +24,9 @@ FAST = 1000
 # ms. With the least, the last of the memory never fits into the guest's pause: such a migration does not end.
 LEAST_PAUSE = 1
 USUAL_PAUSE = 300
-UNDER_WAY_S = 60
+UNDER_WAY_S = 150
+# How long such a migration may take, whatever is done to it.
+SLOW_S = 300
 # How long libvirt may take to notice that the other side is gone, and to take its half back.
 ROLLED_BACK_S = 60
 
@@ -76,7 +78,8 @@ def slow_migration(
     if endless:
         source.run(f"virsh migrate-setmaxdowntime {guest.name} {LEAST_PAUSE}")
     with ThreadPoolExecutor(1) as lane:
-        yield UnderWay(lab, guest, source, destination, lane.submit(lab.migrate, guest, source, destination))
+        job = lane.submit(lab.migrate, guest, source, destination, timeout=SLOW_S)
+        yield UnderWay(lab, guest, source, destination, job)
 
 
 def full_speed(guest: Guest, host: Host) -> None:
