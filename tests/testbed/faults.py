@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,9 @@ FAST = 1000
 # ms. With the least, the last of the memory never fits into the guest's pause: such a migration does not end.
 LEAST_PAUSE = 1
 USUAL_PAUSE = 300
-UNDER_WAY_S = 60
+UNDER_WAY_S = 150
+# How long such a migration may take, whatever is done to it.
+SLOW_S = 300
 # How long libvirt may take to notice that the other side is gone, and to take its half back.
 ROLLED_BACK_S = 60
 
@@ -51,8 +54,8 @@ class UnderWay:
         while True:
             expect.that(not self.job.done(), "the migration was over before anything went wrong")
             told = self.source.result(f"virsh domjobinfo {self.guest.name}").stdout
-            found = [line.split()[1] for line in told.splitlines() if line.startswith(f"{figure}:")]
-            if found and float(found[0]) >= least:
+            found = re.search(rf"^{figure}:\s+([0-9.]+)", told, re.MULTILINE)
+            if found and float(found.group(1)) >= least:
                 return
             expect.that(time.monotonic() < deadline, f"the migration did not come to '{figure}' {least}")
             time.sleep(0.2)
@@ -75,7 +78,8 @@ def slow_migration(
     if endless:
         source.run(f"virsh migrate-setmaxdowntime {guest.name} {LEAST_PAUSE}")
     with ThreadPoolExecutor(1) as lane:
-        yield UnderWay(lab, guest, source, destination, lane.submit(lab.migrate, guest, source, destination))
+        job = lane.submit(lab.migrate, guest, source, destination, timeout=SLOW_S)
+        yield UnderWay(lab, guest, source, destination, job)
 
 
 def full_speed(guest: Guest, host: Host) -> None:

@@ -106,12 +106,17 @@ class Lab:
                 raise HostError(f"guest {guest.name} shows no life for {timeout:.0f} s on its console")
             time.sleep(0.1)
 
-    def migrate(self, guest: Guest, source: Host, destination: Host, *options: str) -> Migration:
-        """A plain `virsh migrate --live`, as an administrator types it, or with further options."""
+    def migrate(
+        self, guest: Guest, source: Host, destination: Host, *options: str, timeout: float = MIGRATION_S
+    ) -> Migration:
+        """A plain `virsh migrate --live`, as an administrator types it, or with further options.
+
+        Raises subprocess.TimeoutExpired when it has not ended within `timeout` seconds.
+        """
         words = ("migrate", "--live", *options, guest.name, f"qemu+tcp://{destination.hostname}/system")
         command = f"virsh --timing {shlex.join(words)}"
         offset = clock_offset(source)
-        result = source.result(f"date +%s.%N; exec {command}", MIGRATION_S)
+        result = source.result(f"date +%s.%N; exec {command}", timeout)
         told = re.match(r"(\d+\.\d+)\n.*\(Time: (\d+\.\d+) ms\)", result.stdout, re.DOTALL)
         if not told:
             raise HostError(f"{source.hostname} did not run virsh migrate: {result.stderr.strip()}")

@@ -9,7 +9,7 @@ from tests.testbed.lab import Lab
 from tests.testbed.report import Record
 
 NAME = "cancel-early"
-TIMEOUT_S = 300
+TIMEOUT_S = 500
 
 GUEST = Guest("early-guest", 40, (Nic(mac="52:54:00:00:42:40", vlan=42, number=40, vf="0000:01:10.2"),))
 

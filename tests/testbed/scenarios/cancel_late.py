@@ -9,7 +9,7 @@ from tests.testbed.lab import Lab
 from tests.testbed.report import Record
 
 NAME = "cancel-late"
-TIMEOUT_S = 300
+TIMEOUT_S = 500
 
 ITERATIONS = 3
 GUEST = Guest("late-guest", 41, (Nic(mac="52:54:00:00:42:41", vlan=42, number=41, vf="0000:01:10.2"),))

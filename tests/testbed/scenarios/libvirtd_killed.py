@@ -12,7 +12,7 @@ from tests.testbed.lab import Lab
 from tests.testbed.report import Record
 
 NAME = "libvirtd-killed"
-TIMEOUT_S = 500
+TIMEOUT_S = 700
 
 BACK_S = 120
 GUEST = Guest("orphan-guest", 43, (Nic(mac="52:54:00:00:42:43", vlan=42, number=43, vf="0000:01:10.2"),))

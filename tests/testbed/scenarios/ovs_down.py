@@ -12,7 +12,7 @@ from tests.testbed.lab import Lab
 from tests.testbed.report import Record
 
 NAME = "ovs-down"
-TIMEOUT_S = 400
+TIMEOUT_S = 700
 
 UP_S = 60
 CLEAN_S = 60
