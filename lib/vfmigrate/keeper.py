@@ -38,8 +38,8 @@ _ATTEMPT_SECONDS = 1.0
 
 
 def _is_unplugged(claim: Claim, running: domain.Domain) -> bool:
-    """Whether a domain runs without a VF that it had."""
-    had = claim.state == PLUGGED and claim.expires is None
+    """Whether a domain runs without a VF that it had, and that nobody took out of it for a migration only."""
+    had = claim.state == PLUGGED and claim.expires is None and claim.slot is None
     return had and claim.vf not in {interface.address for interface in running.interfaces}
 
 
