@@ -38,7 +38,8 @@ class Crowded(Refused):
     def __init__(self, pool: Pool, guests: Mapping[PciAddress, Sequence[str]]) -> None:
         """`guests` are those on the move, by physical function."""
         told = "; ".join(
-            f"{len(names)} VFs of PF {pf} are on the move already (guests {', '.join(sorted(set(names)))})"
+            f"{len(names)} {'VF' if len(names) == 1 else 'VFs'} of PF {pf} on the move already "
+            f"(guests {', '.join(sorted(set(names)))})"
             for pf, names in guests.items()
         )
         super().__init__(

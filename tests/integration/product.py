@@ -27,11 +27,12 @@ CONFIGURATION = """\
 [daemon]
 claim_timeout = {claim_timeout}
 reconcile_interval = {reconcile_interval}
-
-[pool data]
+{daemon}
+[pool {pool}]
 pf = {pf}
 bridge = {bridge}
 vlans = 42-43
+{more}
 """
 
 
@@ -73,13 +74,28 @@ class Product:
         self.launch(pf=pf, claim_timeout=claim_timeout, reconcile_interval=reconcile_interval)
         self.wait_until_answering()
 
-    def launch(self, *, pf: str = "", claim_timeout: int = 120, reconcile_interval: int = 3600) -> None:
-        """Do what `start` does without waiting for the daemon."""
+    def launch(
+        self,
+        *,
+        pf: str = "",
+        claim_timeout: int = 120,
+        reconcile_interval: int = 3600,
+        pool: str = "data",
+        more: str = "",
+        daemon: str = "",
+    ) -> None:
+        """Do what `start` does without waiting for the daemon.
+
+        The pool may have another name; `more` are further lines of its section, `daemon` of the daemon's.
+        """
         text = CONFIGURATION.format(
             pf=pf or self._pf,
             bridge=BRIDGE,
             claim_timeout=claim_timeout,
             reconcile_interval=reconcile_interval,
+            pool=pool,
+            more=more,
+            daemon=daemon,
         )
         self._host.write("/etc/vfmigrate/vfmigrate.conf", text)
         self.install_hook()

@@ -297,6 +297,17 @@ def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(rig: Rig) -> No
     assert rig.store.get(claim.vf) is not None
 
 
+def test_a_vf_that_is_out_for_a_migration_stays_claimed(rig: Rig) -> None:
+    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    (claim,) = rig.store.all()
+    rig.store.change(claim, strategy="replug", slot="0000:05:00.0")
+    rig.change(guest(1))
+    assert rig.keeper.follow(uuid) == []
+    rig.now += 20
+    rig.keeper.reconcile()
+    assert rig.store.get(claim.vf) is not None
+
+
 def test_metadata_that_cannot_be_read_is_stamped_anew(rig: Rig) -> None:
     uuid = rig.run(guest(1, rig.memory.vfs[0]))
     rig.change(guest(1, rig.memory.vfs[0]).replace("vlan='42'", "vlan='many'"))

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a destination decides before anything moves, and what it makes of a guest of which nothing is told."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hook_calls import AFTER
+from tests.integration.pair import Node, Outcome, Pair, start_products
+from tests.integration.test_migration import MAC, vfs_of
+
+pytestmark = pytest.mark.hosts
+
+WAIT_S = 4
+
+
+def start(node: Node, **configuration: str) -> None:
+    """Run vfmigrate on a host, configured otherwise than usual."""
+    node.product.launch(**configuration)  # type: ignore[arg-type]  # texts only
+    node.product.wait_until_answering()
+    node.wait_until_ready()
+
+
+def refused(pair: Pair, name: str = "g") -> Outcome:
+    """Try to migrate a guest, which must be refused with one line before anything changed on either host."""
+    before = (pair.a.state(), pair.b.state())
+    outcome = pair.a.migrate(name, pair.b)
+    assert outcome.status != 0
+    assert len(outcome.error.splitlines()) == 1
+    assert pair.b.hooks.operations() == ["migrate begin -"]
+    assert (pair.a.state(), pair.b.state()) == before
+    return outcome
+
+
+def test_a_guest_with_a_virtual_iommu(ready: Pair) -> None:
+    ready.a.start_guest(Guest("g", [Vf(ready.a.vf(1), MAC)], extra="<iommu model='intel'/>"))
+    outcome = refused(ready)
+    assert "virtual IOMMU" in outcome.error
+    assert "remove <iommu>" in outcome.error
+
+
+def test_a_pool_that_the_destination_does_not_have(pair: Pair) -> None:
+    pair.a.product.start()
+    start(pair.b, pool="storage")
+    pair.a.start_guest(Guest("g", [Vf(pair.a.vf(1), MAC)]))
+    assert "pool 'data', which this host does not have: it has storage" in refused(pair).error
+
+
+def test_metadata_that_cannot_be_read(ready: Pair) -> None:
+    guest = Guest("g", [Vf(ready.a.vf(1), MAC)])
+    ready.a.start_guest(guest)
+    ready.a.wait_until_settled()
+    ready.a.product.stop()  # it would make it readable again
+    vfs = "<vfs><vf mac='52:54:00:00:00:02' pool='data' vlan='many'/></vfs>"
+    ready.a.host.virsh(
+        "metadata", "g", "urn:vfmigrate:domain:1", "--key", "vfmigrate", "--set", vfs, "--live"
+    )
+    assert "metadata is unreadable: vlan='many'" in refused(ready).error
+
+
+def unmarked(node: Node) -> None:
+    """Run a guest whose metadata does not speak of its VF, on a host without vfmigrate."""
+    marked = Guest("g", [Vf(node.vf(1), MAC)]).xml()
+    node.host.virsh("create", "/dev/stdin", stdin=re.sub(r"<metadata>.*</metadata>", "", marked))
+
+
+def test_a_guest_without_marks_is_none_of_our_business(pair: Pair) -> None:
+    """Its VF's address is that of no VF here, and libvirt says so."""
+    start(pair.b)
+    before = pair.b.state()
+    unmarked(pair.a)
+    outcome = pair.a.migrate("g", pair.b)
+    assert outcome.status != 0
+    assert "vfmigrate" not in outcome.error
+    assert pair.b.state() == before
+
+
+def test_a_guest_without_marks_is_taken_where_a_pool_says_so(pair: Pair) -> None:
+    start(pair.b, more="unmarked = take\nvlan = 43")
+    unmarked(pair.a)
+    outcome = pair.a.migrate("g", pair.b)
+    assert outcome.status == 0, outcome.error
+    assert vfs_of(pair.b.host.virsh("dumpxml", "g")) == list(pair.b.product.claims())
+    assert [port.tag for port in pair.b.switch_ports().values()] == [43]
+
+
+def two_guests(pair: Pair) -> None:
+    """Start daemons of which the second lets one VF move at a time, and two guests on the first host."""
+    start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {WAIT_S}")
+    pair.a.product.start()
+    for number, name in enumerate(("first", "second"), start=1):
+        pair.a.start_guest(Guest(name, [Vf(pair.a.vf(number), f"52:54:00:00:01:0{number}")], number))
+    pair.a.wait_until_settled()
+
+
+def test_a_guest_waits_for_its_turn(pair: Pair) -> None:
+    two_guests(pair)
+    with pair.b.hooks.hold("first", "started", AFTER):
+        first = pair.a.begin_migration("first", pair.b)
+        pair.b.hooks.wait_for("started", AFTER)
+        second = pair.a.begin_migration("second", pair.b)
+        time.sleep(WAIT_S / 4)
+        # while the second guest waits, others are answered
+        pair.b.start_guest(Guest("third", [Vf(pair.b.vf(0), "52:54:00:00:01:03")], 3))
+        assert list(pair.b.host.domains()) == ["first", "third"]
+    assert first.finish().status == 0
+    outcome = second.finish()
+    assert outcome.status == 0, outcome.error
+    assert set(pair.b.host.domains()) == {"first", "second", "third"}
+    assert len(pair.b.product.claims()) == 3
+
+
+def test_a_guest_whose_turn_does_not_come_is_refused_with_who_is_in_the_way(pair: Pair) -> None:
+    two_guests(pair)
+    with pair.b.hooks.hold("first", "started", AFTER):
+        first = pair.a.begin_migration("first", pair.b)
+        pair.b.hooks.wait_for("started", AFTER)
+        began = time.monotonic()
+        outcome = pair.a.migrate("second", pair.b)
+        took = time.monotonic() - began
+    assert outcome.status != 0
+    assert f"1 VF of PF {pair.b.pf} on the move already (guests first)" in outcome.error
+    assert took >= WAIT_S
+    assert first.finish().status == 0
+    assert pair.a.host.domains() == {"second": "running"}
+    assert len(pair.b.product.claims()) == 1
+
+
+def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(pair: Pair) -> None:
+    pair.a.product.start()
+    start(pair.b, more="max_migrating = 1", daemon="migrating_wait = 45")
+    pair.a.start_guest(Guest("g", [Vf(pair.a.vf(n), f"52:54:00:00:01:0{n}") for n in (1, 2)]))
+    pair.a.wait_until_settled()
+    began = time.monotonic()
+    outcome = refused(pair)
+    assert time.monotonic() - began < 40
+    assert (
+        f"guest 'g' has 2 VFs of PF {pair.a.pf} on the source, and a card moves 1 at a time" in outcome.error
+    )
+
+
+def test_as_many_arrive_as_there_are_vfs(pair: Pair) -> None:
+    """However few may move at once, who waits for its turn arrives in the end."""
+    start_products(pair)
+    pair.b.product.stop()
+    start(pair.b, more="max_migrating = 1", daemon="migrating_wait = 45")
+    guests = [Guest(f"g{n}", [Vf(pair.a.vf(n), f"52:54:00:00:01:0{n}")], n) for n in (1, 2, 3)]
+    for guest in guests:
+        pair.a.start_guest(guest)
+    migrations = [pair.a.begin_migration(guest.name, pair.b) for guest in guests]
+    outcomes = [migration.finish() for migration in migrations]
+    assert [outcome.status for outcome in outcomes] == [0, 0, 0], outcomes
+    assert replace(pair.b.state(), claims={}).guests == {guest.name: "running" for guest in guests}
+    assert len(pair.b.product.claims()) == 3
