@@ -123,7 +123,7 @@ def test_the_device_is_the_same_for_the_guest(rig: Rig) -> None:
         "function": "0x0",
     }
     (interface,) = domain.read(
-        f"<domain><uuid>u</uuid><name>g</name><devices>{xml}</devices></domain>"
+        f"<domain><uuid>{DOMAIN}</uuid><name>g</name><devices>{xml}</devices></domain>"
     ).interfaces
     assert (interface.mac, interface.address, interface.managed) == (MAC, claim.vf, True)
 
