@@ -55,6 +55,9 @@ migration_host = "{address}"
 """
 
 
+# How many times as long as usual to wait for anything, on a machine that is busy with something else.
+PATIENCE = float(os.environ.get("VFMIGRATE_TEST_PATIENCE", "1"))
+
 LINKS = """\
 link set lo up
 addr add {address}/24 dev mgmt
@@ -65,7 +68,7 @@ link set {uplink} up
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until `condition` holds; raises TimeoutError naming `what` after `seconds`."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
@@ -96,7 +99,7 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host; raises CommandError on a status other than 0 if `check`."""
         return self.namespace.run(
-            *_surrounded(words, env), check=check, stdin=stdin, env=ENVIRONMENT, timeout=timeout
+            *_surrounded(words, env), check=check, stdin=stdin, env=ENVIRONMENT, timeout=timeout * PATIENCE
         )
 
     def spawn(

@@ -21,7 +21,7 @@ from tests.fakes.slot import PluggedCard
 from tests.integration import product
 from tests.integration.guests import EMULATOR, Guest, hostdev_network
 from tests.integration.hook_calls import HookCalls
-from tests.integration.hosts import BRIDGE, UPLINK, Fabric, Host, two_hosts, wait_for
+from tests.integration.hosts import BRIDGE, PATIENCE, UPLINK, Fabric, Host, two_hosts, wait_for
 from tests.integration.namespaces import end_child
 from tests.integration.product import Product
 
@@ -72,7 +72,7 @@ class Migration:
 
     def finish(self, seconds: float = 60) -> Outcome:
         """Wait for the end, so many seconds at most."""
-        _, error = self._process.communicate(timeout=seconds)
+        _, error = self._process.communicate(timeout=seconds * PATIENCE)
         return Outcome(self._process.returncode, error.strip())
 
     def kill(self) -> None:
