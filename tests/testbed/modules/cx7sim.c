@@ -463,12 +463,24 @@ static void resync_work(struct work_struct *work)
 static int pci_event(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct pci_dev *pdev = to_pci_dev(data);
+	int vf;
 
 	if (event != BUS_NOTIFY_ADD_DEVICE && event != BUS_NOTIFY_REMOVED_DEVICE)
 		return NOTIFY_DONE;
+	if (!pdev->is_virtfn || pdev->physfn != card->pdev)
+		return NOTIFY_DONE;
+	if (event == BUS_NOTIFY_REMOVED_DEVICE) {
+		/* at once: the next VFs, which may come in the next moment, have representors of their own */
+		vf = pci_iov_vf_id(pdev);
+		devl_lock(devlink);
+		if (vf >= 0 && vf < MAX_VFS && card->representors[vf])
+			representor_remove(vf);
+		if (vf >= 0 && vf < MAX_VFS)
+			function_reset(vf);
+		devl_unlock(devlink);
+	}
 	/* not at once: numvfs still has its old value, and more VFs follow */
-	if (pdev->is_virtfn && pdev->physfn == card->pdev)
-		mod_delayed_work(system_wq, &card->resync, HZ / 10);
+	mod_delayed_work(system_wq, &card->resync, HZ / 10);
 	return NOTIFY_DONE;
 }
 
