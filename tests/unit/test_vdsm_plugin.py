@@ -40,7 +40,7 @@ POINTS = (
     "after_get_caps",
     "after_get_stats",
 )
-POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42, vlans=frozenset({43}))
+POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42, vlans=frozenset({43}), max_migrating=2)
 VM = "00000000-0000-4000-8000-0000000000aa"
 MAC = "56:6f:1a:2b:00:02"
 VFIO = {"vfmigrate_strategy": "vfio", "vfmigrate_pool": "data"}
@@ -101,7 +101,7 @@ class Vdsm:
         self.hooks = VdsmHooks(directory / "hooks")
         self.memory = MemoryHost()
         self.point_at_devices()
-        settings = Config({"data": POOL}, clients=frozenset({"nobody"}))
+        settings = Config({"data": POOL}, clients=frozenset({"nobody"}), migrating_wait=0)
         self.store = ClaimStore(directory / "claims")
         self.log = Journal(directory / "no-journal")
         self.converger = Converger(self.memory.host, settings, self.store)
@@ -532,6 +532,22 @@ def test_another_guest_has_the_vf(vdsm: Vdsm) -> None:
     ):
         vdsm.hooks.xml("before_vm_migrate_destination", given, other)
     assert [claim.domain for claim in vdsm.store.all()] == [VM]
+
+
+def test_a_card_moves_no_more_at_once_than_it_can(vdsm: Vdsm) -> None:
+    guests = [f"00000000-0000-4000-8000-0000000000c{n}" for n in range(POOL.max_migrating + 1)]
+    given = [
+        in_domain(on_vf(vf), marks=mark(vf)).replace(VM, guest) for vf, guest in zip(vdsm.memory.vfs, guests)
+    ]
+    for xml, guest in zip(given[:-1], guests):
+        for _ in range(2):  # a retry is no further guest
+            vdsm.hooks.xml("before_vm_migrate_destination", xml, guest)
+    with pytest.raises(HookError, match="on the move"):
+        vdsm.hooks.xml("before_vm_migrate_destination", given[-1], guests[-1])
+    assert sorted(claim.domain for claim in vdsm.store.all()) == guests[:-1]
+    vdsm.hooks.xml("after_vm_destroy", given[0], guests[0])  # one of them did not come after all
+    vdsm.hooks.xml("before_vm_migrate_destination", given[-1], guests[-1])
+    assert sorted(claim.domain for claim in vdsm.store.all()) == guests[1:]
 
 
 def test_the_first_reason_is_told_when_the_daemon_goes_away(vdsm: Vdsm) -> None:
