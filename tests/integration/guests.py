@@ -82,6 +82,7 @@ class Guest:
     #: VFs that the metadata speaks of, and that are plugged in later
     marked: Sequence[Vf] = ()
     extra: str = ""
+    machine: str = "pc-q35-10.0"
 
     @property
     def uuid(self) -> str:
@@ -103,7 +104,7 @@ class Guest:
   {metadata if marks else ""}
   <memory unit='MiB'>32</memory>
   <memtune><hard_limit unit='MiB'>1</hard_limit></memtune>
-  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <os><type arch='x86_64' machine='{self.machine}'>hvm</type></os>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
   <features><acpi/></features>
   <devices>

@@ -254,15 +254,15 @@ class Fabric:
 
 
 @contextmanager
-def two_hosts(root: Path, place: Path) -> Iterator[tuple[Host, Host, Fabric]]:
-    """Two configured hosts over the root file system `root`, and the fabric; no service runs yet.
+def two_hosts(roots: tuple[Path, Path], place: Path) -> Iterator[tuple[Host, Host, Fabric]]:
+    """Two configured hosts over their root file systems, and the fabric; no service runs yet.
 
     `place` is an empty directory for mount points.
     """
     with ExitStack() as stack:
         fabric = Fabric(stack.enter_context(namespaces.network()))
         hosts = []
-        for number, letter in enumerate("ab", start=1):
+        for number, (letter, root) in enumerate(zip("ab", roots), start=1):
             name = f"host-{letter}"
             (place / name).mkdir()
             space = stack.enter_context(namespaces.host(name, root, place / name))

@@ -279,12 +279,15 @@ def start_products(pair: Pair, *, claim_timeout: int = 120, reconcile_interval: 
 
 
 @contextmanager
-def started_pair(root: Path, place: Path) -> Iterator[Pair]:
-    """Two hosts over the root file system `root`, everything started; `place` is an empty directory."""
+def started_pair(root: Path, place: Path, *, first: Optional[Path] = None) -> Iterator[Pair]:
+    """Two hosts over the root file system `root`, everything started; `place` is an empty directory.
+
+    The `first` host may have a root of its own.
+    """
     (place / "staged").mkdir()
     product.stage(place / "staged")
     with ExitStack() as stack:
-        a, b, fabric = stack.enter_context(two_hosts(root, place))
+        a, b, fabric = stack.enter_context(two_hosts((first or root, root), place))
         nodes = []
         for host in (a, b):
             pf = PFS[host.name]

@@ -11,12 +11,15 @@ import pytest
 
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER
+from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Outcome, Pair, start_products
 from tests.integration.test_migration import MAC, vfs_of
 
 pytestmark = pytest.mark.hosts
 
+# Short, for a guest that is to be refused; and longer than a busy machine takes.
 WAIT_S = 4
+PATIENT_S = 45
 
 
 def start(node: Node, **configuration: str) -> None:
@@ -89,9 +92,9 @@ def test_a_guest_without_marks_is_taken_where_a_pool_says_so(pair: Pair) -> None
     assert [port.tag for port in pair.b.switch_ports().values()] == [43]
 
 
-def two_guests(pair: Pair) -> None:
+def two_guests(pair: Pair, wait: int) -> None:
     """Start daemons of which the second lets one VF move at a time, and two guests on the first host."""
-    start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {WAIT_S}")
+    start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {wait}")
     pair.a.product.start()
     for number, name in enumerate(("first", "second"), start=1):
         pair.a.start_guest(Guest(name, [Vf(pair.a.vf(number), f"52:54:00:00:01:0{number}")], number))
@@ -99,12 +102,12 @@ def two_guests(pair: Pair) -> None:
 
 
 def test_a_guest_waits_for_its_turn(pair: Pair) -> None:
-    two_guests(pair)
+    two_guests(pair, PATIENT_S)
     with pair.b.hooks.hold("first", "started", AFTER):
         first = pair.a.begin_migration("first", pair.b)
         pair.b.hooks.wait_for("started", AFTER)
         second = pair.a.begin_migration("second", pair.b)
-        time.sleep(WAIT_S / 4)
+        wait_for("the second guest to wait", lambda: "guest 'second' waits" in pair.b.product.log())
         # while the second guest waits, others are answered
         pair.b.start_guest(Guest("third", [Vf(pair.b.vf(0), "52:54:00:00:01:03")], 3))
         assert list(pair.b.host.domains()) == ["first", "third"]
@@ -116,7 +119,7 @@ def test_a_guest_waits_for_its_turn(pair: Pair) -> None:
 
 
 def test_a_guest_whose_turn_does_not_come_is_refused_with_who_is_in_the_way(pair: Pair) -> None:
-    two_guests(pair)
+    two_guests(pair, WAIT_S)
     with pair.b.hooks.hold("first", "started", AFTER):
         first = pair.a.begin_migration("first", pair.b)
         pair.b.hooks.wait_for("started", AFTER)
@@ -133,7 +136,7 @@ def test_a_guest_whose_turn_does_not_come_is_refused_with_who_is_in_the_way(pair
 
 def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(pair: Pair) -> None:
     pair.a.product.start()
-    start(pair.b, more="max_migrating = 1", daemon="migrating_wait = 45")
+    start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {PATIENT_S}")
     pair.a.start_guest(Guest("g", [Vf(pair.a.vf(n), f"52:54:00:00:01:0{n}") for n in (1, 2)]))
     pair.a.wait_until_settled()
     began = time.monotonic()
@@ -148,7 +151,7 @@ def test_as_many_arrive_as_there_are_vfs(pair: Pair) -> None:
     """However few may move at once, who waits for its turn arrives in the end."""
     start_products(pair)
     pair.b.product.stop()
-    start(pair.b, more="max_migrating = 1", daemon="migrating_wait = 45")
+    start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {PATIENT_S}")
     guests = [Guest(f"g{n}", [Vf(pair.a.vf(n), f"52:54:00:00:01:0{n}")], n) for n in (1, 2, 3)]
     for guest in guests:
         pair.a.start_guest(guest)

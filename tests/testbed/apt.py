@@ -19,6 +19,8 @@ from tests.testbed import cache
 from tests.testbed.run import CommandError, run
 
 RELEASE = "trixie"
+# What some tests run beside it.
+OLDER_RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LISTS_LIFETIME_S = 24 * 3600
 
@@ -68,12 +70,12 @@ def source_lines(targets: str, own: str, release: str) -> list[str]:
 
 
 @functools.cache
-def sources() -> list[str]:
-    """The `deb` lines of RELEASE on the mirrors of this machine. Raises ArchiveError when it has none."""
+def sources(release: str = RELEASE) -> list[str]:
+    """The `deb` lines of a release on the mirrors of this machine. Raises ArchiveError when it has none."""
     targets = run(
         "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"
     )
-    lines = source_lines(targets, own_release(), RELEASE)
+    lines = source_lines(targets, own_release(), release)
     if not lines:
         raise ArchiveError(
             f"apt on this machine has no source for the suite {own_release() or '(unknown)'}: "
@@ -168,8 +170,8 @@ def download(package: str, version: str) -> Path:
     return next(folder.glob("*.deb"))
 
 
-def bootstrap(root: Path, packages: Sequence[str], log: Path) -> None:
-    """Make a root of RELEASE with the packages and nothing recommended at `root`."""
+def bootstrap(root: Path, packages: Sequence[str], log: Path, release: str = RELEASE) -> None:
+    """Make a root of a release with the packages and nothing recommended at `root`."""
     run(
         "mmdebstrap",
         "--variant=apt",
@@ -179,9 +181,9 @@ def bootstrap(root: Path, packages: Sequence[str], log: Path) -> None:
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         f"--include={','.join(packages)}",
-        RELEASE,
+        release,
         root,
-        *sources(),
+        *sources(release),
         env={"DEBIAN_FRONTEND": "noninteractive"},
         log=log,
     )

@@ -51,6 +51,9 @@ HOST_PACKAGES = (
     "strace",
 )
 
+# What the tests on hosts of the release before do without.
+NOT_IN_OLDER = ("openssh-server", "tcpdump", "busybox-static", "less", "strace", "rpm")
+
 GUEST_PACKAGES = (
     "network-manager",
     "dbus",
@@ -85,6 +88,17 @@ def host_root() -> Path:
     parts: Parts = {"recipe": ROOT_RECIPE, "packages": dict(apt.candidates(HOST_PACKAGES))}
     log = cache.log("host-root")
     return cache.entry("host-root", parts, lambda path: apt.bootstrap(path, HOST_PACKAGES, log))
+
+
+@functools.cache
+def older_host_root() -> Path:
+    """The root of a host of the release before, for the libvirt in it."""
+    packages = [name for name in HOST_PACKAGES if name not in NOT_IN_OLDER]
+    parts: Parts = [ROOT_RECIPE, apt.OLDER_RELEASE, *packages]
+    log = cache.log("older-host-root")
+    return cache.entry(
+        "older-host-root", parts, lambda path: apt.bootstrap(path, packages, log, apt.OLDER_RELEASE)
+    )
 
 
 @functools.cache
