@@ -155,6 +155,18 @@ def test_the_port_goes_where_the_guest_takes_its_vf(paired: Pair) -> None:
     assert a.product.claims() == {}
 
 
+def test_vfmigrate_migrate_waits_for_the_guest_to_take_its_vf(paired: Pair) -> None:
+    a, b = paired.a, paired.b
+    command = a.host.spawn("vfmigrate", "migrate", GUEST, f"qemu+tcp://{b.host.name}/system")
+    wait_for("the guest to arrive", lambda: b.host.domains().get(GUEST) == "running", seconds=60)
+    (vf,) = b.product.claims()
+    b.card.set_bus_master(vf, True)
+    output, error = command.communicate(timeout=60)
+    assert (command.returncode, error) == (0, "")
+    assert f"with {MAC} by failover" in output
+    assert f"{MAC} is plugged; no frame in 5 s" in output
+
+
 def test_a_destination_without_the_standbys_bridge_refuses_and_the_pair_stays_whole(paired: Pair) -> None:
     a, b = paired.a, paired.b
     xml = a.host.virsh("dumpxml", "--migratable", GUEST).replace(f"bridge='{BRIDGE}'", "bridge='br-gone'")

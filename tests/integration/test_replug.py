@@ -80,7 +80,6 @@ def test_a_guest_that_arrived_without_its_vf_stays_and_is_tried_again(ready: Pai
     a.start_guest(guest)
     wish: dict[str, Any] = {
         "domain": guest.uuid,
-        "name": GUEST,
         "mac": MAC,
         "strategy": "replug",
         "pool": "data",
@@ -92,7 +91,7 @@ def test_a_guest_that_arrived_without_its_vf_stays_and_is_tried_again(ready: Pai
     assert outcome.status == 0, outcome.error
     wait_for("the status to say so", lambda: vf_status(b, vf)["state"] == "standby", seconds=30)
     (problem, *_) = vf_status(b, vf)["problems"]
-    assert problem.startswith("guest 'g' runs without it: libvirt: plugging a VF in: ")
+    assert problem.startswith(f"guest '{guest.uuid}' runs without it: libvirt: plugging a VF in: ")
     assert "tried again in 5 s" in problem
     assert b.host.domains() == {GUEST: "running"}
     assert b.switch_ports() == {}
