@@ -9,20 +9,17 @@ cannot work is refused before anything is changed; what fails half-way is taken 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import secrets
-import sys
-import time
-from collections.abc import Container, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Container
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate import attachment, choice, domain, failover_verb, metadata, protocol
+from vfmigrate import attachment, change, choice, domain, failover_verb, metadata
 from vfmigrate.attachment import Attachment
+from vfmigrate.change import GuestChange, Told
 from vfmigrate.domain import VfInterface
-from vfmigrate.errors import HostError, InputError, Refused, UsageError, VfmigrateError
+from vfmigrate.errors import HostError, InputError, Refused, UsageError
 from vfmigrate.failover import chosen
 from vfmigrate.markup import Markup
 from vfmigrate.pci import PciAddress
@@ -30,15 +27,7 @@ from vfmigrate.pci import PciAddress
 if TYPE_CHECKING:
     from vfmigrate.session import Session
 
-SCHEMA = 1
-
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_LET_GO_SECONDS = 30.0
-# QEMU closes a VF a moment after libvirt has forgotten it.
-_CLOSE_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
-
-Told = Mapping[str, Any]
 
 
 def add(verbs: Any) -> None:
@@ -93,120 +82,11 @@ def new_mac(taken: Container[str]) -> str:
             return mac
 
 
-class _Work:
-    """One change of a guest: what is undone when it fails half-way, and what was done, for the user to read."""
-
-    def __init__(self, options: argparse.Namespace, session: Session) -> None:
-        self.session = session
-        self.name: str = options.domain
-        self.uuid = session.uuid(self.name)
-        self.socket = options.socket
-        self.dry_run: bool = options.dry_run
-        running, persistent = session.is_running(self.name), session.is_persistent(self.name)
-        if not session.is_local():
-            raise Refused(
-                "this libvirt is another host's, and only this host's daemon can be asked",
-                "run vfmigrate there",
-            )
-        if options.config and not persistent:
-            raise Refused(f"guest '{self.name}' is transient: it has no definition", "leave --config away")
-        self.live = running and not options.config
-        self.before = session.definition(self.name) if persistent else None
-        #: the definition to be; None for a guest that has none
-        self.after: Optional[str] = None
-        self.done: list[str] = []
-        self._undo = ExitStack()
-
-    def ask(self, request: str, **arguments: Any) -> Told:
-        """Ask this host's daemon."""
-        return protocol.ask(request, arguments, path=self.socket)
-
-    @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Undo what was done in the block when it fails."""
-        with self._undo:
-            yield
-            self._undo.pop_all()
-
-    def undoing(self, what: str, action: Callable[[], object]) -> None:
-        """Have something done if it comes to undoing; a failure of that is told, and the rest goes on."""
-
-        def undo() -> None:
-            try:
-                action()
-            except VfmigrateError as error:
-                print(f"vfmigrate: could not {what}: {error}", file=sys.stderr)
-
-        self._undo.callback(undo)
-
-    def will_have(self, wish: Attachment) -> None:
-        """Plan a definition with this VF."""
-        self.after = attachment.attached(self.before, wish) if self.before is not None else None
-
-    def define(self) -> None:
-        """Make the definition what it is to be."""
-        if self.before is None or self.after is None or self.after == self.before:
-            return
-        before = self.before
-        self.session.define(self.after)
-        self.undoing("put the definition back", lambda: self.session.define(before))
-        self.done.append("defined" + ("" if self.live else "; takes effect at the guest's next boot"))
-
-    def claim(self, mac: str, told: Optional[Told] = None) -> Optional[Told]:
-        """The claim for one of the guest's interfaces, in what the daemon tells (None: now)."""
-        claims = (told or self.ask("status"))["claims"]
-        return next((each for each in claims if each["domain"] == self.uuid and each["mac"] == mac), None)
-
-    def give_back(self, mac: str) -> None:
-        """End the claim for an interface that the guest has no more."""
-        end = time.monotonic() + _CLOSE_SECONDS
-        while True:
-            self.ask("give_back", domain=self.uuid, mac=mac)
-            claim = self.claim(mac)
-            if claim is None:
-                return
-            if time.monotonic() > end:
-                raise HostError(
-                    f"VF {claim['vf']} is still held, though guest '{self.name}' has it no more",
-                    "see vfmigrate status",
-                )
-            time.sleep(_LOOK_SECONDS)
-
-    def unplug(self, mac: str) -> None:
-        """Take a VF out of the running guest, and give it back."""
-        self.session.unplug(self.name, mac, _LET_GO_SECONDS)
-        self.give_back(mac)
-
-    def marks(self) -> tuple[metadata.Mark, ...]:
-        """The marks of the running guest."""
-        return metadata.of_domain(self.session.live(self.name))
-
-    def show(self, told: Told, device: str, *, as_json: bool) -> None:
-        """Say what was done, or would be."""
-        if as_json:
-            print(json.dumps({"schema": SCHEMA, **told}, indent=2))
-            return
-        if self.before is not None and self.after is not None:
-            print(failover_verb.difference(self.before, self.after))
-        else:
-            print(device)
-        for line in self.done or ["nothing changed (--dry-run)"]:
-            print(line)
-
-
-@contextmanager
-def _work(options: argparse.Namespace) -> Iterator[_Work]:
-    from vfmigrate.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
-
-    with Session(options.connect) as session:
-        yield _Work(options, session)
-
-
 # -- attach
 
 
 def _attach(options: argparse.Namespace) -> int:
-    with _work(options) as work:
+    with change.begun(options) as work:
         pool = _pool(work.ask("status")["pools"], options.pool)
         _check_vlan(pool, options.vlan)
         macs = work.session.macs()
@@ -243,7 +123,7 @@ def _attach(options: argparse.Namespace) -> int:
     return 0
 
 
-def _told(work: _Work, wish: Attachment) -> dict[str, Any]:
+def _told(work: GuestChange, wish: Attachment) -> dict[str, Any]:
     claim = work.claim(wish.mac) if work.live and not work.dry_run else None
     return {
         "domain": work.name,
@@ -302,7 +182,7 @@ def _check_free(pool: Told, free: list[PciAddress]) -> None:
     )
 
 
-def _check_guest(work: _Work, wish: Attachment) -> None:
+def _check_guest(work: GuestChange, wish: Attachment) -> None:
     """Raises Refused for a guest that cannot have this VF."""
     for xml in (work.after, attachment.attached(work.session.live(work.name), wish) if work.live else None):
         if xml is not None and wish.strategy in (None, "vfio"):
@@ -318,7 +198,7 @@ def _check_guest(work: _Work, wish: Attachment) -> None:
     attachment.check_free_port(work.session.live(work.name))
 
 
-def _claim(work: _Work, wish: Attachment) -> Attachment:
+def _claim(work: GuestChange, wish: Attachment) -> Attachment:
     """Have the daemon choose a VF: it has the last word on which is free."""
     claimed = work.ask(
         "claim",
@@ -334,7 +214,7 @@ def _claim(work: _Work, wish: Attachment) -> Attachment:
     return replace(wish, vf=PciAddress.parse(claimed["vf"]))
 
 
-def _plug(work: _Work, wish: Attachment) -> None:
+def _plug(work: GuestChange, wish: Attachment) -> None:
     """Plug the VF into the running guest and its port into the bridge."""
     marks = work.marks()
     work.session.stamp(work.name, (*marks, wish.mark()))
@@ -349,7 +229,7 @@ def _plug(work: _Work, wish: Attachment) -> None:
     _check_claim(work, wish)
 
 
-def _check_claim(work: _Work, wish: Attachment) -> None:
+def _check_claim(work: GuestChange, wish: Attachment) -> None:
     told = work.ask("status")
     claim = work.claim(wish.mac, told)
     if claim is None or claim["state"] != "plugged":
@@ -373,7 +253,7 @@ def _check_claim(work: _Work, wish: Attachment) -> None:
 
 
 def _detach(options: argparse.Namespace) -> int:
-    with _work(options) as work:
+    with change.begun(options) as work:
         networks = work.session.hostdev_networks()
         live = work.session.live(work.name, resolved=False) if work.live else None
         defined = _chosen(work.before, options.mac, networks)
@@ -435,7 +315,7 @@ def _mac_of(name: str, vf: VfInterface) -> str:
     return vf.wanted_mac
 
 
-def _unplug(work: _Work, mac: str) -> None:
+def _unplug(work: GuestChange, mac: str) -> None:
     marks = work.marks()
     work.unplug(mac)
     left = tuple(mark for mark in marks if mark.mac != mac)

@@ -16,6 +16,14 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "vfmigrate attach guest2 --pool data --strategy failover --config",
     ),
     "detach": ("vfmigrate detach guest1", "vfmigrate detach guest2 --mac 52:54:00:01:02:03"),
+    "migrate": (
+        "vfmigrate migrate guest1 qemu+ssh://host-b/system --persistent --undefinesource",
+        "vfmigrate migrate guest1 qemu+ssh://host-b/system --bandwidth 500 --max-downtime 3000",
+    ),
+    "evacuate": (
+        "vfmigrate evacuate --dry-run qemu+ssh://host-b/system qemu+ssh://host-c/system",
+        "vfmigrate evacuate qemu+ssh://host-b/system --jobs 2 --only guest1 --only guest2",
+    ),
     "failover enable": (
         "vfmigrate failover enable guest1 --standby-bridge br-data --vlan 42 --dry-run",
         "vfmigrate failover enable guest1 --standby-network default --mac 52:54:00:01:02:03",

@@ -137,6 +137,21 @@ class Session:
         with _told(f"XML of guest '{name}'"):
             return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
 
+    def running(self) -> dict[str, str]:
+        """The XML of the running domains by name."""
+        found = {}
+        with _told("list of running guests"):
+            for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                    found[str(each.name())] = str(each.XMLDesc(0))
+        return found
+
+    def free_memory_mib(self) -> int:
+        """How much memory the host has to spare, what it would take back from its caches included."""
+        with _told("memory of the host"):
+            told = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return sum(int(told.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
+
     def macs(self) -> dict[str, str]:
         """Who has which MAC: names of domains, running or not, by the MACs of their interfaces."""
         found = {}

@@ -13,13 +13,14 @@ from types import ModuleType
 
 from tests.testbed.scenarios import (
     ansible_role,
+    attach,
     cancel_early,
     cancel_late,
     daemon_killed,
+    evacuate,
     failover,
     failover_no_bridge,
     failover_no_vf,
-    attach,
     host_boot,
     hotplug,
     incompatible_firmware,
@@ -67,6 +68,7 @@ ALL: Sequence[ModuleType] = (
     migrate_busy_guest,
     migrate_interrupted,
     attach,
+    evacuate,
     provision_twice,
     host_boot,
     rpm_install,
