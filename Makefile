@@ -12,6 +12,7 @@ MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 UDEVRULESDIR ?= $(PREFIX)/lib/udev/rules.d
 # where the installing interpreter looks for the distribution's own packages
 SITELIB ?= $(shell $(PYTHON3) -Ic 'import sysconfig as s; n = s.get_scheme_names(); \
@@ -29,7 +30,7 @@ SCENARIOS ?=
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
-SHELL_SCRIPTS = tests/packages.sh tests/venv.sh tests/integration/emulator.sh tests/integration/systemd_init.sh rpm/build.sh .ci/run
+SHELL_SCRIPTS = tests/packages.sh tests/venv.sh tests/integration/emulator.sh tests/integration/systemd_init.sh rpm/build.sh completion/vfmigrate .ci/run
 PYTHON_SOURCES = lib hooks/qemu vdsm_plugin vdsm_plugin/50_vfmigrate man tests
 
 .PHONY: help
@@ -109,6 +110,7 @@ install-host:
 	install -d $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man5 man/vfmigrate.conf.5
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate.8 man/vfmigrated.8
+	install -Dpm 0644 completion/vfmigrate $(DESTDIR)$(COMPLETIONDIR)/vfmigrate
 
 .PHONY: install-vdsm
 install-vdsm: ## install the plugin for oVirt's vdsm below DESTDIR
@@ -131,7 +133,7 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate-guest.8
 
 .PHONY: man
-man: packages ## write the manual pages anew from what the programs take
+man: packages ## write the manual pages and the completion anew from what the programs take
 	PYTHONPATH=lib $(PY) man/write.py
 
 .PHONY: srpm

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-r"""Write the manual pages: prose from man/*.in, facts from the code that obeys them.
+r"""Write the manual pages and the shell's completion: prose from *.in, facts from the code that obeys them.
 
 A line `.\" @OPTIONS@` and its like in a template is replaced by what the argument parsers, the configuration's
-dataclasses and the error kinds say. The pages are kept in the repository beside their templates, so that a packager
-needs none of the product's libraries; `--check` tells whether they are still what the code says.
+dataclasses and the error kinds say. What is written is kept in the repository beside the templates, so that a packager
+needs none of the product's libraries; `--check` tells whether it is still what the code says.
 
     PYTHONPATH=lib python3 man/write.py [--check]
 """
@@ -21,6 +21,7 @@ from vfmigrate.version import VERSION
 from vfmigrate_guest import cli as guest
 
 HERE = Path(__file__).parent
+COMPLETION = HERE.parent / "completion"
 
 
 def escape(text: str) -> str:
@@ -75,8 +76,17 @@ def verbs(parser: argparse.ArgumentParser) -> str:
                 words = verb.prog.split()[1:] or [name]
                 lines.append(f".SS {escape(' '.join(words))}\n{synopsis(verb)}.PP\n")
                 lines.append(f"{escape(sentence(verb.description or ''))}\n{options(verb)}")
+                lines.append(examples(verb))
                 lines.append(verbs(verb))
     return "".join(lines)
+
+
+def examples(verb: argparse.ArgumentParser) -> str:
+    """A verb's examples."""
+    lines = (verb.epilog or "").splitlines()[1:]
+    if not lines:
+        return ""
+    return "".join([".PP\nExamples:\n.PP\n.nf\n", *(f"{escape(line)}\n" for line in lines), ".fi\n"])
 
 
 def keys(section: type) -> str:
@@ -106,6 +116,51 @@ def exit_codes() -> str:
     return "".join(lines)
 
 
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its sub-commands, theirs included."""
+    yield parser
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for verb in action.choices.values():
+                yield from parsers(verb)
+
+
+def kind(action: argparse.Action) -> str:
+    """What kind of value an action takes, as the completion names it: its choices, or its name in the usage."""
+    if action.choices is not None:
+        return "=" + " ".join(map(str, action.choices))
+    return str(action.metavar or action.dest.upper())
+
+
+def completion(parser: argparse.ArgumentParser) -> str:
+    """Tables of verbs, options, arguments and kinds of values, as bash declares them."""
+    tables: dict[str, dict[str, str]] = {"verbs": {}, "options": {}, "arguments": {}, "values": {}}
+    for each in parsers(parser):
+        path = " ".join(word for word in each.prog.split() if word.isidentifier())
+        found = list(actions(each))
+        named = [action for action in found if action.option_strings]
+        tables["options"][path] = " ".join(name for action in named for name in action.option_strings)
+        for action in named:
+            if action.nargs != 0:
+                tables["values"].update({f"{path} {name}": kind(action) for name in action.option_strings})
+        kinds = [
+            kind(action) + ("..." if action.nargs in ("*", "+") else "")
+            for action in found
+            if not action.option_strings
+        ]
+        if kinds:
+            tables["arguments"][path] = " ".join(kinds)
+        for action in each._actions:  # noqa: SLF001
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+                tables["verbs"][path] = " ".join(action.choices)
+    lines = []
+    for name, table in tables.items():
+        lines.append(f"declare -gA _vfmigrate_{name}=(\n")
+        lines += [f'    ["{key}"]="{words}"\n' for key, words in table.items()]
+        lines.append(")\n")
+    return "".join(lines)
+
+
 def page(template: str) -> str:
     """A page from its template."""
     blocks = {
@@ -124,13 +179,13 @@ def page(template: str) -> str:
     text = template.replace("@VERSION@", VERSION)
     for name, block in blocks.items():
         text = text.replace(f'.\\" @{name}@\n', block)
-    return text
+    return text.replace("# @COMPLETION@\n", completion(cli.arguments()))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the pages, or with --check say which are out of date."""
+    """Write what is out of date, or with --check say what that is."""
     stale = []
-    for source in sorted(HERE.glob("*.in")):
+    for source in sorted([*HERE.glob("*.in"), *COMPLETION.glob("*.in")]):
         target, text = source.with_suffix(""), page(source.read_text(encoding="utf-8"))
         if target.exists() and target.read_text(encoding="utf-8") == text:
             continue

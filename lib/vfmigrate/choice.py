@@ -116,10 +116,12 @@ def check_vlans(vlans: Iterable[int], pool: Pool) -> None:
     """Raises Refused for a VLAN that the pool does not allow."""
     for asked in vlans:
         if not pool.allows_vlan(asked):
-            raise Refused(
-                f"VLAN {asked} is not allowed in pool '{pool.name}'",
-                f"add it to the vlans of [pool {pool.name}]",
-            )
+            raise vlan_refusal(asked, pool.name)
+
+
+def vlan_refusal(vlan: int, pool: str) -> Refused:
+    """What is said of a VLAN that a pool does not allow."""
+    return Refused(f"VLAN {vlan} is not allowed in pool '{pool}'", f"add it to the vlans of [pool {pool}]")
 
 
 def check_compatible(mark: Mark, vf: PciAddress, here: CardFacts) -> None:

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate import failover_verb, listing, migrate_verb, ovirt_verb, protocol
+from vfmigrate import (
+    attach_verb,
+    evacuate_verb,
+    examples,
+    failover_verb,
+    listing,
+    migrate_verb,
+    ovirt_verb,
+    protocol,
+)
 from vfmigrate.errors import Cancelled, VfmigrateError
 from vfmigrate.version import VERSION
 
@@ -75,9 +84,12 @@ def arguments() -> argparse.ArgumentParser:
         verb.set_defaults(run=run)
         if run is _provision:
             _add_provision_arguments(verb)
+    attach_verb.add(verbs)
     migrate_verb.add(verbs)
+    evacuate_verb.add(verbs)
     failover_verb.add(verbs)
     ovirt_verb.add(verbs)
+    examples.add(parser)
     return parser
 
 

@@ -50,7 +50,7 @@ def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> str:
     guest = domain.read(xml)
     markup = Markup(xml)
     devices = list(markup.root.all("devices/*"))
-    vf = _chosen(guest, devices, wish.mac, hostdev_networks)
+    vf = chosen(guest, devices, wish.mac, hostdev_networks)
     if vf.teaming is not None:
         _check_same(pair_of(guest, vf), wish)
         return xml
@@ -116,9 +116,10 @@ def note_controllers(before: str, after: str) -> str:
 # -- which VF, and whether it can have a standby
 
 
-def _chosen(
+def chosen(
     guest: Domain, devices: list[Element], mac: Optional[str], hostdev_networks: Collection[str]
 ) -> VfInterface:
+    """The VF with a MAC, or the guest's only one. Raises Refused when there is none, or more than one."""
     vfs = [
         each
         for each in guest.interfaces

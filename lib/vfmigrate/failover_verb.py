@@ -34,12 +34,10 @@ def add(verbs: Any) -> None:
     action = actions.add_parser("enable", help=told, description=told)
     _add_common(action, changes=True)
     where = action.add_mutually_exclusive_group(required=True)
-    where.add_argument(
-        "--standby-bridge", metavar="BRIDGE", help="the bridge that the standby is plugged into"
-    )
-    where.add_argument("--standby-network", metavar="NETWORK", help="the libvirt network of the standby")
+    where.add_argument("--standby-bridge", metavar="BR", help="the bridge that the standby is plugged into")
+    where.add_argument("--standby-network", metavar="NET", help="the libvirt network of the standby")
     action.add_argument(
-        "--vlan", type=_vlan, metavar="N", help="VLAN tag of the standby; default: as the VF's metadata says"
+        "--vlan", type=vlan, metavar="N", help="VLAN tag of the standby; default: as the VF's metadata says"
     )
     action.add_argument(
         "--switch",
@@ -77,7 +75,8 @@ def _session(options: argparse.Namespace) -> Session:
     return Session(options.connect)
 
 
-def _vlan(text: str) -> int:
+def vlan(text: str) -> int:
+    """A VLAN on the command line."""
     try:
         return int(setting.number(1, setting.MAX_VLAN).read(text))
     except InputError as error:

@@ -130,6 +130,11 @@ def read(domain: etree._Element) -> tuple[Mark, ...]:
     return tuple(marks)
 
 
+def of_domain(xml: str) -> tuple[Mark, ...]:
+    """The marks in the text of a domain that libvirt gave. Raises InputError as `read`."""
+    return read(etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, no_network=True)))
+
+
 def merged(present: tuple[Mark, ...], of_claims: tuple[Mark, ...]) -> tuple[Mark, ...]:
     """The marks to stamp: those of the VFs a domain has, and what it wishes for an interface that is not plugged in.
 

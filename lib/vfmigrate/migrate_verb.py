@@ -38,13 +38,6 @@ def add(verbs: Any) -> None:
         "-c", "--connect", metavar="URI", help="the source's libvirt; default: as virsh chooses it"
     )
     verb.add_argument("--json", action="store_true", help="for programs: one event on each line")
-    verb.add_argument(
-        "--max-downtime",
-        type=_number,
-        default=MAX_DOWNTIME_MS,
-        metavar="MS",
-        help="how long the guest may stand still if it cannot be had for less (default: %(default)s)",
-    )
     _add_virsh_options(verb)
     verb.set_defaults(run=_migrate)
 
@@ -54,6 +47,19 @@ def _add_virsh_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--live", action="store_true", help="for those used to it: it always is")
     verb.add_argument("--persistent", action="store_true", help="define the guest on the destination")
     verb.add_argument("--undefinesource", action="store_true", help="and undefine it on the source")
+    verb.add_argument("--migrateuri", metavar="URI", help="where QEMU connects; default: libvirt's choice")
+    add_pace(verb)
+
+
+def add_pace(verb: argparse.ArgumentParser) -> None:
+    """Add the options that say how a guest's memory and disks are copied, whoever it is and wherever it goes."""
+    verb.add_argument(
+        "--max-downtime",
+        type=number,
+        default=MAX_DOWNTIME_MS,
+        metavar="MS",
+        help="how long the guest may stand still if it cannot be had for less (default: %(default)s)",
+    )
     disks = verb.add_mutually_exclusive_group()
     for kind, told in (
         ("all", "copy disks that are not shared"),
@@ -63,33 +69,33 @@ def _add_virsh_options(verb: argparse.ArgumentParser) -> None:
             f"--copy-storage-{kind}", dest="copy_storage", action="store_const", const=kind, help=told
         )
     verb.add_argument("--parallel", action="store_true", help="use several connections")
-    verb.add_argument("--parallel-connections", type=_number, metavar="N", help="how many; QEMU's default: 2")
-    verb.add_argument("--bandwidth", type=_number, metavar="MIB", help="copy at most so many MiB a second")
+    verb.add_argument("--parallel-connections", type=number, metavar="N", help="how many; QEMU's default: 2")
+    verb.add_argument("--bandwidth", type=number, metavar="MIB", help="copy at most so many MiB a second")
     verb.add_argument(
-        "--timeout", type=_number, metavar="S", help="suspend the guest for the rest after so many seconds"
+        "--timeout", type=number, metavar="S", help="suspend the guest for the rest after so many seconds"
     )
     verb.add_argument("--timeout-cancel", action="store_true", help="give up then, instead")
     verb.add_argument("--tls", action="store_true", help="encrypt what QEMU sends")
     verb.add_argument("--p2p", action="store_true", help="let the source's libvirt connect to DESTURI")
     verb.add_argument("--auto-converge", action="store_true", help="slow the guest down if need be")
     verb.add_argument("--unsafe", action="store_true", help="also where libvirt fears for the disks' caches")
-    verb.add_argument("--migrateuri", metavar="URI", help="where QEMU connects; default: libvirt's choice")
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
+    """A whole number from 1 on, on the command line."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
         raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a whole number from 1 on")
     return int(text)
 
 
-def _check_options(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace) -> None:
     """Raises UsageError for options that say nothing without another."""
     for one, other in (
         ("parallel_connections", "parallel"),
         ("timeout_cancel", "timeout"),
         ("undefinesource", "persistent"),
     ):
-        if getattr(options, one) and not getattr(options, other):
+        if getattr(options, one, None) and not getattr(options, other):
             raise UsageError(f"--{one.replace('_', '-')} needs --{other.replace('_', '-')}")
 
 
@@ -97,14 +103,14 @@ def _migrate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
     from vfmigrate.session import Session, run_events  # noqa: PLC0415
 
-    _check_options(options)
+    check_options(options)
     run_events()
     with Session(options.connect) as source, Session(options.desturi) as destination:
         for session in (source, destination):
             session.keep_alive()
         with display.shown(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
             try:
-                report = _run(options, source, destination, shown, cancelled)
+                report = run(options, source, destination, shown, cancelled)
             except VfmigrateError as error:
                 if options.json:
                     shown.tell("failed", str(error), **protocol.plain(error))
@@ -115,13 +121,14 @@ def _migrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(
+def run(
     options: argparse.Namespace,
     source: Session,
     destination: Session,
     shown: Display,
     cancelled: threading.Event,
 ) -> Report:
+    """Move one guest as the options say, and return when it is there. Raises VfmigrateError when it did not move."""
     migration = _prepared(options, source, destination, shown, cancelled)
     shown.tell(
         "begin",

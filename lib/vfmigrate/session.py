@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Optional
+from urllib.parse import urlsplit
 
 import libvirt
 from lxml import etree
 
+from vfmigrate import domain as domain_xml
+from vfmigrate import metadata
 from vfmigrate.errors import HostError, Refused, Unreachable
 from vfmigrate.mailbox import Mailbox
+
+# How often a guest is looked at that is to let go of a device.
+_LOOK_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -108,6 +115,109 @@ class Session:
         """Replace a persistent definition; libvirt holds it against its schema first."""
         with _told("definition"):
             self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+    def is_local(self) -> bool:
+        """Whether this is the libvirt of this host, whose daemon can be asked about it."""
+        with _told("URI"):
+            return urlsplit(str(self._connection.getURI())).hostname is None
+
+    def uuid(self, name: str) -> str:
+        """The UUID of a domain."""
+        return str(self.domain(name).UUIDString())
+
+    def is_persistent(self, name: str) -> bool:
+        """Whether a domain has a definition."""
+        domain = self.domain(name)
+        with _told(f"definition of guest '{name}'"):
+            return bool(domain.isPersistent())
+
+    def live(self, name: str, *, resolved: bool = True) -> str:
+        """The XML of a running domain; unless `resolved`, interfaces of networks as they were written."""
+        domain = self.domain(name)
+        with _told(f"XML of guest '{name}'"):
+            return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+
+    def running(self) -> dict[str, str]:
+        """The XML of the running domains by name."""
+        found = {}
+        with _told("list of running guests"):
+            for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                    found[str(each.name())] = str(each.XMLDesc(0))
+        return found
+
+    def free_memory_mib(self) -> int:
+        """How much memory the host has to spare, what it would take back from its caches included."""
+        with _told("memory of the host"):
+            told = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return sum(int(told.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
+
+    def macs(self) -> dict[str, str]:
+        """Who has which MAC: names of domains, running or not, by the MACs of their interfaces."""
+        found = {}
+        with _told("list of guests"):
+            for each in self._connection.listAllDomains():
+                for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+                    root = etree.fromstring(each.XMLDesc(flags))
+                    found.update(
+                        {
+                            mac.get("address", "").lower(): each.name()
+                            for mac in root.findall("devices/interface/mac")
+                        }
+                    )
+        return found
+
+    def plug(self, name: str, device: str) -> None:
+        """Plug a device into a running domain."""
+        domain = self.domain(name)
+        with _told(f"plugging a VF into guest '{name}'"):
+            domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def unplug(self, name: str, mac: str, seconds: float) -> None:
+        """Take the VF with this MAC out of a running domain; nothing when it has none.
+
+        Raises Refused when the guest has not let go of it after `seconds`.
+        """
+        domain = self.domain(name)
+        vf = self._live_vf(name, mac)
+        if vf is None:
+            return
+        with _told(f"unplugging the VF of guest '{name}'"):
+            domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        end = time.monotonic() + seconds
+        while self._live_vf(name, mac) is not None:
+            if time.monotonic() > end:
+                raise Refused(
+                    f"guest '{name}' has not let go of its VF with MAC {mac} in {seconds:g} s",
+                    "is its operating system up? try again, or shut it down",
+                )
+            time.sleep(_LOOK_SECONDS)
+
+    def _live_vf(self, name: str, mac: str) -> Optional[str]:
+        xml = self.live(name)
+        vfs = (each for each in domain_xml.read(xml).interfaces if each.wanted_mac == mac)
+        vf = next(vfs, None)
+        return domain_xml.device(xml, vf.position) if vf is not None else None
+
+    def stamp(self, name: str, marks: tuple[metadata.Mark, ...]) -> None:
+        """Replace our metadata on a running domain; no marks remove it."""
+        domain = self.domain(name)
+        with _told(f"metadata of guest '{name}'"):
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                metadata.write(marks) if marks else None,
+                metadata.PREFIX if marks else None,
+                metadata.URI,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def runs_network(self, name: str) -> Optional[bool]:
+        """Whether a network runs; None when there is none of this name."""
+        with _told("list of networks"):
+            for each in self._connection.listAllNetworks():
+                if each.name() == name:
+                    return bool(each.isActive())
+        return None
 
     def _networks(self) -> dict[str, etree._Element]:
         with _told("list of networks"):

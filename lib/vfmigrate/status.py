@@ -87,6 +87,7 @@ class Status:
             "name": pool.name,
             "bridge": pool.bridge,
             "vlan": pool.vlan,
+            "vlans": sorted(pool.vlans),
             "network": pool.libvirt_network,
             "pfs": pfs,
             "problems": problems,

@@ -26,6 +26,7 @@ from tests.integration.namespaces import end_child
 from tests.integration.product import Product
 
 EMULATOR_SOURCE = Path(__file__).with_name("emulator.sh")
+MONITOR_PROXY = "/usr/local/lib/monitor_proxy.py"
 RTNL_SHIM = "/usr/local/lib/rtnl_shim.so"
 GENL_SHIM = "/usr/local/lib/genl_shim.so"
 VFS = 4
@@ -91,6 +92,7 @@ class Node:
         self.hooks = HookCalls(host)
         self.product = Product(host, self.pf, {"LD_PRELOAD": GENL_SHIM, "FAKE_GENL": "/run/slot/devlink"})
         host.write(EMULATOR, EMULATOR_SOURCE.read_text(), 0o755)
+        host.write(MONITOR_PROXY, Path(__file__).with_name(Path(MONITOR_PROXY).name).read_text())
         host.write(f"/usr/lib/modules/{os.uname().release}/modules.alias", Hardware().modules_alias())
 
     def vf(self, index: int) -> str:
@@ -133,6 +135,7 @@ class Node:
         self.hooks.clear()
         self.set_unmigratable(False)
         self.set_ballast(0)
+        self.set_hotplug(False)
         for port in self.host.ports():
             self.host.vsctl("del-port", BRIDGE, port)
         self.card.refit(Hardware())
@@ -145,9 +148,16 @@ class Node:
 
     def set_unmigratable(self, unmigratable: bool) -> None:
         """Make the state of VFs that guests get from now on impossible to load, or possible again."""
-        flag = self.host.path("/run/emulator/unmigratable")
+        self._tell_emulator("unmigratable", unmigratable)
+
+    def set_hotplug(self, hotplug: bool) -> None:
+        """Let VFs be plugged into guests that are started from now on while they run, or no more."""
+        self._tell_emulator("hotplug", hotplug)
+
+    def _tell_emulator(self, what: str, wanted: bool) -> None:
+        flag = self.host.path(f"/run/emulator/{what}")
         flag.parent.mkdir(exist_ok=True)
-        if unmigratable:
+        if wanted:
             flag.touch()
         else:
             flag.unlink(missing_ok=True)

@@ -42,6 +42,7 @@ LISTS = {
         /usr/lib/tmpfiles.d/vfmigrate.conf
         /usr/lib/udev/rules.d/70-vfmigrate.rules
         /usr/sbin/vfmigrated
+        /usr/share/bash-completion/completions/vfmigrate
         /usr/share/doc/vfmigrate
         /usr/share/man/man5/vfmigrate.conf.5.gz
         /usr/share/man/man8/vfmigrate.8.gz

@@ -13,9 +13,11 @@ from types import ModuleType
 
 from tests.testbed.scenarios import (
     ansible_role,
+    attach,
     cancel_early,
     cancel_late,
     daemon_killed,
+    evacuate,
     failover,
     failover_no_bridge,
     failover_no_vf,
@@ -65,6 +67,8 @@ ALL: Sequence[ModuleType] = (
     replug_bond,
     migrate_busy_guest,
     migrate_interrupted,
+    attach,
+    evacuate,
     provision_twice,
     host_boot,
     rpm_install,

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How each verb is used: shown by --help and in the manual page. A test holds every verb to have some, that parse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "status": ("vfmigrate status", "vfmigrate status --json | jq '.pools[].problems'"),
+    "provision": ("vfmigrate provision --dry-run", "vfmigrate provision data"),
+    "reconcile": ("vfmigrate reconcile",),
+    "attach": (
+        "vfmigrate attach guest1 --pool data --vlan 42 --dry-run",
+        "vfmigrate attach guest1 --pool data --vlan 42",
+        "vfmigrate attach guest2 --pool data --strategy failover --config",
+    ),
+    "detach": ("vfmigrate detach guest1", "vfmigrate detach guest2 --mac 52:54:00:01:02:03"),
+    "migrate": (
+        "vfmigrate migrate guest1 qemu+ssh://host-b/system --persistent --undefinesource",
+        "vfmigrate migrate guest1 qemu+ssh://host-b/system --bandwidth 500 --max-downtime 3000",
+    ),
+    "evacuate": (
+        "vfmigrate evacuate --dry-run qemu+ssh://host-b/system qemu+ssh://host-c/system",
+        "vfmigrate evacuate qemu+ssh://host-b/system --jobs 2 --only guest1 --only guest2",
+    ),
+    "failover enable": (
+        "vfmigrate failover enable guest1 --standby-bridge br-data --vlan 42 --dry-run",
+        "vfmigrate failover enable guest1 --standby-network default --mac 52:54:00:01:02:03",
+    ),
+    "failover disable": ("vfmigrate failover disable guest1",),
+    "failover show": ("vfmigrate failover show guest1",),
+    "ovirt profile show": (
+        "vfmigrate ovirt profile show --url https://engine/ovirt-engine/api --user admin@internal",
+    ),
+    "ovirt profile set": (
+        "vfmigrate ovirt profile set fast --pool data --url https://engine/ovirt-engine/api --user admin@internal",
+    ),
+}
+
+_TITLE = "examples:"
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Leaves the lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith(_TITLE):
+            return text
+        return super()._fill_text(text, width, indent)
+
+
+def verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of the verbs that do something: those without sub-verbs."""
+    below = [
+        verb
+        for action in parser._actions  # noqa: SLF001 - argparse has no other list of them
+        if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
+        for verb in action.choices.values()
+    ]
+    if not below:
+        yield parser
+    for verb in below:
+        yield from verbs(verb)
+
+
+def name(verb: argparse.ArgumentParser) -> str:
+    """A verb's name, without the program's."""
+    return verb.prog.partition(" ")[2]
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the verbs of a parser their examples."""
+    for verb in verbs(parser):
+        if name(verb) in EXAMPLES:
+            verb.formatter_class = _Formatter
+            verb.epilog = "\n  ".join([_TITLE, *EXAMPLES[name(verb)]])

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate evacuate` between two hosts with real libvirt: who moves, who stays and why, and asking again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hook_calls import AFTER, BEFORE
+from tests.integration.hosts import wait_for
+from tests.integration.pair import Node, Pair
+
+pytestmark = pytest.mark.hosts
+
+TO_B = "qemu+tcp://host-b/system"
+MACS = [f"52:54:00:00:01:0{number}" for number in range(4)]
+
+
+def evacuate(node: Node, *words: str) -> subprocess.CompletedProcess[str]:
+    return node.host.run("vfmigrate", "evacuate", *(words or (TO_B,)), check=False, timeout=180)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def guests(node: Node, count: int, *, first: int = 0) -> Sequence[Guest]:
+    """Guests with a VF each, which run."""
+    made = [
+        Guest(f"g{number}", [Vf(node.vf(number), MACS[number], vlan=42)], number + 1)
+        for number in range(first, first + count)
+    ]
+    for guest in made:
+        node.start_guest(guest)
+    node.wait_until_settled()
+    return made
+
+
+def running(node: Node) -> set[str]:
+    return {name for name, state in node.host.domains().items() if state == "running"}
+
+
+def test_a_host_is_emptied(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    empty = a.state()
+    guests(a, 3)
+    a.define_guest(Guest("persistent", [Vf(a.vf(3), MACS[3])], 8))
+    a.host.virsh("start", "persistent")
+    a.start_guest(Guest("plain", number=9))
+    a.define_guest(Guest("resting", number=10))
+    a.wait_until_ready()
+
+    done = evacuate(a)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert running(b) == {"g0", "g1", "g2", "persistent", "plain"}
+    assert a.host.domains() == {"resting": "shut off"}
+    assert b.host.virsh("dominfo", "persistent").split("Persistent:")[1].split()[0] == "yes"
+    a.host.virsh("undefine", "resting")
+    assert a.state() == empty
+    assert sorted(claim["domain_name"] for claim in b.product.claims().values()) == [
+        "g0",
+        "g1",
+        "g2",
+        "persistent",
+    ]
+    table = done.stdout.split("\n\n")[1]
+    assert [line.split()[:4] for line in table.splitlines()[1:]] == [
+        [name, vfs, "moved", "host-b"]
+        for name, vfs in (
+            ("g0", "data"),
+            ("g1", "data"),
+            ("g2", "data"),
+            ("persistent", "data"),
+            ("plain", "-"),
+        )
+    ]
+    assert evacuate(a).stdout == "no guest runs here\n"
+
+
+def test_a_dry_run_moves_nobody(ready: Pair) -> None:
+    guests(ready.a, 2)
+    states = (ready.a.state(), ready.b.state())
+    done = evacuate(ready.a, "--dry-run", "--json", TO_B)
+    (plan,) = told(done)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(each["domain"], each["destination"]) for each in plan["guests"]] == [
+        ("g0", "host-b"),
+        ("g1", "host-b"),
+    ]
+    assert (ready.a.state(), ready.b.state()) == states
+
+
+def test_who_has_no_vf_there_stays_until_asked_again(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    b.start_guest(Guest("holder", [Vf(b.vf(number), f"52:54:00:00:02:0{number}") for number in range(3)], 20))
+    guests(a, 2)
+
+    done = evacuate(a, "--json", TO_B)
+
+    *_, end = told(done)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "still here: g1" in done.stderr
+    assert [(each["domain"], each["outcome"]) for each in end["guests"]] == [
+        ("g0", "moved"),
+        ("g1", "stayed"),
+    ]
+    assert end["guests"][1]["problems"] == ["host-b: pool 'data' has no VF left"]
+    assert running(a) == {"g1"}
+    b.host.virsh("destroy", "holder")
+    wait_for("the VFs to be free", lambda: len(b.product.claims()) == 1)
+    assert evacuate(a).returncode == 0
+    assert running(b) == {"g0", "g1"}
+
+
+def test_a_refusal_is_tried_again_and_told(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    guests(a, 1)
+    a.start_guest(Guest("plain", number=9))
+    b.hooks.refuse("migrate", "not today", BEFORE)
+    done = evacuate(a, "--json", TO_B)
+    *events, end = told(done)
+    assert done.returncode != 0
+    refused = [event["domain"] for event in events if event["event"] == "refused"]
+    assert sorted(refused) == ["g0", "g0", "plain", "plain"]
+    assert {each["outcome"] for each in end["guests"]} == {"stayed"}
+    assert all("not today" in each["problems"][0] for each in end["guests"])
+    assert running(a) == {"g0", "plain"}
+    assert b.product.claims() == {}
+
+
+def test_only_some(ready: Pair) -> None:
+    guests(ready.a, 3)
+    assert evacuate(ready.a, "--only", "g1", "--only", "g2", TO_B).returncode == 0
+    assert (running(ready.a), running(ready.b)) == ({"g0"}, {"g1", "g2"})
+
+
+def test_ctrl_c_leaves_every_guest_on_one_host_and_asking_again_does_the_rest(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    guests(a, 4)
+    with b.hooks.hold("g1", "prepare", AFTER):
+        process = a.host.spawn("vfmigrate", "evacuate", "--jobs", "2", "--json", TO_B)
+        wait_for("g1 to be on its way", lambda: any(call.name == "g1" for call in b.hooks.calls(AFTER)))
+        pids = a.host.run("pgrep", "-f", "^/usr/bin/python3 .*vfmigrate evacuate").stdout.split()
+        a.host.run("kill", "-INT", *pids)
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "still here: " in error
+    assert not running(a) & running(b)
+    assert running(a) | running(b) == {"g0", "g1", "g2", "g3"}
+    assert "g1" in running(a)
+    *_, end = [json.loads(line) for line in output.splitlines()]
+    assert {each["domain"] for each in end["guests"] if each["outcome"] == "moved"} == running(b)
+    wait_for("no claim but of guests that run there", lambda: len(b.product.claims()) == len(running(b)))
+    assert evacuate(a).returncode == 0
+    assert running(b) == {"g0", "g1", "g2", "g3"}
+    assert a.product.claims() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "problem"),
+    [
+        (("qemu+tcp://host-a/system",), 2, "qemu+tcp://host-a/system is this host"),
+        ((TO_B, TO_B), 2, "leads to host-b, which is named already"),
+        (("qemu+tcp://host-c/system",), 75, "cannot connect to libvirt at qemu+tcp://host-c/system"),
+        (("--only", "nobody", TO_B), 1, "no guest 'nobody' runs here"),
+    ],
+)
+def test_refusals_are_one_line(pair: Pair, words: tuple[str, ...], status: int, problem: str) -> None:
+    done = evacuate(pair.a, *words)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (status, "", 1)
+    assert problem in done.stderr
+
+
+def test_a_destination_without_vfmigrate_takes_plain_guests(pair: Pair) -> None:
+    pair.a.product.start()
+    pair.a.wait_until_ready()
+    guests(pair.a, 1)
+    pair.a.start_guest(Guest("plain", number=9))
+    done = evacuate(pair.a)
+    assert done.returncode == 1
+    assert "vfmigrated there does not answer" in done.stdout
+    assert (running(pair.a), running(pair.b)) == ({"g0"}, {"plain"})

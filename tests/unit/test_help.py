@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What --help shows: it fits a screen, and its examples are command lines that the command takes."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Optional
+
+import pytest
+
+from vfmigrate import cli, examples
+
+VERBS = {examples.name(verb): verb for verb in examples.verbs(cli.arguments())}
+#: of a terminal in which manuals are read; 80 x 24 is what the shorter ones keep to
+WIDTH, HEIGHT = 80, 50
+
+
+@pytest.fixture
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
+def test_every_verb_has_examples_and_every_example_a_verb() -> None:
+    assert set(examples.EXAMPLES) == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_are_taken(verb: str) -> None:
+    for line in examples.EXAMPLES[verb]:
+        words = shlex.split(line.split(" | ")[0])
+        assert words[0] == "vfmigrate"
+        options = cli.arguments().parse_args(words[1:])
+        assert " ".join(words[1:]).startswith(verb)
+        assert callable(options.run)
+
+
+@pytest.mark.usefixtures("_terminal")
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_fits_a_screen(verb: Optional[str]) -> None:
+    parser: argparse.ArgumentParser = cli.arguments() if verb is None else VERBS[verb]
+    lines = parser.format_help().splitlines()
+    told = [
+        line for line in lines if not line.startswith("  vfmigrate ")
+    ]  # an example is one line to be copied
+    assert max(map(len, told)) <= WIDTH
+    assert len(lines) <= HEIGHT
+    if verb is not None:
+        assert "examples:" in lines
