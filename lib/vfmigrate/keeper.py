@@ -368,7 +368,7 @@ class Keeper:
                 reason = ""
                 if port.owner not in owners:
                     reason = "its guest is gone"
-                elif port.error is not None and self._host.links.find(port.name) is None:
+                elif self._host.links.find(port.name) is None:
                     reason = f"there is no network device {port.name} any more"
                 if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
                     removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")

@@ -211,7 +211,7 @@ def test_a_free_vf_is_bound_by_hand(ready: Pair) -> None:
     assert b.card.function(b.vf(3)).migratable_at_bind
 
 
-PASSWORD = "planted-9f1c"  # noqa: S105  (what must not be found)
+PASSWORD = "pl4nt-9f"  # noqa: S105  (what must not be found)
 DISPLAY = f"<graphics type='vnc' port='-1' autoport='yes' passwd='{PASSWORD}'/>"
 
 
