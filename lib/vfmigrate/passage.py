@@ -109,7 +109,8 @@ class Passage:
         stats = self._mover.job()
         if stats is not None:
             now = self.last = convergence.read(stats)
-            self._display.progress(now, self._watch.allowed_ms)
+            if now.total or now.disk_total:  # nothing is known while the destination is being prepared
+                self._display.progress(now, self._watch.allowed_ms)
             verdict = self._watch.look(now)
             if isinstance(verdict, Allow):
                 self._allow(verdict)

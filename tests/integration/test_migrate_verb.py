@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.guests import Guest, Vf
-from tests.integration.hook_calls import AFTER, BEFORE
+from tests.integration.hook_calls import BEFORE
 from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair
 
@@ -52,7 +52,7 @@ def test_a_guest_with_a_vf(ready: Pair) -> None:
     assert "arrived after " in done.stdout
     assert "ms (by libvirt)" in done.stdout
     assert "silence about " in done.stdout
-    assert f"{MAC} is plugged; no frame in 5 s" in done.stdout
+    assert f"{MAC} is plugged; the guest sent no frame in 5 s" in done.stdout
     assert a.state() == empty
     assert [claim[1] for claim in b.state().claims.values()] == ["plugged"]
 
@@ -84,7 +84,7 @@ def test_a_refusal_is_one_line_and_changes_nothing(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
     before = (a.state(), b.state())
-    b.hooks.refuse("migrate", "no room", AFTER)
+    b.hooks.refuse("migrate", "no room", BEFORE)
     done = migrate(a, b)
     assert done.returncode == 69
     (line,) = done.stderr.splitlines()

@@ -90,11 +90,11 @@ def test_the_end_in_words() -> None:
         downtime_ms=250,
         standstill_ms=261.4,
         away_ms={"52:54:00:00:00:02": 9876.5},
-        verified={"52:54:00:00:00:02": "carries traffic (17 frames while we looked)"},
+        verified={"52:54:00:00:00:02": "carries traffic (17 frames of the guest's while we looked)"},
     )
     total, downtime, silence, away, traffic = summary(report)
     assert total == "arrived after 12.3 s"
     assert downtime == "downtime 250 ms (by libvirt)"
     assert silence.startswith("silence about 261 ms (estimated: ")
     assert away.startswith("52:54:00:00:00:02 was without its VF for 9.9 s")
-    assert traffic == "52:54:00:00:00:02 carries traffic (17 frames while we looked)"
+    assert traffic == "52:54:00:00:00:02 carries traffic (17 frames of the guest's while we looked)"

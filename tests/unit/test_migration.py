@@ -129,7 +129,7 @@ def test_a_guest_without_vfs() -> None:
 def test_a_vf_whose_state_travels() -> None:
     case = Case(VFIO)
     report = case.run()
-    assert report.verified == {MAC: "carries traffic (1 frames while we looked)"}
+    assert report.verified == {MAC: "carries traffic (1 frames of the guest's while we looked)"}
     assert report.problems == []
     assert case.world.done[0] == "begin"
 
