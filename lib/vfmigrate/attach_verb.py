@@ -219,7 +219,7 @@ def _plug(work: GuestChange, wish: Attachment) -> None:
     marks = work.marks()
     work.session.stamp(work.name, (*marks, wish.mark()))
     work.undoing("put the metadata back", lambda: work.session.stamp(work.name, marks))
-    work.session.plug(work.name, "\n".join(wish.device()))
+    work.plug("\n".join(wish.device()))
     work.undoing("unplug the VF again", lambda: work.unplug(wish.mac))
     if wish.network is None:
         work.ask("keep", domain=work.uuid, mac=wish.mac)
@@ -316,9 +316,6 @@ def _mac_of(name: str, vf: VfInterface) -> str:
 
 
 def _unplug(work: GuestChange, mac: str) -> None:
-    marks = work.marks()
     work.unplug(mac)
-    left = tuple(mark for mark in marks if mark.mac != mac)
-    if left != marks:
-        work.session.stamp(work.name, left)
+    work.unmark(mac)
     work.done.append(f"unplugged the VF with MAC {mac} from the running guest")

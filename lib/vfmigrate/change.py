@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,14 +17,15 @@ from vfmigrate.attachment import Attachment
 from vfmigrate.errors import HostError, Refused, VfmigrateError
 
 if TYPE_CHECKING:
+    from vfmigrate.devices import Devices
     from vfmigrate.session import Session
 
 SCHEMA = 1
 
-_LET_GO_SECONDS = 30.0
 # QEMU closes a VF a moment after libvirt has forgotten it.
 _CLOSE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
+_SETTLE_SECONDS = 0.5
 
 Told = Mapping[str, Any]
 
@@ -107,14 +109,35 @@ class GuestChange:
                 )
             time.sleep(_LOOK_SECONDS)
 
+    def plug(self, device: str) -> None:
+        """Plug a device into the running guest."""
+        self._devices().attach(device)
+
     def unplug(self, mac: str) -> None:
-        """Take a VF out of the running guest, and give it back."""
-        self.session.unplug(self.name, mac, _LET_GO_SECONDS)
+        """Take a VF out of the running guest, and give it back. Raises HostError when the guest keeps it."""
+        text = self._devices().text(mac)
+        if text is not None:
+            self._devices().detach(mac, text, threading.Event())
         self.give_back(mac)
+
+    def _devices(self) -> Devices:
+        from vfmigrate.devices import Devices  # noqa: PLC0415 - with libvirt-python
+
+        return Devices(self.session, self.uuid)
 
     def marks(self) -> tuple[metadata.Mark, ...]:
         """The marks of the running guest."""
         return metadata.of_domain(self.session.live(self.name))
+
+    def unmark(self, mac: str) -> None:
+        """Take the mark of an interface from the running guest."""
+        for _ in range(2):
+            marks = self.marks()
+            left = tuple(mark for mark in marks if mark.mac != mac)
+            if left != marks:
+                self.session.stamp(self.name, left)
+            # The daemon, which follows what is unplugged, may be at the point of writing what it read before.
+            time.sleep(_SETTLE_SECONDS)
 
     def show(self, told: Told, device: str, *, as_json: bool) -> None:
         """Say what was done, or would be."""

@@ -16,6 +16,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "vfmigrate attach guest2 --pool data --strategy failover --config",
     ),
     "detach": ("vfmigrate detach guest1", "vfmigrate detach guest2 --mac 52:54:00:01:02:03"),
+    "check": (
+        "vfmigrate check guest1 qemu+ssh://host-b/system",
+        "vfmigrate check guest1 qemu+ssh://host-b/system --json | jq '.findings[]'",
+    ),
     "migrate": (
         "vfmigrate migrate guest1 qemu+ssh://host-b/system --persistent --undefinesource",
         "vfmigrate migrate guest1 qemu+ssh://host-b/system --bandwidth 500 --max-downtime 3000",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -16,13 +15,9 @@ from urllib.parse import urlsplit
 import libvirt
 from lxml import etree
 
-from vfmigrate import domain as domain_xml
 from vfmigrate import metadata
 from vfmigrate.errors import HostError, Refused, Unreachable
 from vfmigrate.mailbox import Mailbox
-
-# How often a guest is looked at that is to let go of a device.
-_LOOK_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -166,38 +161,6 @@ class Session:
                         }
                     )
         return found
-
-    def plug(self, name: str, device: str) -> None:
-        """Plug a device into a running domain."""
-        domain = self.domain(name)
-        with _told(f"plugging a VF into guest '{name}'"):
-            domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-    def unplug(self, name: str, mac: str, seconds: float) -> None:
-        """Take the VF with this MAC out of a running domain; nothing when it has none.
-
-        Raises Refused when the guest has not let go of it after `seconds`.
-        """
-        domain = self.domain(name)
-        vf = self._live_vf(name, mac)
-        if vf is None:
-            return
-        with _told(f"unplugging the VF of guest '{name}'"):
-            domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        end = time.monotonic() + seconds
-        while self._live_vf(name, mac) is not None:
-            if time.monotonic() > end:
-                raise Refused(
-                    f"guest '{name}' has not let go of its VF with MAC {mac} in {seconds:g} s",
-                    "is its operating system up? try again, or shut it down",
-                )
-            time.sleep(_LOOK_SECONDS)
-
-    def _live_vf(self, name: str, mac: str) -> Optional[str]:
-        xml = self.live(name)
-        vfs = (each for each in domain_xml.read(xml).interfaces if each.wanted_mac == mac)
-        vf = next(vfs, None)
-        return domain_xml.device(xml, vf.position) if vf is not None else None
 
     def stamp(self, name: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Replace our metadata on a running domain; no marks remove it."""

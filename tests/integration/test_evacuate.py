@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.guests import Guest, Vf
-from tests.integration.hook_calls import AFTER, BEFORE
+from tests.integration.hook_calls import BEFORE
 from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair
 
@@ -144,18 +144,25 @@ def test_only_some(ready: Pair) -> None:
 def test_ctrl_c_leaves_every_guest_on_one_host_and_asking_again_does_the_rest(ready: Pair) -> None:
     a, b = ready.a, ready.b
     guests(a, 4)
-    with b.hooks.hold("g1", "prepare", AFTER):
+    with b.hooks.hold("g1", "started", BEFORE):
         process = a.host.spawn("vfmigrate", "evacuate", "--jobs", "2", "--json", TO_B)
-        wait_for("g1 to be on its way", lambda: any(call.name == "g1" for call in b.hooks.calls(AFTER)))
+        wait_for(
+            "g1 to be on its way",
+            lambda: any((call.name, call.operation) == ("g1", "started") for call in b.hooks.calls()),
+        )
         pids = a.host.run("pgrep", "-f", "^/usr/bin/python3 .*vfmigrate evacuate").stdout.split()
         a.host.run("kill", "-INT", *pids)
+        assert process.stdout is not None
+        lines: list[dict[str, Any]] = []
+        while not lines or (lines[-1]["event"], lines[-1]["domain"]) != ("cancelling", "g1"):
+            lines.append({"domain": None, **json.loads(process.stdout.readline())})
     output, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "still here: " in error
     assert not running(a) & running(b)
     assert running(a) | running(b) == {"g0", "g1", "g2", "g3"}
     assert "g1" in running(a)
-    *_, end = [json.loads(line) for line in output.splitlines()]
+    end = json.loads(output.splitlines()[-1])
     assert {each["domain"] for each in end["guests"] if each["outcome"] == "moved"} == running(b)
     wait_for("no claim but of guests that run there", lambda: len(b.product.claims()) == len(running(b)))
     assert evacuate(a).returncode == 0

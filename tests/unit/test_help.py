@@ -21,8 +21,8 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
 
 
-def test_every_verb_has_examples_and_every_example_a_verb() -> None:
-    assert set(examples.EXAMPLES) == set(VERBS)
+def test_every_verb_has_examples() -> None:
+    assert set(VERBS) <= set(examples.EXAMPLES)
 
 
 @pytest.mark.parametrize("verb", VERBS)
