@@ -104,8 +104,9 @@ def stayed(lab: Lab, guest: Guest, home: Host, other: Host, before: facts.Facts)
         expect.that(time.monotonic() < deadline, f"{guest.name} is on {other.hostname} as well")
         time.sleep(0.5)
     expect.that(lab.running(guest, home), f"{guest.name} does not run on {home.hostname} any more")
-    state = home.run(f"virsh domstate {guest.name}").strip()
-    expect.that(state == "running", f"{guest.name} is {state} on {home.hostname}")
+    while (state := home.run(f"virsh domstate {guest.name}").strip()) != "running":
+        expect.that(time.monotonic() < deadline, f"{guest.name} is {state} on {home.hostname}")
+        time.sleep(0.5)
     lab.await_life(guest, 60)
     for host in lab.hosts:
         host.run("vfmigrate reconcile")

@@ -14,7 +14,7 @@ from tests.testbed.report import Record
 NAME = "daemon-killed"
 TIMEOUT_S = 700
 
-BACK_S = 60
+BACK_S = 120
 GUEST = Guest("killed-guest", 42, (Nic(mac="52:54:00:00:42:42", vlan=42, number=42, vf="0000:01:10.2"),))
 
 

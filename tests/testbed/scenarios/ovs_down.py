@@ -14,8 +14,8 @@ from tests.testbed.report import Record
 NAME = "ovs-down"
 TIMEOUT_S = 700
 
-UP_S = 60
-CLEAN_S = 60
+UP_S = 120
+CLEAN_S = 120
 SWITCH = "ovs-vswitchd.service"
 DATABASE = "ovsdb-server.service"
 GUEST = Guest("switch-guest", 44, (Nic(mac="52:54:00:00:42:44", vlan=42, number=44, vf="0000:01:10.2"),))
