@@ -154,7 +154,7 @@ class Migration:
         completed = self._transfer.completed()
         self.report.downtime_ms = completed.get("downtime")
         self.report.standstill_ms = self._transfer.standstill_ms()
-        if not self.crossings:
+        if not self._macs():
             return
         try:
             self._verify_ports()
@@ -163,7 +163,8 @@ class Migration:
         self._verify_agent()
 
     def _macs(self) -> list[str]:
-        return [one.mac for one in self.crossings if one.mac is not None]
+        """Those of the VFs that are ours to look at: of a pool."""
+        return [one.mac for one in self.crossings if one.mac is not None and one.pool is not None]
 
     def _verify_ports(self) -> None:
         """Look whether the counters of the VFs' ports move."""

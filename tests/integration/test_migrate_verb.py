@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import BEFORE
 from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair
+from tests.testbed import on_terminal
+from tests.testbed.migrate import recording
 
 pytestmark = pytest.mark.hosts
 
@@ -78,6 +81,21 @@ def test_events_for_programs(ready: Pair) -> None:
     assert told[-1]["arrived"] is True
     assert told[-1]["downtime_ms"] >= 0
     assert told[-1]["standstill_ms"] > 0
+
+
+def test_on_a_terminal(ready: Pair) -> None:
+    a, b = ready.a, ready.b
+    a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
+    a.host.write("/run/on_terminal.py", Path(on_terminal.__file__).read_text())
+    begin = ("python3", "/run/on_terminal.py", "/run/shown", "")
+    done = a.host.run(*begin, *words(b, "--bandwidth", "1"), check=False)
+    shown = recording(a.host.path("/run/shown").read_text())
+    assert done.returncode == 0, shown
+    lines = shown.splitlines()
+    assert lines[0] == f"guest 'g' goes to host-b with {MAC} by vfio"
+    assert any(line.startswith("pass 1 ") and "━" in line for line in lines), shown
+    assert "MiB memory left" in shown
+    assert any(line.startswith("arrived after ") for line in lines), shown
 
 
 def test_a_refusal_is_one_line_and_changes_nothing(ready: Pair) -> None:

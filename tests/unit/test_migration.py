@@ -126,6 +126,13 @@ def test_a_guest_without_vfs() -> None:
     assert case.world.done == ["begin"]
 
 
+def test_a_vf_of_no_pool_is_not_ours_to_look_at() -> None:
+    case = Case(Crossing(MAC, "vfio"))
+    report = case.run()
+    assert (report.verified, report.problems) == ({}, [])
+    assert case.world.done == ["begin"]
+
+
 def test_a_vf_whose_state_travels() -> None:
     case = Case(VFIO)
     report = case.run()
