@@ -26,7 +26,7 @@ from tests.testbed.report import Record
 from tests.testbed.timeline import Event
 
 NAME = "evacuate"
-TIMEOUT_S = 900
+TIMEOUT_S = 1200
 
 LIMIT = 4
 #: as many as the emulated card has
@@ -38,7 +38,7 @@ FASTER = 1.5
 BANDWIDTH = 2
 
 CONFIG = "/etc/vfmigrate/vfmigrate.conf.d/more-vfs.conf"
-COMMAND_S = 400
+COMMAND_S = 500
 
 NETWORK = f"vfmigrate-{POOL}"
 GUESTS = [
