@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 from vfmigrate import (
     attach_verb,
+    check_verb,
     evacuate_verb,
     examples,
     failover_verb,
@@ -85,6 +86,7 @@ def arguments() -> argparse.ArgumentParser:
         if run is _provision:
             _add_provision_arguments(verb)
     attach_verb.add(verbs)
+    check_verb.add(verbs)
     migrate_verb.add(verbs)
     evacuate_verb.add(verbs)
     failover_verb.add(verbs)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 from vfmigrate import binding
+from vfmigrate.bindings import Bindings
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.errors import HostError, Refused
@@ -220,6 +221,8 @@ class Converger:
         self._config = config
         self._store = store
         self._locks: defaultdict[PciAddress, threading.Lock] = defaultdict(threading.Lock)
+        #: what is seen by the way of VFs that were bound too early
+        self.bindings = Bindings()
 
     def converge(self, vf: PciAddress, *, reset_mac: bool = False) -> list[str]:
         """Make the host match the claim on `vf`; returns the changes made, in words.
@@ -233,6 +236,7 @@ class Converger:
             pool = self._config.pool_of(state.pf)
             if pool is None:
                 return []
+            self.bindings.note(state)
             if claim is None and self._is_hosts_own(state):
                 return []
             want = self._wanted(claim, pool)
@@ -244,6 +248,8 @@ class Converger:
             todo = steps(state, want)
             for step in todo:
                 step.run(self._host)
+            if todo and state.migratable is False and not state.in_use:
+                self.bindings.rebound(vf)  # the flag is set on VFs without a driver only
             return [step.text for step in todo]
 
     def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
@@ -268,6 +274,7 @@ class Converger:
         different = []
         for state in self._host.survey(pf):
             claim = self._store.get(state.vf)
+            self.bindings.note(state)
             try:
                 if steps(state, self._wanted(claim, pool)):
                     different.append(state.vf)

@@ -38,6 +38,7 @@ from vfmigrate.operations import HookOperations
 from vfmigrate.ovs import OpenVswitch
 from vfmigrate.pci import PciAddress
 from vfmigrate.postman import Postman
+from vfmigrate.premises import Premises
 from vfmigrate.primary import PrimaryWatch
 from vfmigrate.promises import Promises
 from vfmigrate.provision import Provisioner
@@ -117,7 +118,8 @@ class Daemon:
         )
         looks = (settings, self.host, self.store, offload, self.provisioner.check)
         self.status = Status(*looks, self.operations.moves, missing=self.arrivals.told)
-        self.inventory = Inventory(*looks, hypervisor.migrating)
+        premises = Premises(self.host.ovs.bridge_exists)
+        self.inventory = Inventory(*looks, hypervisor.migrating, premises, converger.bindings)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -182,7 +184,7 @@ class Daemon:
         if request.name == "status":
             return self.status.tell()
         if request.name == "facts":
-            return self.inventory.tell().plain()
+            return self.inventory.answer(request)
         return {"version": VERSION}
 
     def _provision(self, request: protocol.Request) -> dict[str, Any]:

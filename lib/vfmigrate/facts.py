@@ -36,6 +36,8 @@ class VfFacts:
     #: the claim's state (claims.py); None without a claim
     state: Optional[str] = None
     strategy: Optional[str] = None
+    #: it was seen in use while it was not migratable, and is bound since: its guest cannot migrate, whatever the flag
+    bound_early: bool = False
     #: its guest's state is on the way here or away from here
     moving: bool = False
 
@@ -62,7 +64,7 @@ class PfFacts:
 
     @property
     def moving(self) -> int:
-        """How many VFs' states are on the way; `HostFacts.moving_at_once` is the limit."""
+        """How many VFs' states are on the way; `max_migrating` of the pool is the limit."""
         return sum(vf.moving for vf in self.vfs)
 
 
@@ -88,6 +90,8 @@ class PoolFacts:
     vlans: tuple[int, ...] = ()
     #: the name of its libvirt network
     network: Optional[str] = None
+    #: how many VFs of one of its physical functions may be on the move at the same time
+    max_migrating: int = 4
     pfs: tuple[PfFacts, ...] = ()
     findings: tuple[FindingFacts, ...] = ()
 
@@ -123,6 +127,30 @@ class MigrationFacts:
 
 
 @dataclass(frozen=True)
+class BridgeFacts:
+    """A bridge that was asked for."""
+
+    name: str
+    #: `openvswitch`, `linux`, or None: there is none of this name
+    kind: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file that was asked for."""
+
+    path: str
+    #: None when that cannot be seen
+    exists: Optional[bool] = None
+    #: `file`, `block`, or `other`
+    kind: Optional[str] = None
+    #: the type of the file system that holds it, such as `nfs4`
+    filesystem: Optional[str] = None
+    #: in bytes
+    size: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """One host."""
 
@@ -134,13 +162,31 @@ class HostFacts:
     switch: SwitchFacts
     migration: MigrationFacts
     pools: tuple[PoolFacts, ...] = ()
-    #: how many VFs of one PF may be on the move at the same time
+    #: the least `max_migrating` of its pools
     moving_at_once: int = 4
+    #: libvirt finds our hook
+    hook: Optional[bool] = None
+    #: what was asked for besides
+    bridges: tuple[BridgeFacts, ...] = ()
+    files: tuple[FileFacts, ...] = ()
     schema: int = SCHEMA
 
     def pool(self, name: str) -> Optional[PoolFacts]:
         """A pool by its name."""
         return next((pool for pool in self.pools if pool.name == name), None)
+
+    def vf(self, address: str) -> Optional[tuple[PoolFacts, PfFacts, VfFacts]]:
+        """A VF by its address, with its pool and physical function."""
+        return next(
+            (
+                (pool, pf, vf)
+                for pool in self.pools
+                for pf in pool.pfs
+                for vf in pf.vfs
+                if vf.address == address
+            ),
+            None,
+        )
 
     def plain(self) -> dict[str, Any]:
         """For the daemon's answer."""

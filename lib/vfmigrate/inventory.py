@@ -9,29 +9,30 @@ a hook.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from vfmigrate import pf
+from vfmigrate.bindings import Bindings
 from vfmigrate.bridge import OFFLOAD
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
-from vfmigrate.errors import VfmigrateError
-from vfmigrate.facts import FindingFacts, HostFacts, MigrationFacts, PfFacts, PoolFacts, SwitchFacts, VfFacts
+from vfmigrate.errors import UsageError, VfmigrateError
+from vfmigrate.facts import BridgeFacts, FindingFacts, HostFacts, PfFacts, PoolFacts, SwitchFacts, VfFacts
 from vfmigrate.host import Host
 from vfmigrate.offload import OffloadRestart
 from vfmigrate.pci import PciAddress
 from vfmigrate.pf import PfState
+from vfmigrate.premises import Premises
+from vfmigrate.protocol import Request
 from vfmigrate.status import Check
 from vfmigrate.version import VERSION
 
-QEMU_CONF = Path("/etc/libvirt/qemu.conf")
-
-_SETTING = re.compile(r'^\s*(migration_\w+)\s*=\s*"?([^"\s#]*)"?', re.MULTILINE)
+#: the most bridges or files that may be asked for at once, and the longest name
+_MOST_NAMES = 64
+_LONGEST_NAME = 4096
 
 
 class Inventory:
@@ -45,8 +46,8 @@ class Inventory:
         offload: OffloadRestart,
         check: Check,
         migrating: Callable[[str], bool],
-        *,
-        qemu_conf: Path = QEMU_CONF,
+        premises: Premises,
+        bindings: Bindings,
     ) -> None:
         self._config = config
         self._host = host
@@ -54,10 +55,15 @@ class Inventory:
         self._offload = offload
         self._check = check
         self._migrating = migrating
-        self._qemu_conf = qemu_conf
+        self._premises = premises
+        self._bindings = bindings
 
-    def tell(self) -> HostFacts:
-        """The facts as they are now."""
+    def answer(self, request: Request) -> dict[str, Any]:
+        """Answer the request `facts`. Raises UsageError."""
+        return self.tell(_names(request, "bridges"), _names(request, "files")).plain()
+
+    def tell(self, bridges: Sequence[str] = (), files: Sequence[str] = ()) -> HostFacts:
+        """The facts as they are now, and whether there are these bridges and files."""
         moving = self._moving()
         return HostFacts(
             host=socket.gethostname(),
@@ -65,10 +71,19 @@ class Inventory:
             kernel=os.uname().release,
             time=time.time(),
             switch=self._switch(),
-            migration=migration_settings(self._qemu_conf),
+            migration=self._premises.migration(),
             pools=tuple(self._pool(pool, moving) for pool in self._config.pools.values()),
             moving_at_once=min((pool.max_migrating for pool in self._config.pools.values()), default=4),
+            hook=self._premises.hook(),
+            bridges=self._bridges(bridges),
+            files=tuple(self._premises.files(files)),
         )
+
+    def _bridges(self, names: Sequence[str]) -> tuple[BridgeFacts, ...]:
+        try:
+            return tuple(self._premises.bridges(names))
+        except VfmigrateError:
+            return ()  # what is wrong with the switch is told as such
 
     def _moving(self) -> frozenset[PciAddress]:
         """The VFs whose guests are on the way here, or away from here."""
@@ -112,6 +127,7 @@ class Inventory:
             vlan=pool.vlan,
             vlans=tuple(sorted(pool.vlans)),
             network=pool.libvirt_network,
+            max_migrating=pool.max_migrating,
             pfs=pfs,
             findings=tuple(self._findings(pool, states)),
         )
@@ -158,25 +174,13 @@ class Inventory:
             mac=claim.mac if claim else None,
             state=claim.state if claim else None,
             strategy=claim.strategy if claim else None,
+            bound_early=self._bindings.is_early(vf.vf),
             moving=vf.vf in moving,
         )
 
 
-def migration_settings(qemu_conf: Path) -> MigrationFacts:
-    """Where libvirt says that migrations come in; its defaults where the file cannot be read."""
-    try:
-        text = qemu_conf.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return MigrationFacts()
-    told = dict(_SETTING.findall(text))
-
-    def number(key: str, otherwise: int) -> int:
-        value = told.get(key, "")
-        return int(value) if value.isdigit() and len(value) <= 5 else otherwise
-
-    usual = MigrationFacts()
-    return MigrationFacts(
-        host=told.get("migration_host") or None,
-        port_min=number("migration_port_min", usual.port_min),
-        port_max=number("migration_port_max", usual.port_max),
-    )
+def _names(request: Request, key: str) -> list[str]:
+    names = request.words(key)
+    if len(names) > _MOST_NAMES or any(len(name) > _LONGEST_NAME for name in names):
+        raise UsageError(f"'{key}' of request '{request.name}' are too many")
+    return names

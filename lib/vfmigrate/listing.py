@@ -22,7 +22,7 @@ def status(told: Told) -> Iterator[str]:
         vfs = [vf for pf in pool["pfs"] for vf in pf["vfs"]]
         free = sum(vf["state"] == "free" for vf in vfs)
         network = f", network {pool['network']}" if pool["network"] else ""
-        yield from _wrapped(
+        yield from wrapped(
             f"pool {pool['name']}: bridge {pool['bridge']}{network}, {free} of {len(vfs)} VFs free"
         )
         yield from _problems(pool["problems"], "  ")
@@ -37,10 +37,10 @@ def provision(told: Told) -> Iterator[str]:
     for outcome in told["pools"]:
         name = outcome["pool"]
         for change in outcome["changes"]:
-            yield from _wrapped(f"{name}: {'would ' if told['dry_run'] else ''}{change}")
+            yield from wrapped(f"{name}: {'would ' if told['dry_run'] else ''}{change}")
         for finding in outcome["findings"]:
             text = f"{finding['text']}; {finding['remedy']}" if finding["remedy"] else finding["text"]
-            yield from _wrapped(f"{name}: {finding['severity']}: {text}")
+            yield from wrapped(f"{name}: {finding['severity']}: {text}")
         if not outcome["changes"] and outcome["error"] is None:
             yield f"{name}: nothing to change"
 
@@ -52,7 +52,7 @@ def _pf(pf: Told) -> Iterator[str]:
         f"fw {pf.get('firmware') or '-'}",
         f"offload {pf['offload'] or 'unknown'}",
     ]
-    yield from _wrapped(f"PF {pf['address']}: {', '.join(facts)}", "  ")
+    yield from wrapped(f"PF {pf['address']}: {', '.join(facts)}", "  ")
     yield from _problems(pf["problems"], "    ")
     if pf["vfs"]:
         rows = [_COLUMNS, *(_row(vf) for vf in pf["vfs"])]
@@ -80,15 +80,16 @@ def _row(vf: Told) -> Sequence[str]:
 
 def _problems(problems: Sequence[str], indent: str) -> Iterator[str]:
     for problem in problems:
-        yield from _wrapped(_MARK + problem, indent)
+        yield from wrapped(_MARK + problem, indent)
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
+def wrapped(text: str, indent: str = "", hanging: str = "") -> list[str]:
+    """The lines of a text; those after the first begin with `hanging`, or with two more blanks than the first."""
     return textwrap.wrap(
         text,
         WIDTH,
         initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
+        subsequent_indent=hanging or f"{indent}  ",
         break_on_hyphens=False,
         break_long_words=False,
     )

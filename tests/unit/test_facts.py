@@ -13,12 +13,17 @@ import pytest
 
 from tests.fakes.hardware import Hardware
 from tests.unit.test_provision import POOL, Rig
-from vfmigrate import facts, inventory
+from vfmigrate import facts
+from vfmigrate.bindings import Bindings
 from vfmigrate.claims import PLUGGED, PREPARED
 from vfmigrate.config import Config, Pool
 from vfmigrate.errors import InputError, Unreachable
-from vfmigrate.facts import HostFacts, MigrationFacts, PfFacts, PoolFacts
+from vfmigrate.facts import BridgeFacts, FileFacts, HostFacts, PfFacts, PoolFacts
 from vfmigrate.inventory import Inventory
+from vfmigrate.premises import Premises
+from vfmigrate.protocol import Request
+
+NONE = Bindings()
 
 
 @pytest.fixture
@@ -31,7 +36,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.log.close()
 
 
-def gather(rig: Rig, pool: Pool = POOL, leaving: frozenset[str] = frozenset()) -> HostFacts:
+def gather(
+    rig: Rig, pool: Pool = POOL, leaving: frozenset[str] = frozenset(), bindings: Bindings = NONE
+) -> HostFacts:
     def migrating(uuid: str) -> bool:
         if uuid not in leaving:
             raise Unreachable("no connection to libvirt")
@@ -39,7 +46,12 @@ def gather(rig: Rig, pool: Pool = POOL, leaving: frozenset[str] = frozenset()) -
 
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
-    return Inventory(config, rig.memory.host, rig.store, rig.offload, check, migrating).tell()
+    premises = Premises(rig.memory.ovs.bridge_exists, Path("/nonexistent"))
+    inventory = Inventory(
+        config, rig.memory.host, rig.store, rig.offload, check, migrating, premises, bindings
+    )
+    request = Request("facts", {"bridges": ["br-data", "br-none"], "files": ["/disk"]})
+    return facts.read(json.loads(json.dumps(inventory.answer(request))))
 
 
 def the(told: HostFacts) -> tuple[PoolFacts, PfFacts]:
@@ -61,6 +73,8 @@ def test_a_ready_host(rig: Rig) -> None:
     )
     assert pool.free == pf.free == len(pf.vfs) > 0
     assert all(vf.migratable for vf in pf.vfs)
+    assert told.bridges == (BridgeFacts("br-data", "openvswitch"), BridgeFacts("br-none"))
+    assert told.files == (FileFacts("/disk", exists=False),)
 
 
 def test_who_has_a_vf(rig: Rig) -> None:
@@ -131,14 +145,3 @@ def test_hostile_facts_are_refused(rig: Rig, path: list[Any], value: object) -> 
     if path[-1] in ("schema", "host", "switch"):
         with pytest.raises(InputError):
             facts.read(plain)
-
-
-def test_where_migrations_come_in(tmp_path: Path) -> None:
-    conf = tmp_path / "qemu.conf"
-    assert inventory.migration_settings(conf) == MigrationFacts()
-    conf.write_text(
-        '#migration_host = "no"\n migration_host = "10.0.0.7"  # ours\nmigration_port_min=50000\n'
-    )
-    assert inventory.migration_settings(conf) == MigrationFacts("10.0.0.7", 50000, 49215)
-    conf.write_text("migration_port_max = 999999999\n")
-    assert inventory.migration_settings(conf).port_max == 49215

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate check` between two namespace hosts: real libvirt on both, and both daemons asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hosts import BRIDGE
+from tests.integration.pair import Node, Pair
+
+pytestmark = pytest.mark.hosts
+
+MAC = "52:54:00:00:00:02"
+NETWORK = "vfmigrate-data"
+
+
+@dataclass
+class Answer:
+    """What `vfmigrate check` said, and how it ended."""
+
+    status: int
+    lines: list[dict[str, str]] = field(default_factory=list)
+    text: str = ""
+
+    def bad(self) -> list[tuple[str, str, str]]:
+        return [
+            (line["side"], line["check"], line["severity"]) for line in self.lines if line["severity"] != "ok"
+        ]
+
+    def said(self, check: str) -> str:
+        return " ".join(line["text"] for line in self.lines if line["check"] == check)
+
+
+def check(source: Node, target: Node, *words: str) -> Answer:
+    """Ask about guest g, in JSON."""
+    uri = f"qemu+tcp://{target.host.name}/system"
+    done = source.host.run("vfmigrate", "check", "--json", *words, "g", uri, check=False)
+    told: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    assert told.get("can_go") == (done.returncode == 0)
+    return Answer(done.returncode, list(told.get("checks", [])), done.stderr)
+
+
+@pytest.fixture
+def guest(ready: Pair) -> Pair:
+    """Guest g with a VF runs on host A; offload is on, as provisioning leaves it."""
+    for node in (ready.a, ready.b):
+        node.host.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:hw-offload=true")
+    ready.a.start_guest(Guest("g", [Vf(ready.a.vf(1), MAC, vlan=42)]))
+    ready.a.wait_until_settled()
+    return ready
+
+
+def test_a_clean_bill_and_then_it_goes(guest: Pair) -> None:
+    a, b = guest.a, guest.b
+    answer = check(a, b)
+    assert (answer.status, answer.bad()) == (0, [])
+    assert {line["side"] for line in answer.lines} == {"source", "destination", "pair"}
+    before = (a.state(), b.state())
+    check(a, b)
+    assert (a.state(), b.state()) == before  # asking changes nothing
+    outcome = a.migrate("g", b)
+    assert outcome.status == 0, outcome.error
+    # and back, asked from elsewhere than the source: through libvirt on both sides
+    uris = ("-c", "qemu+tcp://host-b/system")
+    answer = check(a, a, *uris)
+    assert (answer.status, answer.bad()) == (0, [])
+
+
+def test_for_an_administrator(guest: Pair) -> None:
+    a, b = guest.a, guest.b
+    b.host.vsctl("del-br", BRIDGE)
+    done = a.host.run("vfmigrate", "check", "g", "qemu+tcp://host-b/system", check=False)
+    try:
+        assert done.returncode == 1
+        text = " ".join(done.stdout.split())
+        assert f"error there is no bridge '{BRIDGE}' on host-b; run on host-b: vfmigrate provision" in text
+        assert done.stdout.splitlines()[0] == "source host-a:"
+        assert done.stdout.splitlines()[-1].startswith("guest 'g' cannot go to host-b: 1 errors, ")
+        assert all(len(line) <= 80 for line in done.stdout.splitlines())
+        assert done.stderr == ""
+    finally:
+        b.host.add_bridge()
+
+
+def test_there_is_no_such_guest_or_host(ready: Pair) -> None:
+    a = ready.a
+    done = a.host.run("vfmigrate", "check", "nobody", "qemu+tcp://host-b/system", check=False)
+    assert (done.returncode, "has no guest 'nobody'" in done.stderr) == (1, True)
+    done = a.host.run("vfmigrate", "check", "nobody", "qemu+tcp://host-c/system", check=False)
+    assert (done.returncode, "cannot connect to libvirt" in done.stderr) == (75, True)
+    assert a.host.run("vfmigrate", "check", "nobody", check=False).returncode == 2
+
+
+def test_hosts_that_do_not_answer(guest: Pair) -> None:
+    a, b = guest.a, guest.b
+    b.host.virsh("net-destroy", NETWORK)
+    answer = check(a, b)
+    assert answer.bad() == [("destination", "daemon", "error")]
+    assert "runs no network of a vfmigrate pool" in answer.said("daemon")
+    a.product.stop()
+    answer = check(a, b)
+    assert ("source", "daemon", "error") in answer.bad()
+    assert "vfmigrated does not answer" in answer.said("daemon")
+
+
+def test_faults_of_the_destination(guest: Pair) -> None:
+    """Several at a time: each is told."""
+    a, b = guest.a, guest.b
+    b.host.stop_vswitchd()
+    b.host.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:hw-offload=false")
+    b.host.path("/etc/libvirt/hooks/qemu.d/50-vfmigrate").chmod(0o644)
+    b.host.virsh("define", "/dev/stdin", stdin=Guest("g", number=9).xml())
+    try:
+        answer = check(a, b)
+    finally:
+        b.host.start_vswitchd()
+    assert sorted(answer.bad()) == [
+        ("destination", "hook", "error"),
+        ("destination", "name", "error"),
+        ("destination", "offload", "warning"),
+        ("destination", "openvswitch", "error"),
+    ]
+
+
+def test_what_the_guest_needs(guest: Pair) -> None:
+    a, b = guest.a, guest.b
+    a.host.virsh("destroy", "g")
+    a.host.write("/srv/only-here", "x")
+    xml = Guest("g", [Vf(a.vf(1), MAC, pool="other", vlan=42)]).xml()
+    devices = (
+        "<disk type='file'><source file='/srv/only-here'/><target dev='vda' bus='virtio'/></disk>"
+        "<interface type='network'><source network='only-here'/></interface>"
+        "<interface type='bridge'><source bridge='br-only'/><virtualport type='openvswitch'/></interface>"
+    )
+    xml = xml.replace("<memballoon", f"{devices}<memballoon").replace("qemu64", "Icelake-Server")
+    a.host.virsh("define", "/dev/stdin", stdin=xml)
+    answer = check(a, b)
+    assert sorted(answer.bad()) == [
+        ("destination", "cpu", "error"),
+        ("destination", "networks", "error"),
+        ("destination", "networks", "error"),
+        ("destination", "pool", "error"),
+        ("pair", "disk", "error"),
+        ("source", "running", "warning"),
+    ]
+    assert ("pair", "disk", "error") not in check(a, b, "--copy-storage-all").bad()
+
+
+def test_a_wire_that_is_too_thin(guest: Pair) -> None:
+    guest.a.host.virsh("migrate-setspeed", "g", "1000")
+    assert "1000 MiB/s" in check(guest.a, guest.b).said("dirty-rate")
+    assert "5 MiB/s" in check(guest.a, guest.b, "--bandwidth", "5").said("dirty-rate")
