@@ -21,6 +21,7 @@ from typing import Callable, Optional
 from tests.fakes.slot import Control, PluggedCard
 from tests.integration import namespaces
 from tests.integration.namespaces import Namespace, Word
+from tests.patience import PATIENCE
 
 # The clone: what runs around a host (and not in it) imports from there.
 TREE = os.fspath(Path(__file__).parents[2])
@@ -54,9 +55,6 @@ migration_address = "0.0.0.0"
 migration_host = "{address}"
 """
 
-
-# How many times as long as usual to wait for anything, on a machine that is busy with something else.
-PATIENCE = float(os.environ.get("VFMIGRATE_TEST_PATIENCE", "1"))
 
 LINKS = """\
 link set lo up

@@ -21,9 +21,10 @@ from tests.fakes.slot import PluggedCard
 from tests.integration import product
 from tests.integration.guests import EMULATOR, Guest, hostdev_network
 from tests.integration.hook_calls import HookCalls
-from tests.integration.hosts import BRIDGE, PATIENCE, UPLINK, Fabric, Host, two_hosts, wait_for
+from tests.integration.hosts import BRIDGE, UPLINK, Fabric, Host, two_hosts, wait_for
 from tests.integration.namespaces import end_child
 from tests.integration.product import Product
+from tests.patience import PATIENCE
 
 EMULATOR_SOURCE = Path(__file__).with_name("emulator.sh")
 MONITOR_PROXY = "/usr/local/lib/monitor_proxy.py"

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from tests.patience import PATIENCE
 from tests.testbed import cache, fabric, images, kernel
 from tests.testbed.namespace import RUN
 from tests.testbed.root import host_root
 from tests.testbed.run import CommandError, brief, run
 
-BOOT_TIMEOUT_S = 600
+BOOT_TIMEOUT_S = 600 * PATIENCE
 # A host that boots works all the time; one that has used so little of a processor for so long waits for something
 # that does not come. Nor has any yet taken as long as RESET_AFTER_S: 30 to 120 s, by what else the machine does.
 IDLE_S, IDLE_PROCESSOR_S = 45, 1.5
-RESET_AFTER_S = 300
+RESET_AFTER_S = 300 * PATIENCE
 POWER_OFF_TIMEOUT_S = 90
-COMMAND_TIMEOUT_S = 60
+COMMAND_TIMEOUT_S = 60 * PATIENCE
 MEMORY_MIB = 2048
 
 # The physical function of the card, as the host sees it: behind the first root port.
@@ -178,7 +179,9 @@ class Host:
             if self.process is None or self.process.poll() is not None:
                 raise HostError(f"{self.hostname}: QEMU ended: {self.qemu_words()}")
             if time.monotonic() > deadline:
-                raise HostError(f"{self.hostname} did not come up in {BOOT_TIMEOUT_S} s: {self.last_words()}")
+                raise HostError(
+                    f"{self.hostname} did not come up in {BOOT_TIMEOUT_S:.0f} s: {self.last_words()}"
+                )
             time.sleep(0.2)
         self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable, Optional
 from xml.etree import ElementTree
 
+from tests.patience import PATIENCE
 from tests.testbed import cache, fabric, facts, product, provision, report, terminal
 from tests.testbed.guest import Guest
 from tests.testbed.host import Host, HostError, Result, lay_out_guest, prepare_run
@@ -21,9 +22,9 @@ from tests.testbed.namespace import RUN
 from tests.testbed.run import CommandError
 from tests.testbed.timeline import clock_offset
 
-GUEST_BOOT_S = 240
-MIGRATION_S = 120
-SETTLE_S = 15
+GUEST_BOOT_S = 240 * PATIENCE
+MIGRATION_S = 120 * PATIENCE
+SETTLE_S = 15 * PATIENCE
 
 LOGS = {
     "journal": "journalctl --no-pager -o short-precise -b",

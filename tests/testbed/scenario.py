@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import NoReturn, Optional
 
+from tests.patience import PATIENCE
 from tests.testbed import expect, fabric, facts, report, terminal
 from tests.testbed.expect import ScenarioError
 from tests.testbed.host import HostError
@@ -48,7 +49,7 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
     before: Optional[dict[str, facts.Facts]] = None
     try:
         before = lab.look()
-        with within(scenario.TIMEOUT_S):
+        with within(round(scenario.TIMEOUT_S * PATIENCE)):
             scenario.run(lab, record)
         record.left_behind = dict(lab.settle(before))
         clean = all(map(facts.is_clean, record.left_behind.values()))
