@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 from vfmigrate import domain
 from vfmigrate.domain import Domain, VfInterface
 from vfmigrate.errors import Refused
+from vfmigrate.live_pair import Halves
 from vfmigrate.markup import Element, Markup
 from vfmigrate.pair import Pair, check_vlan, pair_of, pairs
 
@@ -42,10 +43,12 @@ class Wish:
     alias: Optional[str] = None
 
 
-def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> str:
+def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = (), *, stamped: bool = False) -> str:
     """The definition with a failover pair; the same when it has that pair already.
 
-    `hostdev_networks` are the libvirt networks that give away VFs. Raises Refused for what cannot work.
+    `hostdev_networks` are the libvirt networks that give away VFs. `stamped`: it is the XML of a running guest, whose
+    metadata the daemon wrote: the strategy there is how the VF would cross now, and nobody's wish.
+    Raises Refused for what cannot work.
     """
     guest = domain.read(xml)
     markup = Markup(xml)
@@ -55,11 +58,13 @@ def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> str:
         _check_same(pair_of(guest, vf), wish)
         return xml
     pairs(guest)
+    if not stamped:
+        _check_strategy(guest, vf)
     wish = _completed(guest, vf, wish)
     mac, alias = str(wish.mac), str(wish.alias)
     _check_devices(guest, devices, mac, alias, devices[vf.position])
     _check_slot(markup.root, devices[vf.position], guest.name)
-    markup.append(devices[vf.position], [f"<teaming type='transient' persistent='{alias}'/>"])
+    _add_teaming(markup, devices[vf.position], f"<teaming type='transient' persistent='{alias}'/>")
     markup.insert_before(devices[vf.position], _standby_lines(wish))
     _write_notes(markup, {**_notes(markup.root), mac: Note(alias)})
     changed = markup.text()
@@ -67,6 +72,39 @@ def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> str:
         if pair.vf.wanted_mac == mac and pair.vf.mark is not None and pair.vf.mark.vlan is not None:
             check_vlan(pair, pair.vf.mark.vlan, pair.vf.mark.trunks)
     return changed
+
+
+def _add_teaming(markup: Markup, vf: Element, teaming: str) -> None:
+    """The schema has it anywhere in an <interface>, and before <source> in a <hostdev>."""
+    source = vf.first("source")
+    if vf.name == "hostdev" and source is not None:
+        markup.insert_before(source, [teaming])
+    else:
+        markup.append(vf, [teaming])
+
+
+def live_halves(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> Optional[Halves]:
+    """What has to be plugged into a guest that runs, from its XML; None when it has the pair.
+
+    Raises Refused for what cannot work.
+    """
+    changed = enable(xml, wish, hostdev_networks, stamped=True)
+    if changed == xml:
+        return None
+    before = domain.read(xml)
+    (pair,) = (each for each in pairs(domain.read(changed)) if each not in pairs(before))
+    mac = str(pair.vf.wanted_mac)
+    devices = list(Markup(changed).root.all("devices/*"))
+    standby = next(
+        index for index, each in enumerate(devices) if each.get("alias", "name") == pair.standby.alias
+    )
+    lone = next(each.position for each in before.interfaces if each.wanted_mac == mac)
+    return Halves(
+        mac,
+        vf=domain.device(xml, lone),
+        primary=domain.device(changed, pair.vf.position),
+        standby=domain.device(changed, standby),
+    )
 
 
 def disable(xml: str, mac: Optional[str] = None) -> str:
@@ -136,6 +174,16 @@ def chosen(
     return vfs[0]
 
 
+def _check_strategy(guest: Domain, vf: VfInterface) -> None:
+    mark = vf.mark
+    if mark is not None and mark.strategy not in (None, "failover"):
+        raise Refused(
+            f"the metadata of guest '{guest.name}' gives the VF with MAC {vf.wanted_mac} "
+            f"the strategy '{mark.strategy}'",
+            "a VF crosses in one way only: remove the strategy, or do without a standby",
+        )
+
+
 def _completed(guest: Domain, vf: VfInterface, wish: Wish) -> Wish:
     """The wish with what the VF says of itself: MAC, VLAN, a name for the standby."""
     if vf.wanted_mac is None:
@@ -148,16 +196,9 @@ def _completed(guest: Domain, vf: VfInterface, wish: Wish) -> Wish:
             f"the VF with MAC {vf.wanted_mac} has a <vlan>, which a VF in switchdev mode cannot take",
             "remove it and give the VLAN in the vfmigrate metadata",
         )
-    mark = vf.mark
-    if mark is not None and mark.strategy not in (None, "failover"):
-        raise Refused(
-            f"the metadata of guest '{guest.name}' gives the VF with MAC {vf.wanted_mac} "
-            f"the strategy '{mark.strategy}'",
-            "a VF crosses in one way only: remove the strategy, or do without a standby",
-        )
     vlan = wish.vlan
-    if vlan is None and mark is not None and wish.openvswitch:
-        vlan = mark.vlan
+    if vlan is None and vf.mark is not None and wish.openvswitch:
+        vlan = vf.mark.vlan
     if vlan is not None and not wish.openvswitch:
         raise Refused(
             "a VLAN can be given to a standby on a bridge of Open vSwitch only",

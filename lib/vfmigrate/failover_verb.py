@@ -10,17 +10,23 @@ import argparse
 import difflib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate import domain, failover, pair, setting
+from vfmigrate import domain, failover, live_pair, pair, setting
 from vfmigrate.errors import InputError, Refused, VfmigrateError
 from vfmigrate.failover import Wish
+from vfmigrate.live_pair import Halves
+from vfmigrate.sysfs import Sysfs
 
 if TYPE_CHECKING:
+    from vfmigrate.running_guest import RunningGuest
     from vfmigrate.session import Session
 
 _SECRET = re.compile(r"(passwd=)('[^']*'|\"[^\"]*\")")
+# What a guest is given for letting go of a device and for taking one, in seconds.
+_PATIENCE, _LONGEST_PATIENCE = 30, 600
 _NETDEVS = Path("/sys/class/net")
 
 
@@ -43,6 +49,18 @@ def add(verbs: Any) -> None:
         "--switch",
         choices=("openvswitch", "linux"),
         help="what kind of bridge it is; default: what this host's bridge of that name is",
+    )
+    action.add_argument(
+        "--live",
+        action="store_true",
+        help="in the running guest as well: plug the standby in, unplug the VF and plug it in as the other half",
+    )
+    action.add_argument(
+        "--wait",
+        type=_seconds,
+        default=_PATIENCE,
+        metavar="SECONDS",
+        help="with --live: what the guest is given for each step; default: %(default)s",
     )
     action.add_argument("--alias", metavar="ua-NAME", help="alias of the standby; default: made of the MAC")
     action.set_defaults(run=_enable)
@@ -73,6 +91,13 @@ def _session(options: argparse.Namespace) -> Session:
     from vfmigrate.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
 
     return Session(options.connect)
+
+
+def _seconds(text: str) -> int:
+    try:
+        return int(setting.number(1, _LONGEST_PATIENCE).read(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
 
 
 def vlan(text: str) -> int:
@@ -115,37 +140,83 @@ def _enable(options: argparse.Namespace) -> int:
             options.vlan,
             options.alias,
         )
+        networks = session.hostdev_networks()
         before = session.definition(options.domain)
-        after = failover.enable(before, wish, session.hostdev_networks())
-        if _change(session, options, before, after):
+        after = failover.enable(before, wish, networks)
+        live = _live(session, options, wish, networks) if options.live else None
+        changed = _change(session, options, before, after, also=live is not None)
+        if live is not None and not options.dry_run:
+            _make_live(session, live, before)
+        if changed:
             kept = session.definition(options.domain)
             noted = failover.note_controllers(before, kept)
             if noted != kept:
                 session.define(noted)
+            _tell_when(session, options)
     return 0
+
+
+def _live(
+    session: Session, options: argparse.Namespace, wish: Wish, networks: Collection[str]
+) -> Optional[tuple[RunningGuest, Halves]]:
+    """The running guest and what it is to get; None when it has the pair. Raises Refused when it cannot get it."""
+    from vfmigrate.running_guest import RunningGuest  # noqa: PLC0415 - as for the session
+
+    if not session.is_local():
+        raise Refused(
+            "--live looks at the VF on the host of its guest, and the connection is to another host",
+            "run it there",
+        )
+    guest = RunningGuest(session.running_domain(options.domain), Sysfs(), patience=options.wait)
+    halves = failover.live_halves(guest.xml(), wish, networks)
+    return None if halves is None else (guest, halves)
+
+
+def _make_live(session: Session, live: tuple[RunningGuest, Halves], before: str) -> None:
+    """Make the pair in the running guest; the definition goes back to `before` when that fails."""
+    guest, halves = live
+    try:
+        live_pair.make(guest, halves)
+    except VfmigrateError:
+        session.define(before)
+        raise
+    print(
+        f"guest '{guest.name}' has taken its VF as half of the pair; "
+        "its addresses belong on the device that joins both, which is new"
+    )
 
 
 def _disable(options: argparse.Namespace) -> int:
     with _session(options) as session:
         before = session.definition(options.domain)
-        _change(session, options, before, failover.disable(before, options.mac))
+        if _change(session, options, before, failover.disable(before, options.mac)):
+            _tell_when(session, options)
     return 0
 
 
-def _change(session: Session, options: argparse.Namespace, before: str, after: str) -> bool:
-    """Show a change and make it; False when there was none to make."""
+def _change(
+    session: Session, options: argparse.Namespace, before: str, after: str, *, also: bool = False
+) -> bool:
+    """Show a change and make it; False when there was none to make, which is told unless there is `also` another."""
     if before == after:
-        print("nothing to do")
+        if not also:
+            print("nothing to do")
         return False
     print(difference(before, after))
     if options.dry_run:
         print("nothing changed (--dry-run)")
         return False
     session.define(after)
-    running = session.is_running(options.domain)
-    when = "guest's next boot: shut it down and start it again" if running else "guest's next boot"
-    print(f"defined; takes effect at the {when}")
     return True
+
+
+def _tell_when(session: Session, options: argparse.Namespace) -> None:
+    if getattr(options, "live", False):
+        print("defined; the guest has it now, and at its next boot")
+    elif session.is_running(options.domain):
+        print("defined; takes effect at the guest's next boot: shut it down and start it again")
+    else:
+        print("defined; takes effect at the guest's next boot")
 
 
 def _show(options: argparse.Namespace) -> int:

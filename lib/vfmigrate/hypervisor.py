@@ -24,7 +24,7 @@ from vfmigrate.network import NetworkState
 
 _RETRY_SECONDS = 2.0
 # How long a guest may take to let go of a device, and how often that is looked for.
-_UNPLUG_SECONDS = 10.0
+_UNPLUG_SECONDS = 45.0
 _LOOK_SECONDS = 0.1
 
 
@@ -221,22 +221,25 @@ class Hypervisor:
         with _told("definition"):
             self._connected().defineXML(xml)
 
-    def plug_again(self, uuid: str, mac: str) -> None:
+    def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
         """Take the VF of a failover pair out of a running domain, as libvirt sees it, and plug it in again.
 
         For a guest whose QEMU could not plug in what libvirt believes is there. Waits, bounded, for the guest to let
-        go. Raises HostError when the domain is gone or busy, has no such VF, or keeps it.
+        go. What an earlier attempt took out and could not plug in is described by `spare`, from the domain's XML.
+        Raises HostError when the domain is gone or busy, or keeps its VF.
         """
         with _told("plugging a VF in again"):
             domain = self._connected().lookupByUUIDString(uuid)
             vf = _transient_device(domain, mac)
-            if vf is not None:
-                domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-                end = time.monotonic() + _UNPLUG_SECONDS
-                while _transient_device(domain, mac) is not None:
-                    if self._stop.wait(_LOOK_SECONDS) or time.monotonic() > end:
-                        raise HostError(f"guest '{domain.name()}' does not let go of its VF with MAC {mac}")
-                domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            if vf is None:
+                domain.attachDeviceFlags(spare(domain.XMLDesc(0)), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                return
+            domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            end = time.monotonic() + _UNPLUG_SECONDS
+            while _transient_device(domain, mac) is not None:
+                if self._stop.wait(_LOOK_SECONDS) or time.monotonic() > end:
+                    raise HostError(f"guest '{domain.name()}' does not let go of its VF with MAC {mac}")
+            domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def has_vf(self, uuid: str, mac: str) -> bool:
         """Whether a running domain has a VF with this MAC. Raises HostError when the domain is gone."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Container
 from typing import TYPE_CHECKING, Callable, Optional
 
-from vfmigrate import domain, journal, metadata
+from vfmigrate import domain, journal, metadata, pair
 from vfmigrate.announcer import Announcer
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
 from vfmigrate.config import Config
@@ -38,9 +38,15 @@ _ATTEMPT_SECONDS = 1.0
 
 
 def _is_unplugged(claim: Claim, running: domain.Domain) -> bool:
-    """Whether a domain runs without a VF that it had, and that nobody means to plug in again (arrivals)."""
+    """Whether a domain runs without a VF that it had, and that nobody means to plug in again (arrivals).
+
+    The VF of a failover pair is meant to come back, to where its standby waits, unless another one has.
+    """
     had = claim.state == PLUGGED and claim.expires is None and claim.slot is None
-    return had and claim.vf not in {interface.address for interface in running.interfaces}
+    if not had or claim.vf in {interface.address for interface in running.interfaces}:
+        return False
+    waits = claim.strategy == "failover" and pair.has_standby(running, claim.mac)
+    return not waits or any(interface.wanted_mac == claim.mac for interface in running.interfaces)
 
 
 def _is_named(interface: domain.VfInterface, claim: Claim) -> bool:
@@ -101,12 +107,15 @@ class Keeper:
                 work = self.reconcile
             if work is None:
                 return
-            try:
-                work()
-            except VfmigrateError as error:
-                self._log.event("keeper-failed", str(error), level=journal.WARNING)
-            except Exception as error:  # noqa: BLE001 - told; the next work must still be done
-                self._log.bug(error)
+            self._do(work)
+
+    def _do(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except VfmigrateError as error:
+            self._log.event("keeper-failed", str(error), level=journal.WARNING)
+        except Exception as error:  # noqa: BLE001 - told; the next work must still be done
+            self._log.bug(error)
 
     # -- libvirt's events; called in the event thread, must not wait
 
@@ -140,12 +149,20 @@ class Keeper:
 
     def plug_again(self, claim: Claim) -> None:
         """Plug the VF of a failover pair into its guest again, which has not taken it; returns at once."""
+        mac = claim.mac
+
+        def spare(xml: str) -> str:
+            read = domain.read(xml)
+            return pair.transient_device(read, str(mac), claim.vf, plain=claim.set_mac, managed=claim.managed)
 
         def plug() -> None:
-            if claim.mac is not None and self._store.get(claim.vf) is not None:
-                self._hypervisor.plug_again(claim.domain, claim.mac)
+            gone = mac is None or self._store.get(claim.vf) is None
+            # what a migration has unplugged comes back by itself at its end
+            if mac is not None and not gone and not self._hypervisor.migrating(claim.domain):
+                self._hypervisor.plug_again(claim.domain, mac, spare)
 
-        self._work.put(plug)
+        # The guest may take long to let go, and all other work must not wait for it.
+        threading.Thread(target=self._do, args=(plug,), name="plug-again", daemon=True).start()
 
     def follow(self, uuid: str) -> list[str]:
         """A VF may have been plugged into a running domain or out of it: claim, give back, and stamp what it has now.
@@ -162,7 +179,9 @@ class Keeper:
             if _is_unplugged(claim, running):
                 self._drop_unplugged(claim, changes)
         for claim in self._operations.adopt(running):
-            changes.append(f"guest '{claim.domain_name}' was given {claim.vf}")
+            known = claim.id in {each.id for each in held}
+            what = f"lets {claim.vf} cross by {claim.strategy}" if known else f"was given {claim.vf}"
+            changes.append(f"guest '{claim.domain_name}' {what}")
             self._converge(claim.vf, changes)
         for change in changes:
             self._log.event("plug", change, domain=running.name, uuid=uuid)

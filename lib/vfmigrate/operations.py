@@ -387,7 +387,7 @@ class HookOperations:
         return None
 
     def adopt(self, domain: Domain) -> list[Claim]:
-        """Claim what a running domain holds and nobody has claimed; returns the new claims.
+        """Claim what a running domain holds and nobody has claimed; returns the claims that are new or changed.
 
         Converging them is the caller's business. What another domain has claimed is logged and left.
         """
@@ -397,7 +397,9 @@ class HookOperations:
                 pool = self._pool_here(domain, interface)
                 if pool is None or interface.address is None:
                     continue
-                if interface.address in {claim.vf for claim in self._store.of_domain(domain.uuid)}:
+                current = self._store.get(interface.address)
+                if current is not None and current.domain == domain.uuid:
+                    adopted += self._follow(domain, interface, current)
                     continue
                 arrival = self._arrival(domain, interface, pool)
                 claim = self._claim(domain, arrival, interface.address, PLUGGED)
@@ -414,6 +416,18 @@ class HookOperations:
             except VfmigrateError as error:
                 self._log.event("adopt-failed", str(error), level=journal.WARNING, domain=domain.name)
         return adopted
+
+    def _follow(self, domain: Domain, interface: VfInterface, claim: Claim) -> list[Claim]:
+        """A VF that became half of a pair while its guest runs, or is it no longer, crosses in another way now."""
+        strategy = claim.strategy
+        if pair.is_half(domain, interface):
+            strategy = "failover"
+        elif strategy == "failover" and interface.mark is not None:
+            strategy = interface.mark.strategy or "vfio"
+        if strategy == claim.strategy or claim.expires is not None:
+            return []
+        changed = self._store.change(claim, strategy=strategy)
+        return [changed] if changed is not None else []
 
     def _lost_claim(self, claim: Claim) -> Optional[str]:
         """The id of an earlier claim, lost since: the VF's port is still in its name, and serves the same domain.

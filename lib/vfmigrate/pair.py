@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Optional
+from xml.sax.saxutils import quoteattr
 
 from vfmigrate.domain import Domain, Standby, VfInterface
 from vfmigrate.errors import Refused
 from vfmigrate.metadata import Mark
+from vfmigrate.pci import PciAddress
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,36 @@ def pair_of(domain: Domain, vf: VfInterface) -> Pair:
 def pairs(domain: Domain) -> list[Pair]:
     """Every pair of a domain. Raises Refused for one that cannot work."""
     return [pair_of(domain, each) for each in domain.interfaces if each.teaming == "transient"]
+
+
+def is_half(domain: Domain, vf: VfInterface) -> bool:
+    """Whether a VF of a running guest is half of a pair, or is being made one: its standby comes first."""
+    return vf.teaming == "transient" or has_standby(domain, vf.wanted_mac)
+
+
+def has_standby(domain: Domain, mac: Optional[str]) -> bool:
+    """Whether a domain has a standby with this MAC."""
+    return mac is not None and any(each.mac == mac for each in domain.standbys)
+
+
+def transient_device(domain: Domain, mac: str, vf: PciAddress, *, plain: bool, managed: bool) -> str:
+    """The device to plug in where a pair lacks its VF; `plain`: as a <hostdev>, else as an <interface>.
+
+    Raises Refused when the domain has no standby with this MAC.
+    """
+    standby = next((each for each in domain.standbys if each.mac == mac and each.alias), None)
+    if standby is None:
+        raise Refused(f"guest '{domain.name}' has no standby with MAC {mac}", "see vfmigrate failover show")
+    address = (
+        f"domain='{vf.domain:#06x}' bus='{vf.bus:#04x}' slot='{vf.slot:#04x}' function='{vf.function:#x}'"
+    )
+    rest = f"<teaming type='transient' persistent={quoteattr(str(standby.alias))}/>"
+    words = f"managed='{'yes' if managed else 'no'}'"
+    if plain:
+        source = f"<source><address {address}/></source>"
+        return f"<hostdev mode='subsystem' type='pci' {words}>{rest}{source}</hostdev>"
+    source = f"<source><address type='pci' {address}/></source>"
+    return f"<interface type='hostdev' {words}><mac address='{mac}'/>{source}{rest}</interface>"
 
 
 def check_crosses(domain: Domain, vf: VfInterface) -> None:

@@ -28,7 +28,7 @@ _PERIOD = 0.1
 #: seconds between two looks for the first failover pair
 _IDLE_PERIOD = 1.0
 #: seconds that a guest has after a migration for taking its VF before something is done about it
-_PATIENCE = 15.0
+_PATIENCE = 60.0
 #: seconds until a change that could not be followed is tried again
 _PAUSE = 3.0
 #: plugging the VF in again is tried so often, each time after twice as long
@@ -46,6 +46,8 @@ class _Look:
     #: when it is time to do something about a guest without its VF; None: never
     due: Optional[float] = None
     attempts: int = 0
+    #: when the guest took it
+    joined: float = 0.0
 
 
 class PrimaryWatch:
@@ -116,14 +118,20 @@ class PrimaryWatch:
         look = self._looks.setdefault(claim.id, _Look())
         if expected:
             look.due, look.attempts = now + _PATIENCE, 0
+        if driven and look.driven is not True:
+            look.joined = now
+        # An unplug that was asked for as part of an attempt may be granted late, to a guest that has its VF by then.
+        late = look.driven and not driven and look.attempts > 0 and now < look.joined + _PATIENCE
         if driven != look.driven and now >= look.again:
             look.again = now + _PAUSE
             self._converger.converge(claim.vf)
             if driven or look.driven is not None:
                 self._tell(claim, driven)
             look.driven, look.again = driven, 0.0
+        if late:
+            look.due = now + _PATIENCE
         if driven:
-            look.due, look.attempts = None, 0
+            look.due = None
         elif look.due is not None and now >= look.due:
             self._try_again(claim, look, now)
 

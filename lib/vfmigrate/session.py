@@ -21,7 +21,7 @@ from vfmigrate.mailbox import Mailbox
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Turn libvirt's exception into ours."""
     try:
         yield
@@ -74,7 +74,7 @@ class Session:
 
     def hostname(self) -> str:
         """The host at the other end, as it calls itself."""
-        with _told("host name"):
+        with told("host name"):
             return str(self._connection.getHostname())
 
     @property
@@ -89,16 +89,22 @@ class Session:
                 return look_up(name)
         raise Refused(f"libvirt at {self._connection.getURI()} has no guest '{name}'", "see virsh list --all")
 
+    def running_domain(self, name: str) -> Any:
+        """Libvirt's object of a domain that runs. Raises Refused when it does not."""
+        if not self.is_running(name):
+            raise Refused(f"guest '{name}' does not run", "leave --live out")
+        return self.domain(name)
+
     def is_running(self, name: str) -> bool:
         """Whether a domain, given by name or UUID, runs."""
         domain = self.domain(name)
-        with _told(f"state of guest '{name}'"):
+        with told(f"state of guest '{name}'"):
             return bool(domain.isActive())
 
     def definition(self, name: str) -> str:
         """The persistent definition of a domain, secrets included. Raises Refused when it has none."""
         domain = self.domain(name)
-        with _told(f"definition of guest '{name}'"):
+        with told(f"definition of guest '{name}'"):
             if not domain.isPersistent():
                 raise Refused(
                     f"guest '{name}' is transient: it has no definition that could be changed",
@@ -108,12 +114,12 @@ class Session:
 
     def define(self, xml: str) -> None:
         """Replace a persistent definition; libvirt holds it against its schema first."""
-        with _told("definition"):
+        with told("definition"):
             self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def is_local(self) -> bool:
         """Whether this is the libvirt of this host, whose daemon can be asked about it."""
-        with _told("URI"):
+        with told("URI"):
             return urlsplit(str(self._connection.getURI())).hostname is None
 
     def uuid(self, name: str) -> str:
@@ -123,19 +129,19 @@ class Session:
     def is_persistent(self, name: str) -> bool:
         """Whether a domain has a definition."""
         domain = self.domain(name)
-        with _told(f"definition of guest '{name}'"):
+        with told(f"definition of guest '{name}'"):
             return bool(domain.isPersistent())
 
     def live(self, name: str, *, resolved: bool = True) -> str:
         """The XML of a running domain; unless `resolved`, interfaces of networks as they were written."""
         domain = self.domain(name)
-        with _told(f"XML of guest '{name}'"):
+        with told(f"XML of guest '{name}'"):
             return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
 
     def running(self) -> dict[str, str]:
         """The XML of the running domains by name."""
         found = {}
-        with _told("list of running guests"):
+        with told("list of running guests"):
             for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
                 with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
                     found[str(each.name())] = str(each.XMLDesc(0))
@@ -143,14 +149,14 @@ class Session:
 
     def free_memory_mib(self) -> int:
         """How much memory the host has to spare, what it would take back from its caches included."""
-        with _told("memory of the host"):
-            told = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-        return sum(int(told.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
+        with told("memory of the host"):
+            found = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return sum(int(found.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
 
     def macs(self) -> dict[str, str]:
         """Who has which MAC: names of domains, running or not, by the MACs of their interfaces."""
         found = {}
-        with _told("list of guests"):
+        with told("list of guests"):
             for each in self._connection.listAllDomains():
                 for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
                     root = etree.fromstring(each.XMLDesc(flags))
@@ -165,7 +171,7 @@ class Session:
     def stamp(self, name: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Replace our metadata on a running domain; no marks remove it."""
         domain = self.domain(name)
-        with _told(f"metadata of guest '{name}'"):
+        with told(f"metadata of guest '{name}'"):
             domain.setMetadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT,
                 metadata.write(marks) if marks else None,
@@ -176,14 +182,14 @@ class Session:
 
     def runs_network(self, name: str) -> Optional[bool]:
         """Whether a network runs; None when there is none of this name."""
-        with _told("list of networks"):
+        with told("list of networks"):
             for each in self._connection.listAllNetworks():
                 if each.name() == name:
                     return bool(each.isActive())
         return None
 
     def _networks(self) -> dict[str, etree._Element]:
-        with _told("list of networks"):
+        with told("list of networks"):
             return {
                 each.name(): etree.fromstring(each.XMLDesc(0)) for each in self._connection.listAllNetworks()
             }

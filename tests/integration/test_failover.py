@@ -11,6 +11,8 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER
 from tests.integration.hosts import BRIDGE, wait_for
 from tests.integration.pair import Node, Pair
+from vfmigrate import domain, pair
+from vfmigrate.pci import PciAddress
 
 pytestmark = pytest.mark.hosts
 
@@ -190,6 +192,32 @@ def test_a_failed_migration_leaves_the_pair_whole(paired: Pair) -> None:
     assert b.product.claims() == {}
 
 
+def test_a_migration_that_fails_half_way_leaves_the_pair_whole(paired: Pair) -> None:
+    """QEMU on the destination dies with the guest half there: the guest goes on with its VF here."""
+    a, b = paired.a, paired.b
+    before = (a.state(), a.host.virsh("dumpxml", GUEST))
+    with b.hooks.hold(GUEST, "started", AFTER):
+        migration = a.begin_migration(GUEST, b)
+        b.hooks.wait_for("started", AFTER)
+        b.host.run("kill", "-KILL", str(b.host.pid_of(f"/run/libvirt/qemu/{GUEST}.pid")))
+    assert migration.finish().status != 0
+    wait_for("the pair to be as before", lambda: (a.state(), a.host.virsh("dumpxml", GUEST)) == before)
+    wait_for("the destination to forget the guest", lambda: b.product.claims() == {})
+    assert b.switch_ports() == {}
+
+
+def test_a_cancelled_migration_leaves_the_pair_whole(paired: Pair) -> None:
+    a, b = paired.a, paired.b
+    before = (a.state(), a.host.virsh("dumpxml", GUEST))
+    migration = a.begin_migration(GUEST, b, "--bandwidth", "1")
+    wait_for("memory on its way", lambda: "Data processed" in a.host.virsh("domjobinfo", GUEST, check=False))
+    a.host.virsh("domjobabort", GUEST)
+    assert migration.finish().status != 0
+    wait_for("the pair to be as before", lambda: (a.state(), a.host.virsh("dumpxml", GUEST)) == before)
+    wait_for("the destination to forget the guest", lambda: b.product.claims() == {})
+    assert b.switch_ports() == {}
+
+
 PLUG_AGAIN = """\
 import sys, threading
 from vfmigrate.hypervisor import Hypervisor
@@ -197,7 +225,7 @@ connected = threading.Event()
 libvirt = Hypervisor("qemu:///system")
 libvirt.start(lambda event: None, connected.set)
 assert connected.wait(20)
-libvirt.plug_again(sys.argv[1], sys.argv[2])
+libvirt.plug_again(sys.argv[1], sys.argv[2], lambda xml: sys.argv[3])
 """
 
 
@@ -207,7 +235,7 @@ def test_the_vf_of_a_pair_is_plugged_in_again(paired: Pair) -> None:
     vf = a.vf(1)
     before = len(a.card.changes())
     uuid = a.host.virsh("domuuid", GUEST)
-    a.host.run("python3", "-c", PLUG_AGAIN, uuid, MAC)
+    a.host.run("python3", "-c", PLUG_AGAIN, uuid, MAC, "")
     changes = a.card.changes()[before:]
     assert ("unbind", vf, "mlx5_vfio_pci") in changes
     assert a.card.function(vf).driver == "mlx5_vfio_pci"
@@ -215,6 +243,26 @@ def test_the_vf_of_a_pair_is_plugged_in_again(paired: Pair) -> None:
     assert f"<teaming type='transient' persistent='{ALIAS}'/>" in live
     assert [claim["state"] for claim in a.product.claims().values()] == ["plugged"]
     error = a.host.run(
-        "python3", "-c", PLUG_AGAIN, "22222222-1111-4111-8111-000000000001", MAC, check=False
+        "python3", "-c", PLUG_AGAIN, "22222222-1111-4111-8111-000000000001", MAC, "", check=False
     ).stderr
     assert "HostError" in error
+
+
+def test_a_vf_that_was_lost_between_is_plugged_in_anew(paired: Pair) -> None:
+    """An earlier attempt took it out and could not plug it in: libvirt knows it no more, the claim still does."""
+    a = paired.a
+    vf = a.vf(1)
+    uuid = a.host.virsh("domuuid", GUEST)
+    live = domain.read(a.host.virsh("dumpxml", "--migratable", GUEST))
+    (interface,) = live.interfaces
+    text = domain.device(a.host.virsh("dumpxml", "--migratable", GUEST), interface.position)
+    a.host.virsh("detach-device", GUEST, "/dev/stdin", "--live", stdin=text)
+    wait_for("libvirt to forget the VF", lambda: not domain.read(a.host.virsh("dumpxml", GUEST)).interfaces)
+
+    spare = pair.transient_device(live, MAC, PciAddress.parse(vf), plain=False, managed=True)
+    a.host.run("python3", "-c", PLUG_AGAIN, uuid, MAC, spare)
+
+    (found,) = domain.read(a.host.virsh("dumpxml", GUEST)).interfaces
+    assert (str(found.address), found.teaming, found.standby) == (vf, "transient", ALIAS)
+    assert a.card.function(vf).driver == "mlx5_vfio_pci"
+    assert list(a.product.claims()) == [vf]

@@ -6,12 +6,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from typing import Optional
 
 from tests.testbed import expect, facts
-from tests.testbed.guest import Guest
+from tests.testbed.guest import Guest, Nic
 from tests.testbed.host import Host
 from tests.testbed.lab import Lab
 from tests.testbed.namespace import RUN
@@ -19,9 +20,17 @@ from tests.testbed.provision import BRIDGE
 from tests.testbed.timeline import clock_offset
 
 # A guest's driver takes its time with a VF under two layers of emulation.
-JOIN_S = 60
+JOIN_S = 150
 # What a guest with a pair has of the MAC: both halves, and the device that joins them.
 DEVICES = 3
+
+#: its kernel tells of the devices that come and go
+GUEST = Guest(
+    "pair-guest",
+    30,
+    (Nic(mac="52:54:00:00:42:30", vlan=42, number=30, vf="0000:01:10.2"),),
+    options="loglevel=7 printk.time=1",
+)
 
 # Prints the clock and a counter of frames that came out of a VF whenever one has risen. Ends with its standard input.
 WATCH = """
@@ -37,14 +46,19 @@ while not select.select([sys.stdin], [], [], 0.03)[0]:
 """
 
 
-def start(lab: Lab, host: Host, guest: Guest, bridge: str = BRIDGE) -> None:
-    """Define a guest, make a pair of its VF, start it, and wait until it uses its VF."""
+def define(host: Host, guest: Guest) -> None:
+    """Define a guest on a host."""
     guest.console.unlink(missing_ok=True)
     path = f"/root/{guest.name}.xml"
     host.write(path, guest.xml())
     host.run(f"virsh define {path}")
-    nic = guest.nics[0]
-    host.run(f"vfmigrate failover enable {guest.name} --standby-bridge {bridge} --vlan {nic.vlan}")
+
+
+def start(lab: Lab, host: Host, guest: Guest, bridge: str = BRIDGE) -> None:
+    """Define a guest, make a pair of its VF, start it, and wait until it uses its VF."""
+    define(host, guest)
+    vlan = guest.nics[0].vlan
+    host.run(f"vfmigrate failover enable {guest.name} --standby-bridge {bridge} --vlan {vlan}")
     host.run(f"virsh start {guest.name}", timeout=JOIN_S)
     lab.await_boot(guest)
     await_whole(lab, guest, host)
@@ -120,6 +134,31 @@ class Counters:
             Rise(float(when) - self._offset, name, int(frames))
             for when, name, frames in (line.split() for line in seen.splitlines())
         ]
+
+
+class Life:
+    """Watches a guest's ticks: how long it did nothing at all, which no network can be blamed for."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._stop = threading.Event()
+        self._longest = 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        ticks, since = self._guest.ticks(), time.monotonic()
+        while not self._stop.wait(0.1):
+            now, seen = time.monotonic(), self._guest.ticks()
+            self._longest = max(self._longest, now - since)
+            if seen != ticks:
+                ticks, since = seen, now
+
+    def stop(self) -> float:
+        """Stop watching; returns the longest time between two ticks, in ms."""
+        self._stop.set()
+        self._thread.join()
+        return self._longest * 1000
 
 
 def first_rise(rises: list[Rise], representor: str, since: float) -> float:

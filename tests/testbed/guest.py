@@ -25,7 +25,7 @@ DOMAIN = """\
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>/testbed/guest-kernel</kernel>
     <initrd>/testbed/guest-initrd</initrd>
-    <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 {network}</cmdline>
+    <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 {network}{options}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
@@ -38,6 +38,7 @@ DOMAIN = """\
 </domain>
 """
 
+PORT = "    <controller type='pci' model='pcie-root-port'/>\n"
 # libvirt makes the ports that a guest needs, and none that is free for a device plugged in later.
 FREE_PORT = """\
     <controller type='pci' index='0' model='pcie-root'/>
@@ -65,6 +66,10 @@ NETWORK_INTERFACE = """\
       <source network='{network}'/>
     </interface>
 """
+
+ROOT = "    <controller type='pci' index='0' model='pcie-root'/>\n"
+# A port that a device can be plugged into while the guest runs; libvirt makes no more than its devices need.
+PORT = "    <controller type='pci' model='pcie-root-port'/>\n"
 
 BRIDGE_INTERFACE = """\
     <interface type='bridge'>
@@ -121,6 +126,10 @@ class Guest:
     later: Sequence[Nic] = field(default_factory=tuple)
     bonded: bool = False
     churn_mib: int = 0
+    #: more words for its kernel
+    options: str = ""
+    #: something may be plugged in beside the NICs that it has
+    roomy: bool = False
 
     @property
     def vf_nics(self) -> list[Nic]:
@@ -154,7 +163,8 @@ class Guest:
             metadata=metadata,
             memory=MEMORY_MIB,
             network=self._network(),
-            ports=FREE_PORT if self.later else "",
+            options=f" {self.options}" if self.options else "",
+            ports=FREE_PORT + len(self.nics) * PORT if self.roomy else FREE_PORT if self.later else "",
             interfaces=interfaces,
             console=self.console.name,
         )

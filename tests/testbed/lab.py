@@ -30,6 +30,9 @@ LOGS = {
     "journal": "journalctl --no-pager -o short-precise -b",
     "libvirtd": "cat /var/log/libvirtd.log",
     "qemu": "tail -n 200 /var/log/libvirt/qemu/*.log",
+    # what a guest that shows no life is doing
+    "guests": 'for name in $(virsh list --name); do for what in registers pic lapic pci; do echo "$name: $what"; '
+    "virsh qemu-monitor-command $name --hmp info $what; done; done",
     "dmesg": "dmesg | tail -n 200",
     "ovs": "ovs-vsctl show; ovs-appctl fdb/show br-data; tail -n 100 /var/log/openvswitch/*.log",
 }

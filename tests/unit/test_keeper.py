@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.fakes.doors import MemoryHost
 from tests.fakes.networks import MemoryNetworks
-from tests.unit.test_operations import ELSEWHERE, PF, POOL, guest
+from tests.unit.test_operations import ELSEWHERE, PF, POOL, STANDBY, guest, paired
 from vfmigrate import claims, domain
 from vfmigrate.announcer import Announcer
 from vfmigrate.claims import ClaimStore
@@ -40,6 +41,10 @@ class MemoryHypervisor(MemoryNetworks):
         #: domains that are here and do not execute, as while they arrive
         self.paused: set[str] = set()
         self.on_event: Callable[[LifecycleEvent], None] = lambda _event: None
+        #: domains on the move, and the VFs that were to be plugged in again
+        self.moving: set[str] = set()
+        self.plugged: list[str] = []
+        self.did_plug = threading.Event()
 
     def start(self, on_event: Callable[[LifecycleEvent], None], _on_connect: Callable[[], None]) -> None:
         self.on_event = on_event
@@ -54,6 +59,14 @@ class MemoryHypervisor(MemoryNetworks):
 
     def xml(self, uuid: str) -> Optional[str]:
         return self.running().get(uuid)
+
+    def migrating(self, uuid: str) -> bool:
+        return uuid in self.moving
+
+    def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
+        assert mac in self.running()[uuid]
+        self.plugged.append(spare(self.running()[uuid]))
+        self.did_plug.set()
 
     def executing(self) -> frozenset[str]:
         return frozenset(self.running()) - self.paused
@@ -369,3 +382,59 @@ def test_the_port_of_a_representor_that_was_renamed_goes(rig: Rig) -> None:
     ports["old0"] = replace(port, name="old0")
     assert rig.keeper.reconcile() == ["unplugged old0 from br-data: there is no network device old0 any more"]
     assert list(ports) == [name]
+
+
+TEAMING = "</source><teaming type='transient' persistent='ua-x'/>"
+
+
+def plug_by_hand(rig: Rig, uuid: str, *changes: tuple[str, str]) -> None:
+    """Devices of a running guest come and go, of which libvirt tells and no hook does."""
+    assert rig.libvirt.domains is not None
+    for old, new in changes:
+        assert old in rig.libvirt.domains[uuid]
+        rig.libvirt.domains[uuid] = rig.libvirt.domains[uuid].replace(old, new)
+    rig.keeper.follow(uuid)
+
+
+def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(rig: Rig) -> None:
+    vf = rig.memory.vfs[0]
+    uuid = rig.run(guest(1, vf))
+    assert list(rig.memory.ovs.ports)
+    plug_by_hand(rig, uuid, ("</devices>", f"{STANDBY}</devices>"))
+    assert [claim.strategy for claim in rig.store.all()] == ["failover"]
+    assert rig.memory.ovs.ports == {}  # the guest is on its standby
+    rig.memory.card.set_bus_master(str(vf), True)
+    plug_by_hand(rig, uuid, ("</source>", TEAMING))
+    assert [claim.strategy for claim in rig.store.all()] == ["failover"]
+    plug_by_hand(rig, uuid, (TEAMING, "</source>"), (STANDBY, ""))
+    assert [claim.strategy for claim in rig.store.all()] == ["vfio"]
+    assert len(rig.memory.ovs.ports) == 1
+
+
+def test_a_vf_plugged_in_by_hand_is_claimed_and_one_of_a_network_may_change(rig: Rig) -> None:
+    first, second = rig.memory.vfs[:2]
+    uuid = rig.run(guest(1, first))
+    old, new = (f"function='{vf.function:#x}'" for vf in (first, second))
+    plug_by_hand(rig, uuid, (old, new))
+    assert [(claim.vf, claim.mac) for claim in rig.store.all()] == [(second, "52:54:00:00:01:00")]
+    assert len(rig.memory.ovs.ports) == 1
+
+
+def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(rig: Rig) -> None:
+    uuid = rig.run(paired(rig.memory.vfs[0]))
+    (claim,) = rig.store.all()
+    rig.libvirt.moving = {uuid}
+    rig.keeper.plug_again(claim)
+    for thread in threading.enumerate():
+        if thread.name == "plug-again":
+            thread.join()
+    assert rig.libvirt.plugged == []  # a migration plugs it in itself
+    rig.libvirt.moving = set()
+    rig.keeper.plug_again(claim)
+    assert rig.libvirt.did_plug.wait(10)
+    (device,) = rig.libvirt.plugged
+    assert device == (
+        "<interface type='hostdev' managed='yes'><mac address='52:54:00:00:01:00'/><source><address type='pci' "
+        "domain='0x0000' bus='0x01' slot='0x00' function='0x2'/></source>"
+        "<teaming type='transient' persistent='ua-x'/></interface>"
+    )

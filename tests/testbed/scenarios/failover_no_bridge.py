@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tests.testbed import expect, facts, failover, terminal, timeline
 from tests.testbed.failover import Counters
-from tests.testbed.guest import Guest, Nic
+from tests.testbed.guest import Guest
 from tests.testbed.lab import Lab
 from tests.testbed.peer import Peer
 from tests.testbed.report import Record
@@ -19,7 +19,7 @@ TIMEOUT_S = 300
 HICCUP_MS = 2000
 BRIDGE = "br-standby"
 
-GUEST = Guest("pair-guest", 30, (Nic(mac="52:54:00:00:42:30", vlan=42, number=30, vf="0000:01:10.2"),))
+GUEST = failover.GUEST
 
 
 def run(lab: Lab, record: Record) -> None:

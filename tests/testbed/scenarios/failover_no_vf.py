@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from tests.testbed import failover, terminal
-from tests.testbed.guest import POOL, Guest, Nic
+from tests.testbed.guest import POOL
 from tests.testbed.lab import Lab
 from tests.testbed.report import Record
 from tests.testbed.scenarios import failover_no_bridge, no_free_vf
@@ -12,7 +12,7 @@ from tests.testbed.scenarios import failover_no_bridge, no_free_vf
 NAME = "failover-no-vf"
 TIMEOUT_S = 300
 
-GUEST = Guest("pair-guest", 30, (Nic(mac="52:54:00:00:42:30", vlan=42, number=30, vf="0000:01:10.2"),))
+GUEST = failover.GUEST
 HOLDER = no_free_vf.HOLDER
 
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A failover pair for a guest that runs, by real libvirt and QEMU.
+
+The guests here run no code, so none lets go of a device nor agrees on failover: what is shown is that such a guest
+keeps its VF, and that vfmigrated follows devices that come and go. A guest that does it all is on the test bed.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.integration.guests import Guest, Vf
+from tests.integration.hosts import BRIDGE, wait_for
+from tests.integration.pair import Pair as Hosts
+from tests.integration.test_failover import ALIAS, GUEST, MAC, definition, failover
+from vfmigrate import domain, pair
+from vfmigrate import failover as definitions
+from vfmigrate.failover import Wish
+from vfmigrate.pci import PciAddress
+
+pytestmark = pytest.mark.hosts
+
+PORTS = (
+    "<controller type='pci' index='0' model='pcie-root'/>"
+    + 2 * "<controller type='pci' model='pcie-root-port'/>"
+)
+
+
+@pytest.fixture
+def running(ready: Hosts) -> Hosts:
+    """A guest with a VF and a free port runs on the first host."""
+    node = ready.a
+    xml = Guest(GUEST, [Vf(node.vf(1), MAC, vlan=42)]).xml().replace("<memballoon", f"{PORTS}<memballoon")
+    node.host.virsh("define", "/dev/stdin", stdin=xml)
+    node.host.virsh("start", GUEST)
+    node.wait_until_settled()
+    return ready
+
+
+def strategies(hosts: Hosts) -> list[str]:
+    return [claim["strategy"] for claim in hosts.a.product.claims().values()]
+
+
+def test_a_guest_that_does_not_let_go_keeps_its_vf(running: Hosts) -> None:
+    a = running.a
+    vf = a.vf(1)
+    a.card.set_bus_master(vf, True)
+    before, state = definition(a), a.state()
+
+    status, told, error = failover(
+        a, "enable", GUEST, "--standby-bridge", BRIDGE, "--vlan", "42", "--live", "--wait", "2"
+    )
+
+    assert status == 69, error
+    assert "has not let go of its VF within 2 s; it has its VF as before" in error
+    assert "without --live the pair is there at the guest's next boot" in error
+    assert len(error.splitlines()) == 1
+    assert "+      <teaming type='persistent'/>" in told
+    assert definition(a) == before
+    (interface,) = domain.read(a.host.virsh("dumpxml", GUEST)).interfaces
+    assert (str(interface.address), interface.teaming) == (vf, None)
+    # it never let go of the VF: the port was there throughout
+    assert a.state().switch_ports == state.switch_ports
+    assert a.state().claims == state.claims
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--standby-bridge", BRIDGE, "--vlan", "43"), "VLAN 42 and its standby"),
+        (("--standby-bridge", BRIDGE, "--vlan", "42", "-c", "qemu+tcp://host-b/system"), "has no guest 'g'"),
+    ],
+    ids=["other VLAN", "other host"],
+)
+def test_live_refusals_change_nothing(running: Hosts, words: tuple[str, ...], told: str) -> None:
+    a = running.a
+    before = (definition(a), a.host.virsh("dumpxml", GUEST), a.state())
+    status, _, error = failover(a, "enable", GUEST, "--live", *words)
+    assert status == 1
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert (definition(a), a.host.virsh("dumpxml", GUEST), a.state()) == before
+
+
+def test_live_needs_a_guest_that_runs_here(ready: Hosts) -> None:
+    ready.a.define_guest(Guest(GUEST, [Vf(ready.a.vf(1), MAC)]))
+    before = definition(ready.a)
+    words = ("enable", GUEST, "--standby-bridge", BRIDGE, "--live")
+    assert "guest 'g' does not run; leave --live out" in failover(ready.a, *words)[2]
+    elsewhere = ready.b.host.run(
+        *("vfmigrate", "failover", *words, "-c", "qemu+tcp://host-a/system"), check=False
+    )
+    assert "the connection is to another host; run it there" in elsewhere.stderr
+    assert definition(ready.a) == before
+
+
+def test_a_vf_that_becomes_half_of_a_pair_crosses_in_another_way(running: Hosts) -> None:
+    """Devices that are plugged in by hand come without a hook; the standby carries the guest from then on."""
+    a = running.a
+    assert strategies(running) == ["vfio"]
+    live = a.host.virsh("dumpxml", "--migratable", GUEST)
+    halves = definitions.live_halves(live, Wish(bridge=BRIDGE, openvswitch=True, vlan=42))
+    assert halves is not None
+
+    a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=halves.standby)
+
+    wait_for("the claim to follow", lambda: strategies(running) == ["failover"])
+    # the guest's driver has not taken the VF here, so it is the standby that carries
+    wait_for("the port to go", lambda: a.representor(1) not in a.switch_ports())
+    wait_for("the stamp", lambda: 'strategy="failover"' in a.host.virsh("dumpxml", GUEST))
+    told = json.loads(a.host.run("vfmigrate", "status", "--json").stdout)
+    (vf,) = (vf for pf in told["pools"][0]["pfs"] for vf in pf["vfs"] if vf["guest"] == GUEST)
+    assert vf["state"] == "standby"
+    assert f"guest '{GUEST}' has not taken it, and runs on its standby" in vf["problems"]
+
+
+def test_a_pair_that_is_plugged_in_by_hand_is_claimed(running: Hosts) -> None:
+    a, mac, vf = running.a, "52:54:00:00:00:07", running.a.vf(2)
+    live = a.host.virsh("dumpxml", "--migratable", GUEST)
+    halves = definitions.live_halves(live, Wish(bridge=BRIDGE, openvswitch=True, vlan=42))
+    assert halves is not None
+    standby = halves.standby.replace(MAC, mac).replace(ALIAS, "ua-by-hand")
+    a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=standby)
+    guest = domain.read(a.host.virsh("dumpxml", GUEST))
+    half = pair.transient_device(guest, mac, PciAddress.parse(vf), plain=False, managed=True)
+
+    a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=half)
+
+    wait_for("the claim", lambda: vf in a.product.claims())
+    claim = a.product.claims()[vf]
+    assert (claim["strategy"], claim["vlan"], claim["mac"], claim["expires"]) == ("failover", 42, mac, None)
+    assert a.representor(2) not in a.switch_ports()
+    a.card.set_bus_master(vf, True)
+    wait_for("the port", lambda: a.representor(2) in a.switch_ports())
+    assert a.switch_ports()[a.representor(2)].tag == 42

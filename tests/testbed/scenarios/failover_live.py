@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A pair made in a guest that runs: the standby is plugged in, the VF unplugged and plugged in as the other half."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from tests.testbed import expect, failover, terminal, timeline
+from tests.testbed.failover import Counters
+from tests.testbed.lab import Lab
+from tests.testbed.peer import Peer
+from tests.testbed.provision import BRIDGE
+from tests.testbed.report import Record
+
+NAME = "failover-live"
+TIMEOUT_S = 480
+
+GUEST = replace(failover.GUEST, name="live-guest", number=31, roomy=True)
+
+
+def run(lab: Lab, record: Record) -> None:
+    """Make the pair under the peer's pings; then the guest must be on its VF, and cross with the pair."""
+    nic = GUEST.nics[0]
+    record.mac, record.source_vlan = nic.mac, nic.vlan
+    with terminal.step("guest with a VF boots on host A"):
+        failover.define(lab.a, GUEST)
+        lab.a.run(f"virsh start {GUEST.name}", timeout=failover.JOIN_S)
+        lab.await_boot(GUEST)
+    expect.plugged(lab, GUEST, lab.a)
+    record.source_vf = lab.vf_addresses(GUEST, lab.a)[nic.mac]
+    peer = Peer(nic.address)
+    counters = Counters(lab.a)
+    try:
+        expect.that(peer.await_answers(20, 60), "the guest does not answer the peer")
+        began = time.time()
+        with terminal.step("vfmigrate failover enable --live"):
+            told = lab.a.run(
+                f"vfmigrate failover enable {GUEST.name} --standby-bridge {BRIDGE} --vlan {nic.vlan}"
+                f" --live --wait {failover.JOIN_S}",
+                timeout=3 * failover.JOIN_S,
+            )
+        expect.that("has taken its VF as half of the pair" in told, f"the command says: {told}")
+        vf = failover.await_whole(lab, GUEST, lab.a)
+        expect.that(peer.await_answers(50, 60), "the guest does not answer the peer any more")
+    finally:
+        rises = counters.stop()
+        hearing = peer.stop()
+    record.pings_sent, record.pings_lost = hearing.sent, hearing.lost
+    record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
+    record.longest_wait_ms = round(hearing.longest_wait_ms, 1)
+    record.events = timeline.collect(lab.hosts, began)
+    terminal.timeline("milliseconds from the command's start", record.events)
+    record.measured["vf_carried"] = len([rise for rise in rises if rise.representor == vf.representor])
+    with terminal.step("the pair crosses: virsh migrate --live, A to B"):
+        migration = lab.migrate(GUEST, lab.a, lab.b)
+    expect.migrated(migration, GUEST)
+    expect.moved(lab, GUEST, lab.a, lab.b)
+    record.destination_vf = failover.await_whole(lab, GUEST, lab.b).address
+    failover.end(lab, GUEST, lab.a)
