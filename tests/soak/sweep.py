@@ -66,7 +66,7 @@ class Mortal:
             self.deaths += 1
             self.arm(0)
             self.node.product.bury()
-            self.node.product.start()
+            self.node.product.restart()
 
 
 class Sweep:
@@ -150,9 +150,7 @@ class Sweep:
             for node in (a, b):
                 node.product.stop()
                 node.product.age_claims(LATER_S)
-                node.product.launch()
-            for node in (a, b):
-                node.product.wait_until_answering()
+                node.product.restart()
                 node.reconcile()
         return quiet(lambda: self._journey.states() == wanted, seconds=PATIENCE_S / 4)
 
