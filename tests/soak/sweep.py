@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Callable
 
 from tests.fakes import preload
@@ -36,7 +37,7 @@ WATCH_S = 0.05
 # How long a daemon goes on by itself when a migration is over: it announces and writes metadata.
 QUIET_S = 1.5
 
-FAILURES = (AssertionError, TimeoutError, CommandError, OSError)
+FAILURES = (AssertionError, TimeoutError, CommandError, OSError, RuntimeError, SubprocessError)
 
 
 class Mortal:
