@@ -108,9 +108,16 @@ class Server:
                     protocol.encode_error(Refused("vfmigrated is busy", "try again in a minute"))
                 )
             return
-        threading.Thread(
+        thread = threading.Thread(
             target=self._converse, args=(connection, uid, slots), name="request", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except (
+            RuntimeError
+        ):  # the kernel gives no more threads: the client is hung up on, the next may have one
+            slots.release()
+            connection.close()
 
     def _converse(self, connection: socket.socket, uid: int, slots: threading.BoundedSemaphore) -> None:
         limit = protocol.MAX_LINE_BYTES if uid == 0 else protocol.MAX_LINE_BYTES_OF_OTHERS

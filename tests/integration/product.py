@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -100,6 +101,14 @@ class Product:
         self._host.write("/etc/vfmigrate/vfmigrate.conf", text)
         self.install_hook()
         self._host.path("/run/vfmigrate").mkdir(exist_ok=True)
+        self._run()
+
+    def restart(self) -> None:
+        """Run the daemon again, with what is configured and the hook that is there; returns when it answers."""
+        self._run()
+        self.wait_until_answering()
+
+    def _run(self) -> None:
         log = self._host.path(LOG)
         self._daemon = self._host.spawn("vfmigrated", env=self.environment, log=log)
 
@@ -153,4 +162,8 @@ class Product:
 
     def claims(self) -> dict[str, Any]:
         """The claim files by VF, as they are on the host."""
-        return {file.stem: json.loads(file.read_text()) for file in self._host.path(CLAIMS).glob("*.json")}
+        claims = {}
+        for file in self._host.path(CLAIMS).glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # dropped since the directory was read
+                claims[file.stem] = json.loads(file.read_text())
+        return claims

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Callable
 
 from tests.fakes import preload
@@ -36,7 +37,7 @@ WATCH_S = 0.05
 # How long a daemon goes on by itself when a migration is over: it announces and writes metadata.
 QUIET_S = 1.5
 
-FAILURES = (AssertionError, TimeoutError, CommandError, OSError)
+FAILURES = (AssertionError, TimeoutError, CommandError, OSError, RuntimeError, SubprocessError)
 
 
 class Mortal:
@@ -66,7 +67,7 @@ class Mortal:
             self.deaths += 1
             self.arm(0)
             self.node.product.bury()
-            self.node.product.start()
+            self.node.product.restart()
 
 
 class Sweep:
@@ -150,9 +151,7 @@ class Sweep:
             for node in (a, b):
                 node.product.stop()
                 node.product.age_claims(LATER_S)
-                node.product.launch()
-            for node in (a, b):
-                node.product.wait_until_answering()
+                node.product.restart()
                 node.reconcile()
         return quiet(lambda: self._journey.states() == wanted, seconds=PATIENCE_S / 4)
 
