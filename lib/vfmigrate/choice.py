@@ -139,7 +139,7 @@ def check_compatible(mark: Mark, vf: PciAddress, here: CardFacts) -> None:
     if mark.msix is not None and here.msix is not None and mark.msix != here.msix:
         raise Refused(
             f"the VF has {mark.msix} MSI-X vectors on the source, but {vf} has {here.msix}",
-            "use the same sriov_numvfs on both hosts, or pin sriov_vf_msix_count",
+            "give the pool the same msix (or as many vfs) on both hosts, and run vfmigrate provision",
         )
 
 

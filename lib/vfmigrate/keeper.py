@@ -139,6 +139,9 @@ class Keeper:
             self.on_resumed(event.uuid)
             self._work.put(lambda: self.settle(event.uuid))
         elif event.event == "started" and event.detail != "migrated":
+            if event.detail == "restored":  # with another VF perhaps, or from another host
+                self._announcer.announce(event.uuid)
+            self._operations.moves.arrived(event.uuid)
             self._work.put(lambda: self.settle(event.uuid))
 
     # -- a domain runs here

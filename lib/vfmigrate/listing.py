@@ -52,6 +52,8 @@ def _pf(pf: Told) -> Iterator[str]:
         f"fw {pf.get('firmware') or '-'}",
         f"offload {pf['offload'] or 'unknown'}",
     ]
+    if pf.get("migrating"):
+        facts.append(f"{pf['migrating']} of at most {pf['max_migrating']} VFs on their way here")
     yield from wrapped(f"PF {pf['address']}: {', '.join(facts)}", "  ")
     yield from _problems(pf["problems"], "    ")
     if pf["vfs"]:

@@ -65,19 +65,26 @@ class Mark:
         return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None)
 
 
+def _unreadable(what: str) -> InputError:
+    return InputError(
+        f"the domain's vfmigrate metadata is unreadable: {what}",
+        f"correct it, or take it away: virsh metadata GUEST {URI} --remove",
+    )
+
+
 def _number(element: etree._Element, key: str, low: int, high: int) -> Optional[int]:
     text = element.get(key)
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,6}", text) or not low <= int(text) <= high:
-        raise InputError(f"the domain's vfmigrate metadata is unreadable: {key}='{text[:20]}'")
+        raise _unreadable(f"{key}='{text[:20]}'")
     return int(text)
 
 
 def _word(element: etree._Element, key: str) -> Optional[str]:
     text = element.get(key)
     if text is not None and not _WORD.fullmatch(text):
-        raise InputError(f"the domain's vfmigrate metadata is unreadable: {key}='{text[:20]!a}'")
+        raise _unreadable(f"{key}='{text[:20]!a}'")
     return text
 
 
@@ -86,7 +93,7 @@ def _mark(element: etree._Element) -> Mark:
     if mac is not None:
         mac = mac.lower()
         if not MAC.fullmatch(mac):
-            raise InputError(f"the domain's vfmigrate metadata is unreadable: mac='{mac[:20]!a}'")
+            raise _unreadable(f"mac='{mac[:20]!a}'")
     address, pf = element.get("address"), element.get("pf")
     if mac is None and address is None:
         raise InputError("the domain's vfmigrate metadata has a vf with neither mac nor address")
@@ -100,7 +107,7 @@ def _mark(element: etree._Element) -> Mark:
     if len(trunks) > 4094 or any(
         not re.fullmatch(r"[0-9]{1,4}", trunk) or int(trunk) > 4094 for trunk in trunks
     ):
-        raise InputError("the domain's vfmigrate metadata is unreadable: trunks")
+        raise _unreadable("trunks")
     return Mark(
         mac=mac,
         address=PciAddress.parse(address) if address is not None else None,

@@ -88,6 +88,8 @@ def test_a_guest_has_vfs_of_every_form(ready: Pair) -> None:
 @pytest.mark.parametrize("form", [*FORMS, "network"])
 def test_a_vf_is_plugged_in_migrated_and_unplugged(ready: Pair, form: str) -> None:
     a, b = ready.a, ready.b
+    for node in (a, b):
+        node.set_hotplug(True)
     if form == "network":
         for node in (a, b):
             node.make_network("data")
@@ -117,12 +119,14 @@ def test_a_vf_is_plugged_in_migrated_and_unplugged(ready: Pair, form: str) -> No
 
 def test_a_vf_that_was_unplugged_unnoticed_is_free_after_a_reconcile(pair: Pair) -> None:
     a = pair.a
+    a.set_hotplug(True)
     start_products(pair)
     before = a.state()
     device = Vf(a.vf(0), MAC, vlan=42)
     a.start_guest(Guest("g", [device], free_ports=1))
     a.product.stop()
     a.host.virsh("detach-device", "g", "/dev/stdin", "--live", stdin=device.device())
+    wait_for("the guest to let go", lambda: not vfs_of(a.host.virsh("dumpxml", "g")))
     a.product.age_claims(60)
     a.product.start()
     stays(a, replace(before, guests={"g": "running"}))
@@ -131,6 +135,7 @@ def test_a_vf_that_was_unplugged_unnoticed_is_free_after_a_reconcile(pair: Pair)
 def test_a_hot_plugged_vf_that_is_promised_to_another_guest_is_left_to_that(ready: Pair) -> None:
     """Libvirt asks nobody when it plugs a device in; the guest that was promised the VF is refused by libvirt."""
     a, b = ready.a, ready.b
+    b.set_hotplug(True)
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC)]))
     b.start_guest(Guest("other", [], 2, free_ports=1))
     with b.hooks.hold("g", "migrate", "99-after"):

@@ -255,6 +255,17 @@ def test_only_what_resumes_after_a_migration_is_announced(rig: Rig) -> None:
     rig.keeper.stop()
 
 
+def test_a_restored_guest_is_announced_as_well(rig: Rig) -> None:
+    rig.keeper.start()
+    rewritten = rig.operations.handle("restore", "begin", "-", guest(1, ELSEWHERE))
+    assert rewritten is not None
+    uuid = rig.run(rewritten)
+    rig.libvirt.on_event(LifecycleEvent(uuid, "guest1", "started", "restored"))
+    assert rig.memory.ovs.sent.wait(10)
+    assert rig.operations.moves.guests(PF) == []
+    rig.keeper.stop()
+
+
 def test_a_claim_in_other_hands_is_left_to_them(rig: Rig) -> None:
     rig.run(guest(1, rig.memory.vfs[0]))
     other = guest(2, rig.memory.vfs[0])

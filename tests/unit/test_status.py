@@ -70,6 +70,14 @@ def test_a_good_host_has_no_problems(rig: Rig) -> None:
     assert vf["claim"] == told["claims"][0]["id"]
 
 
+def test_vfs_on_their_way_here_are_counted(rig: Rig) -> None:
+    plug(rig, 1, incoming=True)
+    told = tell(rig)
+    (pf,) = told["pools"][0]["pfs"]
+    assert (pf["migrating"], pf["max_migrating"]) == (1, 4)
+    assert "1 of at most 4 VFs on their way here" in " ".join(" ".join(listing.status(told)).split())
+
+
 def test_what_is_wrong_is_said_in_words(rig: Rig) -> None:
     plug(rig, 1)
     vfs = rig.memory.sysfs.vfs(PF)
