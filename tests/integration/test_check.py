@@ -39,7 +39,7 @@ class Answer:
 def check(source: Node, target: Node, *words: str) -> Answer:
     """Ask about guest g, in JSON."""
     uri = f"qemu+tcp://{target.host.name}/system"
-    done = source.host.run("vfmigrate", "check", "--json", *words, "g", uri, check=False)
+    done = source.host.run("vfmigrate", "check", "--json", *words, "g", uri, check=False, timeout=180)
     told: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
     assert told.get("can_go") == (done.returncode == 0)
     return Answer(done.returncode, list(told.get("checks", [])), done.stderr)
