@@ -66,6 +66,7 @@ def add(verbs: Any) -> None:
     action.add_argument(
         "--dry-run", action="store_true", help="say what would be changed, and change nothing"
     )
+    action.add_argument("--json", action="store_true", help="for programs")
     _add_connection(action)
     action.set_defaults(run=_set)
 
@@ -140,6 +141,10 @@ def _set(options: argparse.Namespace) -> int:
             vnic_profile.check(before, after, profiles)
         if changes and not options.dry_run:
             engine.update(before, after)
+    if options.json:
+        told = {"schema": 1, "profile": after.name, "changes": changes, "dry_run": options.dry_run}
+        print(json.dumps(told, indent=2))
+        return 0
     for line in changes or ["nothing to do"]:
         print(line)
     return 0

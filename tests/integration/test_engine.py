@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -176,6 +177,9 @@ def test_set(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert cli.main(["ovirt", "profile", "set", "data", "--pass-through", "no"]) == 0
     assert capsys.readouterr().out == "nothing to do\n"
+    assert cli.main(["ovirt", "profile", "set", "data", "--pass-through", "no", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"schema": 1, "profile": "data", "changes": [], "dry_run": False}
 
 
 def test_set_failover(api: type[Handler]) -> None:
