@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vfmigrate import display, keyboard, protocol
+from vfmigrate import check, display, keyboard, protocol
 from vfmigrate.convergence import Terms
 from vfmigrate.crossing import crossings
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
+from vfmigrate.findings import ERROR, WARNING
 from vfmigrate.passage import Display
+from vfmigrate.prospect import Line
 
 if TYPE_CHECKING:
     from vfmigrate.migration import Migration, Report
@@ -38,6 +40,9 @@ def add(verbs: Any) -> None:
         "-c", "--connect", metavar="URI", help="the source's libvirt; default: as virsh chooses it"
     )
     verb.add_argument("--json", action="store_true", help="for programs: one event on each line")
+    verb.add_argument(
+        "--unchecked", action="store_true", help="also when vfmigrate check says that it will fail"
+    )
     _add_virsh_options(verb)
     verb.set_defaults(run=_migrate)
 
@@ -138,6 +143,8 @@ def run(
         destination=destination.hostname(),
         vfs=[{"mac": one.mac, "strategy": one.strategy} for one in migration.crossings],
     )
+    if migration.crossings and not getattr(options, "unchecked", True):
+        _check(options, source, destination, shown)
     terms = Terms(
         max_downtime_ms=options.max_downtime,
         vfs=any(one.strategy == "vfio" for one in migration.crossings),
@@ -160,6 +167,28 @@ def run(
         migrate_uri=options.migrateuri,
     )
     return migration.run(wanted, terms, timeout=options.timeout, cancel_at_timeout=options.timeout_cancel)
+
+
+def _check(options: argparse.Namespace, source: Session, destination: Session, shown: Display) -> None:
+    """Look at all that can be known before anything is touched; tells warnings, and raises Refused for errors."""
+    from vfmigrate.scout import Scout, Wish  # noqa: PLC0415
+
+    wish = Wish(options.bandwidth, options.copy_storage is not None)
+    lines = check.judge(Scout(source, destination, socket=options.socket).look(options.domain, wish))
+    for line in lines:
+        if line.severity == WARNING:
+            told = f"warning: {line.text}; {line.remedy}" if line.remedy else f"warning: {line.text}"
+            shown.tell("warning", told, side=line.side, check=line.check)
+    refuse(options.domain, [line for line in lines if line.severity == ERROR])
+
+
+def refuse(name: str, errors: Sequence[Line]) -> None:
+    """Raises Refused with the first of these errors, if there is one, and how many there are."""
+    if not errors:
+        return
+    first, more = errors[0], len(errors) - 1
+    others = f" (and {more} more: vfmigrate check tells all)" if more else ""
+    raise Refused(f"guest '{name}' cannot go: {first.text}{others}", first.remedy)
 
 
 def _prepared(
