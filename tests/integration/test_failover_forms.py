@@ -73,10 +73,9 @@ def host(pair: Pair) -> Iterator[Node]:
 
 def difference(before: str, after: str) -> str:
     """What a reader sees; libvirt makes up an id for each port of Open vSwitch."""
-    lines = (
-        text.splitlines() for text in (before, re.sub(r"interfaceid='[^']*'", "interfaceid='UUID'", after))
-    )
-    return "".join(f"{line}\n" for line in difflib.unified_diff(*lines, "before", "after", n=1, lineterm=""))
+    new = re.sub(r"interfaceid='[^']*'", "interfaceid='UUID'", after)
+    lines = difflib.unified_diff(before.splitlines(), new.splitlines(), "before", "after", n=1, lineterm="")
+    return "".join(f"{line}\n" for line in lines)
 
 
 @pytest.mark.parametrize("name", FORMS)
