@@ -277,16 +277,24 @@ class Hypervisor:
             self._connected().networkDefineXML(xml)
 
     def start_network(self, name: str) -> None:
-        """Start a defined network; nothing when it runs."""
+        """Start a defined network; nothing when it runs, also if it was somebody else who has just started it."""
         with _told(f"start of network {name}"):
             found = self._connected().networkLookupByName(name)
-            if not found.isActive():
+            try:
                 found.create()
+            except libvirt.libvirtError:
+                if not found.isActive():
+                    raise
 
     def stop_network(self, name: str) -> None:
-        """Stop a network. libvirt then forgets which of its VFs guests have: not while one has any."""
+        """Stop a network, if it runs. libvirt then forgets which of its VFs guests have: not while one has any."""
         with _told(f"stop of network {name}"):
-            self._connected().networkLookupByName(name).destroy()
+            found = self._connected().networkLookupByName(name)
+            try:
+                found.destroy()
+            except libvirt.libvirtError:
+                if found.isActive():
+                    raise
 
     def autostart_network(self, name: str) -> None:
         """Have libvirt start a network by itself."""

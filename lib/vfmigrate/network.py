@@ -7,6 +7,7 @@ devices change, and under switchdev a PF has many. Format: https://libvirt.org/f
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -29,12 +30,11 @@ class NetworkState:
     autostart: bool
 
 
-def write(name: str, pool: str, vfs: Sequence[PciAddress], uuid: Optional[str] = None) -> str:
-    """The network that gives away these VFs; `uuid` is that of the network it replaces (libvirt demands the same)."""
+def write(name: str, pool: str, vfs: Sequence[PciAddress], network_id: str) -> str:
+    """The network that gives away these VFs; `network_id` is its UUID (see `identity`)."""
     network = etree.Element("network")
     etree.SubElement(network, "name").text = name
-    if uuid is not None:
-        etree.SubElement(network, "uuid").text = uuid
+    etree.SubElement(network, "uuid").text = network_id
     metadata = etree.SubElement(network, "metadata")
     etree.SubElement(metadata, f"{{{URI}}}pool", {"name": pool}, {PREFIX: URI})
     forward = etree.SubElement(network, "forward", {"mode": "hostdev", "managed": "yes"})
@@ -59,10 +59,15 @@ def owner(xml: str) -> Optional[str]:
     return pool.get("name") if pool is not None else None
 
 
-def uuid(state: NetworkState) -> Optional[str]:
-    """The UUID of a network; None when there is none."""
+def identity(name: str, state: NetworkState) -> str:
+    """The UUID that a network is to have: its own, since libvirt lets none be replaced by one of another UUID.
+
+    A new one's comes from its name. So it is the same network that two define who do not know of each other, as the
+    keeper and a provisioning do when libvirt has just come up.
+    """
     xml = state.persistent or state.live
-    return _parse(xml).findtext("uuid") if xml is not None else None
+    present = _parse(xml).findtext("uuid") if xml is not None else None
+    return present or str(uuid.uuid5(uuid.NAMESPACE_URL, f"{URI}:{name}"))
 
 
 def vfs(xml: str) -> list[PciAddress]:

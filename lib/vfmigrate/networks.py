@@ -43,7 +43,7 @@ class Networks:
         actions = network.differences(name, pool.name, vfs, state)
         if self._in_use(pool):
             actions = [action for action in actions if action != "restart"]
-        xml = network.write(name, pool.name, vfs, network.uuid(state))
+        xml = network.write(name, pool.name, vfs, network.identity(name, state))
         return [self._step(action, name, xml, len(vfs)) for action in actions]
 
     def keep(self) -> list[str]:

@@ -13,7 +13,8 @@ from vfmigrate.network import NetworkState
 from vfmigrate.pci import PciAddress
 
 VFS = [PciAddress(0, 0xE1, 0, function) for function in (2, 3)]
-XML = network.write("net", "data", VFS)
+ID = "0c8a2a0e-0000-4000-8000-000000000001"
+XML = network.write("net", "data", VFS, ID)
 GOOD = NetworkState(XML, XML, autostart=True)
 
 
@@ -24,10 +25,14 @@ def test_it_says_which_vfs_and_whose_it_is() -> None:
 
 
 def test_a_network_keeps_its_uuid() -> None:
-    assert network.uuid(GOOD) is None
-    again = network.write("net", "data", VFS[:1], "0c8a2a0e-0000-4000-8000-000000000001")
-    assert network.uuid(replace(GOOD, persistent=again)) == "0c8a2a0e-0000-4000-8000-000000000001"
-    assert network.uuid(NetworkState(None, None, autostart=False)) is None
+    assert network.identity("net", GOOD) == ID
+    assert network.identity("net", replace(GOOD, persistent=None)) == ID
+
+
+def test_who_defines_a_new_network_at_the_same_time_gives_it_the_same_uuid() -> None:
+    nothing = NetworkState(None, None, autostart=False)
+    assert network.identity("net", nothing) == network.identity("net", nothing)
+    assert network.identity("net", nothing) != network.identity("other", nothing)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +42,8 @@ def test_a_network_keeps_its_uuid() -> None:
         (NetworkState(None, None, autostart=False), ["define", "start", "autostart"]),
         (replace(GOOD, live=None), ["start"]),
         (replace(GOOD, autostart=False), ["autostart"]),
-        (replace(GOOD, live=network.write("net", "data", VFS[:1])), ["restart"]),
-        (replace(GOOD, persistent=network.write("net", "data", VFS[::-1])), ["define"]),
+        (replace(GOOD, live=network.write("net", "data", VFS[:1], ID)), ["restart"]),
+        (replace(GOOD, persistent=network.write("net", "data", VFS[::-1], ID)), ["define"]),
         (replace(GOOD, persistent=XML.replace('managed="yes"', "")), ["define"]),
     ],
 )
@@ -48,7 +53,7 @@ def test_what_differs(state: NetworkState, todo: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "theirs",
-    ["<network><name>net</name><forward mode='nat'/></network>", network.write("net", "other", VFS)],
+    ["<network><name>net</name><forward mode='nat'/></network>", network.write("net", "other", VFS, ID)],
 )
 def test_a_network_of_somebody_else_is_not_touched(theirs: str) -> None:
     with pytest.raises(HostError, match="'net' was not made by vfmigrate for pool 'data'"):

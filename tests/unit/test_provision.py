@@ -285,7 +285,7 @@ def test_libvirt_that_does_not_run_is_no_failure(rig: Rig) -> None:
 def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: Rig) -> None:
     rig.provision()
     rig.claim(0)
-    stale = network.write("vfmigrate-data", "data", [PF])
+    stale = network.write("vfmigrate-data", "data", [PF], "0c8a2a0e-0000-4000-8000-000000000001")
     rig.libvirt.live["vfmigrate-data"] = stale
     assert rig.provision()["changes"] == []
     assert rig.libvirt.live["vfmigrate-data"] == stale
