@@ -113,9 +113,8 @@ class Server:
         )
         try:
             thread.start()
-        except (
-            RuntimeError
-        ):  # the kernel gives no more threads: the client is hung up on, the next may have one
+        except RuntimeError:
+            # The kernel gives no more threads. This client is hung up on; the next may have one.
             slots.release()
             connection.close()
 
