@@ -87,6 +87,7 @@ class Sweep:
         for role in ("destination", "source"):
             calls = self._count(role)
             self._tally.measured[f"calls_of_the_{role}"] = calls
+            print(f"the {role}'s daemon makes {calls} calls that write", flush=True)
             reached = 0
             for number in range(1, calls + 1, stride):
                 reached += self._die(role, number)
@@ -128,7 +129,7 @@ class Sweep:
             with revived(mortal) if number % 2 else ExitStack():
                 outcome = self._migrate()
                 quiet(lambda: mortal.deaths > deaths or mortal.calls() >= number)
-            if mortal.calls() >= number:
+            if mortal.deaths == deaths and mortal.calls() >= number:
                 wait_for("the daemon to be dead", mortal.node.product.has_died)
             mortal.revive()
             mortal.arm(0)

@@ -28,8 +28,9 @@ class Tally:
     seconds: float = 0.0
 
     def fail(self, why: str) -> None:
-        """Count something that went wrong."""
+        """Count something that went wrong, and tell it at once: the report comes late."""
         self.wrong += 1
+        print(f"{self.name}: {why}", flush=True)
         if len(self.failures) < _TOLD:
             self.failures.append(" ".join(why.split())[:500])
 
