@@ -75,5 +75,9 @@ def summary(prospect: Prospect, lines: Sequence[Line]) -> str:
     errors = sum(line.severity == ERROR for line in lines)
     warnings = sum(line.severity == WARNING for line in lines)
     fine = sum(line.severity == OK for line in lines)
-    counts = f"{errors} errors, {warnings} warnings, {fine} ok"
+    counts = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}, {fine} ok"
     return f"guest '{name}' {'cannot' if errors else 'can'} go to {there}: {counts}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

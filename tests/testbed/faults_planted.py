@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.testbed.guest import VF_INTERFACE
 from tests.testbed.host import PF
 from tests.testbed.product import CONFIG_PATH
 from tests.testbed.provision import BRIDGE
@@ -43,12 +44,16 @@ MENDED = f"mv {KEPT} {CONFIG_PATH} && {RESTART}"
 
 @dataclass(frozen=True)
 class Expected:
-    """The line that must be among those that `check` prints."""
+    """The line that must be among those that `check` prints; `names` is in what it says."""
 
     side: str
     check: str
     severity: str
     names: str
+
+    def line(self) -> tuple[str, str, str]:
+        """Side, check and severity, as they are in JSON."""
+        return (self.side, self.check, self.severity)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ HOST_FAULTS: Sequence[Fault] = (
         "cp /sys/module/cx7sim/parameters/fw_running /root/fw.kept && "
         "printf %s 28.39.2048 > /sys/module/cx7sim/parameters/fw_running",
         "tr -d '\\n' < /root/fw.kept > /sys/module/cx7sim/parameters/fw_running",
-        Expected("both", "card", "error", "28.39.2048"),
+        Expected("pair", "card", "error", "28.39.2048"),
     ),
     Fault(
         "firmware too old",
@@ -171,14 +176,36 @@ HOST_FAULTS: Sequence[Fault] = (
         "a",
         "cp /etc/hosts /root/hosts.kept && sed -i '/host-b/d' /etc/hosts",
         "cp /root/hosts.kept /etc/hosts",
-        Expected("both", "address", "error", "host-b"),
+        Expected("pair", "address", "error", "host-b"),
     ),
 )
 
 
+FLAWED = """\
+<domain type='qemu'>
+  <name>flawed</name>
+  <metadata>
+    <vfmigrate:vfs xmlns:vfmigrate='urn:vfmigrate:domain:1'>
+      <vfmigrate:vf mac='{mac}' pool='data' vlan='42'/>
+    </vfmigrate:vfs>
+  </metadata>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/><ioapic driver='qemu'/></features>
+  <cpu mode='custom' match='exact'><model>{cpu}</model></cpu>
+  <devices>
+    <emulator>{emulator}</emulator>
+    {devices}
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+FLAWED_MAC = "52:54:00:00:42:61"
+
+
 @dataclass(frozen=True)
 class Flaw:
-    """A fault of a guest: parts of its definition, and what makes the host ready for it."""
+    """A fault of a guest called `flawed`: parts of its definition, and a script that makes the source ready for it."""
 
     name: str
     devices: str
@@ -186,18 +213,27 @@ class Flaw:
     cpu: str = "qemu64"
     plant: str = "true"
 
+    def xml(self, address: str, emulator: str) -> str:
+        """The guest's definition; `address` is that of a VF of the source."""
+        domain, bus, rest = address.split(":")
+        slot, function = rest.split(".")
+        vf = VF_INTERFACE.format(mac=FLAWED_MAC, domain=domain, bus=bus, slot=slot, function=function)
+        pair = vf.replace("</interface>", "<teaming type='transient' persistent='ua-none'/></interface>")
+        devices = self.devices.format(vf=vf, pair=pair)
+        return FLAWED.format(mac=FLAWED_MAC, devices=devices, cpu=self.cpu, emulator=emulator)
+
 
 GUEST_FLAWS: Sequence[Flaw] = (
     Flaw(
         "a disk that only the source has",
         "<disk type='file'><source file='/srv/only-here'/><target dev='vda' bus='virtio'/></disk>",
-        Expected("both", "disk", "error", "/srv/only-here"),
+        Expected("pair", "disk", "error", "/srv/only-here"),
         plant="truncate -s 1M /srv/only-here",
     ),
     Flaw(
         "a disk on a file system of its own",
         "<disk type='file'><source file='/etc/hostname'/><target dev='vdb' bus='virtio'/></disk>",
-        Expected("both", "disk", "error", "/etc/hostname"),
+        Expected("pair", "disk", "error", "/etc/hostname"),
     ),
     Flaw(
         "a CPU that the destination does not have",
@@ -224,7 +260,7 @@ GUEST_FLAWS: Sequence[Flaw] = (
     Flaw(
         "a failover pair without its standby",
         "{pair}",
-        Expected("both", "strategy", "error", "no standby"),
+        Expected("pair", "strategy", "error", "no standby"),
     ),
 )
 CLEAR_FLAWS = "rm -f /srv/only-here; ovs-vsctl --timeout=20 --if-exists del-br br-only-here"

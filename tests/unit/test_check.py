@@ -503,7 +503,7 @@ def test_for_a_terminal() -> None:
     ]
     assert all(len(line) <= 80 for line in shown)
     assert "             <model>old</model>" in shown
-    assert shown[-1].startswith("guest 'g' cannot go to there: 1 errors, 0 warnings")
+    assert shown[-1].startswith("guest 'g' cannot go to there: 1 error, 0 warnings")
 
 
 def test_hosts_of_the_same_version_understand_each_other() -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from functools import partial
+from subprocess import TimeoutExpired
 from typing import Callable
 
 from tests.testbed import expect, facts, terminal
 from tests.testbed.faults_planted import CLEAR_FLAWS, GUEST_FLAWS, HOST_FAULTS, Expected, Fault, Flaw
-from tests.testbed.guest import VF_INTERFACE, Guest, Nic
+from tests.testbed.guest import Guest, Nic
 from tests.testbed.host import PF, Host, Result
 from tests.testbed.lab import Lab
 from tests.testbed.report import Record
@@ -24,34 +25,14 @@ TIMEOUT_S = 900
 
 CHECK_S = 60
 AT_LEAST = 15
-# Twice what an emulated host took while the other was busy too; a real one takes two seconds.
-ENOUGH_MS = 15000
+# On hosts that are emulated, with the machine to themselves or not; a real one takes two seconds.
+ENOUGH_MS = 30000
 # The daemon may come first: it mends some faults by itself, at its next look.
 ATTEMPTS = 2
 # What provisioning says is left to the administrator.
 OFFLOAD = "systemctl restart ovs-vswitchd.service"
 GUEST = Guest("check-guest", 60, (Nic(mac="52:54:00:00:42:60", vlan=42, number=60, vf="0000:01:10.2"),))
 DESTINATION = "qemu+tcp://{address}/system"
-
-FLAWED = """\
-<domain type='qemu'>
-  <name>flawed</name>
-  <metadata>
-    <vfmigrate:vfs xmlns:vfmigrate='urn:vfmigrate:domain:1'>
-      <vfmigrate:vf mac='52:54:00:00:42:61' pool='data' vlan='42'/>
-    </vfmigrate:vfs>
-  </metadata>
-  <memory unit='MiB'>32</memory>
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
-  <features><acpi/><ioapic driver='qemu'/></features>
-  <cpu mode='custom' match='exact'><model>{cpu}</model></cpu>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    {devices}
-    <memballoon model='none'/>
-  </devices>
-</domain>
-"""
 
 
 def run(lab: Lab, record: Record) -> None:
@@ -95,7 +76,7 @@ def attempt(found: dict[str, str], missed: list[str], name: str, plant: Callable
         try:
             found.update(plant())
             return
-        except (expect.ScenarioError, CommandError) as error:
+        except (expect.ScenarioError, CommandError, TimeoutExpired) as error:
             why = " ".join(str(error).split())
     missed.append(f"{name}: {why}")
     terminal.console.print(f"[red]not found[/red]: {why}", soft_wrap=True)
@@ -143,8 +124,7 @@ def expect_line(result: Result, expected: Expected) -> str:
     lines = told(result)
     for line in lines:
         asked = (line["side"], line["check"], line["severity"])
-        side = "pair" if expected.side == "both" else expected.side
-        if asked == (side, expected.check, expected.severity) and expected.names in line["text"]:
+        if asked == expected.line() and expected.names in line["text"]:
             errors = any(line["severity"] == "error" for line in lines)
             expect.that(result.status == int(errors), f"the exit status is {result.status}")
             return line["text"]
@@ -165,10 +145,7 @@ def planted(lab: Lab, fault: Fault) -> dict[str, str]:
 def flawed(lab: Lab, flaw: Flaw) -> dict[str, str]:
     """Define a guest with a fault on host A; returns what was said of it."""
     lab.a.run(flaw.plant)
-    vf = VF_INTERFACE.format(mac="52:54:00:00:42:61", domain="0000", bus="01", slot="10", function="4")
-    pair = vf.replace("</interface>", "<teaming type='transient' persistent='ua-none'/></interface>")
-    devices = flaw.devices.format(vf=vf, pair=pair)
-    lab.a.write("/root/flawed.xml", FLAWED.format(devices=devices, cpu=flaw.cpu))
+    lab.a.write("/root/flawed.xml", flaw.xml("0000:01:10.4", "/usr/bin/qemu-system-x86_64"))
     lab.a.run("virsh define /root/flawed.xml")
     try:
         text = expect_line(ask(lab, "flawed", "--json"), flaw.expected)
