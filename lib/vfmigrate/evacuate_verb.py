@@ -308,10 +308,10 @@ def _evacuate(options: argparse.Namespace) -> int:
         with keyboard.interruptible() as cancelled:
             fates = Evacuator(hosts, cancelled, now, places, options.jobs).run(guests, plan)
     screen.tell("end", "\n".join(["", *table(results(fates))]), guests=told_fates(fates))
-    return _status(fates)
+    return status(fates)
 
 
-def _status(fates: Sequence[Fate]) -> int:
+def status(fates: Sequence[Fate]) -> int:
     """The exit status; what went wrong is said on standard error as well."""
     stayed = [fate for fate in fates if fate.outcome != evacuator.MOVED]
     amiss = [fate.guest.name for fate in fates if fate.outcome == evacuator.MOVED and fate.problems]
