@@ -119,12 +119,10 @@ class _Hosts:
     def __init__(
         self,
         options: argparse.Namespace,
-        source: Session,
         destinations: Sequence[_Destination],
         screen: _Screen,
     ) -> None:
         self._options = options
-        self._source = source
         self._destinations = {each.name: each for each in destinations}
         self._screen = screen
 
@@ -134,21 +132,24 @@ class _Hosts:
 
     def move(self, guest: Leaver, place: Place, cancelled: threading.Event) -> Arrival:
         """See evacuator.Ground."""
+        from vfmigrate.session import Session  # noqa: PLC0415 - with libvirt-python
+
         voice = _Voice(self._screen, guest)
-        persistent = self._source.is_persistent(guest.uuid)
-        asked = {
-            **vars(self._options),
-            "domain": guest.uuid,
-            "desturi": place.uri,
-            "persistent": persistent,
-            "undefinesource": persistent,
-            "migrateuri": None,
-        }
-        destination = self._destinations[place.name].session
         try:
-            report = migrate_verb.run(
-                argparse.Namespace(**asked), self._source, destination, voice, cancelled
-            )
+            # Connections of its own: on one, libvirt takes a program's ear for a kind of event once only.
+            with Session(self._options.connect) as source, Session(place.uri) as destination:
+                for session in (source, destination):
+                    session.keep_alive()
+                persistent = source.is_persistent(guest.uuid)
+                asked = {
+                    **vars(self._options),
+                    "domain": guest.uuid,
+                    "desturi": place.uri,
+                    "persistent": persistent,
+                    "undefinesource": persistent,
+                    "migrateuri": None,
+                }
+                report = migrate_verb.run(argparse.Namespace(**asked), source, destination, voice, cancelled)
         except Cancelled:
             raise
         except VfmigrateError as error:
@@ -295,7 +296,7 @@ def _evacuate(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(Session(options.connect))
         destinations = _destinations(options.desturi, source, stack)
-        hosts = _Hosts(options, source, destinations, screen)
+        hosts = _Hosts(options, destinations, screen)
         now, places = hosts.look()
         guests = [leaver(xml, now) for xml in _chosen(source.running(), options.only)]
         if now is None and any(guest.vfs for guest in guests):
@@ -308,10 +309,10 @@ def _evacuate(options: argparse.Namespace) -> int:
         with keyboard.interruptible() as cancelled:
             fates = Evacuator(hosts, cancelled, now, places, options.jobs).run(guests, plan)
     screen.tell("end", "\n".join(["", *table(results(fates))]), guests=told_fates(fates))
-    return _status(fates)
+    return status(fates)
 
 
-def _status(fates: Sequence[Fate]) -> int:
+def status(fates: Sequence[Fate]) -> int:
     """The exit status; what went wrong is said on standard error as well."""
     stayed = [fate for fate in fates if fate.outcome != evacuator.MOVED]
     amiss = [fate.guest.name for fate in fates if fate.outcome == evacuator.MOVED and fate.problems]

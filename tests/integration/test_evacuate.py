@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import BEFORE
 from tests.integration.hosts import wait_for
-from tests.integration.pair import Node, Pair
+from tests.integration.pair import Node, Pair, start_products
 
 pytestmark = pytest.mark.hosts
 
@@ -22,7 +23,7 @@ MACS = [f"52:54:00:00:01:0{number}" for number in range(4)]
 
 
 def evacuate(node: Node, *words: str) -> subprocess.CompletedProcess[str]:
-    return node.host.run("vfmigrate", "evacuate", *(words or (TO_B,)), check=False, timeout=180)
+    return node.host.run("vfmigrate", "evacuate", *(words or (TO_B,)), check=False, timeout=400)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -133,6 +134,39 @@ def test_a_refusal_is_tried_again_and_told(ready: Pair) -> None:
     assert all("not today" in each["problems"][0] for each in end["guests"])
     assert running(a) == {"g0", "plain"}
     assert b.product.claims() == {}
+
+
+def at_once(source: Node, target: Node) -> int:
+    """How many guests at most were on their way, by libvirt's own calls of the hooks on both hosts."""
+    arriving = [(call.time, call.name) for call in target.hooks.calls() if call.operation == "migrate"]
+    gone = {call.name: call.time for call in source.hooks.calls() if call.operation == "stopped"}
+    assert {name for _, name in arriving} == set(gone)
+    return max(sum(begun <= at < gone[name] for begun, name in arriving) for at, _ in arriving)
+
+
+def test_several_at_once_are_faster_and_no_card_moves_more_than_four(pair: Pair) -> None:
+    """With so little bandwidth for each, as on a slow wire, that the wire and not the processor is waited for."""
+    a, b = pair.a, pair.b
+    for node in (a, b):
+        node.provision(7)
+        node.set_ballast(8)
+    start_products(pair)
+    for number in range(6):
+        a.start_guest(Guest(f"g{number}", [Vf(a.vf(number), f"52:54:00:00:03:0{number}")], number + 1))
+    a.wait_until_settled(60)
+    took = {}
+    for source, target, jobs in ((a, b, "6"), (b, a, "1")):
+        for node in (a, b):
+            node.hooks.clear()
+        begun = time.monotonic()
+        uri = f"qemu+tcp://{target.host.name}/system"
+        done = evacuate(source, "--jobs", jobs, "--bandwidth", "2", uri)
+        took[jobs] = time.monotonic() - begun
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(running(target)) == 6
+        most = at_once(source, target)
+        assert 1 < most <= 4 if jobs == "6" else most == 1
+    assert took["1"] >= 1.5 * took["6"], took
 
 
 def test_only_some(ready: Pair) -> None:
