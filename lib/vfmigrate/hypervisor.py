@@ -129,10 +129,10 @@ class Hypervisor:
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(5, 3)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        letters = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
         with contextlib.suppress(libvirt.libvirtError):  # a libvirt without its network driver
-            connection.networkEventRegisterAny(
-                None, libvirt.VIR_NETWORK_EVENT_ID_METADATA_CHANGE, self._network_metadata, None
-            )
+            if letters is not None:
+                connection.networkEventRegisterAny(None, letters, self._network_metadata, None)
         for event, name in _DEVICE_EVENTS.items():
             connection.domainEventRegisterAny(None, event, self._device, name)
         return connection

@@ -17,7 +17,8 @@ import libvirt
 from vfmigrate import letter, network
 from vfmigrate.errors import HostError
 
-_ELEMENT = libvirt.VIR_NETWORK_METADATA_ELEMENT
+# Older libvirts have no metadata of networks: nobody leaves letters there, and nobody finds any.
+_ELEMENT: Optional[int] = getattr(libvirt, "VIR_NETWORK_METADATA_ELEMENT", None)
 _LIVE = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
 
 
@@ -32,7 +33,8 @@ def _told() -> Iterator[None]:
 class Mailbox:
     """The letters at the end of a connection; `connected` gives it, or raises Unreachable.
 
-    Every method raises HostError where libvirt refuses, as for a network that has been stopped.
+    Every method raises HostError where libvirt refuses, as for a network that has been stopped. A libvirt that is too
+    old for letters has no networks to look for them in.
     """
 
     def __init__(self, connected: Callable[[], Any]) -> None:
@@ -40,6 +42,8 @@ class Mailbox:
 
     def networks(self) -> list[str]:
         """The running networks in which letters are read: those that a vfmigrated has made for its pools."""
+        if _ELEMENT is None:
+            return []
         with _told():
             found = self._connected().listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
         return sorted(each.name() for each in found if self._metadata(each, network.URI) is not None)
