@@ -624,7 +624,15 @@ def test_the_host_tells_of_its_pools(vdsm: Vdsm) -> None:
             "bridge": "br-data",
             "vfs": 4,
             "free": 3,
-            "cards": [{"pf": "0000:01:00.0", "psid": card.psid, "firmware": card.firmware}],
+            "cards": [
+                {
+                    "pf": "0000:01:00.0",
+                    "psid": card.psid,
+                    "firmware": card.firmware,
+                    "migrating": 0,
+                    "max_migrating": 2,
+                }
+            ],
         }
     ]
     stats = vdsm.hooks.json("after_get_stats", {"cpuUser": "1"})
