@@ -87,6 +87,8 @@ struct card {
 	struct port uplink_port;
 	struct port *representors[MAX_VFS];
 	struct vf_function functions[MAX_VFS];
+	/* a bit for each VF that there is; the PF's own number of VFs lags behind while they come and go */
+	unsigned long present;
 	struct delayed_work resync;
 	struct notifier_block pci_notifier;
 	/* igb's own operations, and the copy that answers in its place */
@@ -434,16 +436,17 @@ static void function_reset(int vf)
 /* Make the representors match the mode and the number of VFs. */
 static int representors_sync(void)
 {
-	int vfs = pci_num_vf(card->pdev);
-	int wanted = card->mode == DEVLINK_ESWITCH_MODE_SWITCHDEV ? vfs : 0;
+	bool switchdev = card->mode == DEVLINK_ESWITCH_MODE_SWITCHDEV;
+	bool there;
 	int vf, err;
 
 	for (vf = 0; vf < MAX_VFS; vf++) {
-		if (vf >= wanted && card->representors[vf])
+		there = test_bit(vf, &card->present);
+		if (!(there && switchdev) && card->representors[vf])
 			representor_remove(vf);
-		if (vf >= vfs)
+		if (!there)
 			function_reset(vf);
-		if (vf < wanted && !card->representors[vf]) {
+		if (there && switchdev && !card->representors[vf]) {
 			err = representor_add(vf);
 			if (err)
 				return err;
@@ -469,17 +472,19 @@ static int pci_event(struct notifier_block *nb, unsigned long event, void *data)
 		return NOTIFY_DONE;
 	if (!pdev->is_virtfn || pdev->physfn != card->pdev)
 		return NOTIFY_DONE;
+	vf = pci_iov_vf_id(pdev);
+	if (vf < 0 || vf >= MAX_VFS)
+		return NOTIFY_DONE;
 	if (event == BUS_NOTIFY_REMOVED_DEVICE) {
 		/* at once: the next VFs, which may come in the next moment, have representors of their own */
-		vf = pci_iov_vf_id(pdev);
 		devl_lock(devlink);
-		if (vf >= 0 && vf < MAX_VFS && card->representors[vf])
-			representor_remove(vf);
-		if (vf >= 0 && vf < MAX_VFS)
-			function_reset(vf);
+		clear_bit(vf, &card->present);
+		representors_sync();
 		devl_unlock(devlink);
+		return NOTIFY_DONE;
 	}
-	/* not at once: numvfs still has its old value, and more VFs follow */
+	set_bit(vf, &card->present);
+	/* not at once: more VFs follow, and igb is not done with them */
 	mod_delayed_work(system_wq, &card->resync, HZ / 10);
 	return NOTIFY_DONE;
 }
@@ -628,6 +633,7 @@ static int card_alloc(struct pci_dev *pdev)
 	card->mode = DEVLINK_ESWITCH_MODE_LEGACY;
 	for (vf = 0; vf < MAX_VFS; vf++)
 		function_reset(vf);
+	card->present = GENMASK(MAX_VFS - 1, 0) & (BIT(pci_num_vf(pdev)) - 1);
 	INIT_DELAYED_WORK(&card->resync, resync_work);
 	card->pf_netdev = find_pf_netdev(pdev);
 	if (!card->pf_netdev || !card->pf_netdev->netdev_ops->ndo_set_vf_mac)
