@@ -150,11 +150,11 @@ class HookOperations:
                 self._converger.converge(claim.vf)
                 if claim.strategy == "vfio":
                     self._converger.check_ready(claim.vf)
+            addresses = {position: claim.vf for position, claim in claims.items()}
+            return readdress(xml, addresses) if addresses else None
         except VfmigrateError:
             self._take_back(domain, claims)
             raise
-        addresses = {position: claim.vf for position, claim in claims.items()}
-        return readdress(xml, addresses) if addresses else None
 
     def _tell_wait(self, domain: Domain, crowded: Crowded) -> None:
         self._log.event(
@@ -241,7 +241,8 @@ class HookOperations:
 
     def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
         for claim in claims.values():
-            self._store.drop(claim)
+            if self._store.drop(claim):
+                self._converge_or_log(claim, reset_mac=claim.set_mac)
         self.moves.settled(domain.uuid)
 
     def _expect(self, domain: Domain, vfs: list[PciAddress]) -> None:

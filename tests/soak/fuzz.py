@@ -52,8 +52,9 @@ def fuzz(interpreter: Path, name: str, seconds: int, folder: Path) -> Tally:
     covered = re.findall(r" cov: (\d+)", done.stderr)
     tally.measured["branches_covered"] = int(covered[-1]) if covered else 0
     if done.returncode != 0:
-        told = [line for line in done.stderr.splitlines() if "Error" in line or "ERROR" in line]
-        tally.fail(f"{' / '.join(told[:3]) or 'it ended at once'}; see {folder}")
+        told = re.search(r"Uncaught Python exception: ===\n(.*)|ERROR: libFuzzer: (.*)", done.stderr)
+        why = (told.group(1) or told.group(2)) if told else f"it ended with status {done.returncode}"
+        tally.fail(f"{why}; see {folder}")
     elif tally.tried == 0:
         tally.fail(f"nothing was tried; see {folder}/log")
     tally.seconds = round(time.monotonic() - begun, 1)

@@ -158,8 +158,13 @@ class Targets:
         hostile.configuration(self._directory, text)
 
     def claim(self, data: bytes) -> None:
-        """A claim's file."""
-        hostile.claim(data)
+        """A claim's file with anything anywhere, or bytes as they are."""
+        provider = atheris.FuzzedDataProvider(data)
+        if provider.ConsumeIntInRange(0, 3) == 0:
+            hostile.claim(provider.ConsumeBytes(provider.remaining_bytes()))
+            return
+        text = hostile.spliced(hostile.CLAIM, pieces(provider))
+        hostile.claim(text.encode("utf-8", "surrogatepass"))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from tests.fakes.doors import MemoryHost
 from vfmigrate import claims, config, protocol
-from vfmigrate.claims import ClaimStore
+from vfmigrate.claims import Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
 from vfmigrate.errors import InputError, VfmigrateError
@@ -53,6 +53,22 @@ bridge = br-data
 vlans = 42 100-199
 mtu = 9000
 """
+
+
+CLAIM = claims.encode(
+    Claim(
+        vf=PciAddress(0, 1, 0, 2),
+        pool="data",
+        domain=UUID,
+        domain_name="guest1",
+        state=claims.PLUGGED,
+        since=1.5,
+        expires=2.5,
+        mac="52:54:00:00:00:02",
+        vlan=42,
+        trunks=(42, 43),
+    )
+)
 
 
 class HostileInputError(AssertionError):

@@ -447,3 +447,31 @@ def test_secrets_reach_no_log(rig: Rig, capsys: pytest.CaptureFixture[str], tmp_
         rig.call("migrate", guest(2, ELSEWHERE, marks="pool='none'", extra=graphics))
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert "hunter2" not in capsys.readouterr().err + written
+
+
+def test_xml_that_cannot_be_rewritten_takes_nothing(rig: Rig) -> None:
+    """A name of newer Unicode, as the parser that reads takes it and the one that rewrites does not."""
+    xml = guest(1, ELSEWHERE).replace("<devices>", "<other fun\u0241='1'/><devices>")
+    with pytest.raises(InputError, match="not well-formed"):
+        rig.call("migrate", xml)
+    assert rig.store.all() == []
+
+
+def test_a_refused_plain_hostdev_leaves_no_mac(rig: Rig) -> None:
+    mac = "52:54:00:00:01:09"
+    mark = f"<v:vf mac='{mac}' address='{ELSEWHERE}' pool='data' vlan='42'/></v:vfs>"
+    source = f"<address domain='0x0' bus='{ELSEWHERE.bus:#x}' slot='0x0' function='{ELSEWHERE.function:#x}'/>"
+    device = (
+        f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{source}</source></hostdev></devices>"
+    )
+    xml = guest(1).replace("</v:vfs>", mark).replace("</devices>", device)
+    card = rig.memory.card
+    before = card.ports(card.pfs[0])
+    with pytest.raises(InputError, match="not well-formed"):
+        rig.call("migrate", xml.replace("<devices>", "<other fun\u0241='1'/><devices>"))
+    assert [(port.vf, port.hw_addr) for port in card.ports(card.pfs[0])] == [
+        (port.vf, port.hw_addr) for port in before
+    ]
+    assert rig.store.all() == []
+    rig.call("migrate", xml)
+    assert mac in {port.hw_addr for port in card.ports(card.pfs[0])}
