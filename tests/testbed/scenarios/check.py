@@ -45,10 +45,11 @@ def run(lab: Lab, record: Record) -> None:
         expect.plugged(lab, GUEST, lab.a)
     found: dict[str, str] = {}
     missed: list[str] = []
-    record.measured.update(found=found, missed=missed)
+    times: list[float] = []
+    record.measured.update(found=found, missed=missed, clean_ms=times)
     try:
         with terminal.step("check gives a clean bill"):
-            record.measured["clean_ms"] = clean(lab)
+            bill(lab, times, missed)
         for fault in HOST_FAULTS:
             with terminal.step(f"planted: {fault.name}"):
                 attempt(found, missed, fault.name, partial(planted, lab, fault))
@@ -56,17 +57,26 @@ def run(lab: Lab, record: Record) -> None:
             with terminal.step(f"planted in a guest: {flaw.name}"):
                 attempt(found, missed, flaw.name, partial(flawed, lab, flaw))
         with terminal.step("check gives a clean bill again"):
-            await_clean(lab)
+            bill(lab, times, missed)
         with terminal.step("planted: the guest's VF is bound before it is made migratable"):
             attempt(found, missed, "bound too early", partial(bound_early, lab))
     finally:
         lab.a.result(CLEAR_FLAWS)
         lab.a.result("virsh undefine flawed")
         lab.destroy(GUEST)
-    expect.that(not missed, f"of {len(found) + len(missed)} planted faults not found: {'; '.join(missed)}")
+    expect.that(
+        not missed, f"{len(found)} planted faults were found; not as they must be: {'; '.join(missed)}"
+    )
     expect.that(len(found) >= AT_LEAST, f"only {len(found)} faults were planted and found")
-    took = record.measured["clean_ms"]
-    expect.that(took <= ENOUGH_MS, f"check took {took:.0f} ms")
+    expect.that(min(times) <= ENOUGH_MS, f"check took {min(times):.0f} ms")
+
+
+def bill(lab: Lab, times: list[float], missed: list[str]) -> None:
+    """Ask for a clean bill; without one, faults are planted all the same."""
+    try:
+        times.append(await_clean(lab))
+    except (expect.ScenarioError, TimeoutExpired) as error:
+        missed.append(f"clean bill: {error}")
 
 
 def attempt(found: dict[str, str], missed: list[str], name: str, plant: Callable[[], dict[str, str]]) -> None:
@@ -105,18 +115,16 @@ def clean(lab: Lab) -> float:
     return round(result.seconds * 1000)
 
 
-def await_clean(lab: Lab) -> None:
-    """Expect a clean bill, once the daemons had time for what was mended."""
+def await_clean(lab: Lab) -> float:
+    """Expect a clean bill, once the daemons had time for what was mended; returns how long it took, in ms."""
     deadline = time.monotonic() + CHECK_S
     while True:
         try:
-            clean(lab)
+            return clean(lab)
         except expect.ScenarioError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)
-        else:
-            return
 
 
 def expect_line(result: Result, expected: Expected) -> str:
