@@ -22,7 +22,7 @@ from vfmigrate.pci import PciAddress
 
 #: seconds before each round for a VF that its guest has taken while its standby carries: the guest's driver needs a
 #: second or more until it has a link, and frames sent there before are lost as surely as frames for the standby after
-JOIN_ROUNDS = (1.5, 1.5, 3.0)
+JOIN_ROUNDS = (1.5, 1.5, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Announcer:
             except VfmigrateError as error:
                 self._tell_failure(claim, error)
         for number, delay in enumerate(rounds):
-            if self._stop.wait(delay):
+            if not exits or self._stop.wait(delay):
                 return
             for claim, exit_ in list(exits.items()):
                 current = self._store.get(claim.vf)
@@ -107,6 +107,9 @@ class Announcer:
                     del exits[claim]  # it left again
                     continue
                 try:
+                    if claim.strategy == "failover" and not self._host.sysfs.bus_master(claim.vf):
+                        del exits[claim]  # the guest is on its standby again
+                        continue
                     self._host.ovs.packet_out(exit_.bridge, exit_.ofport, rarp(claim.mac))
                 except VfmigrateError as error:
                     self._tell_failure(claim, error)

@@ -20,7 +20,7 @@ from tests.testbed.provision import BRIDGE
 from tests.testbed.timeline import clock_offset
 
 # A guest's driver takes its time with a VF under two layers of emulation.
-JOIN_S = 150
+JOIN_S = 240
 # What a guest with a pair has of the MAC: both halves, and the device that joins them.
 DEVICES = 3
 
@@ -127,13 +127,30 @@ class Counters:
             text=True,
         )
 
+        self._rises: list[Rise] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            when, name, frames = line.split()
+            self._rises.append(Rise(float(when) - self._offset, name, int(frames)))
+
+    def await_rise(self, representor: str, since: float) -> float:
+        """Wait for frames out of a VF after a moment; returns when the first came. Raises ScenarioError."""
+        deadline = time.monotonic() + JOIN_S
+        while not any(rise.representor == representor and rise.when >= since for rise in self._rises):
+            expect.that(time.monotonic() < deadline, f"no frame came out of the guest's VF at {representor}")
+            time.sleep(0.1)
+        return first_rise(self._rises, representor, since)
+
     def stop(self) -> list[Rise]:
         """Stop watching; returns what was seen, in order."""
-        seen, _ = self._process.communicate(timeout=30)
-        return [
-            Rise(float(when) - self._offset, name, int(frames))
-            for when, name, frames in (line.split() for line in seen.splitlines())
-        ]
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=30)
+        self._reader.join()
+        return self._rises
 
 
 class Life:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: Rig) 
     assert rig.memory.ovs.sent.wait(10)
     _, _, frame = rig.memory.ovs.frames[0]
     assert frame[6:12].hex(":") == claim.mac
+
+
+def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.drive(claim, True)
+    rig.memory.card.set_bus_master(str(claim.vf), False)
+    for thread in threading.enumerate():
+        if thread.name == "announce":
+            thread.join(30)
+    assert rig.memory.ovs.frames == []
 
 
 def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: Rig) -> None:
