@@ -72,7 +72,8 @@ def test_damaged_claims_are_told_and_made_anew(ready: Pair) -> None:
         assert told in a.product.log()
 
 
-@pytest.mark.parametrize("kind", ["directory", "symlink", "device"])
+@pytest.mark.parametrize("kind", ["directory", "symlink", "fifo"])
+@pytest.mark.long
 def test_a_claim_that_is_no_file_is_told_and_made_anew(ready: Pair, kind: str) -> None:
     a = ready.a
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
@@ -93,6 +94,7 @@ def test_a_claim_that_is_no_file_is_told_and_made_anew(ready: Pair, kind: str) -
     assert f"{a.vf(1)}.json" in a.product.log()
 
 
+@pytest.mark.long
 def test_no_room_for_claims(pair: Pair) -> None:
     """The refusal names the file and the kernel's word; with room again, the guest migrates without a restart."""
     a, b = pair.a, pair.b
@@ -198,6 +200,7 @@ def test_the_promised_vf_is_bound_by_hand(hasty: Pair) -> None:
     wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
 
 
+@pytest.mark.long
 def test_a_free_vf_is_bound_by_hand(ready: Pair) -> None:
     b = ready.b
     before = b.state()

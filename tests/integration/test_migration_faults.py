@@ -37,7 +37,9 @@ def test_cancelled_while_the_memory_is_copied(hasty: Pair) -> None:
     assert hasty.b.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
 
 
-@pytest.mark.parametrize("copying", [False, True], ids=["waiting", "copying"])
+@pytest.mark.parametrize(
+    "copying", [False, pytest.param(True, marks=pytest.mark.long)], ids=["waiting", "copying"]
+)
 def test_the_destinations_qemu_dies(hasty: Pair, copying: bool) -> None:
     journey = Journey(hasty, ballast=BALLAST_MIB)
     if copying:
@@ -78,7 +80,8 @@ def kill_libvirtd(node: Node) -> None:
     node.start_libvirtd()
 
 
-@pytest.mark.parametrize("victim", ["a", pytest.param("b", marks=pytest.mark.long)])
+@pytest.mark.parametrize("victim", ["a", "b"])
+@pytest.mark.long
 def test_libvirtd_dies_while_the_memory_is_copied(hasty: Pair, victim: str) -> None:
     journey = Journey(hasty, ballast=BALLAST_MIB)
     migration = journey.begin_slowly()

@@ -41,6 +41,7 @@ def test_no_database_on_the_destination(journey: Journey) -> None:
     journey.stays()
 
 
+@pytest.mark.long
 def test_the_database_dies_before_the_port_is_plugged(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     with b.hooks.hold(NAME, "start", BEFORE):
