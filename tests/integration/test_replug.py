@@ -47,6 +47,18 @@ def guest_address(node: Node) -> dict[str, str]:
     return dict(address.attrib)
 
 
+def plug(node: Node, vf: Vf, *options: str) -> None:
+    """Run a guest and plug a VF into it.
+
+    A guest that runs no code lets go of a device only if that was plugged in while it ran.
+    """
+    guest = Guest(GUEST, [], free_ports=1, marked=[vf])
+    node.host.virsh("define", "/dev/stdin", stdin=guest.xml())
+    node.host.virsh("start", GUEST)
+    node.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", *options, stdin=vf.device())
+    wait_for("the VF to be stamped", lambda: "psid=" in node.host.virsh("dumpxml", GUEST))
+
+
 @pytest.fixture
 def pluggable(ready: Pair) -> Pair:
     """Both hosts, where VFs can be plugged into running guests."""
@@ -59,8 +71,7 @@ def pluggable(ready: Pair) -> Pair:
 def test_there_and_back(pluggable: Pair, form: str) -> None:
     a, b = pluggable.a, pluggable.b
     empty = (a.state(), b.state())
-    a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC, vlan=42, form=form, strategy="replug")], free_ports=1))
-    a.wait_until_settled()
+    plug(a, Vf(a.vf(1), MAC, vlan=42, form=form, strategy="replug"))
     slot = guest_address(a)
     goes(a, b, empty[0], slot)
     goes(b, a, empty[1], slot)
@@ -68,7 +79,7 @@ def test_there_and_back(pluggable: Pair, form: str) -> None:
 
 def goes(source: Node, target: Node, was: State, slot: dict[str, str]) -> None:
     """Migrate, and find everything on the target, and the source as it `was` before the guest."""
-    done = migrate(source, target, "--unchecked")
+    done = migrate(source, target, "--unchecked", "--persistent", "--undefinesource")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     told = done.stdout.splitlines()
     for step in ("is promised on the destination", "has let go of its VF", "has a VF on the destination"):
@@ -90,8 +101,7 @@ def not_out(node: Node) -> bool:
 
 def test_a_failed_migration_gives_the_vf_back(pluggable: Pair) -> None:
     a, b = pluggable.a, pluggable.b
-    a.start_guest(Guest(GUEST, replugged(a).vfs, free_ports=1))
-    a.wait_until_settled()
+    plug(a, replugged(a).vfs[0])
     before, slot = (a.state(), b.state()), guest_address(a)
     b.hooks.refuse("started", "no room", AFTER)
     done = migrate(a, b, "--unchecked")
@@ -105,9 +115,7 @@ def test_a_failed_migration_gives_the_vf_back(pluggable: Pair) -> None:
 
 def test_the_definition_names_the_vf_that_came(pluggable: Pair) -> None:
     a, b = pluggable.a, pluggable.b
-    a.define_guest(Guest(GUEST, replugged(a).vfs, free_ports=1))
-    a.host.virsh("start", GUEST)
-    a.wait_until_settled()
+    plug(a, replugged(a).vfs[0], "--config")
     done = migrate(a, b, "--unchecked", "--persistent", "--undefinesource")
     assert (done.returncode, done.stderr) == (0, "")
     running = vfs_of(b.host.virsh("dumpxml", GUEST))
