@@ -85,6 +85,7 @@ def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
     if changes:
         action.add_argument("--mac", help="MAC of the VF; needed when the guest has more than one")
         action.add_argument("--dry-run", action="store_true", help="show the difference, and change nothing")
+        action.add_argument("--json", action="store_true", help="for programs")
 
 
 def _session(options: argparse.Namespace) -> Session:
@@ -146,13 +147,14 @@ def _enable(options: argparse.Namespace) -> int:
         live = _live(session, options, wish, networks) if options.live else None
         changed = _change(session, options, before, after, also=live is not None)
         if live is not None and not options.dry_run:
-            _make_live(session, live, before)
+            _make_live(session, options, live, before)
         if changed:
             kept = session.definition(options.domain)
             noted = failover.note_controllers(before, kept)
             if noted != kept:
                 session.define(noted)
             _tell_when(session, options)
+        _tell_program(session, options, before, after, live=live is not None)
     return 0
 
 
@@ -172,7 +174,9 @@ def _live(
     return None if halves is None else (guest, halves)
 
 
-def _make_live(session: Session, live: tuple[RunningGuest, Halves], before: str) -> None:
+def _make_live(
+    session: Session, options: argparse.Namespace, live: tuple[RunningGuest, Halves], before: str
+) -> None:
     """Make the pair in the running guest; the definition goes back to `before` when that fails."""
     guest, halves = live
     try:
@@ -180,18 +184,41 @@ def _make_live(session: Session, live: tuple[RunningGuest, Halves], before: str)
     except VfmigrateError:
         session.define(before)
         raise
-    print(
+    _say(
+        options,
         f"guest '{guest.name}' has taken its VF as half of the pair; "
-        "its addresses belong on the device that joins both, which is new"
+        "its addresses belong on the device that joins both, which is new",
     )
 
 
 def _disable(options: argparse.Namespace) -> int:
     with _session(options) as session:
         before = session.definition(options.domain)
-        if _change(session, options, before, failover.disable(before, options.mac)):
+        after = failover.disable(before, options.mac)
+        if _change(session, options, before, after):
             _tell_when(session, options)
+        _tell_program(session, options, before, after, live=False)
     return 0
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    """For a reader; a program is told all of it at the end."""
+    if not options.json:
+        print(text)
+
+
+def _tell_program(
+    session: Session, options: argparse.Namespace, before: str, after: str, *, live: bool
+) -> None:
+    if options.json:
+        told = {
+            "schema": 1,
+            "difference": difference(before, after),
+            "running": session.is_running(options.domain),
+            "live": live,
+            "dry_run": options.dry_run,
+        }
+        print(json.dumps(told, indent=2))
 
 
 def _change(
@@ -200,11 +227,11 @@ def _change(
     """Show a change and make it; False when there was none to make, which is told unless there is `also` another."""
     if before == after:
         if not also:
-            print("nothing to do")
+            _say(options, "nothing to do")
         return False
-    print(difference(before, after))
+    _say(options, difference(before, after))
     if options.dry_run:
-        print("nothing changed (--dry-run)")
+        _say(options, "nothing changed (--dry-run)")
         return False
     session.define(after)
     return True
@@ -212,11 +239,11 @@ def _change(
 
 def _tell_when(session: Session, options: argparse.Namespace) -> None:
     if getattr(options, "live", False):
-        print("defined; the guest has it now, and at its next boot")
+        _say(options, "defined; the guest has it now, and at its next boot")
     elif session.is_running(options.domain):
-        print("defined; takes effect at the guest's next boot: shut it down and start it again")
+        _say(options, "defined; takes effect at the guest's next boot: shut it down and start it again")
     else:
-        print("defined; takes effect at the guest's next boot")
+        _say(options, "defined; takes effect at the guest's next boot")
 
 
 def _show(options: argparse.Namespace) -> int:

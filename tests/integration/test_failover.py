@@ -78,6 +78,22 @@ def test_enabling_twice(home: Node) -> None:
     assert definition(home) == once
 
 
+def test_for_programs(home: Node) -> None:
+    words = ("enable", GUEST, "--standby-bridge", BRIDGE, "--json")
+    status, told, error = failover(home, *words, "--dry-run")
+    planned = json.loads(told)
+    assert (status, error) == (0, "")
+    assert "+      <teaming type='persistent'/>" in planned["difference"]
+    assert (planned["running"], planned["live"], planned["dry_run"]) == (False, False, True)
+    made = json.loads(failover(home, *words)[1])
+    assert made == {**planned, "dry_run": False}
+    assert json.loads(failover(home, *words)[1])["difference"] == ""
+    assert (
+        "-      <teaming type='persistent'/>"
+        in json.loads(failover(home, "disable", GUEST, "--json")[1])["difference"]
+    )
+
+
 def test_a_running_guest_is_told_when_it_takes_effect(home: Node) -> None:
     home.host.virsh("start", GUEST)
     running = home.host.virsh("dumpxml", GUEST)

@@ -47,3 +47,4 @@ def test_help_fits_a_screen(verb: Optional[str]) -> None:
     assert len(lines) <= HEIGHT
     if verb is not None:
         assert "examples:" in lines
+        assert any(line.strip().startswith("--json") for line in lines)
