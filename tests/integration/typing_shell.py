@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from tests.integration.namespaces import Word
 
 # Completes as far as is sure, shows at once what else there is, and tells the line it has so far.
+_PROMPT = "ready"
 _READLINE = r"""
 bind 'set bell-style none'
 bind 'set enable-bracketed-paste off'
@@ -23,7 +24,7 @@ bind 'set page-completions off'
 bind 'set completion-display-width 0'
 bind '"\C-o": possible-completions'
 bind -x '"\C-t": printf "\n<line>%s</line>\n" "$READLINE_LINE"'
-PS1='ready\$ '
+PS1='{prompt}> '
 """
 _PATIENCE_S = 20.0
 
@@ -47,7 +48,8 @@ class Shell:
         self._type(f"{typed}\x0f\x14")
         shown = self._await(r"(?s)\r\n(.*)<line>.*</line>")
         self._type("\x15")
-        return sorted(word for line in shown.split("\r\n") for word in line.split() if "$" not in line)
+        lines = (line for line in shown.split("\r\n") if not line.startswith(_PROMPT))
+        return sorted(word for line in lines for word in line.split())
 
     def _type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
@@ -65,7 +67,8 @@ class Shell:
 
     def begin(self, completion: str) -> None:
         """Make the shell ready: readline's settings, and the completion's file."""
-        self._type(_READLINE + f". {completion}\nclear; echo begun\n")
+        # what is typed is shown as well, at a time of its own: the word that is waited for must not be among it
+        self._type(_READLINE.replace("{prompt}", _PROMPT) + f". {completion}\nclear; echo be''gun\n")
         self._await(r"(begun)\r\n")
 
 
