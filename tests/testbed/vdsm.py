@@ -40,8 +40,9 @@ class Vdsm:
         self._detached: dict[str, list[str]] = {}
         host.write(RUNNER_THERE, RUNNER.read_text())
 
-    def clear_away(self) -> None:
-        """Leave nothing of this on the host."""
+    def clear_away(self, guest: Guest) -> None:
+        """Leave nothing of this on the host, whatever happened, and run no hook any more."""
+        self._end(guest)
         self.host.run(f"rm -f {RUNNER_THERE} /root/*.vdsm.xml")
 
     # -- hooks
@@ -94,13 +95,16 @@ class Vdsm:
     def destroy(self, guest: Guest, xml: str) -> None:
         """Be done with a guest that runs here or not; `xml` is what this vdsm knows of it."""
         self.xml("before_vm_destroy", "", guest)
+        self._end(guest)
+        self.xml("after_vm_destroy", xml, guest)
+
+    def _end(self, guest: Guest) -> None:
         self.host.run(
             f"virsh destroy {guest.name} 2> /dev/null; virsh undefine {guest.name} 2> /dev/null; true"
         )
         for vf in self._detached.pop(guest.uuid, []):
             # what fails here is only logged by vdsm
             self.host.result(f"virsh nodedev-reattach {device_name(vf)}")
-        self.xml("after_vm_destroy", xml, guest)
 
     # -- a migration
 
