@@ -89,6 +89,8 @@ DISTRIBUTION = {
 }
 # Of what is imported only where it is used, and told to be missing otherwise.
 SUGGESTED = {"ovirtsdk4": "python3-ovirt-engine-sdk4"}
+# What a terminal is nicer with, and does without.
+RECOMMENDED = {"rich": "python3-rich"}
 
 
 @pytest.fixture(scope="module")
@@ -204,13 +206,15 @@ def test_the_library_needs_what_it_imports_and_nothing_else(built: dict[str, Pat
         for match in [re.search(r"python3-[a-z0-9]+", line)]
         if match
     }
-    assert needed == {DISTRIBUTION[name] for name in imported() - SUGGESTED.keys()}
+    optional = SUGGESTED.keys() | RECOMMENDED.keys()
+    assert needed == {DISTRIBUTION[name] for name in imported() - optional}
 
 
-def test_what_is_not_needed_by_all_is_suggested(built: dict[str, Path]) -> None:
-    suggested = run("rpm", "-qp", "--suggests", built["python3-vfmigrate"]).split()
-    assert set(suggested) == set(SUGGESTED.values())
-    assert SUGGESTED.keys() <= imported()
+def test_what_is_not_needed_by_all_is_suggested_or_recommended(built: dict[str, Path]) -> None:
+    for how, wanted in (("--suggests", SUGGESTED), ("--recommends", RECOMMENDED)):
+        told = run("rpm", "-qp", how, built["python3-vfmigrate"]).split()
+        assert set(told) == set(wanted.values())
+        assert wanted.keys() <= imported()
 
 
 def test_two_builds_are_the_same_bytes(built: dict[str, Path], tmp_path: Path) -> None:
