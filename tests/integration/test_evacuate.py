@@ -145,6 +145,7 @@ def at_once(source: Node, target: Node) -> int:
     return max(sum(begun <= at < gone[name] for begun, name in arriving) for at, _ in arriving)
 
 
+@pytest.mark.long
 def test_several_at_once_are_faster_and_no_card_moves_more_than_four(pair: Pair) -> None:
     """With so little bandwidth for each, as on a slow wire, that the wire and not the processor is waited for."""
     a, b = pair.a, pair.b
