@@ -45,8 +45,8 @@ def _bandwidth(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Look and tell; 0 when the guest can go, 1 when something stands against it."""
     # A command line is parsed without libvirt-python as well.
-    from vfmigrate.scout import Scout, Wish  # noqa: PLC0415
-    from vfmigrate.session import Session  # noqa: PLC0415
+    from vfmigrate.scout import Scout, Wish  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.session import Session  # noqa: PLC0415 - with libvirt-python
 
     wish = Wish(options.bandwidth, options.copy_storage_all)
     with Session(options.connect) as source, Session(options.destination) as destination:
