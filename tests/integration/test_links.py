@@ -53,7 +53,8 @@ def test_frames_are_counted(links: Links, namespace: Namespace) -> None:
     assert link is not None
     before = links.traffic(link.index)
     namespace.run("ip", "addr", "add", "10.9.9.1/24", "dev", "vf0")
-    namespace.run("ping", "-c", "1", "-W", "0.1", "10.9.9.2", check=False)
+    # more than one, since the link may need a moment after it was brought up
+    namespace.run("ping", "-c", "3", "-i", "0.5", "-W", "1", "10.9.9.2", check=False)
     after = links.traffic(link.index)
     assert after.rx > before.rx  # the question who has that address
     with pytest.raises(HostError, match="look up interface 99999"):
