@@ -288,7 +288,7 @@ def told_fates(fates: Sequence[Fate]) -> list[dict[str, Any]]:
 
 def _evacuate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.session import Session, run_events  # noqa: PLC0415
+    from vfmigrate.session import Session, run_events  # noqa: PLC0415 - with libvirt-python
 
     migrate_verb.check_options(options)
     run_events()
@@ -328,7 +328,7 @@ def status(fates: Sequence[Fate]) -> int:
 
 
 def _destinations(uris: Sequence[str], source: Session, stack: ExitStack) -> list[_Destination]:
-    from vfmigrate.session import Session  # noqa: PLC0415
+    from vfmigrate.session import Session  # noqa: PLC0415 - with libvirt-python
 
     source.keep_alive()
     taken = {source.hostname(): "is this host"}

@@ -106,7 +106,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def _migrate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.session import Session, run_events  # noqa: PLC0415
+    from vfmigrate.session import Session, run_events  # noqa: PLC0415 - with libvirt-python
 
     check_options(options)
     run_events()
@@ -151,7 +151,7 @@ def run(
         limited=options.bandwidth is not None,
         parallel=options.parallel,
     )
-    from vfmigrate.transfer import Options  # noqa: PLC0415
+    from vfmigrate.transfer import Options  # noqa: PLC0415 - with libvirt-python
 
     wanted = Options(
         persistent=options.persistent,
@@ -171,7 +171,7 @@ def run(
 
 def _check(options: argparse.Namespace, source: Session, destination: Session, shown: Display) -> None:
     """Look at all that can be known before anything is touched; tells warnings, and raises Refused for errors."""
-    from vfmigrate.scout import Scout, Wish  # noqa: PLC0415
+    from vfmigrate.scout import Scout, Wish  # noqa: PLC0415 - with libvirt-python
 
     wish = Wish(options.bandwidth, options.copy_storage is not None)
     lines = check.judge(Scout(source, destination, socket=options.socket).look(options.domain, wish))
@@ -198,10 +198,10 @@ def _prepared(
     shown: Display,
     cancelled: threading.Event,
 ) -> Migration:
-    from vfmigrate.devices import Devices  # noqa: PLC0415
-    from vfmigrate.migration import Migration  # noqa: PLC0415
-    from vfmigrate.remote import Remote  # noqa: PLC0415
-    from vfmigrate.transfer import Transfer  # noqa: PLC0415
+    from vfmigrate.devices import Devices  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.migration import Migration  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.remote import Remote  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.transfer import Transfer  # noqa: PLC0415 - with libvirt-python
 
     if not source.is_running(options.domain):
         raise Refused(
