@@ -11,6 +11,7 @@
 replacement='"driver":"e1000e","romfile":""'
 [ -e /run/emulator/unmigratable ] && replacement='"driver":"e1000","romfile":""'
 hotplug=()
+guest=
 for word; do
     shift
     if [[ -e /run/emulator/hotplug && $word =~ ^socket,id=charmonitor,fd=([0-9]+), ]]; then
@@ -19,6 +20,7 @@ for word; do
         word="socket,id=charmonitor,path=$monitor,server=on,wait=off"
         hotplug=(-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off)
     fi
+    [[ $word == guest=* ]] && guest=$word
     if [[ $word =~ '"driver":"vfio-pci","host":"'([0-9a-f:.]+)'"' ]]; then
         group=$(readlink "/sys/bus/pci/devices/${BASH_REMATCH[1]}/iommu_group")
         # shellcheck disable=SC2034 # the descriptor is for QEMU to inherit
@@ -27,6 +29,7 @@ for word; do
     fi
     set -- "$@" "$word"
 done
-[ -e /run/emulator/ballast ] &&
+# Without a name it is not a guest, but libvirt asking what QEMU can do: there is no memory then to put it into.
+[[ -n $guest && -e /run/emulator/ballast ]] &&
     set -- "$@" -device loader,file=/run/emulator/ballast,addr=0x400000,force-raw=on
 exec /usr/bin/qemu-system-x86_64 "$@" "${hotplug[@]}"

@@ -6,6 +6,8 @@ What must hold of both hosts then is in `journey`.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.integration.hook_calls import AFTER, BEFORE
@@ -32,7 +34,8 @@ def test_cancelled_while_the_memory_is_copied(hasty: Pair) -> None:
     hasty.a.host.virsh("domjobabort", NAME)
     outcome = migration.finish()
     assert outcome.status != 0
-    assert "canceled by client" in outcome.error
+    # Which of the two ends libvirt heard first decides how it words it.
+    assert re.search("canceled by client|migration failed", outcome.error), outcome.error
     journey.stays()
     assert hasty.b.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
 
