@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -48,6 +49,16 @@ class Facts:
     ports: dict[str, Optional[int]] = field(default_factory=dict)
     links_up: frozenset[str] = frozenset()
     claims: frozenset[str] = frozenset()
+
+    def without(self, addresses: Collection[str]) -> Facts:
+        """The same without these VFs and all that belongs to them."""
+        representors = {self.vfs[address].representor for address in addresses}
+        return Facts(
+            vfs={address: vf for address, vf in self.vfs.items() if address not in addresses},
+            ports={name: tag for name, tag in self.ports.items() if name not in representors},
+            links_up=self.links_up - representors,
+            claims=self.claims - {f"{address}.json" for address in addresses},
+        )
 
 
 def look(host: Host) -> Facts:

@@ -153,31 +153,6 @@ class Counters:
         return self._rises
 
 
-class Life:
-    """Watches a guest's ticks: how long it did nothing at all, which no network can be blamed for."""
-
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
-        self._stop = threading.Event()
-        self._longest = 0.0
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        ticks, since = self._guest.ticks(), time.monotonic()
-        while not self._stop.wait(0.1):
-            now, seen = time.monotonic(), self._guest.ticks()
-            self._longest = max(self._longest, now - since)
-            if seen != ticks:
-                ticks, since = seen, now
-
-    def stop(self) -> float:
-        """Stop watching; returns the longest time between two ticks, in ms."""
-        self._stop.set()
-        self._thread.join()
-        return self._longest * 1000
-
-
 def first_rise(rises: list[Rise], representor: str, since: float) -> float:
     """The first moment after `since` at which frames came out of the VF. Raises ScenarioError when none did."""
     moments = [rise.when for rise in rises if rise.representor == representor and rise.when >= since]

@@ -67,9 +67,6 @@ NETWORK_INTERFACE = """\
     </interface>
 """
 
-ROOT = "    <controller type='pci' index='0' model='pcie-root'/>\n"
-# A port that a device can be plugged into while the guest runs; libvirt makes no more than its devices need.
-PORT = "    <controller type='pci' model='pcie-root-port'/>\n"
 
 BRIDGE_INTERFACE = """\
     <interface type='bridge'>
@@ -183,6 +180,10 @@ class Guest:
         if not self.console.exists():
             return 0
         return last_tick(self.console.read_text(errors="replace"))
+
+
+# One VF, the second of host A: another host gives the first that is free, so the address changes.
+TRAVELLER = Guest("traveller", 1, (Nic(mac="52:54:00:00:42:01", vlan=42, number=11, vf="0000:01:10.2"),))
 
 
 def last_tick(console: str) -> int:

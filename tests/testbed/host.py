@@ -31,6 +31,9 @@ MEMORY_MIB = 2048
 # The physical function of the card, as the host sees it: behind the first root port.
 PF = "0000:01:00.0"
 
+# libvirt asks QEMU what it can do when it is first used: seconds here, which no scenario should pay.
+CAPABILITIES = "virsh domcapabilities --virttype qemu --machine q35 > /dev/null"
+
 # Where the hosts' QEMU finds the run's directory and the cache, inside the root it is started from.
 INSIDE_RUN = Path("/mnt")
 INSIDE_CACHE = Path("/srv")
@@ -103,13 +106,13 @@ class Host:
         self.shared = RUN / "shared" / self.hostname
         self.process: Optional[subprocess.Popen[bytes]] = None
 
-    def start(self) -> None:
-        """Start the virtual machine; await_boot() waits for it."""
-        self.shared.mkdir()
+    def start(self, drive: str, *more: str) -> None:
+        """Start the virtual machine with this disk and further arguments of QEMU's; await_boot() waits for it."""
+        self.shared.mkdir(exist_ok=True)
         log = (RUN / f"{self.hostname}.qemu").open("wb")
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": f"{INSIDE_RUN}/tmp"}
         self.process = subprocess.Popen(
-            ["chroot", host_root(), "qemu-system-x86_64", *self.machine(), *self.network()],
+            ["chroot", host_root(), "qemu-system-x86_64", *self.machine(drive), *more],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -119,8 +122,8 @@ class Host:
         )
         log.close()
 
-    def machine(self) -> list[str]:
-        """QEMU's arguments for the machine, its kernel and its disk."""
+    def machine(self, drive: str) -> list[str]:
+        """QEMU's arguments for the machine, its kernel, its disk and its NICs."""
         image = INSIDE_CACHE / images.host_image().name
         command_line = (
             "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt "
@@ -137,11 +140,12 @@ class Host:
             *("-initrd", str(image / "initrd"), "-append", command_line),
             *("-serial", f"file:{INSIDE_RUN / self.console.name}"),
             *("-no-shutdown", "-monitor", f"unix:{INSIDE_RUN / self.monitor.name},server=on,wait=off"),
-            *("-drive", f"file={image / 'disk'},format=raw,if=none,id=disk,snapshot=on"),
+            *("-drive", f"{drive},if=none,id=disk"),
             *("-device", "virtio-blk-pci,drive=disk"),
             *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
             *("-fsdev", f"local,id=shared,path={INSIDE_RUN / 'shared'},security_model=none"),
             *("-device", "virtio-9p-pci,fsdev=shared,mount_tag=testbed"),
+            *self.network(),
         ]
 
     def network(self) -> list[str]:
@@ -184,6 +188,7 @@ class Host:
                 )
             time.sleep(0.2)
         self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
+        self.run(CAPABILITIES, timeout=BOOT_TIMEOUT_S)
 
     def processor_time(self) -> float:
         """Seconds of a processor that the virtual machine has used (proc(5))."""

@@ -16,6 +16,7 @@ from typing import NoReturn, Optional
 from tests.patience import PATIENCE
 from tests.testbed import expect, fabric, facts, report, terminal
 from tests.testbed.expect import ScenarioError
+from tests.testbed.guest import Guest
 from tests.testbed.host import HostError
 from tests.testbed.lab import Lab
 from tests.testbed.report import Record
@@ -34,21 +35,33 @@ def run_all(lab: Lab, scenarios: Sequence[ModuleType]) -> list[Record]:
     versions = lab.versions()
     path = report.BUILD / "report.json"
     report.write(path, versions, records)
-    for scenario, record in zip(scenarios, records):
+    before: Optional[dict[str, facts.Facts]] = None
+    for scenario, following, record in zip(scenarios, (*scenarios[1:], None), records):
         terminal.heading(scenario.NAME)
-        run_one(lab, scenario, record)
+        lab.staying = finds(following)
+        before = run_one(lab, scenario, record, before if finds(scenario) else None)
         report.write(path, versions, records)
     terminal.results(records)
     terminal.console.print(f"report: {path}", soft_wrap=True)
     return records
 
 
-def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
-    """Run one scenario and record how it ended, with what it left behind."""
+def finds(scenario: Optional[ModuleType]) -> Optional[Guest]:
+    """The guest that a scenario uses as the one before it left it."""
+    guest: Optional[Guest] = getattr(scenario, "FINDS", None)
+    return guest
+
+
+def run_one(
+    lab: Lab, scenario: ModuleType, record: Record, before: Optional[dict[str, facts.Facts]]
+) -> Optional[dict[str, facts.Facts]]:
+    """Run one scenario and record how it ended, with what it left behind.
+
+    `before` is how the hosts looked without a guest, where that is known; returned for the next.
+    """
     begun = time.monotonic()
-    before: Optional[dict[str, facts.Facts]] = None
     try:
-        before = lab.look()
+        before = before or lab.look()
         with within(round(scenario.TIMEOUT_S * PATIENCE)):
             scenario.run(lab, record)
         record.left_behind = dict(lab.settle(before))
@@ -64,6 +77,7 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record) -> None:
         with contextlib.suppress(*FAILURES):
             record.left_behind = dict(lab.settle(before)) if before else {}
     record.seconds = round(time.monotonic() - begun, 1)
+    return before
 
 
 def told(record: Record) -> str:

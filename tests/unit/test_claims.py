@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -75,6 +76,8 @@ def test_a_change_keeps_what_it_does_not_name(store: ClaimStore) -> None:
         claims.encode(replace(CLAIM, domain="guest1")),
         claims.encode(replace(CLAIM, mac="52:54")),
     ],
+    # by number: a claim has an id of its own in every run
+    ids=itertools.count(),
 )
 def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
     directory = tmp_path / "claims"

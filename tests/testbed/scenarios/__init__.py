@@ -3,7 +3,8 @@
 
 A scenario is a module with `NAME`, `TIMEOUT_S` and `run(lab, record)`. It fills the record with what it
 observes on the hosts and raises ScenarioError when something is not as it must be; it ends with nothing of
-its own left running.
+its own left running. One with `FINDS` uses this guest as the scenario before left it on host A, if that did: a guest
+takes a minute to boot here.
 """
 
 from __future__ import annotations

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from tests.testbed import expect, failover, terminal, timeline
-from tests.testbed.failover import Counters, Life
+from tests.testbed.failover import Counters
 from tests.testbed.host import Host
 from tests.testbed.lab import Lab, Migration
+from tests.testbed.life import ALLOWED_MS, Life
 from tests.testbed.peer import Hearing, Peer
 from tests.testbed.report import Record
 
 NAME = "failover"
 TIMEOUT_S = 900
-
-# By how much the peer's silence may exceed libvirt's downtime, or the time in which the guest did nothing at all: one
-# that is emulated twice is busy for long with a device that comes or goes, and answers nobody meanwhile.
-ALLOWED_MS = 20_000
 
 GUEST = failover.GUEST
 

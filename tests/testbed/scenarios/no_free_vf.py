@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from tests.testbed import expect, terminal, timeline
 from tests.testbed.guest import POOL, Guest, Nic
+from tests.testbed.guest import TRAVELLER as GUEST
 from tests.testbed.lab import Lab, Migration
 from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
 NAME = "no-free-vf"
+FINDS = GUEST
 TIMEOUT_S = 180
 
 REFUSAL_MS = 1000
@@ -17,7 +19,6 @@ ATTEMPTS = 3
 # The guest must answer throughout; on busy emulated hosts an answer may well take this long.
 HICCUP_MS = 2000
 
-GUEST = Guest("stay-guest", 3, (Nic(mac="52:54:00:00:42:03", vlan=42, number=13, vf="0000:01:10.2"),))
 # It holds all of B's VFs; it need not run for that.
 HOLDER = Guest(
     "holder",
@@ -34,9 +35,8 @@ def run(lab: Lab, record: Record) -> None:
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a VF boots on host A, another takes all VFs of host B"):
-        lab.create_guest(lab.a, GUEST)
         lab.create_guest(lab.b, HOLDER, paused=True)
-        lab.await_boot(GUEST)
+        lab.find_guest(GUEST)
     record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
     record.source_vlan = nic.vlan
     peer = Peer(nic.address)
@@ -66,7 +66,7 @@ def run(lab: Lab, record: Record) -> None:
     expect.that(hearing.lost == 0, f"the peer lost {hearing.lost} of {hearing.sent} pings")
     wait = hearing.longest_wait_ms
     expect.that(wait <= HICCUP_MS, f"the guest gave no answer for {wait:.0f} ms")
-    lab.destroy(GUEST)
+    lab.leave(GUEST)
     lab.destroy(HOLDER)
 
 

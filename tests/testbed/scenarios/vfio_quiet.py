@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Optional
 
 from tests.testbed import expect, product, terminal, timeline
-from tests.testbed.guest import Guest, Nic
+from tests.testbed.guest import TRAVELLER as GUEST
 from tests.testbed.host import Host
 from tests.testbed.lab import Lab, Migration
 from tests.testbed.peer import Hearing, Peer
 from tests.testbed.report import Record
 
 NAME = "vfio-quiet"
+FINDS = GUEST
 TIMEOUT_S = 300
 
 # By how much the peer's silence may exceed libvirt's downtime.
@@ -24,15 +25,13 @@ ALLOWED_MS = 500
 # How long after the migration we watch the peer wait when nothing is announced. It may take minutes.
 UNANNOUNCED_S = 15
 
-GUEST = Guest("quiet-guest", 2, (Nic(mac="52:54:00:00:42:02", vlan=42, number=12, vf="0000:01:10.2"),))
-
 
 def run(lab: Lab, record: Record) -> None:
     """Migrate to B with the announce, and back without."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("quiet guest boots on host A"):
-        lab.start_guest(lab.a, GUEST)
+        lab.find_guest(GUEST)
     record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
     record.source_vlan = nic.vlan
     with terminal.step("virsh migrate --live, A to B, announced"):
@@ -49,7 +48,7 @@ def run(lab: Lab, record: Record) -> None:
     record.events = timeline.collect(lab.hosts, there.began)
     terminal.timeline("A to B, milliseconds from the start of virsh migrate", record.events)
     unannounced(lab, record)
-    lab.destroy(GUEST)
+    lab.leave(GUEST)
     judge(record)
 
 

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 from tests.testbed import expect, terminal, timeline
-from tests.testbed.guest import Guest, Nic
+from tests.testbed.guest import TRAVELLER as GUEST
 from tests.testbed.lab import Lab
 from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
 NAME = "vfio-vlan"
 TIMEOUT_S = 240
-
-# The second VF of A; B gives the first that is free, so the address changes.
-GUEST = Guest("vlan-guest", 1, (Nic(mac="52:54:00:00:42:01", vlan=42, number=11, vf="0000:01:10.2"),))
 
 
 def run(lab: Lab, record: Record) -> None:
@@ -56,4 +53,4 @@ def run(lab: Lab, record: Record) -> None:
     record.longest_silence_ms = round(hearing.longest_silence_ms, 1)
     record.longest_wait_ms = round(hearing.longest_wait_ms, 1)
     terminal.timeline("A to B, milliseconds from the start of virsh migrate", record.events)
-    lab.destroy(GUEST)
+    lab.leave(GUEST)

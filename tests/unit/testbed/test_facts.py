@@ -66,3 +66,13 @@ def test_a_port_that_is_gone_is_told() -> None:
     after = replace(BEFORE, ports={})
     assert facts.left_behind(BEFORE, after)["ports"] == ["p0 is gone"]
     assert not facts.is_clean(facts.left_behind(BEFORE, after))
+
+
+def test_a_vf_is_left_out_with_all_that_is_its() -> None:
+    seen = facts.parse(PRINTED)
+    rest = seen.without(["0000:01:10.2"])
+    assert set(rest.vfs) == {"0000:01:10.0"}
+    assert rest.ports == {"p0": None, "br-data": None}
+    assert rest.links_up == {"p0"}
+    assert rest.claims == frozenset()
+    assert facts.left_behind(rest, seen.without(["0000:01:10.2"])) == facts.left_behind(rest, rest)

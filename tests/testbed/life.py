@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How busy a guest is with itself: one that is emulated twice does nothing else for long if a device comes or goes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from tests.testbed.guest import Guest
+
+# By how much the peer's silence may exceed libvirt's downtime, or the time in which the guest did nothing at all, where
+# a device comes or goes meanwhile: the guest answers nobody until it is through with that.
+ALLOWED_MS = 20_000
+
+
+class Life:
+    """Watches a guest's ticks: how long it did nothing at all, which no network can be blamed for."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._stop = threading.Event()
+        self._longest = 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        ticks, since = self._guest.ticks(), time.monotonic()
+        while not self._stop.wait(0.1):
+            now, seen = time.monotonic(), self._guest.ticks()
+            self._longest = max(self._longest, now - since)
+            if seen != ticks:
+                ticks, since = seen, now
+
+    def stop(self) -> float:
+        """Stop watching; returns the longest time between two ticks, in ms."""
+        self._stop.set()
+        self._thread.join()
+        return self._longest * 1000
