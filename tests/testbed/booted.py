@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A test host as it is right after it booted, saved once: later runs go on from there and need not wait for a boot.
 
-Nothing of the product is in what is saved, nor of a run. A saved host has its memory in one file and what it wrote to
-its disk in another, which nobody writes to any more.
+Nothing of the product is in what is saved, nor of a run. A saved host has its memory in one file and its disk in
+another, which nobody writes to any more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tests.testbed import cache, images, kernel
 from tests.testbed.host import INSIDE_CACHE, Host, HostError
-from tests.testbed.root import host_root
 from tests.testbed.run import run
 
 # Raise when a host is saved in another way.
@@ -29,7 +28,7 @@ def resume(host: Host) -> None:
     """Have a host go on from its saved state, which is made when it is missing. Raises HostError."""
     state = INSIDE_CACHE / saved(host).name
     host.start(
-        f"file={state / 'disk'},format=qcow2,snapshot=on",
+        f"file={state / 'disk'},format=raw,snapshot=on",
         *("-incoming", f"file:{state / 'memory'}"),
     )
     host.await_boot()
@@ -52,10 +51,8 @@ def boot(host: Host, path: Path) -> None:
     """Boot a host and save its state in the directory `path`."""
     path.mkdir()
     inside = INSIDE_CACHE / path.name
-    image = INSIDE_CACHE / images.host_image().name / "disk"
-    create = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image, inside / "disk")
-    run("chroot", host_root(), *create)
-    host.start(f"file={inside / 'disk'},format=qcow2,cache=unsafe")
+    run("cp", "--sparse=always", images.host_image() / "disk", path / "disk")
+    host.start(f"file={inside / 'disk'},format=raw,cache=unsafe")
     try:
         host.await_boot()
         host.run(f"umount {SHARED}; sync")
