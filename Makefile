@@ -26,6 +26,8 @@ VDSM_POINTS = before_device_create before_vm_start before_nic_hotplug after_nic_
 	after_get_stats
 HOST ?= a
 SCENARIOS ?=
+# test files at a time: most of what they do is wait for servers
+TEST_JOBS ?= 3
 
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
@@ -43,7 +45,7 @@ demo: packages ## two test hosts, a guest with a VF, `virsh migrate` there and b
 
 .PHONY: test
 test: packages ## every test that needs no VM (installs what it needs)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: testbed
 testbed: packages ## every scenario on two host VMs (or SCENARIOS="a b"); writes build/testbed/report.json

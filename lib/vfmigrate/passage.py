@@ -81,6 +81,7 @@ class Passage:
         #: why it is being given up
         self._given_up: Optional[VfmigrateError] = None
         self._aborting = 0.0
+        self._suspended = False
         self.last: Optional[Progress] = None
 
     def wait(self) -> None:
@@ -111,7 +112,8 @@ class Passage:
             now = self.last = convergence.read(stats)
             if now.total or now.disk_total:  # nothing is known while the destination is being prepared
                 self._display.progress(now, self._watch.allowed_ms)
-            verdict = self._watch.look(now)
+            # A guest that is suspended for the rest writes no more: it comes to an end whatever it did before.
+            verdict = None if self._suspended else self._watch.look(now)
             if isinstance(verdict, Allow):
                 self._allow(verdict)
             elif isinstance(verdict, Stop):
@@ -153,6 +155,7 @@ class Passage:
         except HostError as error:
             self._display.tell("suspend-failed", str(error))
             return
+        self._suspended = True
         self._display.tell("suspended", f"{told}: the guest is suspended until it has arrived")
 
     def _give_up(self, reason: VfmigrateError) -> None:

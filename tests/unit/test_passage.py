@@ -170,6 +170,13 @@ def test_after_the_timeout_the_guest_is_suspended_once() -> None:
     assert display.events == ["downtime", "waiting", "suspended"]
 
 
+def test_a_suspended_guest_is_not_judged_by_what_it_wrote_before() -> None:
+    mover, display = Mover(60, dirty_mib=20), Display()
+    passage(mover, display, timeout=5).wait()
+    assert mover.done[-1] == "suspend"
+    assert display.events[-1] == "suspended"
+
+
 def test_after_the_timeout_it_may_be_cancelled() -> None:
     mover = Mover(60)
     with pytest.raises(Refused, match="was given up: after 5 s it is not done; the guest runs on the source"):

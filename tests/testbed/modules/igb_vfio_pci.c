@@ -93,6 +93,9 @@ struct migration_file {
 	bool disabled;
 };
 
+/* More ranges than QEMU asks for: of the guest's memory, there are three or four. */
+#define MOST_RANGES 32
+
 struct igb_vf {
 	struct vfio_pci_core_device core;
 	struct mutex state_mutex;	/* protects what follows */
@@ -102,6 +105,8 @@ struct igb_vf {
 	bool has_state;		/* state holds what the device must go on with */
 	bool from_elsewhere;	/* and it came from another host */
 	bool logging;
+	unsigned long told[MOST_RANGES];	/* where the ranges begin that were called dirty since it stopped */
+	size_t told_count;
 	struct migration_file *saving;
 	struct migration_file *resuming;
 };
@@ -357,6 +362,7 @@ static struct file *take_arc(struct igb_vf *vf, enum vfio_device_mig_state to)
 		stop_and_save(vf);
 		return NULL;
 	case ARC(STOP, RUNNING_P2P):
+		vf->told_count = 0;
 		if (vf->has_state)
 			restore_and_run(vf);
 		return NULL;
@@ -426,8 +432,20 @@ static const struct vfio_migration_ops migration_ops = {
 
 /*
  * DMA logging. The emulated VF cannot tell which pages it wrote, so the log says "none" while it runs and "all of
- * them" once it stands still: everything is sent again while the guest is stopped.
+ * them", once, when it stands still: everything is sent again while the guest is stopped.
  */
+
+static bool was_told(struct igb_vf *vf, unsigned long iova)
+{
+	size_t i;
+
+	for (i = 0; i < vf->told_count; i++)
+		if (vf->told[i] == iova)
+			return true;
+	if (vf->told_count < ARRAY_SIZE(vf->told))
+		vf->told[vf->told_count++] = iova;
+	return false;
+}
 
 static int log_start(struct vfio_device *vdev, struct rb_root_cached *ranges, u32 nnodes, u64 *page_size)
 {
@@ -436,6 +454,7 @@ static int log_start(struct vfio_device *vdev, struct rb_root_cached *ranges, u3
 	if (vf->logging)
 		return -EINVAL;
 	vf->logging = true;
+	vf->told_count = 0;
 	*page_size = PAGE_SIZE;
 	return 0;
 }
@@ -453,7 +472,7 @@ static int log_read_and_clear(struct vfio_device *vdev, unsigned long iova, unsi
 
 	if (!vf->logging)
 		return -EINVAL;
-	if (vf->mig_state != VFIO_DEVICE_STATE_RUNNING)
+	if (vf->mig_state != VFIO_DEVICE_STATE_RUNNING && !was_told(vf, iova))
 		iova_bitmap_set(dirty, iova, length);
 	return 0;
 }
