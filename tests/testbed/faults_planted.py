@@ -93,7 +93,8 @@ HOST_FAULTS: Sequence[Fault] = (
     Fault(
         "the switch daemon does not run",
         "b",
-        "systemctl stop ovs-vswitchd.service",
+        # to stop its unit stops the database's with it
+        "ovs-appctl --target=ovs-vswitchd exit",
         "systemctl start ovs-vswitchd.service openvswitch-switch.service",
         Expected("destination", "openvswitch", "error", "ovs-vswitchd"),
     ),

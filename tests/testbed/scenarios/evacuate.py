@@ -26,7 +26,7 @@ from tests.testbed.report import Record
 from tests.testbed.timeline import Event
 
 NAME = "evacuate"
-TIMEOUT_S = 1200
+TIMEOUT_S = 2400
 
 LIMIT = 4
 #: as many as the emulated card has
