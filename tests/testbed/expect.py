@@ -31,7 +31,7 @@ def moved(lab: Lab, guest: Guest, source: Host, destination: Host) -> None:
     """Expect the guest on the destination, alive, and not on the source."""
     that(lab.running(guest, destination), f"{guest.name} does not run on {destination.hostname}")
     that(not lab.running(guest, source), f"{guest.name} still runs on {source.hostname}")
-    lab.await_life(guest, 60)
+    lab.await_life(guest)
 
 
 def plugged(lab: Lab, guest: Guest, host: Host) -> dict[str, facts.Vf]:

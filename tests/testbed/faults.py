@@ -107,7 +107,7 @@ def stayed(lab: Lab, guest: Guest, home: Host, other: Host, before: facts.Facts)
     while (state := home.run(f"virsh domstate {guest.name}").strip()) != "running":
         expect.that(time.monotonic() < deadline, f"{guest.name} is {state} on {home.hostname}")
         time.sleep(0.5)
-    lab.await_life(guest, 60)
+    lab.await_life(guest)
     for host in lab.hosts:
         host.run("vfmigrate reconcile")
     expect.plugged(lab, guest, home)

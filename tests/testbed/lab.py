@@ -23,6 +23,8 @@ from tests.testbed.run import CommandError
 from tests.testbed.timeline import clock_offset
 
 GUEST_BOOT_S = 240 * PATIENCE
+# A guest into which a VF is plugged has been seen to do nothing else for 75 s.
+LIFE_S = 150 * PATIENCE
 MIGRATION_S = 120 * PATIENCE
 SETTLE_S = 15 * PATIENCE
 
@@ -115,7 +117,7 @@ class Lab:
         if not paused:
             self.await_boot(guest)
 
-    def await_life(self, guest: Guest, timeout: float) -> None:
+    def await_life(self, guest: Guest, timeout: float = LIFE_S) -> None:
         """Wait for a tick of the guest's that it had not said before. Raises HostError."""
         ticks = guest.ticks()
         deadline = time.monotonic() + timeout

@@ -62,7 +62,7 @@ def run(lab: Lab, record: Record) -> None:
         )
         took = await_quietly(lambda: as_before(lab.b, empty[lab.b.name]), PROMPT_S)
         record.measured["given_back_after_ms"] = took
-    lab.await_life(PLUGGED, 60)
+    lab.await_life(PLUGGED)
     record.events = timeline.collect(lab.hosts, there.began)
     lab.destroy(PLUGGED)
 

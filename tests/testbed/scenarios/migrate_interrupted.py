@@ -69,7 +69,7 @@ def stayed(lab: Lab, status: int, told: str, before: facts.Facts) -> None:
     expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
     expect.that(not lab.running(GUEST, lab.b), "the guest is on host B as well")
     expect.plugged(lab, GUEST, lab.a)
-    lab.await_life(GUEST, 30)
+    lab.await_life(GUEST)
     deadline = time.monotonic() + SETTLE_S
     while not facts.is_clean(facts.left_behind(before, facts.look(lab.b))):
         expect.that(time.monotonic() < deadline, "something of the guest was left on host B")

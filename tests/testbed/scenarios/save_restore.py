@@ -41,7 +41,7 @@ def run(lab: Lab, record: Record) -> None:
             began = time.time()
             with terminal.step(f"virsh restore while the VF is {'taken' if taken else 'free'}"):
                 host.run(f"virsh restore {SAVED}", timeout=MIGRATION_S)
-                lab.await_life(GUEST, 60)
+                lab.await_life(GUEST)
             expect.that(GUEST.ticks() > ticks, "the guest began anew")
             restored = expect.plugged(lab, GUEST, host)[nic.mac].address
             expect.that((restored != record.source_vf) == taken, f"the guest was restored with VF {restored}")
