@@ -36,6 +36,8 @@ LOGS = {
     "guests": 'for name in $(virsh list --name); do for what in registers pic lapic pci; do echo "$name: $what"; '
     "virsh qemu-monitor-command $name --hmp info $what; done; done",
     "dmesg": "dmesg | tail -n 200",
+    # whether a guest that does not answer gets frames and interrupts
+    "counters": "ip -s link; grep vfio /proc/interrupts; sleep 3; ip -s link; grep vfio /proc/interrupts",
     "ovs": "ovs-vsctl show; ovs-appctl fdb/show br-data; tail -n 100 /var/log/openvswitch/*.log",
 }
 
