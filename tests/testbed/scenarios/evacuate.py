@@ -86,7 +86,10 @@ def run(lab: Lab, record: Record) -> None:
 
 def configure(host: Host, vfs: int) -> None:
     """Make the pool have so many VFs, or (0) as many as ever."""
-    host.write(CONFIG, f"[pool {POOL}]\nvfs = {vfs}\n" if vfs else "")
+    if vfs:
+        host.write(CONFIG, f"[pool {POOL}]\nvfs = {vfs}\n")
+    else:
+        host.run(f"rm -f {CONFIG}")
     host.run("systemctl restart vfmigrated.service && vfmigrate provision", timeout=180)
 
 

@@ -19,6 +19,8 @@ NETWORK = {
     "/etc/libvirt/qemu/networks/vfmigrate-data.xml",
     "/etc/libvirt/qemu/networks/autostart/vfmigrate-data.xml",
     "/run/libvirt/network/vfmigrate-data.xml",
+    # libvirt's notes of who has had a VF of it
+    "/run/libvirt/network/vfmigrate-data",
 }
 SAVED = {"/etc/vfmigrate", "/etc/vfmigrate/vfmigrate.conf.rpmsave"} | NETWORK
 
