@@ -141,7 +141,12 @@ static void stop_and_save(struct igb_vf *vf)
 
 	state->magic = cpu_to_le32(STATE_MAGIC);
 	state->size = cpu_to_le32(sizeof(*state));
-	state->interrupt_mask = readl(vf->regs + VF_EIMS);
+	/*
+	 * A vector masks itself when it fires, and the guest's driver unmasks it when it has done its work. The message of
+	 * one that fires just now may get lost with the guest's stop, and nobody would ever unmask it again: so the state
+	 * holds every vector that the driver uses (those that clear themselves), masked or not.
+	 */
+	state->interrupt_mask = readl(vf->regs + VF_EIMS) | readl(vf->regs + VF_EIAC);
 	writel(~0, vf->regs + VF_EIMC);
 	save_registers(vf, control_registers, state->control, ARRAY_SIZE(control_registers));
 	for (i = 0; i < ARRAY_SIZE(control_registers); i++)
