@@ -37,6 +37,8 @@
 #define VF_EIAM			0x1530
 #define VF_IVAR			0x1700
 #define VF_IVAR_MISC		0x1740
+#define   VF_IVAR_VECTOR	0x3
+#define   VF_IVAR_VALID		BIT(7)
 #define VF_PSRTYPE		0x0f0c
 #define VF_RX(queue, reg)	(0x2800 + 0x100 * (queue) + (reg))
 #define VF_TX(queue, reg)	(0x3800 + 0x100 * (queue) + (reg))
@@ -134,6 +136,20 @@ static void restore_registers(struct igb_vf *vf, const u16 *registers, const u32
 		writel(values[i], vf->regs + registers[i]);
 }
 
+/*
+ * The vectors of the rings. Such a one masks itself when it fires, and the guest's driver unmasks it when it has done its
+ * work. The message of one that fires just now may get lost with the guest's stop, and nobody would ever unmask it again:
+ * so the state holds them all, masked or not. The mailbox's is left alone: the driver would look for a message there that
+ * did not migrate, and take its link for lost.
+ */
+static u32 ring_vectors(struct igb_vf *vf)
+{
+	u32 mailbox = readl(vf->regs + VF_IVAR_MISC);
+	u32 vectors = readl(vf->regs + VF_EIAC);
+
+	return mailbox & VF_IVAR_VALID ? vectors & ~BIT(mailbox & VF_IVAR_VECTOR) : vectors;
+}
+
 static void stop_and_save(struct igb_vf *vf)
 {
 	struct vf_state *state = &vf->state;
@@ -141,12 +157,7 @@ static void stop_and_save(struct igb_vf *vf)
 
 	state->magic = cpu_to_le32(STATE_MAGIC);
 	state->size = cpu_to_le32(sizeof(*state));
-	/*
-	 * A vector masks itself when it fires, and the guest's driver unmasks it when it has done its work. The message of
-	 * one that fires just now may get lost with the guest's stop, and nobody would ever unmask it again: so the state
-	 * holds every vector that the driver uses (those that clear themselves), masked or not.
-	 */
-	state->interrupt_mask = readl(vf->regs + VF_EIMS) | readl(vf->regs + VF_EIAC);
+	state->interrupt_mask = readl(vf->regs + VF_EIMS) | ring_vectors(vf);
 	writel(~0, vf->regs + VF_EIMC);
 	save_registers(vf, control_registers, state->control, ARRAY_SIZE(control_registers));
 	for (i = 0; i < ARRAY_SIZE(control_registers); i++)
