@@ -223,8 +223,8 @@ static void restore_and_run(struct igb_vf *vf)
 	restore_registers(vf, control_registers, state->control, ARRAY_SIZE(control_registers));
 	restore_registers(vf, tail_registers, state->tail, ARRAY_SIZE(tail_registers));
 	writel(state->interrupt_mask, vf->regs + VF_EIMS);
-	/* an interrupt may have been lost on the way: raise each once, the guest's driver looks and finds */
-	writel(state->interrupt_mask, vf->regs + VF_EICS);
+	/* an interrupt may have been lost on the way: raise each ring's once, the guest's driver looks and finds */
+	writel(ring_vectors(vf), vf->regs + VF_EICS);
 	pci_dbg(vf->core.pdev, "state restored%s\n", vf->from_elsewhere ? " from another host" : "");
 	vf->from_elsewhere = false;
 }
