@@ -128,6 +128,9 @@ class Host:
         command_line = (
             "console=ttyS0 quiet loglevel=4 intel_iommu=on iommu=pt "
             "mitigations=off nokaslr audit=0 ipv6.disable=1 no5lvl "
+            # A timer that fires again and again: of those that fire once, the emulator loses one now and then, and the
+            # kernel waits for it for ever.
+            "nohz=off highres=off "
             f"systemd.hostname={self.hostname} systemd.show_status=0"
         )
         return [
