@@ -12,7 +12,7 @@ from tests.testbed.report import Record
 
 NAME = "no-free-vf"
 FINDS = GUEST
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 
 REFUSAL_MS = 1000
 ATTEMPTS = 3

@@ -10,7 +10,7 @@ from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
 NAME = "plain-guest"
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 
 GUEST = Guest("plain-guest", 6, (Nic(mac="52:54:00:00:42:06", vlan=42, number=16),))
 

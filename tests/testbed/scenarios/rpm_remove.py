@@ -10,7 +10,7 @@ from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
 NAME = "rpm-remove"
-TIMEOUT_S = 240
+TIMEOUT_S = 360
 
 GUEST = Guest("remove-guest", 9, (Nic(mac="52:54:00:00:42:09", vlan=42, number=19, vf="0000:01:10.2"),))
 

@@ -10,7 +10,7 @@ from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
 NAME = "vfio-two-vfs"
-TIMEOUT_S = 240
+TIMEOUT_S = 360
 
 GUEST = Guest(
     "two-guest",

@@ -10,7 +10,7 @@ from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
 NAME = "vfio-vlan"
-TIMEOUT_S = 240
+TIMEOUT_S = 360
 
 
 def run(lab: Lab, record: Record) -> None:
