@@ -69,6 +69,14 @@ def cgroups() -> Path:
     return mounted / own[len("0::") :].lstrip("/")
 
 
+def removed(group: Path) -> bool:
+    """Remove a control group with those below it; False while one is still busy with the end of its processes."""
+    for folder in (*sorted(group.rglob("*/"), reverse=True), group):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return not group.exists()
+
+
 @contextmanager
 def systemd_host(lower: Path, place: Path) -> Iterator[SystemdHost]:
     """A host over the root `lower`, up; `place` is an empty directory for its mounts. It ends with this context.
@@ -96,10 +104,7 @@ def systemd_host(lower: Path, place: Path) -> Iterator[SystemdHost]:
         with keeper:
             keeper.kill()
         wait_for("the host's processes to end", lambda: not members(group))
-        for folder in sorted(group.rglob("*/"), reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        group.rmdir()
+        wait_for("the host's control groups to be gone", lambda: removed(group))
 
 
 def members(group: Path) -> str:

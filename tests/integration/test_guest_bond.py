@@ -18,6 +18,9 @@ from tests.testbed.run import run
 
 TREE = Path(__file__).parents[2]
 GUEST_ADDRESS = "192.0.2.7"
+
+# It boots a virtual machine: .ci/run and `make soak` run it, `make test` does not.
+pytestmark = pytest.mark.long
 PEER_ADDRESS = "192.0.2.1"
 CONFIGURATION = """\
 [main]
@@ -151,7 +154,7 @@ def test_the_bond_keeps_the_addresses_that_the_vf_had(guest: Guest) -> None:
     wait_for(
         "the VF to have its address again",
         lambda: f"inet {GUEST_ADDRESS}/24" in guest.run("ip", "address", "show", vf).stdout,
-        30,
+        90,
     )
     guest.run("nmcli", "connection", "delete", "lan")
 
