@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -79,7 +79,7 @@ class Claim:
 def told(claim: Claim) -> dict[str, Any]:
     """The claim as plain values."""
     origin = str(claim.origin) if claim.origin is not None else None
-    return {**asdict(claim), "vf": str(claim.vf), "origin": origin}
+    return {**vars(claim), "vf": str(claim.vf), "origin": origin}
 
 
 def encode(claim: Claim) -> str:
