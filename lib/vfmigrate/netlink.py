@@ -74,18 +74,13 @@ class NetlinkSocket:
         self._socket = sock if sock is not None else _open(protocol)
 
     def ask(self, message: Any, message_type: int, *, dump: bool = False) -> list[bytes]:
-        """Send a pyroute2 message, or one that is encoded; returns the kernel's answers undecoded, headers included.
-
-        An encoded one begins with room for the header.
+        """Send a pyroute2 message; returns the kernel's answers undecoded, headers included.
 
         Raises KernelRefusalError when the kernel refuses, HostError when it does not answer in time.
         """
         flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_DUMP if dump else 0)
-        if isinstance(message, bytes):
-            request = bytearray(message)
-        else:
-            message.encode()
-            request = bytearray(message.data)
+        message.encode()
+        request = bytearray(message.data)
         with self._lock:
             for _ in range(_DUMP_ATTEMPTS):
                 self._sequence = self._sequence + 1 & 0xFFFFFFFF
