@@ -68,7 +68,7 @@ class _PortFunction(nla):  # type: ignore[misc]  # pyroute2 carries no types
         fields = (("bits", "I"), ("selector", "I"))
 
 
-class _Version(nla):  # type: ignore[misc]
+class _Version(nla):  # type: ignore[misc]  # pyroute2 carries no types
     nla_flags = NLA_F_NESTED
     nla_map = (
         (103, "DEVLINK_ATTR_INFO_VERSION_NAME", "asciiz"),
@@ -76,7 +76,7 @@ class _Version(nla):  # type: ignore[misc]
     )
 
 
-class _Message(genlmsg):  # type: ignore[misc]
+class _Message(genlmsg):  # type: ignore[misc]  # pyroute2 carries no types
     prefix = "DEVLINK_ATTR_"
     nla_map = (
         (1, "DEVLINK_ATTR_BUS_NAME", "asciiz"),
