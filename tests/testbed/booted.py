@@ -29,7 +29,8 @@ def resume(host: Host) -> None:
     state = INSIDE_CACHE / saved(host).name
     host.start(
         f"file={state / 'disk'},format=raw,snapshot=on",
-        *("-incoming", f"file:{state / 'memory'}"),
+        "-incoming",
+        f"file:{state / 'memory'}",
     )
     host.await_boot()
     # Its clock went on from when it was saved.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
+from tests.testbed import expect
 from tests.testbed.guest import Guest
 
 # By how much the peer's silence may exceed libvirt's downtime, or the time in which the guest did nothing at all, where
@@ -36,3 +37,12 @@ class Life:
         self._stop.set()
         self._thread.join()
         return self._longest * 1000
+
+
+def expect_answers(silence_ms: float, downtime_ms: float, idle_ms: float) -> None:
+    """Expect the peer's longest silence to be the guest's own doing: it stood still, or did nothing for so long."""
+    expect.that(
+        silence_ms <= max(downtime_ms, idle_ms) + ALLOWED_MS,
+        f"the guest was silent for {silence_ms:.0f} ms; libvirt's downtime was {downtime_ms:.0f} ms, "
+        f"and the guest did nothing for {idle_ms:.0f} ms",
+    )
