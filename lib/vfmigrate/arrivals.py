@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Callable, Optional
-from xml.sax.saxutils import quoteattr
 
 from vfmigrate import journal
 from vfmigrate.claims import PLUGGED, RESERVED, Claim, ClaimStore
@@ -40,7 +40,7 @@ def device(claim: Claim) -> str:
     slot = PciAddress.parse(claim.slot or "")
     return (
         "<interface type='hostdev' managed='yes'>"
-        f"<mac address={quoteattr(claim.mac or '')}/>"
+        f"<mac address='{escape(claim.mac or '')}'/>"
         f"<source>{_address(claim.vf)}</source>{_address(slot)}</interface>"
     )
 

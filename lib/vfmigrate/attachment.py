@@ -9,8 +9,8 @@ in the mark of the interface in the metadata. Everything else in the text stays 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Optional
-from xml.sax.saxutils import quoteattr
 
 from vfmigrate import domain, metadata
 from vfmigrate.domain import VfInterface
@@ -47,7 +47,7 @@ class Attachment:
             return [
                 "<interface type='network'>",
                 f"  <mac address='{self.mac}'/>",
-                f"  <source network={quoteattr(self.network)}/>",
+                f"  <source network='{escape(self.network)}'/>",
                 "</interface>",
             ]
         if self.vf is None:
@@ -137,7 +137,7 @@ def _index(controller: Element) -> int:
 
 def _mark_tag(prefix: str, mark: Mark) -> str:
     words = {"mac": mark.mac, "pool": mark.pool, "vlan": mark.vlan, "strategy": mark.strategy}
-    told = "".join(f" {key}={quoteattr(str(word))}" for key, word in words.items() if word is not None)
+    told = "".join(f" {key}='{escape(str(word))}'" for key, word in words.items() if word is not None)
     return f"<{prefix}vf{told}/>"
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from html import escape
 from typing import Optional
-from xml.sax.saxutils import quoteattr
 
 from vfmigrate import domain
 from vfmigrate.domain import Domain, VfInterface
@@ -297,7 +297,7 @@ def _standby_lines(wish: Wish) -> list[str]:
     return [
         f"<interface type='{kind}'>",
         f"  <mac address='{wish.mac}'/>",
-        f"  <source {kind}={quoteattr(str(source))}/>",
+        f"  <source {kind}='{escape(str(source))}'/>",
         *vlan,
         *port,
         "  <model type='virtio'/>",

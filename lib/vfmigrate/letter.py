@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import escape
 from typing import Optional
-from xml.sax.saxutils import escape
 
 from lxml import etree
 

@@ -9,8 +9,8 @@ VF before a migration and plug one again after it; in the guest net_failover sen
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Optional
-from xml.sax.saxutils import quoteattr
 
 from vfmigrate.domain import Domain, Standby, VfInterface
 from vfmigrate.errors import Refused
@@ -87,7 +87,7 @@ def transient_device(domain: Domain, mac: str, vf: PciAddress, *, plain: bool, m
     address = (
         f"domain='{vf.domain:#06x}' bus='{vf.bus:#04x}' slot='{vf.slot:#04x}' function='{vf.function:#x}'"
     )
-    rest = f"<teaming type='transient' persistent={quoteattr(str(standby.alias))}/>"
+    rest = f"<teaming type='transient' persistent='{escape(str(standby.alias))}'/>"
     words = f"managed='{'yes' if managed else 'no'}'"
     if plain:
         source = f"<source><address {address}/></source>"

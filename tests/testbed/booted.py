@@ -16,9 +16,12 @@ from tests.testbed.host import INSIDE_CACHE, Host, HostError
 from tests.testbed.run import run
 
 # Raise when a host is saved in another way.
-RECIPE = 1
+RECIPE = 2
 
 SAVE_TIMEOUT_S = 300
+
+# What the product imports, of which the host then has the files in memory.
+LIBRARIES = "python3 -c 'import dbus, libvirt, lxml.etree, ovs.jsonrpc, ovs.stream, pyroute2'"
 
 # Not a part of the host, and QEMU cannot save one that has it mounted.
 SHARED = "/testbed"
@@ -56,6 +59,7 @@ def boot(host: Host, path: Path) -> None:
     host.start(f"file={inside / 'disk'},format=raw,cache=unsafe")
     try:
         host.await_boot()
+        host.run(LIBRARIES)
         host.run(f"umount {SHARED}; sync")
         host.hang_up()
         host.ask_monitor(f"migrate -d file:{inside / 'memory'}")

@@ -78,14 +78,16 @@ class Lab:
 
     def versions(self) -> dict[str, str]:
         """The versions that the results hold for."""
-        text = self.a.run("virsh version; uname -r; ovs-vsctl --version | head -n 1")
+        with ThreadPoolExecutor() as lanes:
+            installed = lanes.submit(product.version, self.b)
+            text = self.a.run("virsh version; uname -r; ovs-vsctl --version | head -n 1")
         found = re.search(
             r"libvirt (\S+)\n.*Running hypervisor: QEMU (\S+)\n\s*(\S+)\n.* (\S+)\s*$", text, re.DOTALL
         )
         if not found:
             raise HostError(f"host-a tells its versions in a way that is new: {text.strip()}")
         names = ("libvirt", "QEMU", "kernel", "OVS")
-        return {**dict(zip(names, found.groups())), "vfmigrate": product.version(self.a)}
+        return {**dict(zip(names, found.groups())), "vfmigrate": installed.result()}
 
     def look(self) -> dict[str, facts.Facts]:
         """The facts of both hosts."""

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.testbed import packages
 from tests.testbed.guest import POOL
-from tests.testbed.host import PF, Host
+from tests.testbed.host import INSIDE_RUN, PF, Host
 from tests.testbed.namespace import RUN
 from tests.testbed.provision import BRIDGE, VFS
 from tests.testbed.root import HOST_PACKAGES, host_root
+from tests.testbed.run import run
 
 CONFIG_PATH = "/etc/vfmigrate/vfmigrate.conf"
 
@@ -28,6 +30,8 @@ vlans = 42-43
 BUILT = RUN / "shared" / "packages"
 REPOSITORY = Path("/testbed/packages")
 
+LIBRARY = "/usr/lib/python3/dist-packages/vfmigrate"
+
 RPM_TIMEOUT_S = 180
 
 
@@ -36,6 +40,25 @@ def stage() -> None:
     packages.built(BUILT)
     status = (host_root() / "var/lib/dpkg/status").read_text()
     packages.stand_in(packages.versions(status), HOST_PACKAGES, BUILT / "host")
+    compile_library()
+
+
+def compile_library() -> None:
+    """Compile the library with the hosts' Python.
+
+    A distribution's packages have the byte code in them. Ours are built here, where Python may be of another version;
+    and the daemon, to which /usr is read-only, would compile what it imports at each of its starts.
+    """
+    library = BUILT / "library"
+    shutil.copytree(
+        packages.CLONE / "lib/vfmigrate",
+        library,
+        ignore=shutil.ignore_patterns("__pycache__"),
+        dirs_exist_ok=True,
+    )
+    inside = INSIDE_RUN / library.relative_to(RUN)
+    compiler = ("python3", "-m", "compileall", "-q", "-d", LIBRARY, "--invalidation-mode", "unchecked-hash")
+    run("chroot", host_root(), *compiler, inside)
 
 
 def stage_newer() -> None:
@@ -60,6 +83,7 @@ def install(host: Host, *options: str) -> None:
     if host.result("rpm -q debian-packages").status != 0:
         rpm(host, "-U", str(REPOSITORY / "host/noarch/debian-packages-1-1.noarch.rpm"))
     rpm(host, "-U", *options, *files())
+    host.run(f"cp -r {REPOSITORY}/library/__pycache__ {LIBRARY}")
     host.write(CONFIG_PATH, CONFIG)
     host.run("systemctl restart vfmigrated.service")
 
