@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 from vfmigrate import domain, journal, metadata, pair
 from vfmigrate.announcer import Announcer
 from vfmigrate.claims import PLUGGED, Claim, ClaimStore
+from vfmigrate.cleanup import Cleanup
 from vfmigrate.config import Config
 from vfmigrate.converge import Converger
 from vfmigrate.errors import VfmigrateError
@@ -76,6 +77,7 @@ class Keeper:
         self._host = host
         self._store = store
         self._converger = converger
+        self._cleanup = Cleanup(store, converger, log)
         self._operations = operations
         self._announcer = announcer
         self._log = log
@@ -181,11 +183,11 @@ class Keeper:
         for claim in held:
             if _is_unplugged(claim, running):
                 self._drop_unplugged(claim, changes)
-        for claim in self._operations.adopt(running):
+        for claim in self._operations.adoption.adopt(running):
             known = claim.id in {each.id for each in held}
             what = f"lets {claim.vf} cross by {claim.strategy}" if known else f"was given {claim.vf}"
             changes.append(f"guest '{claim.domain_name}' {what}")
-            self._converge(claim.vf, changes)
+            changes += self._cleanup.converge(claim)
         for change in changes:
             self._log.event("plug", change, domain=running.name, uuid=uuid)
         if changes:
@@ -196,7 +198,7 @@ class Keeper:
         if self._store.drop(claim):
             changes.append(f"guest '{claim.domain_name}' gave {claim.vf} back")
             self.on_unplugged(claim)
-            self._converge(claim.vf, changes, reset_mac=claim.set_mac)
+            changes += self._cleanup.converge(claim, reset_mac=claim.set_mac)
 
     def settle(self, uuid: str) -> None:
         """Leave on a domain that runs here what it needs for its next migration and its next boot."""
@@ -288,7 +290,7 @@ class Keeper:
             reason = self._reason_to_drop(claim, before, running)
             if reason and self._store.drop(claim):
                 changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
-                self._converge(claim.vf, changes, reset_mac=claim.set_mac)
+                changes += self._cleanup.converge(claim, reset_mac=claim.set_mac)
         for each in domains.values():
             if each is not None:
                 changes += self._follow_all(each, before)
@@ -326,7 +328,7 @@ class Keeper:
         for claim in self._store.of_domain(running.uuid):
             if claim.since < now - _GRACE_SECONDS and _is_unplugged(claim, running):
                 self._drop_unplugged(claim, changes)
-        adopted = self._operations.adopt(running)
+        adopted = self._operations.adoption.adopt(running)
         changes += [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
         if changes:
             self.settle_soon(running.uuid)
@@ -354,12 +356,6 @@ class Keeper:
             self.settle_soon(uuid)
         return [f"guest '{name}' resumed here unnoticed" for name in here.values()]
 
-    def _converge(self, vf: PciAddress, changes: list[str], *, reset_mac: bool = False) -> None:
-        try:
-            changes += self._converger.converge(vf, reset_mac=reset_mac)
-        except VfmigrateError as error:
-            self._log.event("converge-failed", f"VF {vf}: {error}", level=journal.WARNING, vf=str(vf))
-
     def _converge_pf(self, pf: PciAddress, changes: list[str]) -> None:
         try:
             different = self._converger.survey(pf)
@@ -367,7 +363,7 @@ class Keeper:
             self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
             return
         for vf in different:
-            self._converge(vf, changes)
+            changes += self._cleanup.converge_vf(vf)
 
     def _keep_networks(self) -> list[str]:
         """What provisioning could not do while libvirt did not run, as at boot."""

@@ -13,8 +13,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
-from vfmigrate import choice, journal
+from vfmigrate import choice
 from vfmigrate.claims import PLUGGED, RESERVED, Claim, ClaimStore
+from vfmigrate.cleanup import Cleanup
 from vfmigrate.config import Config, Pool
 from vfmigrate.converge import Converger
 from vfmigrate.departures import Departures
@@ -137,6 +138,7 @@ class Promises:
         self._host = host
         self._store = store
         self._converger = converger
+        self._cleanup = Cleanup(store, converger, log)
         self._log = log
         self._moves = moves or Moves(config, host, store)
         self._selection = Selection(host, store, self._moves)
@@ -194,10 +196,10 @@ class Promises:
                 self._converger.check_ready(claim.vf)
         except VfmigrateError:
             if before is None or before.vf != claim.vf:
-                self._drop(claim)
+                self._cleanup.drop(claim)
             raise
         if before is not None and before.vf != claim.vf:
-            self._converge_or_log(before)
+            self._cleanup.converge(before, reset_mac=before.set_mac)
         self._tell("promised", claim)
         return claim
 
@@ -311,7 +313,7 @@ class Promises:
         for claim in self._store.of_domain(domain):
             if mac not in (None, claim.mac) or self._host.sysfs.in_use(claim.vf):
                 continue
-            if self._drop(claim):
+            if self._cleanup.drop(claim):
                 if mac is not None and claim.expires is None and self._departures is not None:
                     self._departures.unplugged(claim)
                 self._tell("given-back", claim)
@@ -369,21 +371,6 @@ class Promises:
 
     def _expiry(self) -> float:
         return self._store.clock() + self._config.claim_timeout
-
-    def _drop(self, claim: Claim) -> bool:
-        dropped = self._store.drop(claim)
-        if dropped:
-            self._converge_or_log(claim)
-        return dropped
-
-    def _converge_or_log(self, claim: Claim) -> None:
-        """Converge where nothing may be refused any more; what fails is done by the next reconcile."""
-        try:
-            self._converger.converge(claim.vf, reset_mac=claim.set_mac)
-        except VfmigrateError as error:
-            self._log.event(
-                "converge-failed", f"VF {claim.vf}: {error}", level=journal.WARNING, vf=str(claim.vf)
-            )
 
     def _tell(self, event: str, claim: Claim) -> None:
         self._log.event(

@@ -32,7 +32,11 @@ MEMORY_MIB = 2048
 PF = "0000:01:00.0"
 
 # libvirt asks each QEMU what it can do when it is first used: seconds here, which no scenario should pay.
-CAPABILITIES = "virsh domcapabilities --virttype qemu --machine q35 > /dev/null; virsh capabilities > /dev/null; virsh version"
+CAPABILITIES = """
+virsh domcapabilities --virttype qemu --machine q35 > /dev/null
+virsh capabilities > /dev/null
+virsh version
+"""
 
 # Where the hosts' QEMU finds the run's directory and the cache, inside the root it is started from.
 INSIDE_RUN = Path("/mnt")

@@ -447,5 +447,5 @@ def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(rig: Rig) -> 
     assert device == (
         "<interface type='hostdev' managed='yes'><mac address='52:54:00:00:01:00'/><source><address type='pci' "
         "domain='0x0000' bus='0x01' slot='0x00' function='0x2'/></source>"
-        "<teaming type='transient' persistent=\"ua-x\"/></interface>"
+        "<teaming type='transient' persistent='ua-x'/></interface>"
     )
