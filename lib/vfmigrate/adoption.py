@@ -14,6 +14,9 @@ from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.placement import Placements, place
 
+# Longer than libvirt takes to answer.
+_REMEMBERED_SECONDS = 600.0
+
 
 class Adoption:
     """Adopts; converging is the caller's business."""
@@ -23,11 +26,21 @@ class Adoption:
         self._store = store
         self._placements = placements
         self._log = log
+        #: when domains that had run here were gone
+        self._gone: dict[str, float] = {}
 
-    def adopt(self, domain: Domain) -> list[Claim]:
+    def gone(self, uuid: str) -> None:
+        """A domain does not run here any more: whoever has seen it running before does not know that."""
+        now = self._store.clock()
+        with self._store.lock:
+            self._gone = {each: at for each, at in self._gone.items() if at > now - _REMEMBERED_SECONDS}
+            self._gone[uuid] = now
+
+    def adopt(self, domain: Domain, seen: float) -> list[Claim]:
         """Claim what a running domain holds and nobody has claimed; returns the claims that are new or changed.
 
-        What another domain has claimed is logged and left.
+        What another domain has claimed is logged and left. `seen`: the claims' clock when libvirt was asked for the
+        domain, which may be gone by now.
         """
         adopted = []
         for interface in domain.interfaces:
@@ -45,6 +58,8 @@ class Adoption:
                 with self._store.lock:
                     current = self._store.get(interface.address)
                     if current is not None and current.domain == domain.uuid:
+                        continue
+                    if self._gone.get(domain.uuid, seen - 1) >= seen:
                         continue
                     if current is not None:
                         raise HostError(

@@ -175,6 +175,7 @@ class Keeper:
         Returns the changes made, in words.
         """
         held = self._store.of_domain(uuid)  # looked at first: what is claimed later may be plugged in later
+        seen = self._store.clock()
         xml = self._hypervisor.xml(uuid)
         if xml is None:
             return []
@@ -183,7 +184,7 @@ class Keeper:
         for claim in held:
             if _is_unplugged(claim, running):
                 self._drop_unplugged(claim, changes)
-        for claim in self._operations.adoption.adopt(running):
+        for claim in self._operations.adoption.adopt(running, seen):
             known = claim.id in {each.id for each in held}
             what = f"lets {claim.vf} cross by {claim.strategy}" if known else f"was given {claim.vf}"
             changes.append(f"guest '{claim.domain_name}' {what}")
@@ -328,7 +329,7 @@ class Keeper:
         for claim in self._store.of_domain(running.uuid):
             if claim.since < now - _GRACE_SECONDS and _is_unplugged(claim, running):
                 self._drop_unplugged(claim, changes)
-        adopted = self._operations.adoption.adopt(running)
+        adopted = self._operations.adoption.adopt(running, now)
         changes += [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
         if changes:
             self.settle_soon(running.uuid)

@@ -188,6 +188,7 @@ class HookOperations:
         return None
 
     def _release(self, domain: Domain, _xml: str) -> Optional[str]:
+        self.adoption.gone(domain.uuid)
         for claim in self._store.of_domain(domain.uuid):
             self._cleanup.drop(claim)
         self.moves.settled(domain.uuid)
@@ -196,6 +197,6 @@ class HookOperations:
     # -- libvirt was restarted and found its guests running
 
     def _reconnect(self, domain: Domain, _xml: str) -> Optional[str]:
-        for claim in self.adoption.adopt(domain):
+        for claim in self.adoption.adopt(domain, self._store.clock()):
             self._cleanup.converge(claim)
         return None

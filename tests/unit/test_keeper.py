@@ -45,6 +45,8 @@ class MemoryHypervisor(MemoryNetworks):
         self.moving: set[str] = set()
         self.plugged: list[str] = []
         self.did_plug = threading.Event()
+        #: happens after libvirt has answered and before the answer is read
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def start(self, on_event: Callable[[LifecycleEvent], None], _on_connect: Callable[[], None]) -> None:
         self.on_event = on_event
@@ -55,7 +57,9 @@ class MemoryHypervisor(MemoryNetworks):
     def running(self) -> Mapping[str, str]:
         if self.domains is None:
             raise Unreachable("no connection to libvirt")
-        return self.domains
+        answer = dict(self.domains)
+        self.meanwhile()
+        return answer
 
     def xml(self, uuid: str) -> Optional[str]:
         return self.running().get(uuid)
@@ -174,6 +178,28 @@ def test_running_guests_are_adopted(rig: Rig) -> None:
     assert rig.keeper.reconcile()[0] == f"adopted {rig.memory.vfs[0]} of guest 'guest1'"
     assert len(rig.memory.ovs.ports) == 1
     assert rig.keeper.reconcile() == []
+
+
+@pytest.mark.parametrize("look", ["reconcile", "follow"])
+def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(rig: Rig, look: str) -> None:
+    """As libvirtd does that comes back from a crash: it tells of the domain, and then makes an end of it."""
+    before = rig.memory.host.survey(PF)
+    xml = guest(1, rig.memory.vfs[0])
+    uuid = rig.run(xml)
+
+    def end() -> None:
+        rig.now += 0.1
+        for operation in ("stopped", "release"):
+            rig.operations.handle(operation, "end", "daemon", xml)
+
+    rig.libvirt.meanwhile = end
+    rig.keeper.reconcile() if look == "reconcile" else rig.keeper.follow(uuid)
+    assert rig.store.all() == []
+    assert rig.memory.host.survey(PF) == before
+    rig.libvirt.meanwhile = lambda: None
+    rig.now += 1
+    rig.keeper.reconcile()
+    assert [claim.domain for claim in rig.store.all()] == [uuid]  # libvirt says so again: it was started anew
 
 
 def test_an_orphaned_port_goes_and_a_guests_port_stays(rig: Rig) -> None:

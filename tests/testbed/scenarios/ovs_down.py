@@ -34,9 +34,13 @@ def run(lab: Lab, record: Record) -> None:
 
 def refused(lab: Lab, record: Record, before: facts.Facts) -> None:
     """Try with no database, and with a database but no switch daemon."""
-    for service, word in ((DATABASE, "Open vSwitch"), (SWITCH, "ovs-vswitchd")):
+    for service, word, stop in (
+        (DATABASE, "Open vSwitch", f"systemctl stop {DATABASE}"),
+        # systemd would stop the database with it
+        (SWITCH, "ovs-vswitchd", "ovs-appctl --target=ovs-vswitchd exit"),
+    ):
         with terminal.step(f"virsh migrate while {service} is down on host B is refused"):
-            lab.b.run(f"systemctl stop {service}")
+            lab.b.run(stop)
             try:
                 attempt = lab.migrate(GUEST, lab.a, lab.b)
             finally:
@@ -47,12 +51,13 @@ def refused(lab: Lab, record: Record, before: facts.Facts) -> None:
 
 def restarted(lab: Lab, record: Record) -> None:
     """Restart Open vSwitch on both hosts while the memory is copied: the guest arrives."""
-    with faults.slow_migration(lab, GUEST, lab.a, lab.b) as under_way:
+    with faults.slow_migration(lab, GUEST, lab.a, lab.b, endless=True) as under_way:
         under_way.await_copying()
         with terminal.step("Open vSwitch is restarted on both hosts while the guest's memory is copied"):
             for host in (lab.b, lab.a):
                 host.run(f"systemctl restart {DATABASE} {SWITCH}", timeout=UP_S)
-                expect.that(not under_way.job.done(), f"the migration was over before {host.hostname}'s turn")
+        expect.that(not under_way.job.done(), "the migration was over before both were restarted")
+        faults.full_speed(GUEST, lab.a)
     there = under_way.outcome()
     expect.migrated(there, GUEST)
     expect.moved(lab, GUEST, lab.a, lab.b)
