@@ -35,7 +35,7 @@ def tags(node: Node) -> dict[str, int]:
 def stays(node: Node, before: State) -> None:
     """Expect a host to become as it was."""
     with suppress(TimeoutError):  # the difference tells more
-        wait_for(f"{node.host.name} to be as before", lambda: node.state() == before, seconds=3)
+        wait_for(f"{node.host.name} to be as before", lambda: node.state() == before)
     # as it lets go of a port, the userspace datapath gives it back the flags it had before, which may be after us
     node.reconcile()
     assert node.state() == before
