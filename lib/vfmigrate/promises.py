@@ -178,10 +178,7 @@ class Promises:
             return None
         vlan = wish.vlan if wish.vlan is not None else pool.vlan
         choice.check_vlans([vlan] if vlan is not None else [], pool)
-        if not self._host.ovs.bridge_exists(pool.bridge):
-            raise Refused(
-                f"there is no bridge '{pool.bridge}' on this host", f"run: ovs-vsctl add-br {pool.bridge}"
-            )
+        self._selection.check_bridges([pool])
         facts = self._selection.facts([pool]) if wish.source is not None else {}
 
         def take() -> tuple[Optional[Claim], Claim]:

@@ -13,7 +13,7 @@ from vfmigrate.cleanup import Cleanup
 from vfmigrate.config import Config
 from vfmigrate.converge import Converger
 from vfmigrate.domain import Domain, readdress
-from vfmigrate.errors import Refused, VfmigrateError
+from vfmigrate.errors import VfmigrateError
 from vfmigrate.host import Host
 from vfmigrate.journal import Journal
 from vfmigrate.moves import Moves
@@ -63,18 +63,13 @@ class Reservations:
         if not placements:
             return None
         choice.check_guest(domain, (placement.interface for placement in placements))
-        for bridge in sorted({placement.pool.bridge for placement in placements}):
-            if not self._host.ovs.bridge_exists(bridge):
-                raise Refused(
-                    f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
-                )
+        pools = {placement.pool.name: placement.pool for placement in placements}.values()
+        self._selection.check_bridges(pools)
         for placement in placements:
             pair.check_crosses(domain, placement.interface)
             self._placements.check_pair(domain, placement)
         self._moves.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
-        facts = self._selection.facts(
-            {placement.pool.name: placement.pool for placement in placements}.values()
-        )
+        facts = self._selection.facts(pools)
         claims = self._moves.in_turn(
             lambda: self._reserve(domain, placements, facts), lambda crowded: self._tell_wait(domain, crowded)
         )

@@ -28,6 +28,14 @@ class Selection:
         self._store = store
         self._moves = moves
 
+    def check_bridges(self, pools: Iterable[Pool]) -> None:
+        """Raises Refused when a bridge that a VF of these pools is plugged into is not on this host."""
+        for bridge in sorted({pool.bridge for pool in pools}):
+            if not self._host.ovs.bridge_exists(bridge):
+                raise Refused(
+                    f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
+                )
+
     def facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
         """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
         facts = {}
