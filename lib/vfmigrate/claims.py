@@ -123,12 +123,12 @@ def decode(text: str) -> Claim:
         if raw["mac"] is not None and not MAC.fullmatch(raw["mac"]):
             raise InputError("the claim's mac is none")
         if raw["state"] not in STATES:
-            raise InputError(f"the claim's state is '{raw['state']}'")
+            raise InputError(f"the claim's state is {raw['state'][:20]!a}")
         return Claim(
             vf=vf, trunks=trunks, origin=PciAddress.parse(origin) if origin is not None else None, **raw
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the claim is unreadable: {type(error).__name__} {error}") from None
+        raise InputError(f"the claim is unreadable: {type(error).__name__} {str(error)[:100]!a}") from None
 
 
 def _read(path: Path) -> Claim:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 from tests.fakes.doors import MemoryHost
+from tests.fakes.hardware import Function
 from vfmigrate import claims, config, protocol
 from vfmigrate.claims import Claim, ClaimStore
 from vfmigrate.config import Config, Pool
@@ -108,7 +110,7 @@ class Rig:
         self._promises = Promises(settings, self.memory.host, self.store, converger, log)
         for vf in self.memory.vfs:
             converger.converge(vf)
-        self.untouched = self.state()
+        self.untouched = self.state(ready=True)
 
     def close(self) -> None:
         """Close what is open."""
@@ -116,16 +118,25 @@ class Rig:
         self._log.close()
         self._entries.close()
 
-    def state(self) -> tuple[Any, ...]:
-        """All of the host that input could change."""
+    def state(self, *, ready: bool = False) -> tuple[Any, ...]:
+        """All of the host that input could change.
+
+        `ready`: a VF may be bound to its VFIO driver or to none. libvirt takes no driver from a VF that it does not
+        manage, whoever bound it: it counts such a VF as detached for the next guest (virHostdevReAttachPCIDevices).
+        """
         card, switch = self.memory.card, self.memory.ovs
         return (
-            card.functions(),
+            [self._unbound(function) if ready else function for function in card.functions()],
             [(port.index, port.hw_addr, port.migratable) for port in card.ports(card.pfs[0])],
             {name: (port.tag, port.owner) for name, port in switch.ports.items()},
             {index: (link.up, link.mtu) for index, link in self.memory.links.links.items() if link.up},
             [claim.vf for claim in self.store.all()],
         )
+
+    def _unbound(self, function: Function) -> Function:
+        if function.pf is None or function.driver != self.memory.card.hardware.variant_driver:
+            return function
+        return replace(function, driver=None, migratable_at_bind=None)
 
     def hook(self, operation: str, xml: str) -> None:
         """An event of libvirt's; afterwards the guest it spoke of is gone."""
@@ -159,7 +170,8 @@ class Rig:
             for operation in ("stopped", "release"):
                 xml = f"<domain><name>g</name><uuid>{claim.domain}</uuid></domain>"
                 self._operations.handle(operation, "end", "-", xml)
-        check(self.state() == self.untouched, f"left behind: {self.state()} instead of {self.untouched}")
+        left = self.state(ready=True)
+        check(left == self.untouched, f"left behind: {left} instead of {self.untouched}")
         self._check_secrets()
 
     def _check_secrets(self) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -101,6 +102,11 @@ def test_crafted_xml_is_read_or_refused(rig: Rig, xml: str) -> None:
         rig.hook(operation, xml)
 
 
+@pytest.mark.parametrize("operation", hostile.OPERATIONS)
+def test_whole_xml_of_unmanaged_vfs_is_taken(rig: Rig, operation: str) -> None:
+    rig.hook(operation, DOMAIN.replace("managed='yes'", "managed='no'"))
+
+
 REQUESTS = st.sampled_from(sorted(protocol.PROMISING | protocol.READING | protocol.ROOT_ONLY))
 VALUES = st.recursive(
     st.none()
@@ -160,6 +166,13 @@ def test_a_long_line_is_not_told_whole(tmp_path: Path, text: str) -> None:
 @SHARED
 def test_any_bytes_are_no_configuration_or_one(tmp_path: Path, data: bytes) -> None:
     hostile.configuration(tmp_path, data)
+
+
+@pytest.mark.parametrize("name", ["mac", "state", "vf", "origin", "domain"])
+def test_what_is_wrong_with_a_claim_is_not_told_whole(name: str) -> None:
+    raw = json.loads(hostile.CLAIM)
+    hostile.claim(json.dumps({**raw, name: "x" * 100_000}).encode())
+    hostile.claim(json.dumps({**raw, name + "x" * 100_000: "x"}).encode())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
