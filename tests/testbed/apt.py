@@ -98,6 +98,9 @@ def options() -> list[str]:
         "Dir::State::Lists": state / "lists",
         "Dir::State::status": "/dev/null",
         "Dir::Cache": state,
+        # what apt makes of the lists: images of containers switch that off, and each question costs a second then
+        "Dir::Cache::pkgcache": "pkgcache.bin",
+        "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
         "Dir::Etc::SourceList": listing,
         "Dir::Etc::SourceParts": "-",
         "Dir::Etc::PreferencesParts": "-",

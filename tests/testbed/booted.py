@@ -35,7 +35,7 @@ def resume(host: Host) -> None:
         "-incoming",
         f"file:{state / 'memory'}",
     )
-    host.await_boot()
+    host.await_greeting()
     # Its clock went on from when it was saved.
     host.run(f"date --set=@{time.time():.3f}; mountpoint -q {SHARED} || mount {SHARED}")
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import threading
@@ -78,9 +77,8 @@ def await_whole(lab: Lab, guest: Guest, host: Host) -> facts.Vf:
 
 
 def devices(guest: Guest) -> int:
-    """How many network devices with its NIC's MAC the guest tells of in its last tick."""
-    ticks = re.findall(r"^TICK .*\n", guest.console.read_text(errors="replace"), re.MULTILINE)
-    return ticks[-1].count(f"={guest.nics[0].mac}=") if ticks else 0
+    """How many network devices with its NIC's MAC the guest told of last."""
+    return guest.nics_told().count(f"={guest.nics[0].mac}=")
 
 
 def port_of(lab: Lab, guest: Guest, host: Host) -> Optional[str]:

@@ -177,9 +177,14 @@ class Guest:
 
     def ticks(self) -> int:
         """How many seconds of the guest's own time it has told of; 0 when it has not said anything yet."""
-        if not self.console.exists():
-            return 0
-        return last_tick(self.console.read_text(errors="replace"))
+        return last_tick(self._told())
+
+    def nics_told(self) -> str:
+        """What it told last of the NICs that it sees, after the number of the tick before that."""
+        return last_nics(self._told())
+
+    def _told(self) -> str:
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
 
 
 # One VF, the second of host A: another host gives the first that is free, so the address changes.
@@ -190,3 +195,9 @@ def last_tick(console: str) -> int:
     """The number in the last whole tick line of a console, plus one; 0 without any."""
     found = re.findall(r"^TICK (\d+) uptime=\S+.*\n", console.replace("\r", ""), re.MULTILINE)
     return int(found[-1]) + 1 if found else 0
+
+
+def last_nics(console: str) -> str:
+    """The last whole line of a console about NICs; "" without any."""
+    found = re.findall(r"^NICS (\d+.*)\n", console.replace("\r", ""), re.MULTILINE)
+    return found[-1] if found else ""

@@ -174,6 +174,12 @@ class Host:
 
     def await_boot(self) -> None:
         """Wait until the host lets us in and its services run. Raises HostError with the console's last lines."""
+        self.await_greeting()
+        self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
+        self.run(CAPABILITIES, timeout=BOOT_TIMEOUT_S)
+
+    def await_greeting(self) -> None:
+        """Wait until the host lets us in. Raises HostError with the console's last lines."""
         deadline = time.monotonic() + BOOT_TIMEOUT_S
         reset_at = time.monotonic() + RESET_AFTER_S
         looked_at, used = time.monotonic(), self.processor_time()
@@ -194,8 +200,6 @@ class Host:
                     f"{self.hostname} did not come up in {BOOT_TIMEOUT_S:.0f} s: {self.last_words()}"
                 )
             time.sleep(0.2)
-        self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
-        self.run(CAPABILITIES, timeout=BOOT_TIMEOUT_S)
 
     def processor_time(self) -> float:
         """Seconds of a processor that the virtual machine has used (proc(5))."""

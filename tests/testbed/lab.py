@@ -234,10 +234,11 @@ def hosts_up(install: bool = True) -> Iterator[Lab]:
     prepare_run()
     fabric.build(tuple(host.name for host in lab.hosts))
     try:
-        with terminal.step("two hosts boot"):
-            if install:
-                product.stage()
+        with terminal.step("two hosts boot"), ThreadPoolExecutor() as lanes:
+            staged = lanes.submit(product.stage) if install else None
             lab.on_both(booted.resume)
+            if staged is not None:
+                staged.result()
         if install:
             with terminal.step("vfmigrate is installed from its packages"):
                 lab.on_both(product.install)

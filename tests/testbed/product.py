@@ -13,7 +13,7 @@ from tests.testbed.guest import POOL
 from tests.testbed.host import INSIDE_RUN, PF, Host
 from tests.testbed.namespace import RUN
 from tests.testbed.provision import BRIDGE, VFS
-from tests.testbed.root import HOST_PACKAGES, host_root
+from tests.testbed.root import host_root
 from tests.testbed.run import run
 
 CONFIG_PATH = "/etc/vfmigrate/vfmigrate.conf"
@@ -38,8 +38,6 @@ RPM_TIMEOUT_S = 180
 def stage() -> None:
     """Build the packages from this clone where both hosts find them."""
     packages.built(BUILT)
-    status = (host_root() / "var/lib/dpkg/status").read_text()
-    packages.stand_in(packages.versions(status), HOST_PACKAGES, BUILT / "host")
     compile_library()
 
 
@@ -82,8 +80,6 @@ def rpm(host: Host, *words: str) -> str:
 
 def install(host: Host, *options: str) -> None:
     """Install the packages, with more options for rpm, configure the pool and have the daemon read that."""
-    if host.result("rpm -q debian-packages").status != 0:
-        rpm(host, "-U", str(REPOSITORY / "host/noarch/debian-packages-1-1.noarch.rpm"))
     rpm(host, "-U", *options, *files())
     host.run(f"tar --extract --file {REPOSITORY}/bytecode.tar --directory {LIBRARY}")
     host.write(CONFIG_PATH, CONFIG)

@@ -3,8 +3,8 @@
  * The guest's only program.
  *
  * It gives the NICs that the kernel command line names by MAC (net=MAC=ADDRESS/LENGTH,...) their IPv4 addresses, and
- * writes a tick a second to the console, so that its life can be watched from outside. It never sends a frame by
- * itself. It is one process that starts no other: a fork costs a tenth of a second under two layers of emulation.
+ * writes a tick a second to the console, so that its life can be watched from outside, and after it what it sees of its
+ * NICs: looking takes it seconds where it has just arrived. It never sends a frame by itself. It is one process that starts no other: a fork costs a tenth of a second under two layers of emulation.
  * Only a guest that is to be busy (churn=MIB) has a second one, which writes so much memory over and over.
  *
  * A bond (bond=PRIMARY,OTHER,ADDRESS/LENGTH, the ports by MAC) is made of two NICs, active-backup, each keeping its MAC.
@@ -189,8 +189,8 @@ static void churn(void)
 	_exit(1);
 }
 
-/* Look at every NIC: configure it, and append its state to the tick. */
-static void look_at_nics(int control, char *tick, size_t size)
+/* Look at every NIC: configure it, and append its state to the line. */
+static void look_at_nics(int control, char *line, size_t size)
 {
 	DIR *folder = opendir(NICS);
 	struct dirent *entry;
@@ -198,7 +198,7 @@ static void look_at_nics(int control, char *tick, size_t size)
 	while (folder && (entry = readdir(folder))) {
 		const char *nic = entry->d_name;
 		char mac[32], state[32];
-		size_t used = strlen(tick);
+		size_t used = strlen(line);
 
 		if (nic[0] == '.' || !strcmp(nic, "lo") || !has_attribute(nic, "address"))
 			continue;
@@ -206,7 +206,7 @@ static void look_at_nics(int control, char *tick, size_t size)
 		if (!joined(nic, mac))
 			configure(control, nic, mac);
 		read_attribute(nic, "operstate", state, sizeof(state));
-		snprintf(tick + used, size - used, " %s=%s=%s", nic, mac, state);
+		snprintf(line + used, size - used, " %s=%s=%s", nic, mac, state);
 	}
 	if (folder)
 		closedir(folder);
@@ -237,18 +237,20 @@ int main(void)
 		make_bond(control);
 	churn();
 	for (number = 0; ; number++) {
-		char tick[1024], active[32] = "";
+		char line[1024], active[32] = "";
 		struct timespec up;
 
+		/* one write a line, so that nobody sees half of one */
 		clock_gettime(CLOCK_BOOTTIME, &up);
-		snprintf(tick, sizeof(tick), "TICK %d uptime=%ld.%02ld", number, (long)up.tv_sec, up.tv_nsec / 10000000);
-		look_at_nics(control, tick, sizeof(tick));
+		printf("TICK %d uptime=%ld.%02ld\n", number, (long)up.tv_sec, up.tv_nsec / 10000000);
+		fflush(stdout);
+		snprintf(line, sizeof(line), "NICS %d", number);
+		look_at_nics(control, line, sizeof(line));
 		if (bond.length)
 			read_attribute(BOND, "bonding/active_slave", active, sizeof(active));
 		if (active[0])
-			snprintf(tick + strlen(tick), sizeof(tick) - strlen(tick), " active=%s", active);
-		/* one write a line, so that nobody sees half of one */
-		puts(tick);
+			snprintf(line + strlen(line), sizeof(line) - strlen(line), " active=%s", active);
+		puts(line);
 		fflush(stdout);
 		sleep(1);
 	}

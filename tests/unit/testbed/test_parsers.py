@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.testbed import apt, fabric, kernel, lab, migrate
-from tests.testbed.guest import Guest, Nic, last_tick
+from tests.testbed.guest import Guest, Nic, last_nics, last_tick
 from tests.testbed.scenarios import replug_bond
 
 GUEST = Guest("g", 3, (Nic("52:54:00:00:00:02", 42, 20, "0000:01:10.2"), Nic("52:54:00:00:00:03", 43, 20)))
@@ -107,7 +107,13 @@ def test_a_guest_without_vfs_has_no_metadata() -> None:
 
 def test_ticks_count_whole_lines_only() -> None:
     assert last_tick("GUEST-UP\r\n") == 0
-    assert last_tick("TICK 0 uptime=1.0 eth0\r\nTICK 1 uptime=2.0 eth0\r\nTICK 2 upti") == 2
+    assert last_tick("TICK 0 uptime=1.0\r\nNICS 0 eth0\r\nTICK 1 uptime=2.0\r\nTICK 2 upti") == 2
+
+
+def test_what_a_guest_sees_of_its_nics_is_told_in_whole_lines() -> None:
+    assert last_nics("GUEST-UP\r\n") == ""
+    told = "TICK 0 uptime=1.0\r\nNICS 0 eth0=m=up\r\nTICK 1 uptime=2.0\r\nNICS 1 eth0=m"
+    assert last_nics(told) == "0 eth0=m=up"
 
 
 def test_a_kernel_configuration_that_lost_an_option_is_refused() -> None:
