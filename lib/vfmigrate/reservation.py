@@ -62,7 +62,10 @@ class Reservations:
     def _arrive(self, domain: Domain, xml: str, placements: list[Placement]) -> Optional[str]:
         if not placements:
             return None
-        choice.check_guest(domain, (placement.interface for placement in placements))
+        interfaces = [placement.interface for placement in placements]
+        choice.check_guest(domain, interfaces)
+        # what rewrites XML is stricter than what reads it: it refuses before anything is taken
+        readdress(xml, {each.position: each.address for each in interfaces if each.address is not None})
         pools = {placement.pool.name: placement.pool for placement in placements}.values()
         self._selection.check_bridges(pools)
         for placement in placements:
