@@ -17,6 +17,8 @@ TARGETS = ("xml", "metadata", "socket", "config", "claim")
 # More than this would be another kind of search.
 _RUNS = 100_000_000
 _GRACE_S = 60
+# So much of an exception's text is told; all of it is in the log.
+_WHY = 300
 
 
 def python() -> Path:
@@ -52,8 +54,9 @@ def fuzz(interpreter: Path, name: str, seconds: int, folder: Path) -> Tally:
     covered = re.findall(r" cov: (\d+)", done.stderr)
     tally.measured["branches_covered"] = int(covered[-1]) if covered else 0
     if done.returncode != 0:
-        told = re.search(r"Uncaught Python exception: ===\n(.*)|ERROR: libFuzzer: (.*)", done.stderr)
-        why = (told.group(1) or told.group(2)) if told else f"it ended with status {done.returncode}"
+        told = re.search(r"Uncaught Python exception: ===\n(.*)", done.stdout)
+        told = told or re.search(r"ERROR: libFuzzer: (.*)", done.stderr)
+        why = told.group(1)[:_WHY] if told else f"it ended with status {done.returncode}"
         tally.fail(f"{why}; see {folder}")
     elif tally.tried == 0:
         tally.fail(f"nothing was tried; see {folder}/log")

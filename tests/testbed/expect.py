@@ -29,8 +29,9 @@ def migrated(migration: Migration, guest: Guest) -> None:
 
 def moved(lab: Lab, guest: Guest, source: Host, destination: Host) -> None:
     """Expect the guest on the destination, alive, and not on the source."""
-    that(lab.running(guest, destination), f"{guest.name} does not run on {destination.hostname}")
-    that(not lab.running(guest, source), f"{guest.name} still runs on {source.hostname}")
+    where = lab.where(guest)
+    that(destination in where, f"{guest.name} does not run on {destination.hostname}")
+    that(source not in where, f"{guest.name} still runs on {source.hostname}")
     lab.await_life(guest)
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 from xml.etree import ElementTree
 
 from tests.patience import PATIENCE
@@ -40,6 +40,8 @@ LOGS = {
     "counters": "ip -s link; grep vfio /proc/interrupts; sleep 3; ip -s link; grep vfio /proc/interrupts",
     "ovs": "ovs-vsctl show; ovs-appctl fdb/show br-data; tail -n 100 /var/log/openvswitch/*.log",
 }
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,10 @@ class Lab:
         """Both hosts."""
         return (self.a, self.b)
 
-    def on_both(self, action: Callable[[Host], object]) -> None:
-        """Do the same on both hosts at the same time."""
+    def on_both(self, action: Callable[[Host], Told]) -> list[Told]:
+        """Do the same on both hosts at the same time; returns what it returned, of A and of B."""
         with ThreadPoolExecutor() as lanes:
-            for job in [lanes.submit(action, host) for host in self.hosts]:
-                job.result()
+            return list(lanes.map(action, self.hosts))
 
     def versions(self) -> dict[str, str]:
         """The versions that the results hold for."""
@@ -91,7 +92,7 @@ class Lab:
 
     def look(self) -> dict[str, facts.Facts]:
         """The facts of both hosts."""
-        return {host.name: facts.look(host) for host in self.hosts}
+        return dict(zip((host.name for host in self.hosts), self.on_both(facts.look)))
 
     def create_guest(self, host: Host, guest: Guest, paused: bool = False) -> None:
         """Create a guest on a host, and do not wait for its userland."""
@@ -161,6 +162,11 @@ class Lab:
         """Whether the guest runs (or is paused) on a host."""
         return guest.name in host.run("virsh list --name").split()
 
+    def where(self, guest: Guest) -> set[Host]:
+        """The hosts on which the guest runs (or is paused)."""
+        runs = self.on_both(lambda host: self.running(guest, host))
+        return {host for host, running in zip(self.hosts, runs) if running}
+
     def claimed(self, host: Host) -> bool:
         """Whether there is a claim on a host, at the latest once its daemon had time to adopt what runs."""
         deadline = time.monotonic() + SETTLE_S
@@ -172,9 +178,8 @@ class Lab:
 
     def destroy(self, guest: Guest) -> None:
         """End a guest wherever it is."""
-        for host in self.hosts:
-            if self.running(guest, host):
-                host.run(f"virsh destroy {guest.name}")
+        for host in self.where(guest):
+            host.run(f"virsh destroy {guest.name}")
 
     def settle(self, before: dict[str, facts.Facts]) -> dict[str, facts.LeftBehind]:
         """What differs from `before` on each host, once it does not change for the better any more.

@@ -102,9 +102,12 @@ def remove(host: Host, names: Sequence[str] = packages.FOR_A_HOST) -> None:
 
 
 def set_announce(host: Host, on: bool) -> None:
-    """Switch the announce on or off on a host; the daemon reads its configuration when it starts."""
+    """Switch the announce on or off on a host; the daemon reads its configuration when it starts.
+
+    Does not wait for that: systemd keeps the socket, and whoever asks until then waits.
+    """
     host.write(CONFIG_PATH, CONFIG if on else CONFIG + "announce = no\n")
-    host.run("systemctl restart vfmigrated.service")
+    host.run("systemctl --no-block restart vfmigrated.service")
 
 
 def version(host: Host) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.testbed.host import Host
@@ -39,11 +40,14 @@ def clock_offset(host: Host) -> float:
 
 def collect(hosts: Sequence[Host], since: float) -> list[Event]:
     """The events of both hosts since a moment of this machine's clock, in order."""
-    events = []
-    for host in hosts:
+
+    def of(host: Host) -> list[Event]:
         offset = clock_offset(host)
         command = f"journalctl --no-pager -o json -t {IDENTIFIER} --since @{since + offset:.3f}"
-        events += parse(host.run(command), host.name, since + offset)
+        return parse(host.run(command), host.name, since + offset)
+
+    with ThreadPoolExecutor() as lanes:
+        events = [event for of_host in lanes.map(of, hosts) for event in of_host]
     return sorted(events, key=lambda event: event.ms)
 
 
