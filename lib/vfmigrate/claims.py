@@ -127,7 +127,7 @@ def decode(text: str) -> Claim:
         return Claim(
             vf=vf, trunks=trunks, origin=PciAddress.parse(origin) if origin is not None else None, **raw
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"the claim is unreadable: {type(error).__name__} {str(error)[:100]!a}") from None
 
 

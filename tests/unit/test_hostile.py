@@ -178,6 +178,10 @@ def test_what_is_wrong_with_a_claim_is_not_told_whole(name: str) -> None:
     hostile.claim(json.dumps({**raw, name + "x" * 100_000: "x"}).encode())
 
 
+def test_a_claim_nested_deeply_is_unreadable() -> None:
+    hostile.claim(hostile.CLAIM.replace("[42, 43]", "[" * 50_000 + "]" * 50_000).encode())
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
 def test_a_claims_directory_of_another_user_is_refused() -> None:
     with tempfile.TemporaryDirectory() as place:
