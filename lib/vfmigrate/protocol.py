@@ -188,21 +188,30 @@ def ask(
             connection.connect(str(path))
             connection.sendall(encode_request(name, arguments))
             with connection.makefile("rb") as stream:
-                answer = json.loads(stream.readline() or b"null")
-    except (OSError, ValueError) as error:
+                answer = decode_answer(stream.readline())
+    except OSError as error:
         raise Unreachable(
             f"vfmigrated does not answer at {path}: {error}", "run: systemctl start vfmigrated"
         ) from None
     return result_of(answer, str(path))
 
 
-def result_of(answer: object, where: str) -> Mapping[str, Any]:
+def decode_answer(line: bytes) -> dict[str, Any]:
+    """Read an answer's line for `result_of`; empty when it is no answer."""
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def result_of(answer: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The result in an answer that was read from `where`.
 
     Raises the failure that the answer tells of, or Unreachable when it is none of a vfmigrated's.
     """
-    if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
+    if isinstance(answer.get("result"), dict):
         return dict(answer["result"])
-    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+    if isinstance(answer.get("error"), dict):
         raise failure(answer["error"])
     raise Unreachable(f"what answers at {where} is not vfmigrated")

@@ -13,11 +13,10 @@ requests that bear that belong in `REMOTE`.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from vfmigrate import letter, protocol
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
@@ -64,7 +63,7 @@ class Remote:
                     f"run on {self._name}: systemctl start vfmigrated",
                 )
 
-    def _correspond(self, network: str, element: str, end: float) -> object:
+    def _correspond(self, network: str, element: str, end: float) -> Optional[dict[str, Any]]:
         """One question and its answer; None when the question was swept away, or it is too late."""
         name = str(uuid.uuid4())
         ask, answer = letter.ASK + name, letter.ANSWER + name
@@ -81,7 +80,7 @@ class Remote:
                 with contextlib.suppress(VfmigrateError):
                     self._mailbox.erase(network, uri)
 
-    def _wait(self, network: str, ask: str, answer: str, end: float) -> object:
+    def _wait(self, network: str, ask: str, answer: str, end: float) -> Optional[dict[str, Any]]:
         pause, looks = _SHORTEST_WAIT, 0
         while time.monotonic() < end:
             self._sleep(pause)
@@ -90,7 +89,7 @@ class Remote:
             gone = looks % _LOOKS_PER_CHECK == 0 and self._mailbox.read(network, ask) is None
             element = self._mailbox.read(network, answer)
             if element is not None:
-                return json.loads(letter.unwrap(element, letter.MAX_ANSWER_BYTES))
+                return protocol.decode_answer(letter.unwrap(element, letter.MAX_ANSWER_BYTES))
             if gone:
                 return None
         return None

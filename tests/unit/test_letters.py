@@ -168,6 +168,19 @@ def test_a_question_that_gets_lost_is_asked_again(office: Office, how: str) -> N
     assert len(office.asked) == 1
 
 
+@pytest.mark.parametrize("said", ["nonsense", "[" * 60_000, "null", "[]", '{"result": 1}'])
+def test_an_answer_that_is_none(office: Office, said: str) -> None:
+    def spoil(network: str, uri: str) -> None:
+        identity = letter.ask_id(uri)
+        if identity is not None and office.box.read(network, uri) is not None:
+            office.box.on_change = lambda *_: None
+            office.box.write(network, letter.ANSWER + identity, f"<letter>{said}</letter>")
+
+    office.box.on_change = spoil
+    with pytest.raises(Unreachable, match="what answers at host-b is not vfmigrated"):
+        office.remote().ask("facts", {}, timeout=5)
+
+
 def test_libvirt_refuses(office: Office) -> None:
     office.box.read_only = True
     with pytest.raises(HostError, match="read only"):
