@@ -45,12 +45,14 @@ log_outputs = "1:file:/var/log/libvirtd.log"
 log_filters = "2:util.hook 1:util.command 2:util.pci 2:util.hostdev 2:qemu 3:*"
 """
 
+# Without the filter libvirt asks each QEMU that it starts for some 480 properties of its CPU, one by one.
 QEMU_CONF = """\
 security_driver = "none"
 user = "root"
 group = "root"
 namespaces = [ ]
 stdio_handler = "file"
+capability_filters = [ "cpu-unavailable-features" ]
 migration_address = "0.0.0.0"
 migration_host = "{address}"
 """

@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,8 +273,9 @@ class Pair:
 
     def reset(self) -> None:
         """Make both hosts as good as new."""
-        for node in (self.a, self.b):
-            node.reset()
+        with ThreadPoolExecutor() as lanes:
+            for job in [lanes.submit(node.reset) for node in (self.a, self.b)]:
+                job.result()
 
     def logs(self) -> dict[str, str]:
         """The logs of both hosts by title."""
