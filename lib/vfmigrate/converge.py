@@ -19,7 +19,7 @@ from typing import Callable, Optional
 
 from vfmigrate import binding
 from vfmigrate.bindings import Bindings
-from vfmigrate.claims import PLUGGED, Claim, ClaimStore
+from vfmigrate.claims import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.config import Config, Pool
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host import Host, VfState
@@ -46,6 +46,8 @@ class Wanted:
     migratable: bool
     #: the VFIO driver that we bind, as libvirt will not
     bind: Optional[str] = None
+    #: no VFIO driver is wanted: libvirt left it on a VF that it had bound
+    unbind: bool = False
     #: the host's own driver is welcome, and bound where there is none
     host_driver: bool = False
     port: Optional[WantedPort] = None
@@ -105,11 +107,9 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
             )
         return []
     if want.host_driver:
-        return _host_driver_steps(state)
-    steps = []
-    unbind = state.driver is not None and (set_flag or not state.vfio)
-    if unbind:
-        steps.append(Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf)))
+        return _host_driver_steps(state, want)
+    unbind = state.driver is not None and (set_flag or want.unbind or not state.vfio)
+    steps = [_unbind_step(state)] if unbind else []
     if set_flag and state.port_index is not None:
         index = state.port_index
         steps.append(
@@ -124,15 +124,19 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
     return steps
 
 
-def _host_driver_steps(state: VfState) -> list[Step]:
-    if state.driver is not None:
+def _host_driver_steps(state: VfState, want: Wanted) -> list[Step]:
+    unbind = state.vfio and want.unbind
+    if state.driver is not None and not unbind:
         return []  # one that is bound to VFIO was detached by somebody, who is about to give it away
-    return [
-        Step(
-            f"bind {state.vf} to the host's driver",
-            lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
-        )
-    ]
+    bind = Step(
+        f"bind {state.vf} to the host's driver",
+        lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
+    )
+    return [_unbind_step(state), bind] if unbind else [bind]
+
+
+def _unbind_step(state: VfState) -> Step:
+    return Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
 
 
 def _function_steps(state: VfState, want: Wanted) -> list[Step]:
@@ -204,6 +208,13 @@ def steps(state: VfState, want: Wanted) -> list[Step]:
     return _driver_steps(state, want) + _function_steps(state, want) + _port_steps(state, want)
 
 
+def _taken_back(want: Wanted, state: VfState, claim: Claim, gone: bool) -> Wanted:
+    """What a free VF should be, also as for what is left on it of its last claim."""
+    left = gone and claim.managed and claim.state != RESERVED and state.vfio
+    reset_mac = claim.set_mac or (left and state.hw_addr == claim.mac)
+    return replace(want, unbind=left, mac=NO_MAC if reset_mac else want.mac)
+
+
 class Converger:
     """Converges VFs against the claims; one at a time for each VF."""
 
@@ -224,10 +235,12 @@ class Converger:
         #: what is seen by the way of VFs that were bound too early
         self.bindings = Bindings()
 
-    def converge(self, vf: PciAddress, *, reset_mac: bool = False) -> list[str]:
+    def converge(self, vf: PciAddress, *, after: Optional[Claim] = None, gone: bool = False) -> list[str]:
         """Make the host match the claim on `vf`; returns the changes made, in words.
 
-        `reset_mac` takes back a MAC that we had given to a VF which is free now.
+        `after` is the claim on a VF that is free now: a MAC that we gave it is taken back. `gone`: its guest is gone
+        and libvirt is through with the VF, so what libvirt left there is taken back as well. A libvirtd that is killed
+        forgets a guest that it is just starting or stopping.
         Raises HostError or Unreachable with the first change that failed; the changes before it stay.
         """
         with self._locks[vf]:
@@ -240,9 +253,9 @@ class Converger:
             if claim is None and self._is_hosts_own(state):
                 return []
             want = self._wanted(claim, pool)
-            if claim is None and reset_mac:
-                want = replace(want, mac=NO_MAC)
-            if want.bind is not None and state.vfio and state.driver != want.bind:
+            if claim is None and after is not None:
+                want = _taken_back(want, state, after, gone)
+            if state.vfio and (want.unbind or want.bind not in (None, state.driver)):
                 # A driver cannot be taken from a QEMU: the kernel would wait until that ends.
                 state = replace(state, in_use=self._host.sysfs.in_use(vf))
             todo = steps(state, want)

@@ -196,10 +196,11 @@ class Keeper:
         return changes
 
     def _drop_unplugged(self, claim: Claim, changes: list[str]) -> None:
-        if self._store.drop(claim):
+        done = self._cleanup.drop(claim)
+        if done is not None:
             changes.append(f"guest '{claim.domain_name}' gave {claim.vf} back")
             self.on_unplugged(claim)
-            changes += self._cleanup.converge(claim, reset_mac=claim.set_mac)
+            changes += done
 
     def settle(self, uuid: str) -> None:
         """Leave on a domain that runs here what it needs for its next migration and its next boot."""
@@ -289,9 +290,10 @@ class Keeper:
         domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items()}
         for claim in self._store.all():
             reason = self._reason_to_drop(claim, before, running)
-            if reason and self._store.drop(claim):
+            done = self._cleanup.drop(claim, gone=True) if reason else None
+            if done is not None:
                 changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
-                changes += self._cleanup.converge(claim, reset_mac=claim.set_mac)
+                changes += done
         for each in domains.values():
             if each is not None:
                 changes += self._follow_all(each, before)

@@ -190,7 +190,7 @@ class HookOperations:
     def _release(self, domain: Domain, _xml: str) -> Optional[str]:
         self.adoption.gone(domain.uuid)
         for claim in self._store.of_domain(domain.uuid):
-            self._cleanup.drop(claim)
+            self._cleanup.drop(claim, gone=True)
         self.moves.settled(domain.uuid)
         return None
 

@@ -196,7 +196,7 @@ class Promises:
                 self._cleanup.drop(claim)
             raise
         if before is not None and before.vf != claim.vf:
-            self._cleanup.converge(before, reset_mac=before.set_mac)
+            self._cleanup.converge_after(before)
         self._tell("promised", claim)
         return claim
 
@@ -310,7 +310,7 @@ class Promises:
         for claim in self._store.of_domain(domain):
             if mac not in (None, claim.mac) or self._host.sysfs.in_use(claim.vf):
                 continue
-            if self._cleanup.drop(claim):
+            if self._cleanup.drop(claim) is not None:
                 if mac is not None and claim.expires is None and self._departures is not None:
                     self._departures.unplugged(claim)
                 self._tell("given-back", claim)

@@ -25,6 +25,8 @@ from vfmigrate.variants import GENERIC_DRIVER, VfioVariants
 _MSIX_CAPABILITY = 0x11
 _STATUS_HAS_CAPABILITIES = 0x10
 _COMMAND_BUS_MASTER = 0x4
+# what driver_override reads as when it is not set (driver_override_show() in the kernel's pci-sysfs.c)
+_NO_OVERRIDE = "(null)"
 
 
 class Sysfs:
@@ -136,13 +138,18 @@ class Sysfs:
         return _link_name(self._path(device) / "driver")
 
     def unbind(self, device: PciAddress) -> None:
-        """Take a device from its driver; nothing when it has none.
+        """Take a device from its driver, with the override by which it was bound; nothing when it has none.
 
         A VF held by a guest makes the kernel ask the guest to give it up and wait for that, perhaps for ever: look
         at `in_use()` first.
         """
         with self._binding:
+            if self.driver(device) is None:
+                return
             self._unbind(device)
+            override = self._path(device) / "driver_override"
+            if self._read(override) != _NO_OVERRIDE:
+                self._write(override, "\n")
 
     def bind(self, device: PciAddress, driver: str) -> None:
         """Bind a device to a driver, whatever it is bound to now; as for `unbind()`, look at `in_use()` first.

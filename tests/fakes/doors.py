@@ -120,6 +120,7 @@ class CardSysfs:
         if driver is not None:
             with _kernel(f"unbind {device}"):
                 self.card.unbind(driver, str(device))
+                self.card.driver_override(str(device), "\n")
 
     def bind(self, device: PciAddress, driver: str) -> None:
         self.unbind(device)

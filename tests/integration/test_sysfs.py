@@ -93,6 +93,17 @@ def test_bind_and_unbind(sysfs: Sysfs, root: Path, autoprobe: bool) -> None:
     assert sysfs.driver(vf) is None
 
 
+def test_unbound_from_what_another_bound_it_to_it_is_free_for_every_driver(sysfs: Sysfs, root: Path) -> None:
+    sysfs.set_autoprobe(PF, False)
+    sysfs.set_numvfs(PF, 1)
+    vf = sysfs.vfs(PF)[0]
+    (root / "bus/pci/devices" / str(vf) / "driver_override").write_text("mlx5_vfio_pci")  # as libvirt does
+    (root / "bus/pci/drivers_probe").write_text(str(vf))
+    assert sysfs.driver(vf) == "mlx5_vfio_pci"
+    sysfs.unbind(vf)
+    assert (sysfs.driver(vf), override(root, vf)) == (None, "(null)")
+
+
 def test_bind_to_a_driver_that_is_not_loaded_leaves_the_device_alone(sysfs: Sysfs) -> None:
     sysfs.set_numvfs(PF, 1)
     vf = sysfs.vfs(PF)[0]

@@ -97,8 +97,57 @@ def test_a_plain_hostdev_gets_its_mac_and_loses_it_again(rig: Rig) -> None:
     rig.converger.converge(rig.vf)
     assert rig.memory.host.observe(rig.vf).hw_addr == "52:54:00:00:00:02"
     rig.store.drop(claim)
-    rig.converger.converge(rig.vf, reset_mac=True)
+    rig.converger.converge(rig.vf, after=claim)
     assert rig.memory.host.observe(rig.vf).hw_addr == "00:00:00:00:00:00"
+
+
+def left_by_libvirt(rig: Rig, **changes: object) -> Claim:
+    """A claim that was dropped, of a VF that libvirt has bound and given a MAC."""
+    claim = rig.claim(**{"state": claims.PREPARED, "mac": "52:54:00:00:00:02", **changes})
+    rig.converger.converge(rig.vf)
+    rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
+    port = rig.memory.host.observe(rig.vf)
+    assert port.port_index is not None
+    rig.memory.devlink.set_port_function(PF, port.port_index, hw_addr="52:54:00:00:00:02")
+    rig.store.drop(claim)
+    return claim
+
+
+def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: Rig) -> None:
+    claim = left_by_libvirt(rig)
+    assert rig.converger.converge(rig.vf, after=claim, gone=True) == [
+        f"unbind {rig.vf} from mlx5_vfio_pci",
+        f"set hw_addr of {rig.vf} to 00:00:00:00:00:00",
+    ]
+    assert rig.converger.converge(rig.vf, after=claim, gone=True) == []
+
+
+def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(tmp_path: Path) -> None:
+    memory, store = MemoryHost(), ClaimStore(tmp_path / "claims")
+    rig = Rig(memory, store, Converger(memory.host, Config({"data": replace(POOL, free_vfs="host")}), store))
+    claim = left_by_libvirt(rig, mac=None)
+    rig.converger.converge(rig.vf, after=claim, gone=True)
+    assert memory.sysfs.driver(rig.vf) == memory.sysfs.driver(memory.pf)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone", "held"),
+    [
+        ({}, False, False),  # libvirt may be at it
+        ({}, True, True),  # a process has it
+        ({"managed": False}, True, False),  # libvirt leaves such a VF bound
+        ({"state": claims.RESERVED}, True, False),  # libvirt never had it
+    ],
+)
+def test_what_is_not_libvirts_leaving_stays(
+    rig: Rig, changes: dict[str, object], gone: bool, held: bool
+) -> None:
+    claim = left_by_libvirt(rig, **changes)
+    if held:
+        rig.memory.sysfs.open_groups.add(str(rig.vf))
+    rig.converger.converge(rig.vf, after=claim, gone=gone)
+    assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
 
 
 def test_a_dropped_claim_takes_its_port_with_it(rig: Rig) -> None:
