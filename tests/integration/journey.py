@@ -69,12 +69,12 @@ class Journey:
     def learn(self) -> None:
         """Travel there and back with nothing in the way, and remember how both hosts look meanwhile."""
         self.travel()
-        wait_for("the source to be empty", lambda: told(self.pair.a.state()) == self.empty[0])
+        self.pair.a.become(self.empty[0], told)
         self.away = self.states()
         back = self.pair.b.migrate(NAME, self.pair.a)
         assert back.status == 0, back.error
         self.pair.a.wait_until_settled()
-        wait_for("both hosts to be as before", lambda: self.states() == self.home)
+        self._become(self.home)
 
     def begin_slowly(self) -> Migration:
         """Begin a migration at the least speed; returns while the memory is being copied."""
@@ -93,7 +93,7 @@ class Journey:
             "the guest to run at home only", lambda: self._guests() == self._guests_of(self.home), PATIENCE_S
         )
         self._settle()
-        wait_for("both hosts to be as before", lambda: self.states() == self.home)
+        self._become(self.home)
 
     def is_away(self) -> bool:
         """Wait until the guest runs on one host only; whether that is the second one."""
@@ -106,8 +106,12 @@ class Journey:
         away = self.is_away()
         self._settle()
         expected = self.away if away else self.home
-        wait_for("both hosts to be as they should", lambda: self.states() == expected)
+        self._become(expected)
         return away
+
+    def _become(self, states: tuple[State, State]) -> None:
+        for node, state in zip((self.pair.a, self.pair.b), states):
+            node.become(state, told)
 
     def _settle(self) -> None:
         """Let promises run out and the last moments be over, and reconcile each host once."""

@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from tests.fakes import preload
 from tests.fakes.card import SWITCHDEV
@@ -188,6 +188,20 @@ class Node:
             links_up={name: self._is_up(name) for name in links},
             claims={vf: (claim["domain"], claim["state"]) for vf, claim in self.product.claims().items()},
         )
+
+    def become(
+        self, state: State, look: Callable[[State], State] = lambda state: state, seconds: float = 10
+    ) -> None:
+        """Expect the host to come to look like this, by what `look` makes of its state, in so many seconds."""
+        wait_for(
+            f"{self.host.name} to be as expected",
+            lambda: replace(look(self.state()), links_up=state.links_up) == state,
+            seconds,
+        )
+        if look(self.state()) != state:
+            # As it lets go of a port, the userspace datapath gives it back the flags it had before, perhaps after us.
+            self.reconcile()
+            wait_for(f"the links of {self.host.name}", lambda: look(self.state()) == state)
 
     def _is_up(self, netdev: str) -> bool:
         flags = json.loads(self.host.run("ip", "-json", "link", "show", "dev", netdev).stdout)[0]["flags"]

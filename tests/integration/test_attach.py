@@ -178,7 +178,7 @@ def test_everything_is_taken_back_when_the_port_cannot_be_plugged(running: Node)
     assert f"is not plugged into {BRIDGE}" in error
     assert definition(running) == before
     assert running.host.virsh("dumpxml", GUEST) == xml
-    wait_for("the host to be as before", lambda: running.state() == state)
+    running.become(state)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import wait_for
-from tests.integration.pair import Node, Pair, State, start_products
+from tests.integration.pair import Node, Pair, start_products
 from tests.integration.test_migration import FORMS, MAC, OTHER_MAC, vf_index, vfs_of
 from tests.testbed.run import CommandError
 from vfmigrate import domain, metadata
@@ -30,15 +29,6 @@ def marks(node: Node, *flags: str) -> dict[str, metadata.Mark]:
 def tags(node: Node) -> dict[str, int]:
     """The VLAN of each port in the bridge, by the MAC that it serves."""
     return {port.ids["attached-mac"]: port.tag or 0 for port in node.switch_ports().values()}
-
-
-def stays(node: Node, before: State) -> None:
-    """Expect a host to become as it was."""
-    with suppress(TimeoutError):  # the difference tells more
-        wait_for(f"{node.host.name} to be as before", lambda: node.state() == before)
-    # as it lets go of a port, the userspace datapath gives it back the flags it had before, which may be after us
-    node.reconcile()
-    assert node.state() == before
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -117,7 +107,7 @@ def test_a_vf_is_plugged_in_migrated_and_unplugged(ready: Pair, form: str) -> No
     here = replace(device, address=vfs_of(b.host.virsh("dumpxml", "g"))[0])
     b.host.virsh("detach-device", "g", "/dev/stdin", "--live", stdin=here.device())
     wait_for("the guest to let go", lambda: not vfs_of(b.host.virsh("dumpxml", "g")))
-    stays(b, replace(empty[1], guests={"g": "running"}))
+    b.become(replace(empty[1], guests={"g": "running"}))
     wait_for("the facts of the VF to be gone", lambda: marks(b)[MAC].psid is None)
     assert marks(b)[MAC].vlan == 43
 
@@ -136,7 +126,7 @@ def test_a_vf_that_was_unplugged_unnoticed_is_free_after_a_reconcile(pair: Pair)
     wait_for("the guest to let go", lambda: not vfs_of(a.host.virsh("dumpxml", "g")))
     a.product.age_claims(60)
     a.product.start()
-    stays(a, replace(before, guests={"g": "running"}))
+    a.become(replace(before, guests={"g": "running"}))
 
 
 def test_a_hot_plugged_vf_that_is_promised_to_another_guest_is_left_to_that(ready: Pair) -> None:
@@ -173,7 +163,7 @@ def test_saved_and_restored(ready: Pair, form: str) -> None:
     assert vfs_of(a.host.virsh("dumpxml", "g")) == [a.vf(1)]
     assert tags(a) == {MAC: 42}
     a.host.virsh("destroy", "g")
-    stays(a, before)
+    a.become(before)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -223,7 +213,7 @@ def test_a_persistent_guest_boots_where_it_went(ready: Pair, form: str) -> None:
     (vf,) = vfs_of(b.host.virsh("dumpxml", "g"))
     wait_for("the definition to name it", lambda: vfs_of(b.host.virsh("dumpxml", "--inactive", "g")) == [vf])
     b.host.virsh("destroy", "g")
-    stays(b, replace(before, guests={"g": "shut off"}))
+    b.become(replace(before, guests={"g": "shut off"}))
     b.host.virsh("start", "g")
     assert tags(b) == {MAC: 42}
     assert b.port(vf_index(b, vf)).hw_addr == MAC
@@ -237,7 +227,7 @@ def test_an_offline_guest_boots_where_it_went(pair: Pair, form: str) -> None:
     a.define_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
     outcome = a.migrate("g", b, "--offline", "--persistent")
     assert outcome.status == 0, outcome.error
-    stays(b, replace(before, guests={"g": "shut off"}))
+    b.become(replace(before, guests={"g": "shut off"}))
     b.host.virsh("start", "g")
     assert tags(b) == {MAC: 42}
 

@@ -51,7 +51,7 @@ def test_a_reboot_with_claims_outstanding(hasty: Pair) -> None:
     a.start_libvirtd()
     a.product.start()
     a.wait_until_ready()
-    wait_for("the host to be as before the guest", lambda: a.state() == before)
+    a.become(before)
 
 
 def test_damaged_claims_are_told_and_made_anew(ready: Pair) -> None:
@@ -160,7 +160,7 @@ def test_a_guests_vf_vanishes_behind_our_back(hasty: Pair) -> None:
     wait_for("the guest to be gone", lambda: a.host.domains() == {})
     a.provision()
     a.reconcile()
-    wait_for("the host to be as before", lambda: a.state() == before)
+    a.become(before)
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
 
 
@@ -179,7 +179,7 @@ def test_a_representor_is_renamed_under_a_guest(hasty: Pair) -> None:
     finally:
         a.host.run("ip", "link", "set", "renamed", "down")
         a.host.run("ip", "link", "set", "renamed", "name", old)
-    wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
+    a.become(journey.empty[0])
 
 
 def test_the_promised_vf_is_bound_by_hand(hasty: Pair) -> None:
@@ -197,7 +197,7 @@ def test_the_promised_vf_is_bound_by_hand(hasty: Pair) -> None:
     assert outcome.status == 0, outcome.error
     function = b.card.function(b.vf(3))
     assert (function.driver, function.migratable_at_bind) == ("mlx5_vfio_pci", True)
-    wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
+    a.become(journey.empty[0])
 
 
 @pytest.mark.long

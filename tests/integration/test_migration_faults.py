@@ -70,11 +70,11 @@ def test_the_source_host_is_gone(hasty: Pair) -> None:
     a.host.stop(GUEST_PID, "KILL")
     wait_for("the destination to give up", lambda: b.host.domains() == {}, PATIENCE_S)
     b.reconcile()
-    wait_for("the destination to be as before", lambda: b.state() == journey.empty[1])
+    b.become(journey.empty[1])
     a.start_libvirtd()
     a.product.age_claims(60)
     a.product.start()
-    wait_for("the source to be empty", lambda: a.state() == journey.empty[0], PATIENCE_S)
+    a.become(journey.empty[0], seconds=PATIENCE_S)
 
 
 def kill_libvirtd(node: Node) -> None:

