@@ -29,6 +29,8 @@ from vfmigrate.pci import PciAddress
 
 # libvirt itself takes at most 10 MB through its RPC (VIR_NET_MESSAGE_STRING_MAX is 4 MB).
 MAX_XML_BYTES = 8 * 1024 * 1024
+# libvirt keeps what it knows of a domain in a file of that name (NAME_MAX).
+MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,13 @@ def _text(root: etree._Element, tag: str) -> str:
     return text
 
 
+def _name(root: etree._Element) -> str:
+    name = _text(root, "name")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InputError(f"the domain XML has a <name> of more than {MAX_NAME_BYTES} bytes")
+    return name
+
+
 def _uuid(root: etree._Element) -> str:
     text = _text(root, "uuid")
     try:
@@ -232,7 +241,7 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
             interfaces.append(VfInterface(**{**interface.__dict__, "mark": mark}))
     return Domain(
         uuid=_uuid(root),
-        name=_text(root, "name"),
+        name=_name(root),
         interfaces=tuple(interfaces),
         viommu=root.find("devices/iommu") is not None,
         standbys=tuple(

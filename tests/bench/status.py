@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The status of a host with 127 VFs that guests have, all of them, from a daemon that has told it before.
 
-The parts are put together as in the daemon: sysfs is a directory, devlink a fake in this process (which takes more
-time than a kernel), rtnetlink the kernel's, Open vSwitch's database a real one with all the ports. python-ovs is the
-distribution's, as on a hypervisor: it parses JSON in C, which the package index's build does in Python.
+The parts are put together as in the daemon: sysfs is a directory, devlink a fake in a process of its own (which takes
+more time than a kernel), rtnetlink the kernel's, Open vSwitch's database a real one with all the ports. python-ovs is
+the distribution's, as on a hypervisor: it parses JSON in C, which the package index's build does in Python.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -111,7 +114,6 @@ def status() -> Iterator[Status]:
             card.drivers_probe(vf)
         sysfs_tree.make(card, place / "sys")
         (place / "modules/modules.alias").write_text(hardware.modules_alias())
-        server = stack.enter_context(DevlinkServer(card))
         switch = stack.enter_context(OvsServer(place / "ovs", dummy=True))
         store = ClaimStore(place / "claims")
         stack.callback(store.close)
@@ -120,7 +122,7 @@ def status() -> Iterator[Status]:
         stack.callback(ovs.close)
         links = Links()
         stack.callback(links.close)
-        devlink = Devlink(sock=server.connect())
+        devlink = Devlink(sock=stack.enter_context(devlink_client(card, place / "devlink")))
         stack.callback(devlink.close)
         host = Host(Sysfs(place / "sys", modules=place / "modules"), devlink, links, ovs)
         pool = Pool("data", (PciAddress.parse(PF),), BRIDGE, vfs=VFS)
@@ -139,6 +141,29 @@ def status() -> Iterator[Status]:
             offload=offload,
         )
         yield Status(config, host, store, offload, provisioner.check, Moves(config, host, store))
+
+
+@contextmanager
+def devlink_client(card: Card, path: Path) -> Iterator[socket.socket]:
+    """A socket to a devlink that answers for the card as it is now."""
+    processes = multiprocessing.get_context("fork")
+    ready = processes.Event()
+
+    def serve() -> None:
+        with DevlinkServer(card, path):
+            ready.set()
+            signal.pause()
+
+    server = processes.Process(target=serve, daemon=True)
+    server.start()
+    try:
+        ready.wait()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.connect(os.fspath(path))
+            yield client
+    finally:
+        server.terminate()
+        server.join()
 
 
 def fill(store: ClaimStore, switch: OvsServer, card: Card) -> None:
