@@ -125,14 +125,14 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
 
 
 def _host_driver_steps(state: VfState, want: Wanted) -> list[Step]:
-    unbind = state.vfio and want.unbind
-    if state.driver is not None and not unbind:
+    if state.driver is not None and not (state.vfio and want.unbind):
         return []  # one that is bound to VFIO was detached by somebody, who is about to give it away
-    bind = Step(
-        f"bind {state.vf} to the host's driver",
-        lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
-    )
-    return [_unbind_step(state), bind] if unbind else [bind]
+    return [
+        Step(
+            f"bind {state.vf} to the host's driver",
+            lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
+        )
+    ]
 
 
 def _unbind_step(state: VfState) -> Step:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 from tests.fakes.doors import MemoryHost
 from tests.fakes.vdsm_hooks import VdsmHooks
+from tests.testbed import vdsm_package
 from vfmigrate import claims, protocol
 from vfmigrate.claims import ClaimStore
 from vfmigrate.config import Config, Pool
@@ -21,20 +22,8 @@ from vfmigrate.promises import Promises
 from vfmigrate.server import Server, listening_socket
 
 PLUGIN = Path(__file__).parents[3] / "vdsm_plugin"
-POINTS = (
-    "before_device_create",
-    "before_vm_start",
-    "before_nic_hotplug",
-    "after_nic_hotplug",
-    "after_nic_hotplug_fail",
-    "after_nic_hotunplug",
-    "before_vm_migrate_source",
-    "before_vm_migrate_destination",
-    "before_vm_destroy",
-    "after_vm_destroy",
-    "after_get_caps",
-    "after_get_stats",
-)
+#: those at which the plugin acts, and one at which it has nothing to do
+POINTS = (*vdsm_package.POINTS, "before_vm_destroy")
 POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42, vlans=frozenset({43}), max_migrating=2)
 VM = "00000000-0000-4000-8000-0000000000aa"
 MAC = "56:6f:1a:2b:00:02"
