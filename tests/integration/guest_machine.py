@@ -38,17 +38,17 @@ $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 for module in /modules/*; do $b insmod "$module"; done
-$b mkdir /lower /memory
+$b mkdir /lower /memory /sysroot
 $b mount -t 9p -o trans=virtio,version=9p2000.L,ro root /lower
 $b mount -t tmpfs memory /memory
 $b mkdir /memory/upper /memory/work
-$b mount -t overlay -o lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work root /root
-$b mount -t 9p -o trans=virtio,version=9p2000.L,ro given /root/mnt
-for place in proc dev; do $b mount --move /$place /root/$place; done
+$b mount -t overlay -o lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work root /sysroot
+$b mount -t 9p -o trans=virtio,version=9p2000.L,ro given /sysroot/mnt
+for place in proc dev; do $b mount --move /$place /sysroot/$place; done
 # Read-only, as in a container: NetworkManager then does not wait for udev.
-$b mount -t sysfs -o ro sys /root/sys
-$b mount -t tmpfs run /root/run
-exec $b switch_root /root /usr/bin/python3 -IS /mnt/guest_agent.py /dev/ttyS1
+$b mount -t sysfs -o ro sys /sysroot/sys
+$b mount -t tmpfs run /sysroot/run
+exec $b switch_root /sysroot /usr/bin/python3 -IS /mnt/guest_agent.py /dev/ttyS1
 """
 
 

@@ -46,8 +46,8 @@ class Site:
 
     def create(self, name: str, interface: str = "") -> str:
         """Start a guest; returns what virsh complains of."""
-        self.host.path(f"/root/{name}.xml").write_text(GUEST.format(name=name, interface=interface))
-        return self.host.run("virsh", "create", f"/root/{name}.xml", check=False).stderr
+        self.host.path(f"/run/{name}.xml").write_text(GUEST.format(name=name, interface=interface))
+        return self.host.run("virsh", "create", f"/run/{name}.xml", check=False).stderr
 
     def untouched(self) -> tuple[str, str]:
         """The process IDs of libvirtd and of the guest."""
