@@ -4,27 +4,30 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate import (
-    attach_verb,
-    check_verb,
-    evacuate_verb,
-    examples,
-    failover_verb,
-    listing,
-    migrate_verb,
-    ovirt_verb,
-    protocol,
-)
+from vfmigrate import examples, listing, protocol
 from vfmigrate.errors import Cancelled, VfmigrateError
 from vfmigrate.version import VERSION
 
 _PROVISION_SECONDS = 1800.0
+
+#: The verbs that need more than the daemon, and the module of each. What these import takes longer to load than
+#: the daemon takes to answer, so it is loaded only for the verb that is asked for.
+_MODULES = {
+    "attach": "attach_verb",
+    "detach": "attach_verb",
+    "check": "check_verb",
+    "migrate": "migrate_verb",
+    "evacuate": "evacuate_verb",
+    "failover": "failover_verb",
+    "ovirt": "ovirt_verb",
+}
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -64,8 +67,25 @@ def _reconcile(options: argparse.Namespace) -> int:
     return 0
 
 
-def arguments() -> argparse.ArgumentParser:
-    """The command line."""
+#: the verbs that only ask the daemon, with what does them and what they are for
+_QUESTIONS = {
+    "status": (_status, "show pools, VFs and who has them"),
+    "provision": (_provision, "make cards, switch and libvirt network ready as the pools say"),
+    "reconcile": (_reconcile, "compare host and claims now, and mend what differs"),
+}
+
+
+def _modules(words: Sequence[str]) -> Iterable[str]:
+    verb = words[0] if words else None
+    if verb in _QUESTIONS:
+        return ()
+    if verb in _MODULES:
+        return (_MODULES[verb],)
+    return dict.fromkeys(_MODULES.values())
+
+
+def arguments(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line; for words that begin with a verb, as much of it as they need."""
     parser = argparse.ArgumentParser(
         prog="vfmigrate",
         description="Live migration of guests with SR-IOV virtual functions: look at this host, and make it ready.",
@@ -75,22 +95,14 @@ def arguments() -> argparse.ArgumentParser:
         "--socket", type=Path, default=protocol.SOCKET, metavar="PATH", help=argparse.SUPPRESS
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, run, told in (
-        ("status", _status, "show pools, VFs and who has them"),
-        ("provision", _provision, "make cards, switch and libvirt network ready as the pools say"),
-        ("reconcile", _reconcile, "compare host and claims now, and mend what differs"),
-    ):
+    for name, (run, told) in _QUESTIONS.items():
         verb = verbs.add_parser(name, help=told, description=told)
         verb.add_argument("--json", action="store_true", help="for programs")
         verb.set_defaults(run=run)
         if run is _provision:
             _add_provision_arguments(verb)
-    attach_verb.add(verbs)
-    check_verb.add(verbs)
-    migrate_verb.add(verbs)
-    evacuate_verb.add(verbs)
-    failover_verb.add(verbs)
-    ovirt_verb.add(verbs)
+    for module in _modules(words):
+        importlib.import_module(f"vfmigrate.{module}").add(verbs)
     examples.add(parser)
     return parser
 
@@ -112,7 +124,8 @@ def _add_provision_arguments(verb: argparse.ArgumentParser) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb; returns the exit status (errors.py: one for each kind of failure)."""
-    options = arguments().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = arguments(words).parse_args(words)
     try:
         return int(options.run(options))
     except VfmigrateError as error:

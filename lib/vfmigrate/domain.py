@@ -23,14 +23,10 @@ from lxml import etree
 
 from vfmigrate import metadata
 from vfmigrate.errors import InputError
+from vfmigrate.limits import MAX_NAME_BYTES, MAX_XML_BYTES
 from vfmigrate.markup import Markup
 from vfmigrate.metadata import Mark
 from vfmigrate.pci import PciAddress
-
-# libvirt itself takes at most 10 MB through its RPC (VIR_NET_MESSAGE_STRING_MAX is 4 MB).
-MAX_XML_BYTES = 8 * 1024 * 1024
-# libvirt keeps what it knows of a domain in a file of that name (NAME_MAX).
-MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
-from vfmigrate.domain import MAX_XML_BYTES
 from vfmigrate.errors import KINDS, Denied, InputError, Unreachable, UsageError, VfmigrateError
+from vfmigrate.limits import MAX_XML_BYTES
 
 VERSION = 1
 SOCKET = Path("/run/vfmigrate/vfmigrated.sock")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfmigrate import domain
+from vfmigrate import domain, limits
 from vfmigrate.errors import InputError
 from vfmigrate.pci import PciAddress
 
@@ -110,7 +110,7 @@ def test_rewriting_keeps_quotes_order_and_odd_spacing() -> None:
         ),
         (MARKED.replace("pool='data' vlan", "pool='a b' vlan"), "metadata is unreadable: pool="),
         (MARKED.replace("pool='data' vlan", "strategy='magic' vlan"), "asks for strategy 'magic'"),
-        ("<domain>" + "x" * domain.MAX_XML_BYTES + "</domain>", "at most"),
+        ("<domain>" + "x" * limits.MAX_XML_BYTES + "</domain>", "at most"),
         ("<a>" * 5000, "not well-formed"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import subprocess
+import sys
 from typing import Optional
 
 import pytest
@@ -33,6 +35,18 @@ def test_examples_are_taken(verb: str) -> None:
         options = cli.arguments().parse_args(words[1:])
         assert " ".join(words[1:]).startswith(verb)
         assert callable(options.run)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_the_same_without_the_others(verb: str) -> None:
+    alone = {examples.name(parser): parser for parser in examples.verbs(cli.arguments(verb.split()))}
+    assert alone[verb].format_help() == VERBS[verb].format_help()
+
+
+def test_only_asking_the_daemon_loads_no_library() -> None:
+    script = "import sys; from vfmigrate import cli; cli.arguments(['status']); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert not {"libvirt", "lxml", "ovs", "pyroute2"} & set(loaded.split())
 
 
 @pytest.mark.usefixtures("_terminal")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.soak import hostile
 from tests.soak.hostile import DOMAIN, Rig
-from vfmigrate import domain, protocol
+from vfmigrate import domain, limits, protocol
 from vfmigrate.claims import ClaimStore
 from vfmigrate.errors import HostError, InputError
 
@@ -75,7 +75,7 @@ def test_any_xml_is_read_or_refused(rig: Rig, operation: str, cuts: list[tuple[i
         DOMAIN.replace("guest1", "&undeclared;"),
         DOMAIN.replace("<devices>", "<devices>" + "<a>" * 100_000),
         DOMAIN.replace("<devices>", "<devices>" + "<a>" * 200 + "</a>" * 200),
-        DOMAIN.replace("guest1", "x" * (domain.MAX_XML_BYTES + 1)),
+        DOMAIN.replace("guest1", "x" * (limits.MAX_XML_BYTES + 1)),
         DOMAIN.replace("<devices>", "<devices>" + "<hostdev mode='subsystem' type='pci'/>" * 5_000),
         DOMAIN.replace("<v:vf ", "<v:vf mac='52:54:00:00:00:09'/>" * 65 + "<v:vf "),
         DOMAIN.replace("guest1", "gäst \u202e\U0001f600"),
