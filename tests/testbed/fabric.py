@@ -144,6 +144,11 @@ def vsctl(*words: str) -> None:
     inside("ovs-vsctl", f"--timeout={START_TIMEOUT_S}", *words)
 
 
+def forget() -> None:
+    """Have the switch forget where it saw MACs: their frames go to every port until it sees them again."""
+    inside("ovs-appctl", "fdb/flush", SWITCH)
+
+
 def learned_port(mac: str, vlan: int) -> Optional[str]:
     """The port where the switch believes a MAC to be, or None; read from its table."""
     numbers = re.findall(r"^ *(\d+)\(([^)]+)\): addr", inside("ovs-ofctl", "show", SWITCH), re.MULTILINE)

@@ -23,8 +23,8 @@ DOMAIN = """\
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>/testbed/guest-kernel</kernel>
-    <initrd>/testbed/guest-initrd</initrd>
+    <kernel>/var/lib/guest/guest-kernel</kernel>
+    <initrd>/var/lib/guest/guest-initrd</initrd>
     <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 {network}{options}</cmdline>
   </os>
   <features><acpi/></features>

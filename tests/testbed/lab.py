@@ -242,6 +242,7 @@ def hosts_up(install: bool = True) -> Iterator[Lab]:
         with terminal.step("two hosts boot"), ThreadPoolExecutor() as lanes:
             staged = lanes.submit(product.stage) if install else None
             lab.on_both(booted.resume)
+            lab.on_both(Host.take_guest)
             if staged is not None:
                 staged.result()
         if install:
@@ -263,6 +264,7 @@ def hosts_here() -> Lab:
     lab = Lab()
     lay_out_guest()
     with terminal.step("vfmigrate of this clone is installed on the hosts that are up"):
+        lab.on_both(Host.take_guest)
         product.stage()
         lab.on_both(product.replace)
         lab.on_both(provision.provision)

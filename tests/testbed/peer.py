@@ -28,6 +28,7 @@ from tests.testbed.namespace import RUN
 INTERVAL_NS = 50_000_000
 # How long an answer may be late without counting as lost.
 PATIENCE_S = 3
+PATIENCE_NS = PATIENCE_S * 1_000_000_000
 
 # include/uapi/asm-generic/socket.h; the socket module does not name it
 SO_TIMESTAMPNS = 35
@@ -54,7 +55,7 @@ def echo_request(identifier: int, sequence: int) -> bytes:
 
 
 def ping(address: str, output: Path) -> None:
-    """Ping until SIGTERM, then wait for late answers. Needs the right to raw sockets."""
+    """Ping until SIGTERM, then wait for answers that may still come. Needs the right to raw sockets."""
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     identifier = os.getpid() & 0xFFFF
@@ -62,23 +63,23 @@ def ping(address: str, output: Path) -> None:
     channel.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sequence = 0
     due = time.time_ns()
-    end: Optional[int] = None
+    awaited: dict[int, int] = {}
     with output.open("w") as file:
-        while end is None or time.time_ns() < end:
-            if stopping and end is None:
-                end = time.time_ns() + PATIENCE_S * 1_000_000_000
+        while not stopping or any(sent > time.time_ns() - PATIENCE_NS for sent in awaited.values()):
             now = time.time_ns()
-            if end is None and now >= due:
+            if not stopping and now >= due:
                 with contextlib.suppress(OSError):
                     # it cannot be reached for now: the request counts as lost
                     channel.sendto(echo_request(identifier, sequence), (address, 0))
                 file.write(f"sent {sequence} {now}\n")
+                awaited[sequence & 0xFFFF] = now
                 sequence += 1
                 due = max(due + INTERVAL_NS, now)
-            wait = (due - time.time_ns()) / 1e9 if end is None else 0.02
+            wait = 0.02 if stopping else (due - time.time_ns()) / 1e9
             if select.select([channel], [], [], max(wait, 0))[0]:
                 answer = receive(channel, identifier)
                 if answer is not None:
+                    awaited.pop(answer[0], None)
                     file.write(f"heard {answer[0]} {answer[1]}\n")
             file.flush()
 
