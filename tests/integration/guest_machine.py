@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.integration.hosts import ENVIRONMENT, wait_for
 from tests.integration.namespaces import Namespace, end_child
 from tests.testbed import apt, cache, images, kernel, root
-from tests.testbed.host import read_to
+from tests.testbed.host import PROCESSOR, read_to
 from tests.testbed.run import CommandError, brief, run
 
 BOOT_SECONDS = 120.0
@@ -155,7 +155,7 @@ def _command() -> list[str]:
     return [
         "qemu-system-x86_64",
         *("-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg"),
-        *("-cpu", "max", "-m", "512"),
+        *("-cpu", PROCESSOR, "-m", "512"),
         *("-kernel", f"/srv/{kernel.host_kernel().name}/vmlinux", "-initrd", f"/srv/{initrd().name}"),
         *("-append", "console=ttyS0 quiet mitigations=off nokaslr audit=0 panic=-1"),
         *("-serial", "file:/run/console", "-serial", "unix:/run/agent,server=on,wait=off"),

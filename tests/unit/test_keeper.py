@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.doors import MemoryHost
 from tests.fakes.networks import MemoryNetworks
-from tests.unit.test_operations import ELSEWHERE, PF, POOL, STANDBY, guest, paired
+from tests.unit.operations.rig import ELSEWHERE, PF, POOL, STANDBY, guest, paired
 from vfmigrate import claims, domain
 from vfmigrate.announcer import Announcer
 from vfmigrate.claims import ClaimStore

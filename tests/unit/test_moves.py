@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.card import Card
 from tests.fakes.doors import MemoryHost
-from tests.unit.test_operations import ELSEWHERE, PF, guest
+from tests.unit.operations.rig import ELSEWHERE, PF, guest
 from vfmigrate import domain
 from vfmigrate.choice import Crowded
 from vfmigrate.claims import ClaimStore

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.doors import MemoryHost
-from tests.unit.test_operations import ELSEWHERE, POOL, paired
+from tests.unit.operations.rig import ELSEWHERE, POOL, paired
 from vfmigrate import domain
 from vfmigrate.announcer import Announcer
 from vfmigrate.claims import Claim, ClaimStore
