@@ -7,6 +7,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Optional
 
 import pytest
@@ -45,7 +46,14 @@ def test_a_verb_is_the_same_without_the_others(verb: str) -> None:
 
 def test_only_asking_the_daemon_loads_no_library() -> None:
     script = "import sys; from vfmigrate import cli; cli.arguments(['status']); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    library = str(Path(cli.__file__).parents[1])
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": library},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert not {"libvirt", "lxml", "ovs", "pyroute2"} & set(loaded.split())
 
 
