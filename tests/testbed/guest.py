@@ -13,6 +13,8 @@ from tests.testbed import fabric
 from tests.testbed.namespace import RUN
 
 MEMORY_MIB = 64
+#: where a host has what guests boot
+FILES = "/var/lib/guest"
 POOL = "data"
 
 DOMAIN = """\
@@ -23,8 +25,8 @@ DOMAIN = """\
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>/var/lib/guest/guest-kernel</kernel>
-    <initrd>/var/lib/guest/guest-initrd</initrd>
+    <kernel>{files}/guest-kernel</kernel>
+    <initrd>{files}/guest-initrd</initrd>
     <cmdline>console=ttyS0 quiet tsc=reliable no_timer_check bonding.max_bonds=0 {network}{options}</cmdline>
   </os>
   <features><acpi/></features>
@@ -160,6 +162,7 @@ class Guest:
             metadata=metadata,
             memory=MEMORY_MIB,
             network=self._network(),
+            files=FILES,
             options=f" {self.options}" if self.options else "",
             ports=FREE_PORT + len(self.nics) * PORT if self.roomy else FREE_PORT if self.later else "",
             interfaces=interfaces,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from tests.patience import PATIENCE
-from tests.testbed import cache, fabric, images, kernel
+from tests.testbed import cache, fabric, guest, images, kernel
 from tests.testbed.namespace import RUN
 from tests.testbed.root import host_root
 from tests.testbed.run import CommandError, brief, run
@@ -35,9 +35,6 @@ PROCESSOR = "max,-erms,-fsrm,-fzrm,-fsrs,-smap"
 
 # The physical function of the card, as the host sees it: behind the first root port.
 PF = "0000:01:00.0"
-
-# Where a host has what guests boot.
-GUEST_FILES = "/var/lib/guest"
 
 # libvirt asks each QEMU what it can do when it is first used: seconds here, which no scenario should pay.
 CAPABILITIES = """
@@ -306,7 +303,7 @@ class Host:
 
     def take_guest(self) -> None:
         """Copy what guests boot to the host's disk: each QEMU reads it, and the shared directory is slow to read."""
-        self.run(f"mkdir -p {GUEST_FILES}; cp /testbed/guest-kernel /testbed/guest-initrd {GUEST_FILES}")
+        self.run(f"mkdir -p {guest.FILES}; cp /testbed/guest-kernel /testbed/guest-initrd {guest.FILES}")
 
     def stop(self) -> None:
         """Switch the host off, the hard way: nothing on it is worth keeping."""
