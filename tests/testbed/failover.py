@@ -48,7 +48,7 @@ while not select.select([sys.stdin], [], [], 0.03)[0]:
 def define(host: Host, guest: Guest) -> None:
     """Define a guest on a host."""
     guest.console.unlink(missing_ok=True)
-    path = f"/root/{guest.name}.xml"
+    path = f"/run/{guest.name}.xml"
     host.write(path, guest.xml())
     host.run(f"virsh define {path}")
 

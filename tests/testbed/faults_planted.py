@@ -18,7 +18,7 @@ from tests.testbed.provision import BRIDGE
 ALIASES = "/lib/modules/$(uname -r)/modules.alias"
 HOOK = "/etc/libvirt/hooks/qemu.d/50-vfmigrate"
 RESTART = "systemctl restart vfmigrated.service"
-KEPT = "/root/vfmigrate.conf.kept"
+KEPT = "/run/vfmigrate.conf.kept"
 ORPHAN = "99990000-0000-4000-8000-000000000001"
 
 #: takes every free VF of the pool as an orchestrator's agent does, for a guest that never comes
@@ -108,9 +108,9 @@ HOST_FAULTS: Sequence[Fault] = (
     Fault(
         "another firmware",
         "b",
-        "cp /sys/module/cx7sim/parameters/fw_running /root/fw.kept && "
+        "cp /sys/module/cx7sim/parameters/fw_running /run/fw.kept && "
         "printf %s 28.39.2048 > /sys/module/cx7sim/parameters/fw_running",
-        "tr -d '\\n' < /root/fw.kept > /sys/module/cx7sim/parameters/fw_running",
+        "tr -d '\\n' < /run/fw.kept > /sys/module/cx7sim/parameters/fw_running",
         Expected("pair", "card", "error", "28.39.2048"),
     ),
     Fault(
@@ -130,8 +130,8 @@ HOST_FAULTS: Sequence[Fault] = (
     Fault(
         "no variant driver",
         "b",
-        f"cp {ALIASES} /root/aliases.kept && sed -i '/igb_vfio_pci/d' {ALIASES}",
-        f"cp /root/aliases.kept {ALIASES}",
+        f"cp {ALIASES} /run/aliases.kept && sed -i '/igb_vfio_pci/d' {ALIASES}",
+        f"cp /run/aliases.kept {ALIASES}",
         Expected("destination", "cards", "error", "VFIO driver"),
     ),
     Fault(
@@ -175,8 +175,8 @@ HOST_FAULTS: Sequence[Fault] = (
     Fault(
         "the source cannot resolve the destination",
         "a",
-        "cp /etc/hosts /root/hosts.kept && sed -i '/host-b/d' /etc/hosts",
-        "cp /root/hosts.kept /etc/hosts",
+        "cp /etc/hosts /run/hosts.kept && sed -i '/host-b/d' /etc/hosts",
+        "cp /run/hosts.kept /etc/hosts",
         Expected("pair", "address", "error", "host-b"),
     ),
 )
