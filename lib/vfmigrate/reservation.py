@@ -98,41 +98,67 @@ class Reservations:
     def _reserve(
         self, domain: Domain, placements: list[Placement], facts: dict[PciAddress, CardFacts]
     ) -> dict[int, Claim]:
-        """Take a VF for each interface that has an address to rewrite: all of them, or none."""
+        """Take a VF for each interface that has an address to rewrite: all of them, or none.
+
+        What is given up on the way is dropped under the claims' lock and converged after it: converging holds a VF's
+        lock while it asks for the claims', so whoever holds the claims' lock must not wait for a VF's.
+        """
+        given_up: list[Claim] = []
+        try:
+            with self._store.lock:
+                return self._take(domain, placements, facts, given_up)
+        except VfmigrateError:
+            self._moves.settled(domain.uuid)
+            raise
+        finally:
+            for claim in given_up:
+                if self._store.get(claim.vf) is None:
+                    self._cleanup.converge_after(claim)
+
+    def _take(
+        self,
+        domain: Domain,
+        placements: list[Placement],
+        facts: dict[PciAddress, CardFacts],
+        given_up: list[Claim],
+    ) -> dict[int, Claim]:
+        """As `_reserve`, under the claims' lock; adds claims that it dropped to `given_up`."""
         claims: dict[int, Claim] = {}
         promised: dict[Optional[str], PciAddress] = {}
         by_libvirt: list[PciAddress] = []
-        with self._store.lock:
+        try:
             for stale in self._store.of_domain(domain.uuid):
                 if stale.incoming and stale.expires is not None and stale.slot is None:
                     # of an earlier attempt that libvirt gave up without telling, or promised to a client
-                    self._store.drop(stale)
+                    self._drop(stale, given_up)
                     promised[stale.mac] = stale.vf
             self._expect(domain, by_libvirt)
-            try:
-                for placement in placements:
-                    interface = placement.interface
-                    mark = interface.mark if placement.moves else None
-                    preferred = promised.get(interface.wanted_mac)
-                    if preferred is None and placement.restored:
-                        preferred = interface.address
-                    besides = by_libvirt if interface.form == "network" else None
-                    vf = self._selection.choose(
-                        placement.pool, facts, mark, preferred, moves=placement.moves, besides=besides
-                    )
-                    if interface.address is not None:
-                        claim = self._placements.claim(domain, placement, vf, RESERVED)
-                        origin = interface.address if not placement.restored else None
-                        claims[interface.position] = self._store.put(
-                            replace(claim, incoming=True, origin=origin)
-                        )
-                    elif placement.moves:
-                        by_libvirt.append(vf)
-                        self._expect(domain, by_libvirt)
-            except VfmigrateError:
-                self._take_back(domain, claims)
-                raise
+            for placement in placements:
+                interface = placement.interface
+                mark = interface.mark if placement.moves else None
+                preferred = promised.get(interface.wanted_mac)
+                if preferred is None and placement.restored:
+                    preferred = interface.address
+                besides = by_libvirt if interface.form == "network" else None
+                vf = self._selection.choose(
+                    placement.pool, facts, mark, preferred, moves=placement.moves, besides=besides
+                )
+                if interface.address is not None:
+                    claim = self._placements.claim(domain, placement, vf, RESERVED)
+                    origin = interface.address if not placement.restored else None
+                    claims[interface.position] = self._store.put(replace(claim, incoming=True, origin=origin))
+                elif placement.moves:
+                    by_libvirt.append(vf)
+                    self._expect(domain, by_libvirt)
+        except VfmigrateError:
+            for claim in claims.values():
+                self._drop(claim, given_up)
+            raise
         return claims
+
+    def _drop(self, claim: Claim, given_up: list[Claim]) -> None:
+        if self._store.drop(claim):
+            given_up.append(claim)
 
     def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
         for claim in claims.values():

@@ -45,10 +45,16 @@ ELSEWHERE = PciAddress(0, 0x81, 0, 2)
 class Rig:
     """A host in memory with the operations on it."""
 
-    def __init__(self, directory: Path, memory: MemoryHost, pool: Pool = POOL) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        memory: MemoryHost,
+        pool: Pool = POOL,
+        make_store: Callable[[Path, Callable[[], float]], ClaimStore] = ClaimStore,
+    ) -> None:
         self.memory = memory
         self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+        self.store = make_store(directory / "claims", lambda: self.now)
         config = Config({pool.name: pool})
         self.converger = Converger(memory.host, config, self.store)
         self.started: list[str] = []
