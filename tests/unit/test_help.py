@@ -48,7 +48,7 @@ def test_only_asking_the_daemon_loads_no_library() -> None:
     script = "import sys; from vfmigrate import cli; cli.arguments(['status']); print(*sys.modules)"
     library = str(Path(cli.__file__).parents[1])
     loaded = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-B", "-c", script],  # the library may lie in a package's build root
         env={"PYTHONPATH": library},
         check=True,
         capture_output=True,
