@@ -15,8 +15,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vfmigrate import cli, daemon_options, errors, setting
-from vfmigrate.config import Config, Pool
+from vfmigrate import errors
+from vfmigrate.cli import main as cli
+from vfmigrate.config import setting
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.daemon import options as daemon_options
 from vfmigrate.version import VERSION
 from vfmigrate_guest import cli as guest
 

@@ -26,25 +26,25 @@ from tests.fakes.card import SWITCHDEV, Card
 from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import Hardware, Netdev
 from tests.integration.ovs_server import OvsServer
-from vfmigrate.claims import PLUGGED, Claim, ClaimStore
-from vfmigrate.config import Config, Pool
-from vfmigrate.devlink import Devlink
-from vfmigrate.host import Host
+from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.observe import Host
+from vfmigrate.daemon.status import Status
+from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.links import Links
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.host.udev import Udev
 from vfmigrate.journal import Journal
-from vfmigrate.links import Links
-from vfmigrate.moves import Moves
-from vfmigrate.mstconfig import FirmwareSettings
-from vfmigrate.networks import Networks
-from vfmigrate.offload import OffloadRestart
-from vfmigrate.ovs import OWNER_KEY, OpenVswitch
-from vfmigrate.pci import PciAddress
-from vfmigrate.provision import Provisioner
-from vfmigrate.status import Status
-from vfmigrate.sysfs import Sysfs
-from vfmigrate.udev import Udev
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch
+from vfmigrate.provision.networks import Networks
+from vfmigrate.provision.provisioner import Provisioner
+from vfmigrate.reservations.migration_slots import Moves
 
 if TYPE_CHECKING:
-    from vfmigrate.hypervisor import Hypervisor
+    from vfmigrate.virt.hypervisor import Hypervisor
 
 VFS = 127
 ROUNDS = 20

@@ -18,8 +18,8 @@ from typing import Any, Callable, Optional
 
 from tests.bench.measure import Result, Turn, medians
 from tests.integration.ovs_server import OvsServer
-from vfmigrate import ovsdb
-from vfmigrate.ovs import OpenVswitch, PortSettings
+from vfmigrate.ovs import ovsdb
+from vfmigrate.ovs.openvswitch import OpenVswitch, PortSettings
 
 FEW, MANY, WORKING = 10, 10_000, 1_000
 ROUNDS, SWITCH_ROUNDS = 100, 15

@@ -15,13 +15,13 @@ from typing import Optional, cast
 
 from tests.fakes.card import Card
 from tests.fakes.hardware import DevlinkPort
-from vfmigrate.devlink import Devlink, Info, Port
+from vfmigrate.converge.observe import Host
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.host import Host
-from vfmigrate.links import Link, Links, Traffic
-from vfmigrate.ovs import OWNER_KEY, OpenVswitch, PortSettings, SwitchPort
-from vfmigrate.pci import PciAddress
-from vfmigrate.sysfs import Sysfs
+from vfmigrate.host.devlink import Devlink, Info, Port
+from vfmigrate.host.links import Link, Links, Traffic
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings, SwitchPort
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def _kernel(what: str) -> Iterator[None]:
 
 
 class CardSysfs:
-    """What `vfmigrate.sysfs.Sysfs` shows of a card."""
+    """What `vfmigrate.host.sysfs.Sysfs` shows of a card."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
@@ -141,7 +141,7 @@ class CardSysfs:
 
 
 class CardDevlink:
-    """What `vfmigrate.devlink.Devlink` shows of a card."""
+    """What `vfmigrate.host.devlink.Devlink` shows of a card."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
@@ -226,7 +226,7 @@ class MemoryLinks:
 
 
 class MemorySwitch:
-    """What `vfmigrate.ovs.OpenVswitch` shows of a switch that has ports and forwards nothing."""
+    """What `vfmigrate.ovs.openvswitch.OpenVswitch` shows of a switch that has ports and forwards nothing."""
 
     def __init__(self, *bridges: str) -> None:
         self.bridges = set(bridges)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The mailbox of a host in memory: what `vfmigrate.mailbox.Mailbox` does with libvirt's networks."""
+"""The mailbox of a host in memory: what `vfmigrate.virt.mailbox.Mailbox` does with libvirt's networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
-from vfmigrate.letter import letter_id
+from vfmigrate.rpc.network_metadata import letter_id
 
 
 class MemoryMailbox:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import uuid
 from xml.etree import ElementTree
 
+from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.network import NetworkState
 
 
 class MemoryNetworks:
-    """What `vfmigrate.hypervisor.Hypervisor` shows of libvirt's networks; `down` is a libvirt that does not run."""
+    """What `Hypervisor` shows of libvirt's networks; `down` is a libvirt that does not run."""
 
     def __init__(self) -> None:
         self.persistent: dict[str, str] = {}

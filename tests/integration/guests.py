@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from vfmigrate.pci import PciAddress
+from vfmigrate.model.pci import PciAddress
 
 URI = "urn:vfmigrate:domain:1"
 EMULATOR = "/usr/local/bin/emulator"

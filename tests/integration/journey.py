@@ -13,7 +13,7 @@ from dataclasses import replace
 from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import wait_for
 from tests.integration.pair import VFS, Migration, Node, Outcome, Pair, State
-from vfmigrate.ovs import OWNER_KEY
+from vfmigrate.ovs.openvswitch import OWNER_KEY
 
 MAC = "52:54:00:00:00:02"
 NAME = "g"

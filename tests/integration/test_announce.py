@@ -9,10 +9,10 @@ from typing import Optional
 import pytest
 
 from tests.integration.ovs_server import OvsServer, Wire, eventually
-from vfmigrate import openflow
-from vfmigrate.announce import ETHERTYPE_RARP, rarp
+from vfmigrate.announce.rarp import ETHERTYPE_RARP, rarp
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.ovs import OpenVswitch, PortSettings
+from vfmigrate.ovs import openflow
+from vfmigrate.ovs.openvswitch import OpenVswitch, PortSettings
 
 BRIDGE = "br-data"
 MAC = "52:54:00:00:00:02"

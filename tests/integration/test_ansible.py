@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.testbed import ansible
 from tests.testbed.run import run
-from vfmigrate import config
+from vfmigrate.config import configuration
 
 
 def test_ansible_lint_finds_no_fault(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_written_configuration_says_what_the_variables_say(tmp_path: Path) -
     programs, surroundings = ansible.environment(tmp_path)
     told = run(programs / "ansible-playbook", tmp_path / "play.yml", env=surroundings)
     assert ansible.recap(told, "localhost")["changed"] == 1
-    loaded = config.load(target)
+    loaded = configuration.load(target)
     assert loaded.readers == {"nagios", "vdsm"}
     assert loaded.claim_timeout == 60
     data, lab = loaded.pools["data"], loaded.pools["lab"]

@@ -18,8 +18,8 @@ from tests.fakes import preload
 from tests.fakes.card import Card
 from tests.fakes.devlink_server import DevlinkServer
 from tests.testbed import images
-from vfmigrate.devlink import Devlink
-from vfmigrate.pci import PciAddress
+from vfmigrate.host.devlink import Devlink
+from vfmigrate.model.pci import PciAddress
 
 PF = PciAddress.parse("0000:e1:00.0")
 SECOND_PF = PciAddress.parse("0000:e1:00.1")

@@ -15,8 +15,9 @@ import pytest
 from ovirtsdk4.reader import Reader
 from ovirtsdk4.writer import Writer
 
-from vfmigrate import cli, engine, vnic_profile
-from vfmigrate.vnic_profile import Change, Profile
+from vfmigrate.cli import main
+from vfmigrate.ovirt import engine, vnic_profile
+from vfmigrate.ovirt.vnic_profile import Change, Profile
 
 NETWORKS = """<networks>
   <network id="n1"><name>net</name></network>
@@ -141,7 +142,7 @@ def test_changes_as_the_sdk_writes_them() -> None:
 
 @pytest.mark.usefixtures("api")
 def test_show(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ovirt", "profile", "show"]) == 0
+    assert main.main(["ovirt", "profile", "show"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "ext/ovn (4)",
         "  pass_through: no, migratable: yes",
@@ -153,7 +154,7 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
         "net/vf (3)",
         "  pass_through: yes, migratable: no",
     ]
-    assert cli.main(["ovirt", "profile", "show", "--json", "ovn"]) == 0
+    assert main.main(["ovirt", "profile", "show", "--json", "ovn"]) == 0
     told = capsys.readouterr().out
     assert '"external": true' in told
     assert '"qos": true' in told
@@ -161,9 +162,9 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_set(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
     command = ["ovirt", "profile", "set", "data", "--strategy", "vfio", "--pool", "data", "--vlan", "43"]
-    assert cli.main([*command, "--dry-run"]) == 0
+    assert main.main([*command, "--dry-run"]) == 0
     assert api.updates == []
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[:3] == shown[3:]
     ((profile, body),) = api.updates
@@ -175,15 +176,15 @@ def test_set(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
         "vfmigrate_pool": "data",
         "vfmigrate_vlan": "43",
     }
-    assert cli.main(["ovirt", "profile", "set", "data", "--pass-through", "no"]) == 0
+    assert main.main(["ovirt", "profile", "set", "data", "--pass-through", "no"]) == 0
     assert capsys.readouterr().out == "nothing to do\n"
-    assert cli.main(["ovirt", "profile", "set", "data", "--pass-through", "no", "--json"]) == 0
+    assert main.main(["ovirt", "profile", "set", "data", "--pass-through", "no", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == {"schema": 1, "profile": "data", "changes": [], "dry_run": False}
 
 
 def test_set_failover(api: type[Handler]) -> None:
-    assert cli.main(["ovirt", "profile", "set", "vf", "--failover", "standby", "--migratable", "yes"]) == 0
+    assert main.main(["ovirt", "profile", "set", "vf", "--failover", "standby", "--migratable", "yes"]) == 0
     ((_, body),) = api.updates
     sent: Any = Reader.read(body)
     assert (sent.migratable, sent.failover.id, sent.pass_through) == (True, "2", None)
@@ -207,21 +208,21 @@ def test_set_failover(api: type[Handler]) -> None:
 def test_refusals(
     api: type[Handler], capsys: pytest.CaptureFixture[str], words: list[str], status: int, told: str
 ) -> None:
-    assert cli.main(["ovirt", "profile", *words]) == status
+    assert main.main(["ovirt", "profile", *words]) == status
     assert told in capsys.readouterr().err
     assert api.updates == []
 
 
 def test_the_engines_own_refusal_is_passed_on(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
     api.fault = "[Cannot edit VM network interface profile. The profile is used by VMs: web.]"
-    assert cli.main(["ovirt", "profile", "set", "data", "--pass-through", "yes"]) == 69
+    assert main.main(["ovirt", "profile", "set", "data", "--pass-through", "yes"]) == 69
     assert "change of vNIC profile 'data': [Cannot edit VM network" in capsys.readouterr().err
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("OVIRT_URL", raising=False)
-    assert cli.main(["ovirt", "profile", "show"]) == 2
+    assert main.main(["ovirt", "profile", "show"]) == 2
     assert "give --url or set OVIRT_URL" in capsys.readouterr().err
     monkeypatch.setenv("OVIRT_TOKEN", "secret")
-    assert cli.main(["ovirt", "profile", "show", "--url", "http://127.0.0.1:9/ovirt-engine/api"]) == 75
+    assert main.main(["ovirt", "profile", "show", "--url", "http://127.0.0.1:9/ovirt-engine/api"]) == 75
     assert "oVirt's engine: list of networks" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER
 from tests.integration.hosts import BRIDGE, wait_for
 from tests.integration.pair import Node, Pair
-from vfmigrate import domain, pair
-from vfmigrate.pci import PciAddress
+from vfmigrate.domain import domain_xml
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules import failover_pair
 
 pytestmark = pytest.mark.hosts
 
@@ -237,7 +238,7 @@ def test_a_cancelled_migration_leaves_the_pair_whole(paired: Pair) -> None:
 
 PLUG_AGAIN = """\
 import sys, threading
-from vfmigrate.hypervisor import Hypervisor
+from vfmigrate.virt.hypervisor import Hypervisor
 connected = threading.Event()
 libvirt = Hypervisor("qemu:///system")
 libvirt.start(lambda event: None, connected.set)
@@ -270,16 +271,18 @@ def test_a_vf_that_was_lost_between_is_plugged_in_anew(paired: Pair) -> None:
     a = paired.a
     vf = a.vf(1)
     uuid = a.host.virsh("domuuid", GUEST)
-    live = domain.read(a.host.virsh("dumpxml", "--migratable", GUEST))
+    live = domain_xml.read(a.host.virsh("dumpxml", "--migratable", GUEST))
     (interface,) = live.interfaces
-    text = domain.device(a.host.virsh("dumpxml", "--migratable", GUEST), interface.position)
+    text = domain_xml.device(a.host.virsh("dumpxml", "--migratable", GUEST), interface.position)
     a.host.virsh("detach-device", GUEST, "/dev/stdin", "--live", stdin=text)
-    wait_for("libvirt to forget the VF", lambda: not domain.read(a.host.virsh("dumpxml", GUEST)).interfaces)
+    wait_for(
+        "libvirt to forget the VF", lambda: not domain_xml.read(a.host.virsh("dumpxml", GUEST)).interfaces
+    )
 
-    spare = pair.transient_device(live, MAC, PciAddress.parse(vf), plain=False, managed=True)
+    spare = failover_pair.transient_device(live, MAC, PciAddress.parse(vf), plain=False, managed=True)
     a.host.run("python3", "-c", PLUG_AGAIN, uuid, MAC, spare)
 
-    (found,) = domain.read(a.host.virsh("dumpxml", GUEST)).interfaces
+    (found,) = domain_xml.read(a.host.virsh("dumpxml", GUEST)).interfaces
     assert (str(found.address), found.teaming, found.standby) == (vf, "transient", ALIAS)
     assert a.card.function(vf).driver == "mlx5_vfio_pci"
     assert list(a.product.claims()) == [vf]

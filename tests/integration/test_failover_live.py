@@ -15,10 +15,11 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import BRIDGE, wait_for
 from tests.integration.pair import Pair as Hosts
 from tests.integration.test_failover import ALIAS, GUEST, MAC, definition, failover
-from vfmigrate import domain, pair
-from vfmigrate import failover as definitions
-from vfmigrate.failover import Wish
-from vfmigrate.pci import PciAddress
+from vfmigrate.domain import domain_xml
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules import failover_pair
+from vfmigrate.strategies.failover import definition as definitions
+from vfmigrate.strategies.failover.definition import Wish
 
 pytestmark = pytest.mark.hosts
 
@@ -59,7 +60,7 @@ def test_a_guest_that_does_not_let_go_keeps_its_vf(running: Hosts) -> None:
     assert len(error.splitlines()) == 1
     assert "+      <teaming type='persistent'/>" in told
     assert definition(a) == before
-    (interface,) = domain.read(a.host.virsh("dumpxml", GUEST)).interfaces
+    (interface,) = domain_xml.read(a.host.virsh("dumpxml", GUEST)).interfaces
     assert (str(interface.address), interface.teaming) == (vf, None)
     # it never let go of the VF: the port was there throughout
     port = a.representor(1)
@@ -124,8 +125,8 @@ def test_a_pair_that_is_plugged_in_by_hand_is_claimed(running: Hosts) -> None:
     assert halves is not None
     standby = halves.standby.replace(MAC, mac).replace(ALIAS, "ua-by-hand")
     a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=standby)
-    guest = domain.read(a.host.virsh("dumpxml", GUEST))
-    half = pair.transient_device(guest, mac, PciAddress.parse(vf), plain=False, managed=True)
+    guest = domain_xml.read(a.host.virsh("dumpxml", GUEST))
+    half = failover_pair.transient_device(guest, mac, PciAddress.parse(vf), plain=False, managed=True)
 
     a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=half)
 

@@ -13,7 +13,7 @@ from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair, start_products
 from tests.integration.test_migration import FORMS, MAC, OTHER_MAC, vf_index, vfs_of
 from tests.testbed.run import CommandError
-from vfmigrate import domain, metadata
+from vfmigrate.domain import domain_xml, metadata
 
 pytestmark = pytest.mark.hosts
 
@@ -22,7 +22,7 @@ SAVED = "/var/lib/libvirt/g.save"
 
 def marks(node: Node, *flags: str) -> dict[str, metadata.Mark]:
     """The marks in the metadata of the guest `g`, by MAC."""
-    found = domain.read(node.host.virsh("dumpxml", *flags, "g")).marks
+    found = domain_xml.read(node.host.virsh("dumpxml", *flags, "g")).marks
     return {mark.mac or "": mark for mark in found}
 
 

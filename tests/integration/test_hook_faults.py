@@ -13,7 +13,7 @@ from tests.integration.hosts import Host
 from tests.integration.journey import MAC, NAME, VLAN, Journey
 from tests.integration.pair import Pair, start_products
 from tests.integration.product import HOOK
-from vfmigrate.metadata import URI
+from vfmigrate.domain.metadata import URI
 
 pytestmark = pytest.mark.hosts
 

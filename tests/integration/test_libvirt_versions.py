@@ -14,7 +14,7 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.pair import Node, Pair, start_products, started_pair
 from tests.integration.test_migration import MAC, vfs_of
 from tests.testbed import root
-from vfmigrate import binding
+from vfmigrate.rules import driver_binding
 
 pytestmark = pytest.mark.hosts
 
@@ -45,8 +45,8 @@ def libvirt_version(node: Node) -> int:
 
 
 def test_the_versions_are_on_either_side_of_the_decision(mixed: Pair) -> None:
-    assert libvirt_version(mixed.a) < binding.KNOWS_VARIANTS
-    assert libvirt_version(mixed.b) >= binding.CHOOSES_VARIANT
+    assert libvirt_version(mixed.a) < driver_binding.KNOWS_VARIANTS
+    assert libvirt_version(mixed.b) >= driver_binding.CHOOSES_VARIANT
 
 
 @pytest.mark.parametrize("managed", [True, False], ids=["managed", "unmanaged"])

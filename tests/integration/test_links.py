@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.namespaces import Namespace, network
 from vfmigrate.errors import HostError
-from vfmigrate.links import Links
+from vfmigrate.host.links import Links
 
 CLONE_NEWNET = 0x40000000
 

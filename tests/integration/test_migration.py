@@ -13,7 +13,7 @@ from tests.integration.hook_calls import AFTER, BEFORE
 from tests.integration.hosts import wait_for
 from tests.integration.ovs_server import Wire
 from tests.integration.pair import Node, Pair, start_products
-from vfmigrate.announce import rarp
+from vfmigrate.announce.rarp import rarp
 
 pytestmark = pytest.mark.hosts
 

@@ -11,10 +11,10 @@ from contextlib import closing
 import pytest
 
 from tests.integration.ovs_server import OvsServer, eventually
-from vfmigrate import ovsdb, switchport
-from vfmigrate.bridge import OFFLOAD
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
-from vfmigrate.ovs import OWNER_KEY, OpenVswitch, PortSettings
+from vfmigrate.ovs import ovsdb, switchport
+from vfmigrate.ovs.bridge import OFFLOAD
+from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings
 
 BRIDGE = "br-data"
 IDS = {"iface-id": "8d3e", "attached-mac": "52:54:00:00:00:02", "vm-id": "77aa", "iface-status": "active"}

@@ -120,13 +120,15 @@ def requirements(package: Path) -> list[str]:
 def expected(name: str) -> set[str]:
     listed = set(LISTS[name].split())
     if name == "python3-vfmigrate":
-        listed |= {f"{LIBRARY}/{module.name}" for module in (CLONE / "lib/vfmigrate").glob("*.py")}
+        library = CLONE / "lib/vfmigrate"
+        modules = {module.relative_to(library) for module in library.rglob("*.py")}
+        listed |= {str(Path(LIBRARY, each)) for module in modules for each in (module, *module.parents)}
     if name == "vfmigrate-guest":
-        modules = (CLONE / "lib/vfmigrate_guest").glob("*.py")
-        listed |= {f"/usr/lib/python3/dist-packages/vfmigrate_guest/{module.name}" for module in modules}
+        guest = (CLONE / "lib/vfmigrate_guest").glob("*.py")
+        listed |= {f"/usr/lib/python3/dist-packages/vfmigrate_guest/{module.name}" for module in guest}
     if name == "vdsm-hook-vfmigrate":
-        modules = (CLONE / "vdsm_plugin/vfmigrate_vdsm").glob("*.py")
-        listed |= {f"{PLUGIN}/vfmigrate_vdsm/{module.name}" for module in modules}
+        plugin = (CLONE / "vdsm_plugin/vfmigrate_vdsm").glob("*.py")
+        listed |= {f"{PLUGIN}/vfmigrate_vdsm/{module.name}" for module in plugin}
         listed |= {f"/usr/libexec/vdsm/hooks/{point}/50_vfmigrate" for point in vdsm_points()}
     return listed
 
@@ -141,7 +143,7 @@ def vdsm_points() -> list[str]:
 def imported() -> set[str]:
     """What the library imports from outside itself and the standard library."""
     names: set[str] = set()
-    for module in (CLONE / "lib/vfmigrate").glob("*.py"):
+    for module in (CLONE / "lib/vfmigrate").rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.Import):
                 names.update(alias.name.split(".")[0] for alias in node.names)

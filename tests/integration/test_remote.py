@@ -21,8 +21,8 @@ UUID = "11111111-1111-4111-8111-000000000007"
 ASK = """
 import json, sys
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.remote import Remote
-from vfmigrate.session import Session
+from vfmigrate.rpc.remote_client import Remote
+from vfmigrate.virt.session import Session
 uri, name, arguments, timeout = sys.argv[1:]
 with Session(uri) as session:
     try:
@@ -69,7 +69,7 @@ def test_facts_of_the_other_host(answering: Pair) -> None:
 SOCKET_ASK = """
 import json, sys
 sys.path.insert(0, "/usr/share/vfmigrate")
-from vfmigrate import protocol
+from vfmigrate.rpc import protocol
 print(json.dumps(protocol.ask("facts", {})))
 """
 

@@ -11,8 +11,8 @@ import pytest
 from tests.fakes.hardware import Hardware
 from tests.integration.mounted_sysfs import mounted
 from vfmigrate.errors import HostError
-from vfmigrate.pci import PciAddress
-from vfmigrate.sysfs import Sysfs
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.model.pci import PciAddress
 
 PF = PciAddress.parse("0000:e1:00.0")
 SECOND_PF = PciAddress.parse("0000:e1:00.1")

@@ -18,8 +18,8 @@ from tests.integration.pair import Node, start_products, started_pair
 from tests.integration.product import SOCKET
 from tests.soak.tally import OPERATIONS, Tally
 from tests.testbed import images
-from vfmigrate import protocol
 from vfmigrate.errors import Refused, VfmigrateError
+from vfmigrate.rpc import protocol
 
 PROCESSES = 16
 GUESTS_EACH = 4

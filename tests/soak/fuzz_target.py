@@ -20,7 +20,10 @@ import atheris
 
 with atheris.instrument_imports(include=["vfmigrate"]):
     from tests.soak import hostile
-    from vfmigrate import config, domain, markup, metadata, promises, protocol, setting  # noqa: F401  (instrumented)
+    from vfmigrate.config import (
+        setting,  # noqa: F401  (instrumented)
+    )
+    from vfmigrate.rpc import protocol
 
 SECONDS_EACH = 10
 MARK_KEYS = ("mac", "address", "pool", "vlan", "trunks", "strategy", "psid", "firmware", "msix")

@@ -16,15 +16,17 @@ from typing import Any, Callable
 
 from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Function
-from vfmigrate import claims, config, protocol
-from vfmigrate.claims import Claim, ClaimStore
-from vfmigrate.config import Config, Pool
-from vfmigrate.converge import Converger
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.config import configuration as configuration_file
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
+from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.errors import InputError, VfmigrateError
 from vfmigrate.journal import Journal
-from vfmigrate.operations import HookOperations
-from vfmigrate.pci import PciAddress
-from vfmigrate.promises import Promises
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.rpc import protocol
 
 PASSWORD = "planted-9f1c"  # noqa: S105  (what must not be found)
 CLIENT = 107
@@ -57,13 +59,13 @@ mtu = 9000
 """
 
 
-CLAIM = claims.encode(
+CLAIM = claim_store.encode(
     Claim(
         vf=PciAddress(0, 1, 0, 2),
         pool="data",
         domain=UUID,
         domain_name="guest1",
-        state=claims.PLUGGED,
+        state=claim_store.PLUGGED,
         since=1.5,
         expires=2.5,
         mac="52:54:00:00:00:02",
@@ -191,7 +193,7 @@ def configuration(directory: Path, data: bytes) -> None:
     path = directory / "vfmigrate.conf"
     path.write_bytes(data)
     try:
-        config.load(path)
+        configuration_file.load(path)
     except VfmigrateError as error:
         check_told(error)
         check(str(path) in str(error), f"the error does not name the file: {error}")
@@ -200,11 +202,11 @@ def configuration(directory: Path, data: bytes) -> None:
 def claim(data: bytes) -> None:
     """A claim's file: what is read is written the same."""
     try:
-        read = claims.decode(data.decode("utf-8", "replace"))
+        read = claim_store.decode(data.decode("utf-8", "replace"))
     except VfmigrateError as error:
         check_told(error)
         return
-    check(claims.decode(claims.encode(read)) == read, f"another claim when written: {read}")
+    check(claim_store.decode(claim_store.encode(read)) == read, f"another claim when written: {read}")
 
 
 def spliced(text: str, cuts: list[tuple[int, int, str]]) -> str:

@@ -23,13 +23,13 @@ ORPHAN = "99990000-0000-4000-8000-000000000001"
 
 #: takes every free VF of the pool as an orchestrator's agent does, for a guest that never comes
 TAKE_ALL = f"""python3 - <<'END'
-from vfmigrate import protocol
+from vfmigrate.rpc import protocol
 for number in range(4):
     protocol.ask("claim", {{"domain": "{ORPHAN}", "name": "orphan", "mac": f"52:54:00:99:00:0{{number}}",
                            "strategy": "replug", "pool": "data", "vlan": 42}})
 END"""
 GIVE_BACK = f"""python3 - <<'END'
-from vfmigrate import protocol
+from vfmigrate.rpc import protocol
 protocol.ask("give_back", {{"domain": "{ORPHAN}"}})
 END"""
 

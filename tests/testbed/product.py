@@ -58,7 +58,8 @@ def compile_library() -> None:
     compiler = ("python3", "-m", "compileall", "-q", "-d", LIBRARY, "--invalidation-mode", "unchecked-hash")
     run("chroot", host_root(), *compiler, inside)
     # one file: a host takes long to open each of many
-    run("tar", "--create", "--file", BUILT / "bytecode.tar", "--directory", library, "__pycache__")
+    compiled = sorted(folder.relative_to(library) for folder in library.rglob("__pycache__"))
+    run("tar", "--create", "--file", BUILT / "bytecode.tar", "--directory", library, *compiled)
 
 
 def stage_newer() -> None:

@@ -12,14 +12,15 @@ from xml.etree import ElementTree as ET
 from tests.fakes.doors import MemoryHost
 from tests.fakes.vdsm_hooks import VdsmHooks
 from tests.testbed import vdsm_package
-from vfmigrate import claims, protocol
-from vfmigrate.claims import ClaimStore
-from vfmigrate.config import Config, Pool
-from vfmigrate.converge import Converger
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
 from vfmigrate.journal import Journal
-from vfmigrate.pci import PciAddress
-from vfmigrate.promises import Promises
-from vfmigrate.server import Server, listening_socket
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.rpc import protocol
+from vfmigrate.rpc.server import Server, listening_socket
 
 PLUGIN = Path(__file__).parents[3] / "vdsm_plugin"
 #: those at which the plugin acts, and one at which it has nothing to do
@@ -123,7 +124,7 @@ class Vdsm:
         """The guest runs with this VF."""
         (claim,) = (claim for claim in self.store.all() if claim.mac == mac)
         assert claim.vf == vf
-        self.store.change(claim, state=claims.PLUGGED, expires=None)
+        self.store.change(claim, state=claim_store.PLUGGED, expires=None)
         self.memory.sysfs.open_groups.add(str(vf))
 
 

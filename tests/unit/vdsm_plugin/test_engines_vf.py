@@ -15,7 +15,7 @@ from tests.unit.vdsm_plugin.rig import (
     standby,
     transient,
 )
-from vfmigrate.pci import PciAddress
+from vfmigrate.model.pci import PciAddress
 
 
 def test_the_engines_vf_gets_its_tag_on_the_port(vdsm: Vdsm) -> None:

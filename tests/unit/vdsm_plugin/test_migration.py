@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.vdsm_hooks import HookError
 from tests.unit.vdsm_plugin.rig import POOL, VM, Vdsm, in_domain, mark, on_vf, running, standby
-from vfmigrate.pci import PciAddress
+from vfmigrate.model.pci import PciAddress
 
 
 def test_a_guest_may_leave(vdsm: Vdsm) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from tests.fakes.vdsm_hooks import HookError
 from tests.unit.vdsm_plugin.rig import BRIDGE, POINTS, VFIO, VM, Vdsm
-from vfmigrate import config
-from vfmigrate.server import listening_socket
+from vfmigrate.config import configuration
+from vfmigrate.rpc.server import listening_socket
 
 
 def test_only_executable_files_of_good_names_run_in_order(vdsm: Vdsm) -> None:
@@ -46,7 +46,7 @@ def test_what_is_installed_runs_at_every_point_at_which_the_plugin_acts(installe
     assert executable == {"50_vfmigrate"}
     (drop_in,) = (installed / "etc/vfmigrate/vfmigrate.conf.d").iterdir()
     main = drop_in.parent.with_name("vfmigrate.conf")
-    assert config.load(main).clients == {"vdsm"}
+    assert configuration.load(main).clients == {"vdsm"}
 
 
 @pytest.mark.parametrize("point", POINTS)

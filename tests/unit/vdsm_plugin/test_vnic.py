@@ -17,15 +17,15 @@ from tests.unit.vdsm_plugin.rig import (
     on_vf,
     standby,
 )
-from vfmigrate import claims
-from vfmigrate.pci import PciAddress
+from vfmigrate.claims import claim_store
+from vfmigrate.model.pci import PciAddress
 
 
 def test_a_bridges_vnic_becomes_a_vf_of_the_pool(vdsm: Vdsm) -> None:
     made = vdsm.hooks.xml("before_device_create", BRIDGE, VM, device={**VFIO, "vfmigrate_vlan": "43"})
     (claim,) = vdsm.store.all()
     assert canonical(made) == canonical(on_vf(claim.vf))
-    assert (claim.domain, claim.mac, claim.vlan, claim.state) == (VM, MAC, 43, claims.RESERVED)
+    assert (claim.domain, claim.mac, claim.vlan, claim.state) == (VM, MAC, 43, claim_store.RESERVED)
     assert claim.expires is not None
     assert "left out, since a VF has no such thing: port, filterref, bandwidth" in vdsm.said
     assert "the network's MTU is 9000, the port's 1500: see mtu of [pool data]" in vdsm.said

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tells the network where a guest went, the moment it resumes here.
+
+QEMU announces its emulated NICs; after a VF moved, nothing tells the switches until the guest happens to transmit.
+The frames go through the VF's own port, so that the bridge learns and the port's VLAN tag is on them outside.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vfmigrate import journal
+from vfmigrate.announce.rarp import ROUNDS, rarp
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.observe import Host
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+
+#: seconds before each round for a VF that its guest has taken while its standby carries: the guest's driver needs a
+#: second or more until it has a link, and frames sent there before are lost as surely as frames for the standby after
+JOIN_ROUNDS = (1.5, 1.5, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class _Exit:
+    """Where a VF's frames enter the bridge."""
+
+    bridge: str
+    ofport: int
+
+
+class Announcer:
+    """Announces the MACs of a domain, in the rounds of QEMU's own announcement."""
+
+    def __init__(self, config: Config, host: Host, store: ClaimStore, log: Journal) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._log = log
+        self._stop = threading.Event()
+        self._exits: dict[PciAddress, tuple[str, _Exit]] = {}
+
+    def stop(self) -> None:
+        """End the rounds that are still to come."""
+        self._stop.set()
+
+    def warm(self, domain: str) -> None:
+        """Look up now what `announce` will need when the guest resumes: every millisecond is silence then."""
+        for claim in self._announced(domain):
+            try:
+                self._exits[claim.vf] = (claim.id, self._exit(claim))
+            except VfmigrateError as error:
+                self._tell_failure(claim, error)
+
+    def announce(self, domain: str) -> None:
+        """Start announcing the domain's MACs; returns at once.
+
+        Those of failover pairs are not among them: they are where their standby is, which QEMU announces.
+        """
+        claims = self._announced(domain)
+        if claims:
+            threading.Thread(target=self._rounds, args=(claims,), name="announce", daemon=True).start()
+
+    def announce_vf(self, claim: Claim) -> None:
+        """Start announcing the MAC of a VF that its guest has just taken, from where it is now; returns at once."""
+        pool = self._config.pools.get(claim.pool)
+        if claim.mac is not None and pool is not None and pool.announce:
+            threading.Thread(
+                target=self._rounds, args=([claim], JOIN_ROUNDS), name="announce", daemon=True
+            ).start()
+
+    def _announced(self, domain: str) -> list[Claim]:
+        claims = []
+        for claim in self._store.of_domain(domain):
+            pool = self._config.pools.get(claim.pool)
+            here = claim.state == PLUGGED and claim.strategy != "failover" and claim.slot is None
+            if here and claim.mac is not None and pool is not None and pool.announce:
+                claims.append(claim)
+        return claims
+
+    def _exit(self, claim: Claim) -> _Exit:
+        known = self._exits.pop(claim.vf, None)
+        if known is not None and known[0] == claim.id:
+            return known[1]
+        port = self._host.observe(claim.vf).switch_port
+        if port is None or port.ofport is None or port.owner != claim.id:
+            raise VfmigrateError(f"VF {claim.vf} has no working port to announce {claim.mac} from")
+        return _Exit(port.bridge, port.ofport)
+
+    def _rounds(self, claims: list[Claim], rounds: Sequence[float] = ROUNDS) -> None:
+        exits = {}
+        for claim in claims:
+            try:
+                exits[claim] = self._exit(claim)
+            except VfmigrateError as error:
+                self._tell_failure(claim, error)
+        for number, delay in enumerate(rounds):
+            if not exits or self._stop.wait(delay):
+                return
+            for claim, exit_ in list(exits.items()):
+                current = self._store.get(claim.vf)
+                if current is None or current.id != claim.id or claim.mac is None:
+                    del exits[claim]  # it left again
+                    continue
+                try:
+                    if claim.strategy == "failover" and not self._host.sysfs.bus_master(claim.vf):
+                        del exits[claim]  # the guest is on its standby again
+                        continue
+                    self._host.ovs.packet_out(exit_.bridge, exit_.ofport, rarp(claim.mac))
+                except VfmigrateError as error:
+                    self._tell_failure(claim, error)
+                    del exits[claim]
+                    continue
+                if number == 0:
+                    self._log.event(
+                        "announce",
+                        f"guest '{claim.domain_name}': told the network that {claim.mac} is here",
+                        domain=claim.domain_name,
+                        uuid=claim.domain,
+                        vf=str(claim.vf),
+                        mac=claim.mac,
+                    )
+
+    def _tell_failure(self, claim: Claim, error: VfmigrateError) -> None:
+        self._log.event(
+            "announce-failed",
+            f"guest '{claim.domain_name}': {claim.mac} not announced: {error}",
+            level=journal.WARNING,
+            domain=claim.domain_name,
+            vf=str(claim.vf),
+        )

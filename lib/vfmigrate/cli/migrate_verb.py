@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`vfmigrate migrate`: what the administrator asks, and what is told at the end.
+
+Works through libvirt with the user's own rights, at both ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vfmigrate.cli import display, keyboard
+from vfmigrate.domain.migrating_vf import crossings
+from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
+from vfmigrate.migrate.convergence import Terms
+from vfmigrate.migrate.monitor import Display
+from vfmigrate.preflight import report as preflight_report
+from vfmigrate.preflight.snapshot import Line
+from vfmigrate.rpc import protocol
+from vfmigrate.rules.findings import ERROR, WARNING
+
+if TYPE_CHECKING:
+    from vfmigrate.migrate.workflow import Migration, Report
+    from vfmigrate.virt.session import Session
+
+#: what a guest may stand still for by default, in ms: what a VF's state takes on a fast network
+MAX_DOWNTIME_MS = 1000
+#: libvirt and QEMU count them in 64 bits and 32; nobody means more
+_MOST = 2**31 - 1
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to a parser's."""
+    told = "migrate a guest with its VFs, watch it, and look whether all of it arrived"
+    verb = verbs.add_parser("migrate", help=told, description=told)
+    verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the running guest")
+    verb.add_argument("desturi", metavar="DESTURI", help="the destination's libvirt, as for virsh migrate")
+    verb.add_argument(
+        "-c", "--connect", metavar="URI", help="the source's libvirt; default: as virsh chooses it"
+    )
+    verb.add_argument("--json", action="store_true", help="for programs: one event on each line")
+    verb.add_argument(
+        "--unchecked", action="store_true", help="also when vfmigrate check says that it will fail"
+    )
+    _add_virsh_options(verb)
+    verb.set_defaults(run=_migrate)
+
+
+def _add_virsh_options(verb: argparse.ArgumentParser) -> None:
+    """Add what `virsh migrate` takes as well, under the same names."""
+    verb.add_argument("--live", action="store_true", help="for those used to it: it always is")
+    verb.add_argument("--persistent", action="store_true", help="define the guest on the destination")
+    verb.add_argument("--undefinesource", action="store_true", help="and undefine it on the source")
+    verb.add_argument("--migrateuri", metavar="URI", help="where QEMU connects; default: libvirt's choice")
+    add_pace(verb)
+
+
+def add_pace(verb: argparse.ArgumentParser) -> None:
+    """Add the options that say how a guest's memory and disks are copied, whoever it is and wherever it goes."""
+    verb.add_argument(
+        "--max-downtime",
+        type=number,
+        default=MAX_DOWNTIME_MS,
+        metavar="MS",
+        help="how long the guest may stand still if it cannot be had for less (default: %(default)s)",
+    )
+    disks = verb.add_mutually_exclusive_group()
+    for kind, told in (
+        ("all", "copy disks that are not shared"),
+        ("inc", "the same, what differs from their base"),
+    ):
+        disks.add_argument(
+            f"--copy-storage-{kind}", dest="copy_storage", action="store_const", const=kind, help=told
+        )
+    verb.add_argument("--parallel", action="store_true", help="use several connections")
+    verb.add_argument("--parallel-connections", type=number, metavar="N", help="how many; QEMU's default: 2")
+    verb.add_argument("--bandwidth", type=number, metavar="MIB", help="copy at most so many MiB a second")
+    verb.add_argument(
+        "--timeout", type=number, metavar="S", help="suspend the guest for the rest after so many seconds"
+    )
+    verb.add_argument("--timeout-cancel", action="store_true", help="give up then, instead")
+    verb.add_argument("--tls", action="store_true", help="encrypt what QEMU sends")
+    verb.add_argument("--p2p", action="store_true", help="let the source's libvirt connect to DESTURI")
+    verb.add_argument("--auto-converge", action="store_true", help="slow the guest down if need be")
+    verb.add_argument("--unsafe", action="store_true", help="also where libvirt fears for the disks' caches")
+
+
+def number(text: str) -> int:
+    """A whole number from 1 on, on the command line."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a whole number from 1 on")
+    return int(text)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises UsageError for options that say nothing without another."""
+    for one, other in (
+        ("parallel_connections", "parallel"),
+        ("timeout_cancel", "timeout"),
+        ("undefinesource", "persistent"),
+    ):
+        if getattr(options, one, None) and not getattr(options, other):
+            raise UsageError(f"--{one.replace('_', '-')} needs --{other.replace('_', '-')}")
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    # a command line is parsed without libvirt-python as well
+    from vfmigrate.virt.session import Session, run_events  # noqa: PLC0415 - with libvirt-python
+
+    check_options(options)
+    run_events()
+    with Session(options.connect) as source, Session(options.desturi) as destination:
+        for session in (source, destination):
+            session.keep_alive()
+        with display.shown(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
+            try:
+                report = run(options, source, destination, shown, cancelled)
+            except VfmigrateError as error:
+                if options.json:
+                    shown.tell("failed", str(error), **protocol.plain(error))
+                raise
+            _tell(report, shown)
+    if report.problems:
+        raise HostError(f"guest '{options.domain}' has arrived, but {'; '.join(report.problems)}")
+    return 0
+
+
+def run(
+    options: argparse.Namespace,
+    source: Session,
+    destination: Session,
+    shown: Display,
+    cancelled: threading.Event,
+) -> Report:
+    """Move one guest as the options say, and return when it is there. Raises VfmigrateError when it did not move."""
+    migration = _prepared(options, source, destination, shown, cancelled)
+    shown.tell(
+        "begin",
+        f"guest '{migration.name}' goes to {destination.hostname()}{_ways(migration)}",
+        domain=migration.name,
+        uuid=migration.uuid,
+        destination=destination.hostname(),
+        vfs=[{"mac": one.mac, "strategy": one.strategy} for one in migration.crossings],
+    )
+    if migration.crossings and not getattr(options, "unchecked", True):
+        _check(options, source, destination, shown)
+    terms = Terms(
+        max_downtime_ms=options.max_downtime,
+        vfs=any(one.strategy == "vfio" for one in migration.crossings),
+        limited=options.bandwidth is not None,
+        parallel=options.parallel,
+    )
+    from vfmigrate.virt.transfer import Options  # noqa: PLC0415 - with libvirt-python
+
+    wanted = Options(
+        persistent=options.persistent,
+        undefine_source=options.undefinesource,
+        copy_storage=options.copy_storage,
+        parallel=options.parallel,
+        parallel_connections=options.parallel_connections,
+        bandwidth=options.bandwidth,
+        tls=options.tls,
+        p2p=options.p2p,
+        auto_converge=options.auto_converge,
+        unsafe=options.unsafe,
+        migrate_uri=options.migrateuri,
+    )
+    return migration.run(wanted, terms, timeout=options.timeout, cancel_at_timeout=options.timeout_cancel)
+
+
+def _check(options: argparse.Namespace, source: Session, destination: Session, shown: Display) -> None:
+    """Look at all that can be known before anything is touched; tells warnings, and raises Refused for errors."""
+    from vfmigrate.preflight.collect import Scout, Wish  # noqa: PLC0415 - with libvirt-python
+
+    wish = Wish(options.bandwidth, options.copy_storage is not None)
+    lines = preflight_report.judge(
+        Scout(source, destination, socket=options.socket).look(options.domain, wish)
+    )
+    for line in lines:
+        if line.severity == WARNING:
+            told = f"warning: {line.text}; {line.remedy}" if line.remedy else f"warning: {line.text}"
+            shown.tell("warning", told, side=line.side, check=line.check)
+    refuse(options.domain, [line for line in lines if line.severity == ERROR])
+
+
+def refuse(name: str, errors: Sequence[Line]) -> None:
+    """Raises Refused with the first of these errors, if there is one, and how many there are."""
+    if not errors:
+        return
+    first, more = errors[0], len(errors) - 1
+    others = f" (and {more} more: vfmigrate check tells all)" if more else ""
+    raise Refused(f"guest '{name}' cannot go: {first.text}{others}", first.remedy)
+
+
+def _prepared(
+    options: argparse.Namespace,
+    source: Session,
+    destination: Session,
+    shown: Display,
+    cancelled: threading.Event,
+) -> Migration:
+    from vfmigrate.migrate.workflow import Migration  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.rpc.remote_client import Remote  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.devices import Devices  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.transfer import Transfer  # noqa: PLC0415 - with libvirt-python
+
+    if not source.is_running(options.domain):
+        raise Refused(
+            f"guest '{options.domain}' does not run", "virsh migrate --offline moves its definition"
+        )
+    transfer = Transfer(source, destination, options.desturi, options.domain)
+    return Migration(
+        transfer,
+        crossings(transfer.xml("source")),
+        shown,
+        cancelled,
+        near=Remote(source.mailbox(), source.hostname()),
+        far=Remote(destination.mailbox(), destination.hostname()),
+        source=Devices(source, transfer.uuid),
+        destination=Devices(destination, transfer.uuid),
+    )
+
+
+def _ways(migration: Migration) -> str:
+    told = [f"{one.mac or 'a VF without MAC'} by {one.strategy}" for one in migration.crossings]
+    return f" with {', '.join(told)}" if told else ""
+
+
+def _tell(report: Report, shown: Display) -> None:
+    facts = dataclasses.asdict(report)
+    shown.tell("end", "\n".join(summary(report)), **facts)
+
+
+def summary(report: Report) -> Iterator[str]:
+    """What is said of a guest that has arrived."""
+    yield f"arrived after {report.total_ms / 1000:.1f} s"
+    if report.downtime_ms is not None:
+        yield f"downtime {report.downtime_ms} ms (by libvirt)"
+    if report.standstill_ms is not None:
+        yield (
+            f"silence about {report.standstill_ms:.0f} ms (estimated: from the event that the guest stopped to the one "
+            "that it runs, as they reached this command; the network's part is not in it)"
+        )
+    for mac, away in report.away_ms.items():
+        yield f"{mac} was without its VF for {away / 1000:.1f} s, and on the bond's other port meanwhile"
+    for mac, told in report.verified.items():
+        yield f"{mac} {told}"

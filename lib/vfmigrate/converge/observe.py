@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""This host as the doors show it: one VF with everything that belongs to it, and what its card says of itself.
+
+Reads only. What a VF should look like and how it gets there is the business of `converge`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Callable, Optional
+
+from vfmigrate.errors import HostError
+from vfmigrate.host.devlink import Devlink, Info, Port
+from vfmigrate.host.links import Links
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openvswitch import OpenVswitch, SwitchPort
+
+
+@dataclass(frozen=True)
+class VfState:
+    """One VF as it is now."""
+
+    vf: PciAddress
+    pf: PciAddress
+    index: int
+    driver: Optional[str]
+    #: the driver is vfio-pci or a variant driver
+    vfio: bool
+    #: a process (QEMU) holds the VF through VFIO; `observe` looks only where the VF is not migratable
+    in_use: bool
+    #: devlink port of the VF; None while the PF is not in switchdev mode
+    port_index: Optional[int] = None
+    hw_addr: Optional[str] = None
+    #: None where the card or its mode knows no such flag
+    migratable: Optional[bool] = None
+    representor: Optional[str] = None
+    ifindex: Optional[int] = None
+    link_up: bool = False
+    mtu: Optional[int] = None
+    switch_port: Optional[SwitchPort] = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """The doors to this host, handed around as one."""
+
+    sysfs: Sysfs
+    devlink: Devlink
+    links: Links
+    ovs: OpenVswitch
+
+    def observe(self, vf: PciAddress) -> VfState:
+        """Look at one VF. Raises HostError when it does not exist, Unreachable when Open vSwitch is down."""
+        pf = self.sysfs.physfn(vf)
+        if pf is None:
+            raise HostError(f"there is no VF {vf} on this host", "see sriov_numvfs of its physical function")
+        index = self.sysfs.vf_index(vf)
+        port = self.devlink.vf_port(pf, index)
+        state = self._state(vf, pf, index, False, port, self.ovs.port)
+        if state.vfio and not state.migratable:
+            # Only then does it matter, and looking through all processes is the slowest part.
+            state = replace(state, in_use=self.sysfs.in_use(vf))
+        return state
+
+    def survey(self, pf: PciAddress) -> list[VfState]:
+        """Look at every VF of a PF with one question to devlink and one to Open vSwitch.
+
+        Of the switch's ports only those in the name of a claim are seen.
+        """
+        ports = self.devlink.vf_ports(pf)
+        owned = {port.name: port for port in self.ovs.owned_ports()}
+        users = self.sysfs.users(pf)
+        return [
+            self._state(vf, pf, index, vf in users, ports.get(index), owned.get)
+            for index, vf in enumerate(self.sysfs.vfs(pf))
+        ]
+
+    def _state(
+        self,
+        vf: PciAddress,
+        pf: PciAddress,
+        index: int,
+        in_use: bool,
+        port: Optional[Port],
+        switch_port: Callable[[str], Optional[SwitchPort]],
+    ) -> VfState:
+        driver = self.sysfs.driver(vf)
+        state = VfState(vf, pf, index, driver, self.sysfs.is_vfio(driver), in_use)
+        if port is None or port.ifindex is None:
+            return state
+        link = self.links.link(port.ifindex)
+        return replace(
+            state,
+            port_index=port.index,
+            hw_addr=port.hw_addr,
+            migratable=port.migratable,
+            representor=link.name,
+            ifindex=link.index,
+            link_up=link.up,
+            mtu=link.mtu,
+            switch_port=switch_port(link.name),
+        )
+
+    def card(self, pf: PciAddress) -> Info:
+        """PSID and firmware of the card behind a PF."""
+        return self.devlink.info(pf)

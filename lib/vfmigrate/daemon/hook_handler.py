@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happens at each hook operation: change the claims, converge, answer.
+
+Runs in the daemon, on behalf of a hook whose caller inside libvirt holds the domain's lock. It therefore never calls
+libvirt, and holds the claims' lock only while it looks and takes.
+
+The operations and their order: https://libvirt.org/hooks.html and docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable, Optional
+
+from vfmigrate import journal
+from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.converger import Converger
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.domain_xml import Domain, read
+from vfmigrate.errors import Refused, UsageError, VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.adoption import Adoption
+from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.placement import Placement, Placements
+from vfmigrate.reservations.reservation import Reservations
+from vfmigrate.reservations.selection import Selection
+from vfmigrate.rules import compatibility
+
+#: operations whose failure libvirt takes as a refusal; a failure of any other is logged and changes nothing
+REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
+
+
+class HookOperations:
+    """Answers the hook, one method for each operation."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        converger: Converger,
+        log: Journal,
+        *,
+        on_started: Callable[[str], None] = lambda _uuid: None,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._converger = converger
+        self._log = log
+        self.moves = Moves(config, host, store)
+        self._selection = Selection(host, store, self.moves)
+        self._placements = Placements(config, host, store)
+        self._cleanup = Cleanup(store, converger, log)
+        self._reservations = Reservations(
+            config,
+            host,
+            store,
+            converger,
+            log,
+            moves=self.moves,
+            placements=self._placements,
+            cleanup=self._cleanup,
+        )
+        self.adoption = Adoption(host, store, self._placements, log)
+        self._on_started = on_started
+
+    def handle(self, operation: str, sub_operation: str, extra: str, xml: str) -> Optional[str]:
+        """Do what an operation asks for; returns the XML that replaces the domain's, or None to leave it.
+
+        Raises Refused, HostError, Unreachable or InputError where libvirt must not go on.
+        """
+        operations: dict[str, Callable[[Domain, str], Optional[str]]] = {
+            "migrate": self._reservations.arrive,
+            "restore": self._reservations.restore,
+            "prepare": self._prepare,
+            "start": self._start,
+            "started": self._started,
+            "stopped": self._stopped,
+            "release": self._release,
+            "reconnect": self._reconnect,
+        }
+        if operation not in operations:
+            raise UsageError(f"libvirt's hook operation '{operation[:20]}' is not one we know")
+        domain = read(xml, lenient=operation not in REFUSING)
+        before = self._store.clock()
+        try:
+            answer = operations[operation](domain, xml)
+        except VfmigrateError as error:
+            self._log.event(
+                operation,
+                f"{operation} of guest '{domain.name}': {error}",
+                level=journal.WARNING,
+                domain=domain.name,
+                uuid=domain.uuid,
+                outcome="refused" if operation in REFUSING else "failed",
+            )
+            if operation in REFUSING:
+                raise
+            return None
+        claims = self._store.of_domain(domain.uuid)
+        if claims or operation == "release":
+            self._log.event(
+                operation,
+                f"{operation} of guest '{domain.name}'"
+                + (f" ({extra})" if extra != "-" else "")
+                + "".join(f": {claim.vf} {claim.state}" for claim in claims),
+                domain=domain.name,
+                uuid=domain.uuid,
+                vf=" ".join(str(claim.vf) for claim in claims),
+                outcome="done",
+                sub_operation=sub_operation,
+                reason=extra,
+                ms=round((self._store.clock() - before) * 1000),
+            )
+        return answer
+
+    # -- a guest is about to start, from cold or from elsewhere
+
+    def _prepare(self, domain: Domain, _xml: str) -> Optional[str]:
+        self._take_named(domain, PREPARED)
+        return None
+
+    def _start(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self._take_named(domain, PLUGGED):
+            self._store.change(claim, expires=None)
+        self.moves.settled(domain.uuid)
+        for claim in self._store.of_domain(domain.uuid):
+            if claim.slot is not None:
+                self._store.change(claim, expires=None)  # plugged in once the guest runs; see arrivals
+        return None
+
+    def _take_named(self, domain: Domain, state: str) -> list[Claim]:
+        """Claim the VFs of our pools that the XML names, and make the host match."""
+        placements = list(self._placements.named(domain))
+        with self._store.lock:
+            claims = [self._take(domain, vf, placement, state) for vf, placement in placements]
+        for claim in claims:
+            self._converger.converge(claim.vf)
+        return claims
+
+    def _take(self, domain: Domain, vf: PciAddress, placement: Placement, state: str) -> Claim:
+        current = self._store.get(vf)
+        if current is None:
+            obstacle = self._selection.obstacle(vf, placement.pool)
+            if obstacle is not None:
+                raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}")
+        elif current.domain != domain.uuid:
+            raise Refused(
+                f"VF {vf} cannot be given to guest '{domain.name}': it is {compatibility.holder(current)}",
+                "give the guest another VF, or use a hostdev network of the pool",
+            )
+        claim = self._placements.claim(domain, placement, vf, state)
+        if current is None and self.moves.is_expected(domain.uuid):
+            # libvirt has chosen it just now: is it one that can take the state?
+            if placement.interface.mark is not None and placement.moves:
+                compatibility.check_compatible(
+                    placement.interface.mark, vf, self._selection.facts([placement.pool])[vf]
+                )
+            claim = replace(claim, incoming=True)
+        if current is not None:
+            claim = replace(claim, id=current.id, incoming=current.incoming, origin=current.origin)
+        if current is not None and placement.interface.mark is None:
+            # Claimed by somebody who knew more than the XML says: a client, or `migrate` of an older daemon.
+            claim = replace(
+                claim,
+                mac=current.mac,
+                set_mac=current.set_mac,
+                vlan=current.vlan,
+                trunks=current.trunks,
+                strategy=current.strategy,
+            )
+        return self._store.put(claim)
+
+    def _started(self, domain: Domain, _xml: str) -> Optional[str]:
+        self._on_started(domain.uuid)
+        return None
+
+    # -- a guest is gone
+
+    def _stopped(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self._store.of_domain(domain.uuid):
+            expires = self._store.clock() + self._config.claim_timeout
+            if self._store.change(claim, state=PREPARED, expires=expires) is not None:
+                self._cleanup.converge(claim)
+        return None
+
+    def _release(self, domain: Domain, _xml: str) -> Optional[str]:
+        self.adoption.gone(domain.uuid)
+        for claim in self._store.of_domain(domain.uuid):
+            self._cleanup.drop(claim, gone=True)
+        self.moves.settled(domain.uuid)
+        return None
+
+    # -- libvirt was restarted and found its guests running
+
+    def _reconnect(self, domain: Domain, _xml: str) -> Optional[str]:
+        for claim in self.adoption.adopt(domain, self._store.clock()):
+            self._cleanup.converge(claim)
+        return None

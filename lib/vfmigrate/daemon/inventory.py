@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Gathers the facts of this host for those who judge whether a guest can come or go (facts.py).
+
+Reads only, with a bounded number of questions to each door however many VFs there are. What a door does not tell is
+said as such and keeps nothing else from being told. Asks libvirt whether guests are migrating, so it is never used for
+a hook.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
+
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.bindings import Bindings
+from vfmigrate.converge.observe import Host
+from vfmigrate.daemon.status import Check
+from vfmigrate.errors import UsageError, VfmigrateError
+from vfmigrate.host.local_files import Premises
+from vfmigrate.model.host_facts import (
+    BridgeFacts,
+    FindingFacts,
+    HostFacts,
+    PfFacts,
+    PoolFacts,
+    SwitchFacts,
+    VfFacts,
+)
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.bridge import OFFLOAD
+from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.provision import pf
+from vfmigrate.provision.pf import PfState
+from vfmigrate.rpc.protocol import Request
+from vfmigrate.version import VERSION
+
+#: the most bridges or files that may be asked for at once, and the longest name
+_MOST_NAMES = 64
+_LONGEST_NAME = 4096
+
+
+class Inventory:
+    """Tells the facts of a host. `migrating` tells whether libvirt is at work on a guest, by its UUID."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        offload: OffloadRestart,
+        check: Check,
+        migrating: Callable[[str], bool],
+        premises: Premises,
+        bindings: Bindings,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._offload = offload
+        self._check = check
+        self._migrating = migrating
+        self._premises = premises
+        self._bindings = bindings
+
+    def answer(self, request: Request) -> dict[str, Any]:
+        """Answer the request `facts`. Raises UsageError."""
+        return self.tell(_names(request, "bridges"), _names(request, "files")).plain()
+
+    def tell(self, bridges: Sequence[str] = (), files: Sequence[str] = ()) -> HostFacts:
+        """The facts as they are now, and whether there are these bridges and files."""
+        moving = self._moving()
+        return HostFacts(
+            host=socket.gethostname(),
+            vfmigrate=VERSION,
+            kernel=os.uname().release,
+            time=time.time(),
+            switch=self._switch(),
+            migration=self._premises.migration(),
+            pools=tuple(self._pool(pool, moving) for pool in self._config.pools.values()),
+            moving_at_once=min((pool.max_migrating for pool in self._config.pools.values()), default=4),
+            hook=self._premises.hook(),
+            bridges=self._bridges(bridges),
+            files=tuple(self._premises.files(files)),
+        )
+
+    def _bridges(self, names: Sequence[str]) -> tuple[BridgeFacts, ...]:
+        try:
+            return tuple(self._premises.bridges(names))
+        except VfmigrateError:
+            return ()  # what is wrong with the switch is told as such
+
+    def _moving(self) -> frozenset[PciAddress]:
+        """The VFs whose guests are on the way here, or away from here."""
+        found = set()
+        leaving: dict[str, bool] = {}
+        for claim in self._store.all():
+            if claim.strategy != "vfio":
+                continue
+            if not claim.incoming and claim.state == PLUGGED and claim.domain not in leaving:
+                leaving[claim.domain] = self._leaves(claim)
+            if claim.incoming or leaving.get(claim.domain, False):
+                found.add(claim.vf)
+        return frozenset(found)
+
+    def _leaves(self, claim: Claim) -> bool:
+        try:
+            return self._migrating(claim.domain)
+        except VfmigrateError:
+            return False  # it has just ended, or libvirt does not run, and then nothing moves
+
+    def _switch(self) -> SwitchFacts:
+        running = self._offload.running()
+        try:
+            on = self._host.ovs.settings().get("hw-offload") == OFFLOAD["hw-offload"]
+        except VfmigrateError as error:
+            return SwitchFacts(problem=str(error), running=running)
+        offload = "off" if not on else "restart" if self._offload.pending() else "on"
+        return SwitchFacts(running=running, offload=offload)
+
+    def _pool(self, pool: Pool, moving: frozenset[PciAddress]) -> PoolFacts:
+        states: dict[PciAddress, PfState] = {}
+        pfs = tuple(self._pf(address, states, moving) for address in pool.pfs)
+        try:
+            exists: Optional[bool] = self._host.ovs.bridge_exists(pool.bridge)
+        except VfmigrateError:
+            exists = None
+        return PoolFacts(
+            name=pool.name,
+            bridge=pool.bridge,
+            bridge_exists=exists,
+            vlan=pool.vlan,
+            vlans=tuple(sorted(pool.vlans)),
+            network=pool.libvirt_network,
+            max_migrating=pool.max_migrating,
+            pfs=pfs,
+            findings=tuple(self._findings(pool, states)),
+        )
+
+    def _findings(self, pool: Pool, states: dict[PciAddress, PfState]) -> Sequence[FindingFacts]:
+        try:
+            found = self._check(pool, states)
+        except VfmigrateError:
+            return []  # what is not to be had is told where it belongs
+        return [FindingFacts(each.severity, each.text, each.remedy) for each in found]
+
+    def _pf(
+        self, address: PciAddress, states: dict[PciAddress, PfState], moving: frozenset[PciAddress]
+    ) -> PfFacts:
+        if not self._host.sysfs.exists(address):
+            return PfFacts(str(address), problem=f"there is no PCI device {address}")
+        try:
+            state = states[address] = pf.observe(self._host, self._store, address)
+            card = self._host.card(address)
+            vfs = tuple(self._vf(state, number, moving) for number in range(len(state.vfs)))
+            variant = self._host.sysfs.variant_driver(state.vfs[0].vf) if state.vfs else None
+        except VfmigrateError as error:
+            return PfFacts(str(address), problem=str(error))
+        return PfFacts(
+            address=str(address),
+            psid=card.psid,
+            firmware=card.firmware,
+            mode=state.mode,
+            variant_driver=variant,
+            vfs=vfs,
+        )
+
+    def _vf(self, state: PfState, number: int, moving: frozenset[PciAddress]) -> VfFacts:
+        vf = state.vfs[number]
+        claim = self._store.get(vf.vf)
+        return VfFacts(
+            address=str(vf.vf),
+            driver=vf.driver,
+            vfio=vf.vfio,
+            migratable=vf.migratable,
+            msix=state.msix[vf.vf],
+            holder=state.users.get(vf.vf),
+            guest=claim.domain if claim else None,
+            mac=claim.mac if claim else None,
+            state=claim.state if claim else None,
+            strategy=claim.strategy if claim else None,
+            bound_early=self._bindings.is_early(vf.vf),
+            moving=vf.vf in moving,
+        )
+
+
+def _names(request: Request, key: str) -> list[str]:
+    names = request.words(key)
+    if len(names) > _MOST_NAMES or any(len(name) > _LONGEST_NAME for name in names):
+        raise UsageError(f"'{key}' of request '{request.name}' are too many")
+    return names

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vfmigrated: the only part of vfmigrate with privileges, and the owner of the claims.
+
+Puts the parts together and answers what the hook and the CLI ask over the socket, which systemd hands over so that it
+is there also while the daemon is being restarted; in the foreground it makes the socket itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from vfmigrate import journal
+from vfmigrate.announce.announcer import Announcer
+from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config import configuration
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.converger import Converger
+from vfmigrate.converge.observe import Host
+from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.daemon.inventory import Inventory
+from vfmigrate.daemon.keeper import Keeper
+from vfmigrate.daemon.options import arguments
+from vfmigrate.daemon.status import Status
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.links import Links
+from vfmigrate.host.local_files import Premises
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.host.systemd import Systemd
+from vfmigrate.host.udev import Udev
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.openvswitch import OpenVswitch
+from vfmigrate.provision.provisioner import Provisioner
+from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.reservations.departures import Departures
+from vfmigrate.rpc import protocol
+from vfmigrate.rpc.remote_server import Postman
+from vfmigrate.rpc.server import Server, listening_socket
+from vfmigrate.strategies.failover.primary import PrimaryWatch
+from vfmigrate.strategies.replug.arrivals import Arrivals
+from vfmigrate.version import VERSION
+from vfmigrate.virt.hypervisor import Hypervisor
+
+
+class Daemon:
+    """The parts, put together."""
+
+    def __init__(self, settings: Config, claims: Path, log: Journal) -> None:
+        self.config = settings
+        self.log = log
+        self.store = ClaimStore(claims)
+        systemd = Systemd()
+        self.host = Host(Sysfs(load=systemd.load_module), Devlink(), Links(), OpenVswitch(settings.ovsdb))
+        hypervisor = Hypervisor(settings.libvirt_uri)
+        converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
+        self.announcer = Announcer(settings, self.host, self.store, log)
+        self.operations = HookOperations(
+            settings, self.host, self.store, converger, log, on_started=self.announcer.warm
+        )
+        self.keeper = Keeper(
+            settings,
+            self.host,
+            self.store,
+            converger,
+            self.operations,
+            self.announcer,
+            hypervisor,
+            log,
+        )
+        self.primaries = PrimaryWatch(
+            self.host, self.store, converger, self.announcer, log, replug=self.keeper.plug_again
+        )
+        self.arrivals = Arrivals(self.store, converger, hypervisor, log, on_plugged=self.keeper.settle_soon)
+
+        def resumed(uuid: str) -> None:
+            self.primaries.expect(uuid)
+            self.arrivals.expect(uuid)
+
+        self.keeper.on_resumed = resumed
+        offload = OffloadRestart(systemd.restart)
+        departures = Departures(self.store, log, hypervisor.migrating)
+        self.postman = Postman(hypervisor.mailbox, self.do, log)
+        hypervisor.on_network_metadata = self.postman.notice
+
+        def look(running: Container[str]) -> None:
+            departures.look(running)
+            self.postman.sweep()
+
+        self.keeper.on_running = look
+        self.keeper.on_unplugged = departures.unplugged
+        self.promises = Promises(
+            settings,
+            self.host,
+            self.store,
+            converger,
+            log,
+            on_kept=self.keeper.settle_soon,
+            departures=departures,
+            moves=self.operations.moves,
+        )
+        self.provisioner = Provisioner(
+            settings,
+            self.host,
+            self.store,
+            self.keeper.networks,
+            log,
+            udev=Udev(),
+            firmware=FirmwareSettings(),
+            offload=offload,
+        )
+        looks = (settings, self.host, self.store, offload, self.provisioner.check)
+        self.status = Status(*looks, self.operations.moves, missing=self.arrivals.told)
+        premises = Premises(self.host.ovs.bridge_exists)
+        self.inventory = Inventory(*looks, hypervisor.migrating, premises, converger.bindings)
+
+    def start(self) -> None:
+        """Tell of claims that could not be read, and begin to keep the host."""
+        for broken in self.store.broken:
+            self.log.event("claim-broken", broken, level=journal.WARNING)
+        pools = ", ".join(sorted(self.config.pools)) or "none (see vfmigrate.conf(5))"
+        self.log.event("up", f"vfmigrated {VERSION}; pools: {pools}; claims: {len(self.store.all())}")
+        try:
+            self.provisioner.name_representors()
+        except VfmigrateError as error:
+            self.log.event("provision-failed", str(error), level=journal.WARNING)
+        self.postman.start()
+        self.keeper.start()
+        self.primaries.start()
+        self.arrivals.start()
+
+    def stop(self) -> None:
+        """End what goes on of its own accord."""
+        self.keeper.stop()
+        self.postman.stop()
+        self.primaries.stop()
+        self.arrivals.stop()
+        self.announcer.stop()
+        self.store.close()
+        self.log.event("down", "vfmigrated ends; claims stay")
+
+    def answer(self, request: protocol.Request, uid: int) -> dict[str, Any]:
+        """Answer a request of a user; raises VfmigrateError and nothing else."""
+        protocol.authorize(request, uid, self.config.readers, self.config.clients)
+        return self.do(request)
+
+    def do(self, request: protocol.Request) -> dict[str, Any]:
+        """Answer a request of somebody who may ask it; raises VfmigrateError and nothing else."""
+        try:
+            return self._do(request)
+        except VfmigrateError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told below
+            # Whatever nobody foresaw must reach the administrator as a line, not as silence.
+            told = self.log.bug(error)
+            raise VfmigrateError(told, "report it with the output of journalctl -t vfmigrated") from None
+
+    def _do(self, request: protocol.Request) -> dict[str, Any]:
+        if request.name == "hook":
+            xml = self.operations.handle(
+                request.text("operation"),
+                request.text("sub_operation"),
+                request.text("extra"),
+                request.text("xml"),
+            )
+            return {} if xml is None else {"xml": xml}
+        if request.name == "reconcile":
+            self.arrivals.try_again()
+            return {"changes": self.keeper.reconcile()}
+        if request.name == "provision":
+            return self._provision(request)
+        if request.name in protocol.PROMISING:
+            return self.promises.answer(request)
+        return self._tell(request)
+
+    def _tell(self, request: protocol.Request) -> dict[str, Any]:
+        if request.name == "status":
+            return self.status.tell()
+        if request.name == "facts":
+            return self.inventory.answer(request)
+        return {"version": VERSION}
+
+    def _provision(self, request: protocol.Request) -> dict[str, Any]:
+        pools, dry_run = request.words("pools"), request.flag("dry_run")
+        patience = request.seconds("wait", at_most=protocol.LONGEST_WAIT)
+        if "pf" not in request.arguments:
+            return self.provisioner.provision(pools, dry_run=dry_run, patience=patience)
+        pf = PciAddress.parse(request.text("pf"))
+        return self.provisioner.provision_pf(pf, dry_run=dry_run, patience=patience)
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where it does not listen."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+        try:
+            notifier.connect("\0" + address[1:] if address.startswith("@") else address)
+            notifier.send(state.encode())
+        except OSError:
+            pass
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status."""
+    options = arguments().parse_args(argv)
+    log = Journal()
+    try:
+        settings = configuration.load(options.config)
+        if options.check:
+            return 0
+        daemon = Daemon(settings, options.claims, log)
+        listener = listening_socket(options.socket)
+    except VfmigrateError as error:
+        print(f"vfmigrated: {error}", file=sys.stderr)
+        return error.exit_code
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    server = Server(listener, daemon.answer)
+    daemon.start()
+    server.start()
+    # Everything loaded so far lives as long as the process: keep the collector from walking it at every turn.
+    gc.collect()
+    gc.freeze()
+    notify("READY=1")
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    notify("STOPPING=1")
+    daemon.operations.moves.close()
+    server.stop()
+    daemon.stop()
+    return 0

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VF of a pool put into a guest's definition, and taken out of it again. Pure: XML in, XML out.
+
+The interface names the pool's libvirt network, so that the definition is the same on every host; a pool without a
+network leaves nothing but a VF's address to name, which is rewritten when the guest migrates. VLAN and strategy are
+in the mark of the interface in the metadata. Everything else in the text stays as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Optional
+
+from vfmigrate.domain import domain_xml, metadata
+from vfmigrate.domain.domain_xml import VfInterface
+from vfmigrate.domain.markup import Element, Markup
+from vfmigrate.domain.metadata import Mark
+from vfmigrate.errors import InputError, Refused
+from vfmigrate.model.pci import PciAddress
+
+# Ports that a device can be plugged into while the guest runs.
+_PLUGGABLE = ("pcie-root-port", "pcie-switch-downstream-port")
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A VF that a guest is to have."""
+
+    mac: str
+    pool: str
+    #: the pool's libvirt network; None: it has none, and `vf` is named
+    network: Optional[str] = None
+    vf: Optional[PciAddress] = None
+    #: VLAN tag of the port; None: the pool's
+    vlan: Optional[int] = None
+    #: how the VF crosses when the guest migrates; None: as the daemon sees fit, which is vfio
+    strategy: Optional[str] = None
+
+    def mark(self) -> Mark:
+        """What the metadata says of it."""
+        return Mark(mac=self.mac, pool=self.pool, vlan=self.vlan, strategy=self.strategy)
+
+    def device(self) -> list[str]:
+        """The lines of its element."""
+        if self.network is not None:
+            return [
+                "<interface type='network'>",
+                f"  <mac address='{self.mac}'/>",
+                f"  <source network='{escape(self.network)}'/>",
+                "</interface>",
+            ]
+        if self.vf is None:
+            raise InputError(f"neither a network nor a VF of pool '{self.pool}' is known")
+        return [
+            "<interface type='hostdev' managed='yes'>",
+            f"  <mac address='{self.mac}'/>",
+            "  <source>",
+            f"    <address type='pci' {_numbers(self.vf)}/>",
+            "  </source>",
+            "</interface>",
+        ]
+
+
+def _numbers(vf: PciAddress) -> str:
+    return (
+        f"domain='0x{vf.domain:04x}' bus='0x{vf.bus:02x}' slot='0x{vf.slot:02x}' function='0x{vf.function:x}'"
+    )
+
+
+def attached(xml: str, attachment: Attachment) -> str:
+    """The definition with the VF and its mark."""
+    domain_xml.read(xml)
+    markup = Markup(xml)
+    interfaces = list(markup.root.all("devices/interface"))
+    devices = markup.root.first("devices")
+    if interfaces:
+        markup.insert_after(interfaces[-1], attachment.device())
+    elif devices is not None:
+        markup.append(devices, attachment.device())
+    else:
+        raise InputError("the domain XML has no <devices>")
+    _add_mark(markup, attachment.mark())
+    return markup.text()
+
+
+def detached(xml: str, vf: VfInterface) -> str:
+    """The definition without one of its VFs and without that VF's mark."""
+    domain_xml.read(xml)
+    markup = Markup(xml)
+    markup.remove(list(markup.root.all("devices/*"))[vf.position])
+    _remove_mark(markup, vf)
+    return markup.text()
+
+
+def find(xml: str, mac: str) -> Optional[VfInterface]:
+    """The VF with this MAC in a domain, which may be an interface of any network; None when there is none."""
+    return next((each for each in domain_xml.read(xml).interfaces if each.wanted_mac == mac), None)
+
+
+def check_free_port(xml: str) -> None:
+    """Raises Refused when a running guest has no PCI Express port left that a VF could be plugged into.
+
+    libvirt makes ports when a domain is defined; a machine that runs cannot get more. What is left of a machine with
+    conventional PCI only libvirt can tell.
+    """
+    root = Markup(xml).root
+    controllers = [each for each in root.all("devices/controller") if each.attributes.get("type") == "pci"]
+    models = {_index(each): each.attributes.get("model", "") for each in controllers}
+    if models.get(0) != "pcie-root":
+        return
+    taken = {
+        int(address.attributes.get("bus", "0"), 0)
+        for device in root.all("devices/*")
+        for address in device.all("address")
+        if address.attributes.get("type") == "pci"
+    }
+    for controller in controllers:
+        pluggable = models[_index(controller)] in _PLUGGABLE and controller.get("target", "hotplug") != "off"
+        if pluggable and _index(controller) not in taken:
+            return
+    name = next(root.all("name"), None)
+    told = Markup(xml).text_of(name) if name is not None else ""
+    raise Refused(
+        f"guest '{told[6:-7]}' has no free PCI Express port that a VF could be plugged into while it runs",
+        "give it the VF for its next boot with --config; a port for later is one more "
+        "<controller type='pci' model='pcie-root-port'/> in its definition",
+    )
+
+
+def _index(controller: Element) -> int:
+    return int(controller.attributes.get("index", "-1"), 0)
+
+
+# -- the mark
+
+
+def _mark_tag(prefix: str, mark: Mark) -> str:
+    words = {"mac": mark.mac, "pool": mark.pool, "vlan": mark.vlan, "strategy": mark.strategy}
+    told = "".join(f" {key}='{escape(str(word))}'" for key, word in words.items() if word is not None)
+    return f"<{prefix}vf{told}/>"
+
+
+def _add_mark(markup: Markup, mark: Mark) -> None:
+    present = markup.root.first(f"metadata/{metadata.URI} vfs")
+    if present is not None:
+        prefix, colon, _ = markup.tag(present)[1:].split()[0].rstrip("/>").rpartition(":")
+        lines = [_mark_tag(prefix + colon, mark)]
+        if present.children:
+            markup.insert_after(present.children[-1], lines)
+        else:
+            markup.append(present, lines)
+        return
+    prefix = metadata.PREFIX
+    lines = [
+        f"<{prefix}:vfs xmlns:{prefix}='{metadata.URI}'>",
+        f"  {_mark_tag(f'{prefix}:', mark)}",
+        f"</{prefix}:vfs>",
+    ]
+    place = markup.root.first("metadata")
+    if place is not None:
+        markup.append(place, lines)
+    else:
+        uuid = markup.root.first("uuid") or markup.root.children[0]
+        markup.insert_after(uuid, ["<metadata>", *(f"  {line}" for line in lines), "</metadata>"])
+
+
+def _remove_mark(markup: Markup, vf: VfInterface) -> None:
+    for place in markup.root.all("metadata"):
+        for vfs in place.all(f"{metadata.URI} vfs"):
+            for element in vfs.all(f"{metadata.URI} vf"):
+                if not _is_of(element, vf):
+                    continue
+                gone = element
+                if len(vfs.children) == 1:
+                    gone = vfs if len(place.children) > 1 else place
+                markup.remove(gone)
+
+
+def _is_of(element: Element, vf: VfInterface) -> bool:
+    if vf.mark is None:
+        return False
+    mac, address = element.attributes.get("mac"), element.attributes.get("address")
+    if vf.mark.mac is not None:
+        return (mac or "").lower() == vf.mark.mac
+    return address is not None and address == str(vf.mark.address)

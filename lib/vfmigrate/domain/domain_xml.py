@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Domain XML: which VFs a guest has, and the same XML with other VFs.
+
+Pure: text in, values or text out. The XML comes from whoever may talk to libvirt, so it is parsed without entities,
+network or DTD. Rewriting touches the digits it must and nothing else: every other byte stays as it was.
+
+Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #host-device-assignment):
+
+- `<interface type='hostdev'>`: libvirt sets the MAC; also what a pool interface looks like once it is resolved;
+- `<hostdev mode='subsystem' type='pci'>`: the bare device, which carries no MAC in the XML;
+- `<interface type='network'>`: an interface of a hostdev network not yet resolved, or of any other network.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable, Optional, Union
+
+from lxml import etree
+
+from vfmigrate.domain import metadata
+from vfmigrate.domain.markup import Markup
+from vfmigrate.domain.metadata import Mark
+from vfmigrate.errors import InputError
+from vfmigrate.model.limits import MAX_NAME_BYTES, MAX_XML_BYTES
+from vfmigrate.model.pci import PciAddress
+
+
+@dataclass(frozen=True)
+class VfInterface:
+    """One device of a domain that is, or may turn out to be, a VF."""
+
+    #: position among the children of <devices>: names the device in `readdress`
+    position: int
+    #: 'interface', 'hostdev' or 'network', as in the module's docstring
+    form: str
+    #: MAC address in lower case; None for a plain <hostdev>
+    mac: Optional[str] = None
+    #: host address of the VF; None while an interface of a network is not resolved
+    address: Optional[PciAddress] = None
+    #: libvirt binds the driver by itself and gives it back
+    managed: bool = False
+    #: the interface asks libvirt to set a VLAN on the VF
+    vlan: bool = False
+    #: 'transient' for the VF of a failover pair, or None
+    teaming: Optional[str] = None
+    #: alias of the other half of its failover pair
+    standby: Optional[str] = None
+    #: what the metadata says of this interface
+    mark: Optional[Mark] = None
+
+    @property
+    def wanted_mac(self) -> Optional[str]:
+        """The MAC of the interface; for a plain <hostdev> the one in its mark."""
+        return self.mac or (self.mark.mac if self.mark else None)
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The persistent half of a failover pair: the interface that carries a guest while its VF is away."""
+
+    alias: Optional[str]
+    mac: Optional[str]
+    model: Optional[str]
+    #: 'bridge', 'network', or another type of interface
+    kind: str
+    #: name of the bridge or network
+    source: Optional[str]
+    #: the bridge is one of Open vSwitch
+    openvswitch: bool = False
+    #: VLAN tag of its port; None without one, and for a trunk
+    vlan: Optional[int] = None
+    #: VLANs of a trunk
+    trunks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What concerns us of one domain."""
+
+    uuid: str
+    name: str
+    interfaces: tuple[VfInterface, ...]
+    #: the guest has a virtual IOMMU, with which QEMU refuses to migrate VFIO devices
+    viommu: bool
+    standbys: tuple[Standby, ...] = ()
+    #: all that our metadata says, also of interfaces that the domain does not have now
+    marks: tuple[Mark, ...] = ()
+
+
+def _parse_tree(xml: Union[str, bytes]) -> etree._ElementTree:
+    data = xml.encode("utf-8") if isinstance(xml, str) else xml
+    if len(data) > MAX_XML_BYTES:
+        raise InputError(f"the domain XML has {len(data)} bytes", f"at most {MAX_XML_BYTES} are read")
+    if b"<!DOCTYPE" in data:
+        raise InputError("the domain XML has a document type declaration", "libvirt writes none: remove it")
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, encoding="utf-8"
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        # The parser's own words quote what it stumbled over, which may be a password.
+        line, column = error.position
+        raise InputError(f"the domain XML is not well-formed at line {line}, column {column}") from None
+    except ValueError as error:
+        raise InputError(f"the domain XML is not well-formed: {type(error).__name__}") from None
+    if root.tag != "domain":
+        raise InputError(f"the XML is of a <{str(root.tag)[:40]}>, not of a <domain>")
+    return root.getroottree()
+
+
+def _pci_address(device: etree._Element) -> Optional[PciAddress]:
+    element = device.find("source/address")
+    if element is None or element.get("type", "pci") != "pci":
+        return None
+    try:
+        numbers = [int(element.get(key, "0x0"), 0) for key in ("domain", "bus", "slot", "function")]
+    except ValueError:
+        raise InputError("the domain XML has a PCI address that is no number") from None
+    domain, bus, slot, function = numbers
+    if not (0 <= domain <= 0xFFFFFFFF and 0 <= bus <= 0xFF and 0 <= slot <= 0x1F and 0 <= function <= 7):
+        raise InputError("the domain XML has a PCI address out of range")
+    return PciAddress(domain, bus, slot, function)
+
+
+def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
+    """The VF in a child of <devices>, or None when it cannot be one."""
+    teaming = device.find("teaming")
+    if teaming is not None and teaming.get("type") == "persistent":
+        return None
+    if device.tag == "hostdev":
+        if device.get("mode", "subsystem") != "subsystem" or device.get("type") != "pci":
+            return None
+        form, mac = "hostdev", None
+    elif device.tag == "interface" and device.get("type") in ("hostdev", "network"):
+        form = "interface" if device.get("type") == "hostdev" else "network"
+        mac_element = device.find("mac")
+        mac = mac_element.get("address", "").lower() if mac_element is not None else None
+        if mac and not metadata.MAC.fullmatch(mac):
+            raise InputError("the domain XML has a MAC address that is none")
+    else:
+        return None
+    address = _pci_address(device) if form != "network" else None
+    return VfInterface(
+        position=position,
+        form=form,
+        mac=mac or None,
+        address=address,
+        managed=device.get("managed") == "yes",
+        vlan=device.find("vlan") is not None,
+        teaming=teaming.get("type") if teaming is not None else None,
+        standby=teaming.get("persistent") if teaming is not None else None,
+    )
+
+
+def _attribute(device: etree._Element, path: str, key: str) -> Optional[str]:
+    element = device.find(path)
+    return element.get(key) if element is not None else None
+
+
+def _standby(device: etree._Element) -> Standby:
+    kind = device.get("type", "")
+    vlan = device.find("vlan")
+    try:
+        tags = [int(tag.get("id", "")) for tag in vlan.findall("tag")] if vlan is not None else []
+    except ValueError:
+        raise InputError("the domain XML has a VLAN tag that is no number") from None
+    is_trunk = vlan is not None and (vlan.get("trunk") == "yes" or len(tags) > 1)
+    mac = _attribute(device, "mac", "address")
+    return Standby(
+        alias=_attribute(device, "alias", "name"),
+        mac=mac.lower() if mac else None,
+        model=_attribute(device, "model", "type"),
+        kind=kind,
+        source=_attribute(device, "source", kind if kind in ("bridge", "network") else "dev"),
+        openvswitch=_attribute(device, "virtualport", "type") == "openvswitch",
+        vlan=tags[0] if tags and not is_trunk else None,
+        trunks=tuple(sorted(tags)) if is_trunk else (),
+    )
+
+
+def _mark_of(interface: VfInterface, marks: tuple[Mark, ...]) -> Optional[Mark]:
+    """The mark that speaks of this interface: by MAC; by host address where there is no MAC in the XML."""
+    for mark in marks:
+        if interface.mac is not None and mark.mac == interface.mac:
+            return mark
+        if interface.form == "hostdev" and mark.address is not None and mark.address == interface.address:
+            return mark
+    return None
+
+
+def _text(root: etree._Element, tag: str) -> str:
+    text = (root.findtext(tag) or "").strip()
+    if not text:
+        raise InputError(f"the domain XML has no <{tag}>")
+    return text
+
+
+def _name(root: etree._Element) -> str:
+    name = _text(root, "name")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InputError(f"the domain XML has a <name> of more than {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def _uuid(root: etree._Element) -> str:
+    text = _text(root, "uuid")
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        raise InputError("the domain XML has a <uuid> that is none") from None
+    return text
+
+
+def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
+    """Read what concerns us of a domain.
+
+    Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours; to
+    the `lenient`, who may refuse nothing any more, such metadata is as good as none.
+    """
+    root = _parse_tree(xml).getroot()
+    try:
+        marks = metadata.read(root)
+    except InputError:
+        if not lenient:
+            raise
+        marks = ()
+    interfaces: list[VfInterface] = []
+    for position, device in enumerate(root.findall("devices/*")):
+        interface = _interface(position, device)
+        if interface is not None:
+            mark = _mark_of(interface, marks)
+            interfaces.append(VfInterface(**{**interface.__dict__, "mark": mark}))
+    return Domain(
+        uuid=_uuid(root),
+        name=_name(root),
+        interfaces=tuple(interfaces),
+        viommu=root.find("devices/iommu") is not None,
+        standbys=tuple(
+            _standby(device)
+            for device in root.findall("devices/interface")
+            if _attribute(device, "teaming", "type") == "persistent"
+        ),
+        marks=marks,
+    )
+
+
+_ATTRIBUTES: dict[str, Callable[[PciAddress], str]] = {
+    "domain": lambda address: f"0x{address.domain:04x}",
+    "bus": lambda address: f"0x{address.bus:02x}",
+    "slot": lambda address: f"0x{address.slot:02x}",
+    "function": lambda address: f"0x{address.function:x}",
+}
+
+
+def _with_address(tag: str, address: PciAddress) -> str:
+    """The <address> tag with other numbers, its quotes, order and other attributes as they were."""
+    for key, number in _ATTRIBUTES.items():
+        value = number(address)
+        attribute = re.compile(rf"(\s{key}\s*=\s*)([\"'])[^\"']*\2")
+        changed, found = attribute.subn(rf"\g<1>\g<2>{value}\g<2>", tag, count=1)
+        if not found:
+            changed = re.sub(r"^<address", f"<address {key}='{value}'", tag)
+        tag = changed
+    return tag
+
+
+def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
+    """The same XML with other VFs: `addresses` maps an interface's position to its new host address.
+
+    The marks in the metadata follow, which find a plain <hostdev> by its address. A <driver model=…> that forces a
+    driver is kept: it names the variant driver, which is the same on every host.
+    Raises InputError like `read`, and when a device has no address.
+    """
+    tree = _parse_tree(xml)
+    markup = Markup(xml)
+    devices = list(markup.root.all("devices/*"))
+    moved: dict[PciAddress, PciAddress] = {}
+    for position, address in addresses.items():
+        element = devices[position].first("source/address") if position < len(devices) else None
+        if element is None:
+            raise InputError("the domain XML has a VF without an address to rewrite")
+        markup.replace_tag(element, _with_address(markup.tag(element), address))
+        before = _pci_address(tree.getroot().findall("devices/*")[position])
+        if before is not None:
+            moved[before] = address
+    for mark in markup.root.all(f"metadata/{metadata.URI} vfs/{metadata.URI} vf"):
+        named = mark.attributes.get("address")
+        there = moved.get(PciAddress.parse(named)) if named is not None else None
+        if there is not None:
+            tag = re.sub(r"(\saddress\s*=\s*)([\"'])[^\"']*\2", rf"\g<1>\g<2>{there}\g<2>", markup.tag(mark))
+            markup.replace_tag(mark, tag)
+    return markup.text()
+
+
+def device(xml: Union[str, bytes], position: int) -> str:
+    """The text of one child of <devices>, by its position."""
+    _parse_tree(xml)
+    markup = Markup(xml)
+    return markup.text_of(list(markup.root.all("devices/*"))[position])

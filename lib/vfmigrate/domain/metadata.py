@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a domain's `<metadata>` says of its VFs: one mark per VF interface of ours.
+
+The daemon stamps the marks when a domain starts, they travel in the migration XML, and the destination learns from
+them which interfaces are ours, of which pool and VLAN, and what they need. An administrator may write them too, to
+give an interface its VLAN:
+
+    <metadata>
+      <vfmigrate:vfs xmlns:vfmigrate="urn:vfmigrate:domain:1">
+        <vfmigrate:vf mac="52:54:00:01:02:03" pool="data" vlan="42"/>
+      </vfmigrate:vfs>
+    </metadata>
+
+Anyone with access to libvirt can write metadata. It is therefore input like any other: it can lead to a refusal,
+and to a choice among what the configuration allows, never beyond. Namespaces are matched by URI, since vdsm's own
+hook renames the prefixes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from lxml import etree
+
+from vfmigrate.errors import InputError
+from vfmigrate.model.pci import PciAddress
+
+URI = "urn:vfmigrate:domain:1"
+PREFIX = "vfmigrate"
+
+# More VFs than this in one guest is nonsense (libvirt's PCI topology ends earlier), and a bound on hostile input.
+_MAX_MARKS = 64
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_WORD = re.compile(r"[\x21-\x7e]{1,64}")
+STRATEGIES = ("vfio", "failover", "replug")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One VF interface as the metadata tells of it; None where it says nothing."""
+
+    mac: Optional[str] = None
+    #: host address of the VF where the domain last ran; finds a plain <hostdev>, which has no MAC of its own
+    address: Optional[PciAddress] = None
+    pool: Optional[str] = None
+    vlan: Optional[int] = None
+    trunks: tuple[int, ...] = ()
+    strategy: Optional[str] = None
+    #: Parameter-Set Identification and running firmware of the card the state would come from
+    psid: Optional[str] = None
+    firmware: Optional[str] = None
+    #: size of the VF's MSI-X table
+    msix: Optional[int] = None
+    #: the physical function of the VF where the domain last ran
+    pf: Optional[PciAddress] = None
+
+    def at(self, address: PciAddress) -> Mark:
+        """The same mark with the VF at `address`."""
+        return replace(self, address=address)
+
+    def wish(self) -> Mark:
+        """What the mark asks for, without the facts of a VF: all that holds while the interface has none."""
+        return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None)
+
+
+def _unreadable(what: str) -> InputError:
+    return InputError(
+        f"the domain's vfmigrate metadata is unreadable: {what}",
+        f"correct it, or take it away: virsh metadata GUEST {URI} --remove",
+    )
+
+
+def _number(element: etree._Element, key: str, low: int, high: int) -> Optional[int]:
+    text = element.get(key)
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not low <= int(text) <= high:
+        raise _unreadable(f"{key}='{text[:20]}'")
+    return int(text)
+
+
+def _word(element: etree._Element, key: str) -> Optional[str]:
+    text = element.get(key)
+    if text is not None and not _WORD.fullmatch(text):
+        raise _unreadable(f"{key}='{text[:20]!a}'")
+    return text
+
+
+def _mark(element: etree._Element) -> Mark:
+    mac = element.get("mac")
+    if mac is not None:
+        mac = mac.lower()
+        if not MAC.fullmatch(mac):
+            raise _unreadable(f"mac='{mac[:20]!a}'")
+    address, pf = element.get("address"), element.get("pf")
+    if mac is None and address is None:
+        raise InputError("the domain's vfmigrate metadata has a vf with neither mac nor address")
+    strategy = _word(element, "strategy")
+    if strategy is not None and strategy not in STRATEGIES:
+        raise InputError(
+            f"the domain's vfmigrate metadata asks for strategy '{strategy}'",
+            f"the strategies are {', '.join(STRATEGIES)}",
+        )
+    trunks = element.get("trunks", "").split()
+    if len(trunks) > 4094 or any(
+        not re.fullmatch(r"[0-9]{1,4}", trunk) or int(trunk) > 4094 for trunk in trunks
+    ):
+        raise _unreadable("trunks")
+    return Mark(
+        mac=mac,
+        address=PciAddress.parse(address) if address is not None else None,
+        pool=_word(element, "pool"),
+        vlan=_number(element, "vlan", 1, 4094),
+        trunks=tuple(sorted({int(trunk) for trunk in trunks})),
+        strategy=strategy,
+        psid=_word(element, "psid"),
+        firmware=_word(element, "firmware"),
+        msix=_number(element, "msix", 1, 2048),
+        pf=PciAddress.parse(pf) if pf is not None else None,
+    )
+
+
+def read(domain: etree._Element) -> tuple[Mark, ...]:
+    """The marks in a `<domain>` element, in document order; none when it has no metadata of ours.
+
+    Raises InputError when there is metadata of ours that cannot be understood.
+    """
+    marks: list[Mark] = []
+    for vfs in domain.findall(f"metadata/{{{URI}}}vfs"):
+        marks += [_mark(element) for element in vfs.findall(f"{{{URI}}}vf")]
+    if len(marks) > _MAX_MARKS:
+        raise InputError(
+            f"the domain's vfmigrate metadata names {len(marks)} VFs", f"at most {_MAX_MARKS} are taken"
+        )
+    return tuple(marks)
+
+
+def of_domain(xml: str) -> tuple[Mark, ...]:
+    """The marks in the text of a domain that libvirt gave. Raises InputError as `read`."""
+    return read(etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, no_network=True)))
+
+
+def merged(present: tuple[Mark, ...], of_claims: tuple[Mark, ...]) -> tuple[Mark, ...]:
+    """The marks to stamp: those of the VFs a domain has, and what it wishes for an interface that is not plugged in.
+
+    An administrator may say beforehand in which VLAN a VF is to be that is plugged in later.
+    """
+    macs = {mark.mac for mark in of_claims}
+    wishes = {mark.mac: mark.wish() for mark in present if mark.mac is not None and mark.mac not in macs}
+    return (*of_claims, *wishes.values())[:_MAX_MARKS]
+
+
+def write(marks: tuple[Mark, ...]) -> str:
+    """The `<vfs>` element to be stamped on a domain (virDomainSetMetadata adds prefix and namespace)."""
+    vfs = etree.Element("vfs")
+    for mark in marks:
+        element = etree.SubElement(vfs, "vf")
+        texts = {
+            "mac": mark.mac,
+            "address": mark.address,
+            "pool": mark.pool,
+            "vlan": mark.vlan,
+            "trunks": " ".join(map(str, mark.trunks)) or None,
+            "strategy": mark.strategy,
+            "psid": mark.psid,
+            "firmware": mark.firmware,
+            "msix": mark.msix,
+            "pf": mark.pf,
+        }
+        for key, value in texts.items():
+            if value is not None:
+                element.set(key, str(value))
+    return etree.tostring(vfs, encoding="unicode")

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest that is to move: what of its XML decides whether another host can take it. Pure: XML in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from lxml import etree
+
+from vfmigrate.domain import domain_xml
+from vfmigrate.domain.domain_xml import Domain, VfInterface
+from vfmigrate.model.host_facts import HostFacts
+
+VFIO = "vfio"
+FAILOVER = "failover"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a guest."""
+
+    #: its name in the guest, such as `vda`
+    target: str
+    #: `file`, `block`, `network`, `volume` …
+    kind: str
+    #: path on the host; None for anything but files and block devices
+    path: Optional[str] = None
+    cache: Optional[str] = None
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class Traveller:
+    """A guest as it would be moved."""
+
+    domain: Domain
+    machine: str
+    arch: str
+    #: `kvm` or `qemu`, as libvirt names what the guest runs on
+    virt: str
+    emulator: Optional[str]
+    #: its <cpu>, as XML; None without one
+    cpu: Optional[str]
+    cpu_mode: Optional[str] = None
+    memory_kib: int = 0
+    disks: tuple[Disk, ...] = ()
+    #: libvirt networks and bridges that its interfaces name
+    networks: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
+    #: devices of the host besides PCI devices, in words: they stay where they are
+    host_devices: tuple[str, ...] = ()
+
+    @property
+    def names_cpu(self) -> bool:
+        """Whether its <cpu> spells out a model; host-passthrough does not."""
+        return self.cpu is not None and "<model" in self.cpu
+
+    @property
+    def paths(self) -> list[str]:
+        """The files and block devices of its disks."""
+        return [disk.path for disk in self.disks if disk.path is not None]
+
+
+@dataclass(frozen=True)
+class CarriedVf:
+    """A VF of a guest, and how it crosses."""
+
+    interface: VfInterface
+    #: the name of its pool; None when nobody knows one
+    pool: Optional[str]
+    #: vfio, failover or replug
+    strategy: str
+
+    @property
+    def told(self) -> str:
+        """Which interface it is, in words."""
+        if self.interface.wanted_mac is not None:
+            return f"the VF with MAC {self.interface.wanted_mac}"
+        return f"the VF {self.interface.address}"
+
+
+def read(live: str, migratable: str) -> Traveller:
+    """A guest from its XML: as it runs, with every VF resolved, and as it would travel. Raises InputError."""
+    parsed = domain_xml.read(live)
+    domain_xml.read(migratable)  # held to the same limits
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    root = etree.fromstring(migratable.encode(), parser)
+    kind, cpu = root.find("os/type"), root.find("cpu")
+    memory = root.findtext("currentMemory") or root.findtext("memory") or "0"
+    return Traveller(
+        domain=parsed,
+        machine=kind.get("machine", "") if kind is not None else "",
+        arch=kind.get("arch", "") if kind is not None else "",
+        virt=root.get("type", ""),
+        emulator=root.findtext("devices/emulator"),
+        cpu=etree.tostring(cpu, encoding="unicode", with_tail=False) if cpu is not None else None,
+        cpu_mode=cpu.get("mode") if cpu is not None else None,
+        memory_kib=int(memory) if memory.isdigit() else 0,
+        disks=tuple(_disk(each) for each in root.findall("devices/disk") if each.find("target") is not None),
+        networks=_sources(root, "network"),
+        bridges=_sources(root, "bridge"),
+        host_devices=tuple(
+            f"{each.get('type', 'host')} device"
+            for each in root.findall("devices/hostdev")
+            if each.get("type") != "pci"
+        ),
+    )
+
+
+def _disk(element: etree._Element) -> Disk:
+    source, driver, target = element.find("source"), element.find("driver"), element.find("target")
+    kind = element.get("type", "")
+    path = None
+    if source is not None and kind in ("file", "block"):
+        path = source.get("file" if kind == "file" else "dev")
+    return Disk(
+        target=target.get("dev", "") if target is not None else "",
+        kind=kind,
+        path=path,
+        cache=driver.get("cache") if driver is not None else None,
+        readonly=element.find("readonly") is not None,
+    )
+
+
+def _sources(root: etree._Element, kind: str) -> tuple[str, ...]:
+    found = {
+        element.get(kind, "")
+        for element in root.findall(f"devices/interface[@type='{kind}']/source[@{kind}]")
+    }
+    return tuple(sorted(found - {""}))
+
+
+def vfs(guest: Traveller, source: Optional[HostFacts]) -> list[CarriedVf]:
+    """The VFs among a guest's devices; `source` are the facts of the host where it is.
+
+    The pool is what the metadata says, else that of the VF's physical function.
+    """
+    found = []
+    for interface in guest.domain.interfaces:
+        if interface.form == "network" and interface.mark is None:
+            continue  # an interface of any other network
+        pool = interface.mark.pool if interface.mark is not None else None
+        known = source.vf(str(interface.address)) if source and interface.address else None
+        if pool is None and known is not None:
+            pool = known[0].name
+        marked = interface.mark.strategy if interface.mark is not None else None
+        strategy = FAILOVER if interface.teaming == "transient" else marked or VFIO
+        found.append(CarriedVf(interface, pool, strategy))
+    return found
+
+
+def comparable(cpu: str) -> str:
+    """A guest's <cpu> as libvirt compares it: topology and the like say nothing of what a host can give."""
+    element = etree.fromstring(cpu)
+    for child in list(element):
+        if child.tag not in ("model", "vendor", "feature"):
+            element.remove(child)
+    return etree.tostring(element, encoding="unicode")
+
+
+def host_model(capabilities: str) -> Optional[str]:
+    """The CPU of mode host-model in a domain's capabilities, as a <cpu>."""
+    mode = etree.fromstring(capabilities.encode()).find("cpu/mode[@name='host-model'][@supported='yes']")
+    if mode is None or mode.find("model") is None:
+        return None
+    cpu = etree.Element("cpu", {"mode": "custom", "match": "exact"})
+    for child in mode:
+        if child.tag in ("model", "vendor", "feature"):
+            kept = etree.SubElement(
+                cpu, child.tag, {key: value for key, value in child.items() if key != "fallback"}
+            )
+            kept.text = child.text
+    return etree.tostring(cpu, encoding="unicode")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How each VF of a running guest gets to another host, and what must be known of it there. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from lxml import etree
+
+from vfmigrate.domain import domain_xml
+from vfmigrate.domain.domain_xml import VfInterface
+from vfmigrate.errors import InputError, Refused
+from vfmigrate.model.pci import PciAddress
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """One VF of a guest."""
+
+    mac: Optional[str]
+    #: vfio, failover or replug
+    strategy: str
+    #: the pool it is of; None when nothing says so
+    pool: Optional[str] = None
+    vlan: Optional[int] = None
+    #: where the guest sees it
+    slot: Optional[PciAddress] = None
+    #: where the source has it; None where libvirt does not tell
+    address: Optional[PciAddress] = None
+    #: libvirt binds its driver
+    managed: bool = True
+    #: its form in the domain: interface, hostdev or network
+    form: str = "interface"
+
+
+def crossings(xml: str) -> list[Crossing]:
+    """The VFs of a running guest, in the order of its XML. Raises InputError."""
+    found = []
+    for interface in domain_xml.read(xml).interfaces:
+        if interface.form == "network" and (interface.mark is None or interface.mark.pool is None):
+            continue  # of a network that gives no VFs
+        mark = interface.mark
+        found.append(
+            Crossing(
+                mac=interface.wanted_mac,
+                strategy=strategy(interface),
+                pool=mark.pool if mark is not None else None,
+                vlan=mark.vlan if mark is not None else None,
+                slot=_slot(domain_xml.device(xml, interface.position)),
+                address=interface.address,
+                managed=interface.managed or interface.form == "network",
+                form=interface.form,
+            )
+        )
+    return found
+
+
+def strategy(interface: VfInterface) -> str:
+    """How an interface's VF crosses."""
+    if interface.teaming == "transient":
+        return "failover"
+    return (interface.mark.strategy if interface.mark is not None else None) or "vfio"
+
+
+def _slot(device: str) -> Optional[PciAddress]:
+    """The guest's address in the text of a device."""
+    address = etree.fromstring(device).find("address[@type='pci']")
+    if address is None:
+        return None
+    try:
+        numbers = [int(address.get(key, "0"), 0) for key in ("domain", "bus", "slot", "function")]
+    except ValueError:
+        raise InputError("the domain XML has a PCI address that is no number") from None
+    return PciAddress(*numbers)
+
+
+def check_replug(name: str, crossing: Crossing) -> None:
+    """Raises Refused for a VF with strategy replug of which too little is known for another to take its place."""
+    if crossing.mac is None or crossing.pool is None:
+        raise Refused(
+            f"a VF of guest '{name}' has strategy replug, and nothing says of which pool it is or what its MAC is",
+            "name both in its metadata: virsh edit, or vfmigrate attach",
+        )
+    if crossing.slot is None or crossing.slot.bus == 0:
+        raise Refused(
+            f"the VF with MAC {crossing.mac} of guest '{name}' sits where nothing can be unplugged",
+            "put it on a pcie-root-port: virsh edit, remove its <address>, and restart the guest",
+        )

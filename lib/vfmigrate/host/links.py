@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to network devices (rtnetlink): look one up, bring it up or down, set its MTU.
+
+Devices are named by interface index: names change under udev's hands, and representors are renamed after they
+appear. Message formats: rtnetlink(7) and include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from vfmigrate.errors import HostError
+from vfmigrate.host.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket
+
+_RTM_NEWLINK = 16
+_RTM_GETLINK = 18
+_IFF_UP = 0x1
+_IFNAMSIZ = 16
+
+_HEADER_BYTES = 16  # struct nlmsghdr
+_IFINFOMSG = struct.Struct("=4xiI")  # of struct ifinfomsg: index and flags
+_CHANGE_BYTES = 4  # its last field, which answers do not use
+_ATTRIBUTE = struct.Struct("=HH")
+_NLA_TYPE_MASK = 0x3FFF
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_STATS64 = 1, 3, 4, 23
+_STATS64 = struct.Struct("=QQ")  # the first two of struct rtnl_link_stats64: packets received and sent
+
+_REMEDIES = {
+    errno.EPERM: "run as root, or with CAP_NET_ADMIN",
+    errno.ENODEV: "it is gone, or in another network namespace: see 'ip link'",
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network device: interface index, name, administrative state, MTU in bytes, MAC address."""
+
+    index: int
+    name: str
+    up: bool
+    mtu: int
+    address: str
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Frames that a network device has received and sent since it is there."""
+
+    rx: int
+    tx: int
+
+
+class Links:
+    """The network devices of the namespace of the thread that makes this; thread-safe.
+
+    Every method raises HostError with the kernel's own text when it refuses. `timeout` is in seconds; `sock` hands
+    in a netlink socket, of another namespace for example.
+    """
+
+    def __init__(self, *, timeout: float = 30.0, sock: Optional[socket.socket] = None) -> None:
+        self._netlink = NetlinkSocket(NETLINK_ROUTE, timeout=timeout, sock=sock)
+
+    def link(self, ifindex: int) -> Link:
+        """Look up a device by its interface index; HostError when there is none."""
+        try:
+            return self._get(ifindex)
+        except KernelRefusalError as refusal:
+            raise _host_error(f"look up interface {ifindex}", refusal) from None
+
+    def find(self, name: str) -> Optional[Link]:
+        """Look up a device by its name; None when there is none."""
+        if not 0 < len(name.encode()) < _IFNAMSIZ:
+            return None
+        try:
+            return self._get(0, [("IFLA_IFNAME", name)])
+        except KernelRefusalError as refusal:
+            if refusal.number == errno.ENODEV:
+                return None
+            raise _host_error(f"look up interface {name}", refusal) from None
+
+    def traffic(self, ifindex: int) -> Traffic:
+        """What went through a device; HostError when there is none."""
+        try:
+            answer = self._answer(ifindex)
+        except KernelRefusalError as refusal:
+            raise _host_error(f"look up interface {ifindex}", refusal) from None
+        return Traffic(*_STATS64.unpack_from(_found(answer).get(_IFLA_STATS64, bytes(_STATS64.size))))
+
+    def set_up(self, ifindex: int, up: bool = True) -> None:
+        """Bring a device up, or down. A representor's state drives the link that the VF's guest sees."""
+        purpose = f"bring interface {ifindex} {'up' if up else 'down'}"
+        self._change(ifindex, purpose, flags=_IFF_UP if up else 0, mask=_IFF_UP)
+
+    def set_mtu(self, ifindex: int, mtu: int) -> None:
+        """Set a device's MTU, in bytes."""
+        self._change(ifindex, f"set the MTU of interface {ifindex} to {mtu}", [("IFLA_MTU", mtu)])
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._netlink.close()
+
+    def _get(self, ifindex: int, attributes: Sequence[tuple[str, object]] = ()) -> Link:
+        return _link(self._answer(ifindex, attributes))
+
+    def _answer(self, ifindex: int, attributes: Sequence[tuple[str, object]] = ()) -> bytes:
+        message = ifinfmsg()
+        message["index"] = ifindex
+        message["attrs"] = list(attributes)
+        (answer,) = self._netlink.ask(message, _RTM_GETLINK)
+        return answer
+
+    def _change(
+        self,
+        ifindex: int,
+        purpose: str,
+        attributes: Sequence[tuple[str, object]] = (),
+        *,
+        flags: int = 0,
+        mask: int = 0,
+    ) -> None:
+        message = ifinfmsg()
+        message["index"] = ifindex
+        message["flags"] = flags
+        message["change"] = mask
+        message["attrs"] = list(attributes)
+        try:
+            self._netlink.ask(message, _RTM_NEWLINK)
+        except KernelRefusalError as refusal:
+            raise _host_error(purpose, refusal) from None
+
+
+def _link(answer: bytes) -> Link:
+    """Read the four attributes that matter; to decode all fifty takes ten times as long, for each representor."""
+    index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
+    found = _found(answer)
+    return Link(
+        index=index,
+        name=found[_IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
+        up=bool(flags & _IFF_UP),
+        mtu=int.from_bytes(found[_IFLA_MTU], sys.byteorder),
+        address=found.get(_IFLA_ADDRESS, b"").hex(":"),
+    )
+
+
+def _found(answer: bytes) -> dict[int, bytes]:
+    return dict(_attributes(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :]))
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind & _NLA_TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + length]
+        offset += length + 3 & ~3
+
+
+def _host_error(purpose: str, refusal: KernelRefusalError) -> HostError:
+    return HostError(f"cannot {purpose}: {refusal.text}", _REMEDIES.get(refusal.number, ""))

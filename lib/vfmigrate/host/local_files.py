@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What of a host matters to a guest besides cards: files of its disks, bridges, libvirt's hook and configuration.
+
+A door that only reads; its root is a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Callable, Optional
+
+from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts
+
+HOOK = "etc/libvirt/hooks/qemu.d/50-vfmigrate"
+QEMU_CONF = "etc/libvirt/qemu.conf"
+
+_SETTING = re.compile(r'^\s*(migration_\w+)\s*=\s*"?([^"\s#]*)"?', re.MULTILINE)
+_NETDEV = re.compile(r"[^\s/]{1,15}")
+# What the daemon's unit hides from it (ProtectHome=, PrivateTmp=): a file there is not seen, and may be there.
+_HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "run/user", "tmp", "var/tmp"))
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class Premises:
+    """Looks at a host from its root directory on; `is_switch_bridge` tells the bridges of Open vSwitch."""
+
+    def __init__(self, is_switch_bridge: Callable[[str], bool], root: Path = Path("/")) -> None:
+        self._is_switch_bridge = is_switch_bridge
+        self._root = root
+
+    def hook(self) -> bool:
+        """Whether libvirt finds our hook: a file that may be executed."""
+        try:
+            return bool((self._root / HOOK).stat().st_mode & stat.S_IXUSR)
+        except OSError:
+            return False
+
+    def migration(self) -> MigrationFacts:
+        """Where libvirt says that migrations come in; its defaults where the file cannot be read."""
+        try:
+            text = (self._root / QEMU_CONF).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return MigrationFacts()
+        told = dict(_SETTING.findall(text))
+
+        def number(key: str, otherwise: int) -> int:
+            value = told.get(key, "")
+            return int(value) if value.isdigit() and len(value) <= 5 else otherwise
+
+        usual = MigrationFacts()
+        return MigrationFacts(
+            host=told.get("migration_host") or None,
+            port_min=number("migration_port_min", usual.port_min),
+            port_max=number("migration_port_max", usual.port_max),
+        )
+
+    def bridges(self, names: Iterable[str]) -> Iterator[BridgeFacts]:
+        """Which of these bridges there are, and of what kind. Raises Unreachable when Open vSwitch does not tell."""
+        for name in names:
+            if not _NETDEV.fullmatch(name):
+                yield BridgeFacts(name, None)
+            elif (self._root / "sys/class/net" / name / "bridge").is_dir():
+                yield BridgeFacts(name, "linux")
+            else:
+                yield BridgeFacts(name, "openvswitch" if self._is_switch_bridge(name) else None)
+
+    def files(self, paths: Iterable[str]) -> Iterator[FileFacts]:
+        """Which of these files there are."""
+        mounts = self._mounts()
+        for path in paths:
+            if not path.startswith("/") or "\0" in path or path.startswith(_HIDDEN):
+                yield FileFacts(path)
+                continue
+            real = os.path.realpath(self._root / path.lstrip("/"))
+            try:
+                found = Path(real).stat()
+            except OSError as error:
+                absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+                yield FileFacts(path, exists=False if absent else None)
+                continue
+            kind = (
+                "block" if stat.S_ISBLK(found.st_mode) else "file" if stat.S_ISREG(found.st_mode) else "other"
+            )
+            yield FileFacts(
+                path,
+                exists=True,
+                kind=kind,
+                filesystem=filesystem(mounts, real) if kind == "file" else None,
+                size=found.st_size if kind == "file" else None,
+            )
+
+    def _mounts(self) -> dict[str, str]:
+        try:
+            text = (self._root / "proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return {}
+        return mounts(text)
+
+
+def mounts(mountinfo: str) -> dict[str, str]:
+    """The type of the file system at each mount point (proc_pid_mountinfo(5)); the last mounted is on top."""
+    found = {}
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        words = fields.split(" ")
+        if len(words) > 4 and rest:
+            point = _ESCAPE.sub(lambda octal: chr(int(octal.group(1), 8)), words[4])
+            found[point] = rest.split(" ")[0]
+    return found
+
+
+def filesystem(mounted: dict[str, str], path: str) -> Optional[str]:
+    """The type of the file system that a path is on."""
+    for directory in (path, *map(str, Path(path).parents)):
+        if directory in mounted:
+            return mounted[directory]
+    return None

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to Open vSwitch: ports of bridges, and frames handed to a bridge.
+
+Owns the ports it made, which it knows by OWNER_KEY in the Interface's external_ids, and touches no other.
+Every change is one transaction that carries its own conditions: what was looked at still holds when it
+commits, or nothing happens and we look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional, TypeVar
+
+from vfmigrate.errors import HostError
+from vfmigrate.ovs import bridge as bridges
+from vfmigrate.ovs import openflow, ovsdb, switchport
+from vfmigrate.ovs.ovsdb import ConnectionLost, GuardError, Operation, TransactionError
+from vfmigrate.ovs.switchport import OWNER_KEY, PortRows, PortSettings, SwitchPort
+
+__all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
+
+_RUNDIR = Path("/run/openvswitch")
+_ATTEMPTS = 10
+# For what is done once a boot and not while a guest waits: the daemon may have to load its kernel module first.
+_SETTING_UP_SECONDS = 60.0
+
+_Result = TypeVar("_Result")
+
+
+class OpenVswitch:
+    """Open vSwitch of this host, through ovsdb-server's and the bridges' OpenFlow sockets. Thread-safe."""
+
+    def __init__(
+        self,
+        remote: str = "unix:/run/openvswitch/db.sock",
+        *,
+        timeout: float = 5.0,
+        rundir: Optional[Path] = None,
+        datapath: str = bridges.KERNEL_DATAPATH,
+    ) -> None:
+        """Name the database server; nothing is opened before it is needed.
+
+        `timeout` in seconds bounds each wait, for the database and for ovs-vswitchd. `rundir` holds the
+        bridges' OpenFlow sockets; it is the directory of the database's socket unless given. `datapath` is the
+        datapath_type of the bridges we make; only the kernel's can be offloaded to a card.
+        """
+        kind, _, address = remote.partition(":")
+        self._database = ovsdb.Database(remote, timeout=timeout)
+        self._timeout = timeout
+        self._datapath = datapath
+        self._rundir = rundir or (Path(address).parent if kind == "unix" else _RUNDIR)
+
+    def close(self) -> None:
+        """Close the connections; a later call opens them again."""
+        self._database.close()
+
+    def bridge_exists(self, name: str) -> bool:
+        """Whether the database has a bridge of that name. Raises Unreachable, as all methods below do."""
+        return bool(self._select("Bridge", ovsdb.named(name), "_uuid"))
+
+    def port(self, name: str) -> Optional[SwitchPort]:
+        """The port of that name, on whichever bridge, or None."""
+        rows = self._look_at(name)
+        return rows.port if rows else None
+
+    def owned_ports(self) -> list[SwitchPort]:
+        """Every port we made, by name. Its cost grows with our ports, not with those of others."""
+        marked = [["external_ids", "includes", ovsdb.to_map(switchport.MARK)]]
+        columns = ("name", *switchport.INTERFACE_COLUMNS)
+        interfaces = {row["name"]: row for row in self._select("Interface", marked, *columns)}
+        looks = [
+            ovsdb.select("Port", ovsdb.named(name), *switchport.PORT_COLUMNS) for name in sorted(interfaces)
+        ]
+        ports = [
+            row for result in (self._database.transact(*looks) if looks else []) for row in result["rows"]
+        ]
+        where = [ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name") for port in ports]
+        bridges_of = [result["rows"] for result in (self._database.transact(*where) if where else [])]
+        found = [
+            PortRows.parse(holders[0]["name"], port, interfaces[port["name"]]).port
+            for port, holders in zip(ports, bridges_of)
+            if holders  # else removed since we looked
+        ]
+        return [port for port in found if port.owner is not None]
+
+    def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        """Make `netdev` a port of `bridge` on behalf of `owner`, with these settings; may be asked again.
+
+        Returns when ovs-vswitchd has the port at work. Raises HostError when the bridge is missing, the port
+        is on another or someone else's (nothing is touched), when ovs-vswitchd cannot use the port (which is
+        taken away again), or does not say in time whether it can (only a port that is new is taken away).
+        """
+        return _persist(netdev, lambda: self._plug(bridge, netdev, owner, settings))
+
+    def unplug(self, netdev: str, owner: str) -> bool:
+        """Take the port away if it still belongs to `owner`; False when it does not or is not there.
+
+        Done when the database has it, ovs-vswitchd running or not: it is then certain to follow.
+        """
+        return _persist(netdev, lambda: self._unplug(netdev, owner))
+
+    def settings(self) -> dict[str, str]:
+        """The switch's other_config."""
+        return ovsdb.pairs(self._select("Open_vSwitch", [], "other_config")[0]["other_config"])
+
+    def configure(self, wanted: Mapping[str, str]) -> None:
+        """Write keys of the switch's other_config, and leave those of others."""
+
+        def attempt() -> None:
+            present = self.settings()
+            if bridges.differing(present, wanted):
+                self._commit(bridges.configuration(present, wanted))
+
+        _persist("the configuration", attempt)
+
+    def add_bridge(self, name: str) -> None:
+        """Make a bridge; nothing when it is there.
+
+        Returns when ovs-vswitchd has it at work. Raises HostError when it cannot, and leaves no bridge then.
+        """
+        if self.bridge_exists(name):
+            return
+        try:
+            number, results = self._commit(bridges.creation(name, self._datapath))
+        except GuardError:
+            return  # somebody else was quicker
+        interface, port, made = (result["uuid"] for result in results[1:4])
+        try:
+            self._at_work(number, name, name, port, interface, seconds=_SETTING_UP_SECONDS)
+        except HostError as failure:
+            self._database.transact(bridges.dissolution(made))
+            raise HostError(
+                f"cannot make bridge {name}: {failure.problem}", failure.remedy or "modprobe openvswitch"
+            ) from failure
+
+    def bridge_of(self, netdev: str) -> Optional[str]:
+        """The bridge that a network device is plugged into, by itself or as part of a bond; None when into none."""
+        for interface in self._select("Interface", ovsdb.named(netdev), "_uuid"):
+            for port in self._select("Port", [["interfaces", "includes", interface["_uuid"]]], "_uuid"):
+                found = self._select("Bridge", [["ports", "includes", port["_uuid"]]], "name")
+                if found:
+                    return str(found[0]["name"])
+        return None
+
+    def add_uplink(self, name: str, netdev: str) -> None:
+        """Plug `netdev` into the bridge `name` as a trunk of all VLANs; nothing when it is there.
+
+        Returns when ovs-vswitchd has it at work. Raises HostError when it is on another bridge, or cannot be used.
+        """
+        present = self.bridge_of(netdev)
+        if present == name:
+            return
+        if present is not None:
+            raise HostError(
+                f"uplink {netdev} is on bridge {present}, not on {name}",
+                f"ovs-vsctl del-port {present} {netdev}",
+            )
+        try:
+            number, results = self._commit(bridges.uplink(name, netdev))
+        except GuardError as failure:
+            raise HostError(f"Open vSwitch has no bridge '{name}'") from failure
+        interface, port = (result["uuid"] for result in results[1:3])
+        try:
+            self._at_work(number, name, netdev, port, interface, seconds=_SETTING_UP_SECONDS)
+        except HostError:
+            self._database.transact(bridges.removal(name, port))
+            raise
+
+    def packet_out(self, bridge: str, ofport: int, frame: bytes) -> None:
+        """Let `bridge` take `frame` for one that came in by port `ofport`, and switch it as normal traffic.
+
+        An access port's VLAN applies to it as to any frame of that port. Raises HostError or Unreachable.
+        """
+        with openflow.Bridge(self._rundir / f"{bridge}.mgmt", self._timeout) as conversation:
+            conversation.inject(ofport, frame)
+
+    def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        try:
+            number, results = self._commit(switchport.insertion(bridge, netdev, owner, settings))
+        except GuardError as failure:
+            remedy = f"create it: ovs-vsctl add-br {bridge}"
+            raise HostError(f"Open vSwitch has no bridge '{bridge}'", remedy) from failure
+        except TransactionError as failure:
+            # Whether the name is taken is left to the table's index to say: to ask would be to search the table.
+            if failure.error != "constraint violation":
+                raise
+            return self._plug_again(bridge, netdev, owner, settings)
+        interface_uuid, port_uuid = (result["uuid"] for result in results[1:3])
+        try:
+            return self._at_work(number, bridge, netdev, port_uuid, interface_uuid)
+        except HostError:
+            self.unplug(netdev, owner)
+            raise
+
+    def _plug_again(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        rows = self._look_at(netdev)
+        if rows is None:
+            self._refuse_if_bonded(netdev)
+            raise GuardError("the port was there and is gone")
+        _refuse_unless_ours(rows.port, bridge, owner)
+        if rows.satisfies(settings):
+            return rows.port
+        number, _ = self._commit(switchport.update(rows, owner, settings))
+        return self._at_work(number, bridge, netdev, rows.port_uuid, rows.interface_uuid)
+
+    def _commit(self, changes: Iterator[Operation]) -> tuple[int, list[Any]]:
+        """Commit changes that ovs-vswitchd shall confirm: the number by which it does, and their results."""
+        bump = ovsdb.mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
+        *results, counter = self._database.transact(
+            *changes, bump, ovsdb.select("Open_vSwitch", [], "next_cfg")
+        )
+        return int(counter["rows"][0]["next_cfg"]), results
+
+    def _at_work(
+        self,
+        number: int,
+        bridge: str,
+        netdev: str,
+        port_uuid: Any,
+        interface_uuid: Any,
+        *,
+        seconds: float = 0.0,
+    ) -> SwitchPort:
+        """The port once ovs-vswitchd has taken note of configuration `number`, if it works then.
+
+        Raises HostError when ovs-vswitchd takes no note in time, or could not use the netdev (the port is taken
+        away again): it confirms a configuration whether or not it came to anything. `seconds` is for how long to
+        wait, if longer than the time-out of the constructor.
+        """
+        seconds = max(seconds, self._timeout)
+        confirmed = {
+            "op": "wait",
+            "table": "Open_vSwitch",
+            "where": [["cur_cfg", ">=", number]],
+            "columns": ["cur_cfg"],
+            "until": "!=",
+            "rows": [],
+            "timeout": int(seconds * 1000),
+        }
+        try:
+            # The server ends the wait; our own, longer patience is for a server that does not.
+            _, ports, interfaces = self._database.transact(
+                confirmed,
+                ovsdb.select("Port", ovsdb.row(port_uuid), *switchport.PORT_COLUMNS),
+                ovsdb.select("Interface", ovsdb.row(interface_uuid), *switchport.INTERFACE_COLUMNS),
+                patience=seconds * 2,
+            )
+        except GuardError as failure:
+            raise HostError(
+                f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {seconds:g} s",
+                "is it running? systemctl status ovs-vswitchd",
+            ) from failure
+        if not ports["rows"] or not interfaces["rows"]:
+            raise HostError(f"port {netdev} of bridge {bridge} was taken away while it was being plugged")
+        port = PortRows.parse(bridge, ports["rows"][0], interfaces["rows"][0]).port
+        if port.error or port.ofport is None:
+            if port.owner:
+                self.unplug(netdev, port.owner)
+            reason = port.error or "ovs-vswitchd gave it no port number"
+            raise HostError(f"Open vSwitch cannot use {netdev} as a port of bridge {bridge}: {reason}")
+        return port
+
+    def _unplug(self, netdev: str, owner: str) -> bool:
+        rows = self._look_at(netdev)
+        if rows is None or rows.port.owner != owner:
+            return False
+        removal = list(switchport.removal(rows, owner))
+        litter = self._litter(rows)
+        while True:
+            try:
+                self._database.transact(*removal, *litter)
+                return True
+            except TransactionError as failure:
+                # Some other port uses that QoS or Queue: then it is no litter.
+                if not litter or failure.error != "referential integrity violation":
+                    raise
+                litter = litter[:1] if len(litter) > 1 else []
+
+    def _litter(self, rows: PortRows) -> list[Operation]:
+        """What to delete with the port, its QoS first: unlike ports, QoS and Queue rows stay when unused."""
+        if rows.qos is None:
+            return []
+        found = self._select("QoS", [["_uuid", "==", rows.qos]], "queues")
+        queues = sorted(ovsdb.pairs(found[0]["queues"]).values()) if found else []
+        return [ovsdb.delete("QoS", rows.qos), *(ovsdb.delete("Queue", queue) for queue in queues)]
+
+    def _look_at(self, name: str) -> Optional[PortRows]:
+        rows = self._look([name])
+        return rows[0] if rows else None
+
+    def _look(self, names: list[str]) -> list[PortRows]:
+        """The rows of those of the named ports that are there, in two questions to the database.
+
+        A name is searched for, which takes the longer the more ports there are: once, therefore.
+        """
+        looks = [ovsdb.select("Port", ovsdb.named(name), *switchport.PORT_COLUMNS) for name in names]
+        ports = [
+            row for result in (self._database.transact(*looks) if looks else []) for row in result["rows"]
+        ]
+        if not ports:
+            return []
+        results = self._database.transact(*(look for port in ports for look in switchport.around(port)))
+        answers = [result["rows"] for result in results]
+        # Neither bridge nor interface: removed since we looked.
+        return [
+            PortRows.parse(bridges[0]["name"], port, *interfaces)
+            for port, bridges, interfaces in zip(ports, answers[::2], answers[1::2])
+            if bridges and interfaces
+        ]
+
+    def _refuse_if_bonded(self, netdev: str) -> None:
+        name = ovsdb.named(netdev)
+        ports, interfaces = self._database.transact(
+            ovsdb.select("Port", name, "_uuid"), ovsdb.select("Interface", name, "_uuid")
+        )
+        if interfaces["rows"] and not ports["rows"]:
+            raise HostError(f"{netdev} is part of a bond in Open vSwitch", "a VF needs a port of its own")
+
+    def _select(self, table: str, where: list[ovsdb.Condition], *columns: str) -> list[Any]:
+        return list(self._database.transact(ovsdb.select(table, where, *columns))[0]["rows"])
+
+
+def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
+    """Look and act again when something changed in between or the connection broke."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return attempt()
+        except (GuardError, ConnectionLost):
+            continue
+    try:
+        return attempt()
+    except GuardError as failure:
+        problem = f"port {netdev} in Open vSwitch changed under our hands {_ATTEMPTS} times"
+        raise HostError(problem, "is another controller managing it?") from failure
+
+
+def _refuse_unless_ours(port: SwitchPort, bridge: str, owner: str) -> None:
+    remedy = f"if nothing uses it: ovs-vsctl del-port {port.bridge} {port.name}"
+    if port.owner != owner:
+        holder = f"belongs to '{port.owner}'" if port.owner else "was not made by vfmigrate"
+        raise HostError(
+            f"port {port.name} of bridge {port.bridge} {holder}, so '{owner}' cannot have it", remedy
+        )
+    if port.bridge != bridge:
+        raise HostError(f"port {port.name} is on bridge {port.bridge}, not on {bridge}", remedy)

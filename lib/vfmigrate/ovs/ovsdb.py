@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Transactions with ovsdb-server: the wire, the value notation and the errors of RFC 7047.
+
+Owns the connections. Knows nothing of bridges and ports: those are `vfmigrate.ovs.openvswitch`.
+
+Never monitors a table and never reads a whole one: what a transaction costs must not grow with the number of
+ports. That is why this is built on `ovs.jsonrpc` and not on `ovs.db.idl`, which downloads the database first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
+
+import ovs.jsonrpc
+import ovs.poller
+import ovs.stream
+
+from vfmigrate.errors import HostError, Unreachable
+
+Operation = Mapping[str, Any]
+Row = Mapping[str, Any]
+Condition = list[Any]
+"""Column, function and value (RFC 7047, 5.1)."""
+
+_START = "is Open vSwitch running on this host? systemctl status openvswitch-switch (or openvswitch)"
+
+
+class TransactionError(HostError):
+    """ovsdb-server did not commit. `error` is its word for why (RFC 7047, 3.1 and 5.2)."""
+
+    def __init__(self, error: str, details: str = "") -> None:
+        super().__init__(f"Open vSwitch's database refused the change: {error} {details}")
+        self.error = error
+
+
+class GuardError(TransactionError):
+    """A `wait` operation did not find what it waited for, so nothing of its transaction happened."""
+
+
+class ConnectionLost(Unreachable):
+    """ovsdb-server went away between a request and its answer: nobody knows whether it has happened."""
+
+
+def atoms(value: Any) -> list[Any]:
+    """The members of an OVSDB set as JSON writes it: a bare atom stands for a set of one (RFC 7047, 5.1)."""
+    if isinstance(value, list) and value and value[0] == "set":
+        return list(value[1])
+    return [value]
+
+
+def optional(value: Any) -> Any:
+    """The member of a set of at most one, or None."""
+    members = atoms(value)
+    return members[0] if members else None
+
+
+def pairs(value: Any) -> dict[str, Any]:
+    """An OVSDB map as a dict (RFC 7047, 5.1)."""
+    return dict(value[1])
+
+
+def to_set(members: Iterable[Any]) -> list[Any]:
+    """The JSON notation of an OVSDB set."""
+    return ["set", list(members)]
+
+
+def to_map(mapping: Mapping[str, Any]) -> list[Any]:
+    """The JSON notation of an OVSDB map."""
+    return ["map", [[key, mapping[key]] for key in sorted(mapping)]]
+
+
+def to_optional(member: Any) -> list[Any]:
+    """The JSON notation of a set of at most one; None is the empty set."""
+    return to_set([] if member is None else [member])
+
+
+def named(name: str) -> list[Condition]:
+    """The condition that a row has this name."""
+    return [["name", "==", name]]
+
+
+def row(uuid: Any) -> list[Condition]:
+    """The condition that picks one row. It is the only one for which ovsdb-server does not search the table."""
+    return [["_uuid", "==", uuid]]
+
+
+def select(table: str, where: list[Condition], *columns: str) -> Operation:
+    """The `select` operation: the named columns of the rows that meet the conditions (RFC 7047, 5.2.2)."""
+    return {"op": "select", "table": table, "where": where, "columns": list(columns)}
+
+
+def mutate(table: str, where: list[Condition], *mutations: list[Any]) -> Operation:
+    """The `mutate` operation; each mutation is column, mutator and value (RFC 7047, 5.2.4)."""
+    return {"op": "mutate", "table": table, "where": where, "mutations": list(mutations)}
+
+
+def delete(table: str, uuid: Any) -> Operation:
+    """The `delete` operation for one row (RFC 7047, 5.2.5)."""
+    return {"op": "delete", "table": table, "where": row(uuid)}
+
+
+def guard(table: str, where: list[Condition], rows: list[Row]) -> Operation:
+    """A `wait` operation that lets its transaction happen only if exactly `rows` meet the conditions now.
+
+    RFC 7047, 5.2.6. All rows must name the same columns; no rows: nothing may meet the conditions.
+    """
+    columns = sorted(rows[0]) if rows else ["_uuid"]
+    return {
+        "op": "wait",
+        "table": table,
+        "where": where,
+        "columns": columns,
+        "until": "==",
+        "rows": rows,
+        "timeout": 0,
+    }
+
+
+class _Connection:
+    """One JSON-RPC connection, with a bound on every wait."""
+
+    def __init__(self, remote: str, deadline: float) -> None:
+        opened = ovs.stream.Stream.open(remote)
+        error, stream = ovs.stream.Stream.open_block(opened, timeout=_milliseconds_until(deadline))
+        if error:
+            raise Unreachable(f"ovsdb-server at {remote} does not answer: {os.strerror(error)}", _START)
+        self._remote = remote
+        self._rpc = ovs.jsonrpc.Connection(stream)
+
+    def close(self) -> None:
+        self._rpc.close()
+
+    def alive(self) -> bool:
+        """Whether the server still holds its end, as far as can be told without asking it."""
+        while True:
+            error, message = self._rpc.recv()
+            if error:
+                return bool(error == errno.EAGAIN)
+            self._answer_probe(message)
+
+    def call(self, method: str, params: list[Any], deadline: float) -> Any:
+        """The result of a request. `deadline` is of time.monotonic().
+
+        Raises ConnectionLost, Unreachable when the deadline passed, HostError when the server said error.
+        """
+        request = ovs.jsonrpc.Message.create_request(method, params)
+        self._rpc.send(request)
+        while True:
+            error, message = self._rpc.recv()
+            if error == errno.EAGAIN:
+                self._wait(deadline)
+            elif error:
+                reason = os.strerror(error) if error > 0 else "connection closed"
+                raise ConnectionLost(f"lost ovsdb-server at {self._remote}: {reason}", _START)
+            elif message.id == request.id and message.type == message.T_REPLY:
+                return message.result
+            elif message.id == request.id and message.type == message.T_ERROR:
+                raise HostError(f"ovsdb-server at {self._remote} refused '{method}': {message.error}")
+            else:
+                self._answer_probe(message)
+
+    def _answer_probe(self, message: Any) -> None:
+        # Over TCP the server drops a client that does not answer its probes (RFC 7047, 4.1.11).
+        if message.type == message.T_REQUEST and message.method == "echo":
+            self._rpc.send(ovs.jsonrpc.Message.create_reply(message.params, message.id))
+
+    def _wait(self, deadline: float) -> None:
+        remaining = _milliseconds_until(deadline)
+        if remaining <= 0:
+            raise Unreachable(f"ovsdb-server at {self._remote} did not answer in time", _START)
+        poller = ovs.poller.Poller()
+        self._rpc.run()
+        self._rpc.wait(poller)
+        self._rpc.recv_wait(poller)
+        poller.timer_wait(remaining)
+        poller.block()
+
+
+class Database:
+    """The Open_vSwitch database of one ovsdb-server, over connections that are kept between transactions.
+
+    Thread-safe: a connection serves one transaction at a time, and threads that come together get one each,
+    so that a transaction that waits does not hold up the others.
+    """
+
+    def __init__(self, remote: str, *, timeout: float) -> None:
+        """Name the server: `remote` as "unix:PATH" or "tcp:ADDRESS:PORT"; `timeout` in seconds."""
+        self._remote = remote
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+
+    def transact(self, *operations: Operation, patience: Optional[float] = None) -> list[Any]:
+        """The results of the operations, which happened all or not at all (RFC 7047, 4.1.3).
+
+        `patience` in seconds replaces the time-out of the constructor. Raises GuardError, TransactionError,
+        ConnectionLost (it may have happened) or Unreachable.
+        """
+        deadline = time.monotonic() + (self._timeout if patience is None else patience)
+        connection = self._take(deadline)
+        try:
+            results = connection.call("transact", ["Open_vSwitch", *operations], deadline)
+        except BaseException:
+            # An answer that comes later would be taken for that of the next request.
+            connection.close()
+            raise
+        with self._lock:
+            self._idle.append(connection)
+        _raise_failure(results)
+        return list(results)
+
+    def close(self) -> None:
+        """Close the idle connections; the next transaction opens another."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self, deadline: float) -> _Connection:
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return _Connection(self._remote, deadline)
+            if connection.alive():
+                return connection
+            connection.close()
+
+
+def _raise_failure(results: Iterable[Any]) -> None:
+    for result in results:
+        if result and "error" in result:
+            error = str(result["error"])
+            kind = GuardError if error == "timed out" else TransactionError
+            raise kind(error, str(result.get("details", "")))
+
+
+def _milliseconds_until(deadline: float) -> int:
+    return max(0, int((deadline - time.monotonic()) * 1000))

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A port of ours as rows of Open vSwitch's database, and the operations that make, change and remove it.
+
+Pure: rows in, values and operations out; `vfmigrate.ovs.openvswitch` runs them. The columns are explained in
+ovs-vswitchd.conf.db(5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from vfmigrate.ovs import ovsdb
+from vfmigrate.ovs.ovsdb import Condition, Operation, Row
+
+OWNER_KEY = "vfmigrate-owner"
+"""The external_ids key of an Interface that says on whose behalf the port is there."""
+
+MARK = {"vfmigrate": "port"}
+"""In external_ids of every Interface of ours: OVSDB can look for a pair in a map, but not for a key alone."""
+
+# What OVN and Neutron read. A key that the settings no longer name goes away; keys of others stay.
+_INTEGRATION_KEYS = ("iface-id", "attached-mac", "vm-id", "iface-status")
+
+PORT_COLUMNS = ("_uuid", "name", "interfaces", "tag", "trunks", "vlan_mode", "qos")
+INTERFACE_COLUMNS = ("_uuid", "external_ids", "ofport", "error", "mtu_request")
+
+
+@dataclass(frozen=True)
+class PortSettings:
+    """What a port shall be like: access VLAN `tag`, `trunks`, its Interface's external_ids, `mtu` in bytes.
+
+    A tag alone makes an access port; with trunks, the tag's VLAN goes untagged beside the tagged others.
+    """
+
+    tag: Optional[int] = None
+    trunks: tuple[int, ...] = ()
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    mtu: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class SwitchPort:
+    """A port as the database has it now. `owner` is None for a port we did not make.
+
+    `ofport` is None as long as ovs-vswitchd has not configured the port or could not; `error` says why not.
+    """
+
+    name: str
+    bridge: str
+    tag: Optional[int]
+    trunks: tuple[int, ...]
+    external_ids: Mapping[str, str]
+    owner: Optional[str]
+    ofport: Optional[int]
+    error: Optional[str]
+
+
+@dataclass(frozen=True)
+class PortRows:
+    """The rows behind a port: what a transaction needs beside what SwitchPort tells."""
+
+    port: SwitchPort
+    port_uuid: Any
+    interface_uuid: Any
+    vlan_mode: Optional[str]
+    mtu: Optional[int]
+    qos: Any
+
+    @classmethod
+    def parse(cls, bridge: str, port: Row, interface: Row) -> PortRows:
+        """Read the rows of a port with a single interface: PORT_COLUMNS and INTERFACE_COLUMNS."""
+        external_ids = ovsdb.pairs(interface["external_ids"])
+        number = ovsdb.optional(interface["ofport"])
+        return cls(
+            port=SwitchPort(
+                name=port["name"],
+                bridge=bridge,
+                tag=ovsdb.optional(port["tag"]),
+                trunks=tuple(sorted(ovsdb.atoms(port["trunks"]))),
+                external_ids=external_ids,
+                owner=external_ids.get(OWNER_KEY),
+                # ovs-vswitchd writes -1 when it could not create the port.
+                ofport=number if number is not None and number > 0 else None,
+                error=ovsdb.optional(interface["error"]),
+            ),
+            port_uuid=port["_uuid"],
+            interface_uuid=interface["_uuid"],
+            vlan_mode=ovsdb.optional(port["vlan_mode"]),
+            mtu=ovsdb.optional(interface["mtu_request"]),
+            qos=ovsdb.optional(port["qos"]),
+        )
+
+    def satisfies(self, settings: PortSettings) -> bool:
+        """Whether nothing needs to be written for the port to be as the settings say, and at work."""
+        port = self.port
+        wanted = {**settings.external_ids, **MARK}
+        stale = [key for key in _INTEGRATION_KEYS if key in port.external_ids and key not in wanted]
+        return (
+            not stale
+            and wanted.items() <= port.external_ids.items()
+            and (port.tag, port.trunks) == (settings.tag, tuple(sorted(settings.trunks)))
+            and (self.vlan_mode, self.mtu) == (_vlan_mode(settings), settings.mtu)
+            and port.ofport is not None
+            and port.error is None
+        )
+
+
+def around(port: Row) -> Iterator[Operation]:
+    """Look for the bridge that has the port and for its interface."""
+    yield ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name")
+    # Of a bond any one will do: it is not ours, and that is all there is to know.
+    yield ovsdb.select("Interface", ovsdb.row(ovsdb.atoms(port["interfaces"])[0]), *INTERFACE_COLUMNS)
+
+
+def insertion(bridge: str, netdev: str, owner: str, settings: PortSettings) -> Iterator[Operation]:
+    """Make the port, provided that the bridge is there: the first result its guard's, then Interface and Port.
+
+    A name that is taken makes it fail with "constraint violation", names being unique in both tables.
+    """
+    here = ovsdb.named(bridge)
+    yield ovsdb.guard("Bridge", here, [{"name": bridge}])
+    interface = {
+        "name": netdev,
+        "external_ids": ovsdb.to_map(_external_ids(owner, settings)),
+        "mtu_request": ovsdb.to_optional(settings.mtu),
+    }
+    port = {"name": netdev, "interfaces": ["named-uuid", "interface"], **_port_columns(settings)}
+    yield {"op": "insert", "table": "Interface", "uuid-name": "interface", "row": interface}
+    yield {"op": "insert", "table": "Port", "uuid-name": "port", "row": port}
+    yield ovsdb.mutate("Bridge", here, ["ports", "insert", ["named-uuid", "port"]])
+
+
+def update(rows: PortRows, owner: str, settings: PortSettings) -> Iterator[Operation]:
+    """Bring the port to the settings, provided that it is still the owner's and on the same bridge."""
+    port, interface = ovsdb.row(rows.port_uuid), ovsdb.row(rows.interface_uuid)
+    wanted = _external_ids(owner, settings)
+    outdated = sorted({*_INTEGRATION_KEYS, *wanted})
+    yield _still_owned(rows, owner)
+    yield ovsdb.guard("Bridge", _holding(rows), [{"name": rows.port.bridge}])
+    yield {"op": "update", "table": "Port", "where": port, "row": _port_columns(settings)}
+    yield ovsdb.mutate(
+        "Interface",
+        interface,
+        ["external_ids", "delete", ovsdb.to_set(outdated)],
+        ["external_ids", "insert", ovsdb.to_map(wanted)],
+    )
+    mtu = {"mtu_request": ovsdb.to_optional(settings.mtu)}
+    yield {"op": "update", "table": "Interface", "where": interface, "row": mtu}
+
+
+def removal(rows: PortRows, owner: str) -> Iterator[Operation]:
+    """Take the port off its bridge, provided that it is still the owner's; its rows go when unreferenced."""
+    yield _still_owned(rows, owner)
+    yield ovsdb.mutate("Bridge", _holding(rows), ["ports", "delete", rows.port_uuid])
+    # References are counted before the rows nobody refers to are swept: a QoS to be deleted must be let go of.
+    yield {
+        "op": "update",
+        "table": "Port",
+        "where": ovsdb.row(rows.port_uuid),
+        "row": {"qos": ovsdb.to_set([])},
+    }
+
+
+def _still_owned(rows: PortRows, owner: str) -> Operation:
+    # A port plugged anew under the same name is another row, so the condition names row and owner.
+    includes = ["external_ids", "includes", ovsdb.to_map({OWNER_KEY: owner})]
+    return ovsdb.guard("Interface", [*ovsdb.row(rows.interface_uuid), includes], [{"name": rows.port.name}])
+
+
+def _holding(rows: PortRows) -> list[Condition]:
+    return [["ports", "includes", rows.port_uuid]]
+
+
+def _vlan_mode(settings: PortSettings) -> Optional[str]:
+    # Without a mode a tag makes an access port, which has no trunks.
+    return "native-untagged" if settings.tag is not None and settings.trunks else None
+
+
+def _external_ids(owner: str, settings: PortSettings) -> dict[str, str]:
+    return {**settings.external_ids, **MARK, OWNER_KEY: owner}
+
+
+def _port_columns(settings: PortSettings) -> dict[str, Any]:
+    """Every column we set, also to empty: what is not said would stay as it was."""
+    return {
+        "tag": ovsdb.to_optional(settings.tag),
+        "trunks": ovsdb.to_set(sorted(settings.trunks)),
+        "vlan_mode": ovsdb.to_optional(_vlan_mode(settings)),
+    }

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pools' networks in libvirt: compare them with the pools' VFs, and define, start or restart what differs.
+
+May call libvirt, and so never runs while a hook waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Callable
+
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Step
+from vfmigrate.domain import network_xml
+from vfmigrate.errors import Unreachable
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.model.pci import PciAddress
+
+if TYPE_CHECKING:
+    from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
+
+
+class Networks:
+    """The networks of all pools that have one."""
+
+    def __init__(self, config: Config, sysfs: Sysfs, store: ClaimStore, hypervisor: Hypervisor) -> None:
+        self._config = config
+        self._sysfs = sysfs
+        self._store = store
+        self._hypervisor = hypervisor
+
+    def steps(self, pool: Pool, vfs: Sequence[PciAddress]) -> list[Step]:
+        """What is to be done for the pool's network to give away these VFs.
+
+        A network is restarted only while no guest has a VF of the pool: libvirt forgets with it which VFs are taken.
+        Raises Unreachable when libvirt does not run, HostError for a network of this name that is not ours.
+        """
+        name = pool.libvirt_network
+        if name is None or not vfs:
+            return []
+        state = self._hypervisor.network(name)
+        actions = network_xml.differences(name, pool.name, vfs, state)
+        if self._in_use(pool):
+            actions = [action for action in actions if action != "restart"]
+        xml = network_xml.write(name, pool.name, vfs, network_xml.identity(name, state))
+        return [self._step(action, name, xml, len(vfs)) for action in actions]
+
+    def keep(self) -> list[str]:
+        """Make the networks right as far as that hurts nobody; what was done, in words. Raises as `steps()`."""
+        done = []
+        for pool in self._config.pools.values():
+            present = [pf for pf in pool.pfs if self._sysfs.exists(pf)]
+            for step in self.steps(pool, [vf for pf in present for vf in self._sysfs.vfs(pf)]):
+                step.run(None)  # type: ignore[arg-type]  # of libvirt, not of the host
+                done.append(step.text)
+        return done
+
+    def told_unreachable(self, pool: Pool, error: Unreachable) -> str:
+        """What to say of a pool's network while libvirt does not run: the keeper makes up for it when it does."""
+        return f"libvirt network {pool.libvirt_network} is seen to when libvirt runs ({error.problem})"
+
+    def _in_use(self, pool: Pool) -> bool:
+        return any(claim.pool == pool.name for claim in self._store.all())
+
+    def _step(self, action: str, name: str, xml: str, count: int) -> Step:
+        steps: dict[str, tuple[str, Callable[[], None]]] = {
+            "define": (
+                f"define libvirt network {name} with {count} VFs",
+                lambda: self._hypervisor.define_network(xml),
+            ),
+            "start": (f"start libvirt network {name}", lambda: self._hypervisor.start_network(name)),
+            "restart": (f"restart libvirt network {name}", lambda: self._restart(name)),
+            "autostart": (
+                f"set libvirt network {name} to autostart",
+                lambda: self._hypervisor.autostart_network(name),
+            ),
+        }
+        text, run = steps[action]
+        return Step(text, lambda _host: run())
+
+    def _restart(self, name: str) -> None:
+        self._hypervisor.stop_network(name)
+        self._hypervisor.start_network(name)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A physical function: how it is, how its pool wants it, and the steps between.
+
+`steps` is pure; it plans on what is there now, and for VFs that are yet to be made on what they will be. The order is
+the kernel's: VFs are not probed (autoprobe off before they are made), the eswitch is in switchdev before there are VFs
+(a mode change that is refused is then refused before anything was made, and each VF comes with its representor), MSI-X
+counts and `migratable` are set while a VF has no driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import Pool
+from vfmigrate.converge import converger
+from vfmigrate.converge.converger import Step
+from vfmigrate.converge.observe import Host, VfState
+from vfmigrate.errors import HostError, Refused
+from vfmigrate.host.udev import Udev
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules import compatibility
+
+SWITCHDEV = "switchdev"
+_SETTLE_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class PfState:
+    """One PF as it is now."""
+
+    pf: PciAddress
+    numvfs: int
+    autoprobe: bool
+    mode: str
+    vfs: tuple[VfState, ...]
+    #: MSI-X vectors of each VF; None where the VF has no such capability
+    msix: Mapping[PciAddress, Optional[int]]
+    #: who has a VF, in words; a VF that is not here is free
+    users: Mapping[PciAddress, str]
+
+
+def observe(host: Host, store: ClaimStore, pf: PciAddress) -> PfState:
+    """Look at a PF and all its VFs. Raises HostError or Unreachable."""
+    vfs = tuple(host.survey(pf))
+    return PfState(
+        pf=pf,
+        numvfs=host.sysfs.numvfs(pf),
+        autoprobe=host.sysfs.autoprobe(pf),
+        mode=host.devlink.eswitch_mode(pf),
+        vfs=vfs,
+        msix={state.vf: host.sysfs.msix_count(state.vf) for state in vfs},
+        users=_users(host, store, pf, vfs),
+    )
+
+
+def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]) -> dict[PciAddress, str]:
+    """Who has each VF: the guest of its claim, a process that holds it through VFIO, or the host itself."""
+    unclaimed = any(state.in_use and store.get(state.vf) is None for state in vfs)
+    processes = host.sysfs.users(pf) if unclaimed else {}
+    users = {}
+    for state in vfs:
+        claim = store.get(state.vf)
+        if claim is not None:
+            users[state.vf] = compatibility.holder(claim)
+        elif state.vf in processes:
+            users[state.vf] = f"held by {host.sysfs.user_of(processes[state.vf])}"
+        elif state.driver is not None and not state.vfio:
+            links = (host.links.find(name) for name in host.sysfs.netdevs(state.vf))
+            up = [link.name for link in links if link is not None and link.up]
+            if up:
+                users[state.vf] = f"in use by this host as {up[0]}"
+    return users
+
+
+def without_flag(state: PfState) -> list[PciAddress]:
+    """The VFs whose firmware knows no `migratable`, though the eswitch shows their ports."""
+    return [vf.vf for vf in state.vfs if vf.port_index is not None and vf.migratable is None]
+
+
+def wanted_count(pool: Pool, state: PfState) -> int:
+    """How many VFs the PF should have."""
+    return pool.vfs if pool.vfs is not None else state.numvfs
+
+
+def is_disruptive(pool: Pool, state: PfState) -> bool:
+    """Whether the way to the wanted state takes VFs away that are there, or cuts them off."""
+    return bool(state.numvfs) and (state.numvfs != wanted_count(pool, state) or state.mode != SWITCHDEV)
+
+
+def steps(pool: Pool, state: PfState, udev: Udev) -> list[Step]:
+    """The changes that lead a PF to what its pool wants, in the order in which they must happen.
+
+    Raises Refused when a VF that would be taken away has a user, and names the user.
+    """
+    pf, count = state.pf, wanted_count(pool, state)
+    if is_disruptive(pool, state):
+        _refuse_if_used(pool, state, count)
+    todo: list[Step] = []
+    if state.autoprobe:
+        todo.append(
+            Step(
+                f"set sriov_drivers_autoprobe of PF {pf} to 0",
+                lambda host: host.sysfs.set_autoprobe(pf, False),
+            )
+        )
+    made = 0 if state.numvfs == count else count
+    if made and state.numvfs:
+        todo.append(
+            Step(f"remove the {state.numvfs} VFs of PF {pf}", lambda host: host.sysfs.set_numvfs(pf, 0))
+        )
+    if state.mode != SWITCHDEV:
+        todo += _unbind_steps(state) if not made else []
+        todo.append(
+            Step(
+                f"set the eswitch of PF {pf} to switchdev",
+                lambda host: host.devlink.set_eswitch_mode(pf, SWITCHDEV),
+            )
+        )
+    if made:
+        todo.append(Step(f"create {made} VFs on PF {pf}", lambda host: host.sysfs.set_numvfs(pf, made)))
+    if made or (state.numvfs and state.mode != SWITCHDEV):
+        return todo + _new_vf_steps(pool, pf, count, udev)
+    for vf in state.vfs:
+        todo += _vf_steps(pool, state, vf)
+    return todo
+
+
+def pending(pool: Pool, state: PfState) -> list[str]:
+    """What cannot be made right while VFs are in use, in words."""
+    if pool.msix is None:
+        return []
+    return [
+        f"VF {vf} has {state.msix[vf]} MSI-X vectors and not {pool.msix} as long as it is {user}"
+        for vf, user in sorted(state.users.items())
+        if state.msix[vf] != pool.msix
+    ]
+
+
+def _refuse_if_used(pool: Pool, state: PfState, count: int) -> None:
+    if not state.users:
+        return
+    change = (
+        f"change sriov_numvfs of PF {state.pf} from {state.numvfs} to {count}"
+        if count != state.numvfs
+        else f"change the eswitch of PF {state.pf} from {state.mode} to switchdev"
+    )
+    users = ", ".join(f"VF {vf} is {user}" for vf, user in sorted(state.users.items()))
+    raise Refused(
+        f"pool '{pool.name}' asks to {change}, which takes all its VFs away: {users}",
+        "migrate these guests away or shut them down, then run vfmigrate provision again",
+    )
+
+
+def _unbind_steps(state: PfState) -> list[Step]:
+    """Drivers of the host must let go of VFs before the eswitch changes under them."""
+    return [_unbind(vf) for vf in state.vfs if vf.driver is not None]
+
+
+def _unbind(state: VfState) -> Step:
+    return Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
+
+
+def _new_vf_steps(pool: Pool, pf: PciAddress, count: int, udev: Udev) -> list[Step]:
+    todo = [
+        Step(
+            f"wait for the {count} representors of PF {pf}",
+            lambda host: await_representors(host, udev, pf, count),
+            silent=True,
+        )
+    ]
+    if pool.msix is not None:
+        msix = pool.msix
+        todo.append(
+            Step(
+                f"give the {count} VFs of PF {pf} {msix} MSI-X vectors each",
+                lambda host: _set_msix_of_all(host, pf, msix),
+            )
+        )
+    what = "bind to the host's driver" if pool.free_vfs == "host" else "set migratable of"
+    todo.append(Step(f"{what} the {count} VFs of PF {pf}", lambda host: _ready_all(host, pf, pool)))
+    return todo
+
+
+def _set_msix_of_all(host: Host, pf: PciAddress, msix: int) -> None:
+    for vf in host.sysfs.vfs(pf):
+        host.sysfs.set_msix_count(vf, msix)
+
+
+def _ready_all(host: Host, pf: PciAddress, pool: Pool) -> None:
+    for state in host.survey(pf):
+        for step in converger.steps(state, converger.wanted(None, pool)):
+            step.run(host)
+
+
+def _vf_steps(pool: Pool, pf: PfState, state: VfState) -> list[Step]:
+    """What a VF needs that is there already; one that has a user is its claim's business."""
+    if state.vf in pf.users:
+        return []
+    todo = []
+    if pool.msix is not None and pf.msix[state.vf] != pool.msix:
+        msix = pool.msix
+        if state.driver is not None:
+            todo.append(_unbind(state))
+            state = converger.unbound(state)
+        todo.append(
+            Step(
+                f"give {state.vf} {msix} MSI-X vectors",
+                lambda host: host.sysfs.set_msix_count(state.vf, msix),
+            )
+        )
+    return todo + converger.steps(state, converger.wanted(None, pool))
+
+
+def await_representors(host: Host, udev: Udev, pf: PciAddress, count: int) -> None:
+    """Wait until every VF of a PF has its representor, named for good.
+
+    Kernel and udev make and name them after the VFs; many take a while. Raises HostError after a minute.
+    """
+
+    def complete() -> bool:
+        ports = host.devlink.vf_ports(pf).values()
+        named = [port for port in ports if port.ifindex is not None and udev.settled(port.ifindex)]
+        return len(named) >= count
+
+    if not until(complete, _SETTLE_SECONDS):
+        ports = host.devlink.vf_ports(pf).values()
+        there = sum(port.ifindex is not None for port in ports)
+        raise HostError(
+            f"PF {pf} has {there} representors for its {count} VFs after {_SETTLE_SECONDS:g} s", "see dmesg"
+        )
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something holds, at most so long; whether it did."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Provisioning: make a host's cards, switch and libvirt network ready for the guests of its pools.
+
+Look, compare with what the pool wants, apply what differs, look again. Nothing is remembered between two runs but
+that Open vSwitch waits for a restart, so a run that was interrupted is finished by the next one, and a run that finds
+everything right changes nothing. Called by a request that is no hook's: it may call libvirt and may take minutes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Optional
+
+from vfmigrate import journal
+from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Config, Pool
+from vfmigrate.converge.converger import Step
+from vfmigrate.converge.observe import Host
+from vfmigrate.errors import HostError, Refused, Unreachable, UsageError, VfmigrateError
+from vfmigrate.host.links import Link
+from vfmigrate.host.udev import Udev
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.bridge import OFFLOAD, differing
+from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.provision import pf
+from vfmigrate.provision.networks import Networks
+from vfmigrate.provision.pf import PfState
+from vfmigrate.rpc import protocol
+from vfmigrate.rules import findings
+from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfFacts
+
+SCHEMA = 1
+# What was planned on a prediction (the addresses of VFs to come) is planned again on what came.
+_ROUNDS = 3
+
+
+@dataclass
+class Outcome:
+    """What came of one pool: what was (or would be) changed, what was found, and why it went no further."""
+
+    pool: str
+    changes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    error: Optional[VfmigrateError] = None
+
+    def plain(self) -> dict[str, Any]:
+        """For the answer to the CLI."""
+        return {
+            "pool": self.pool,
+            "changes": self.changes,
+            "findings": [finding.plain() for finding in self.findings],
+            "error": protocol.plain(self.error) if self.error else None,
+        }
+
+
+class Provisioner:
+    """Provisions pools, one run at a time."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        networks: Networks,
+        log: Journal,
+        *,
+        udev: Udev,
+        firmware: FirmwareSettings,
+        offload: OffloadRestart,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._networks = networks
+        self._log = log
+        self._udev = udev
+        self._firmware = firmware
+        self._offload = offload
+        self._running = threading.Lock()
+
+    def name_representors(self) -> None:
+        """Tell udev which representors are to have stable names; before any of them appears."""
+        pools = self._config.pools.values()
+        self._udev.name_representors(
+            address for pool in pools if pool.representor_names == "stable" for address in pool.pfs
+        )
+
+    def provision(
+        self, names: Sequence[str] = (), *, dry_run: bool = False, patience: float = 0.0
+    ) -> dict[str, Any]:
+        """Provision these pools, all without names; each as far as it goes, whatever becomes of the others.
+
+        `patience` is for how many seconds cards may still be missing, as they are while a host boots. Raises
+        UsageError for a pool that there is not.
+        """
+        for name in names:
+            if name not in self._config.pools:
+                there_are = ", ".join(sorted(self._config.pools)) or "none"
+                raise UsageError(f"there is no pool '{name}'", f"the pools are: {there_are}")
+        with self._running:
+            pools = [self._config.pools[name] for name in names or self._config.pools]
+            deadline = time.monotonic() + patience  # one for all: several absent cards are waited for once
+            outcomes = [self._pool(pool, dry_run, deadline) for pool in pools]
+        return {"schema": SCHEMA, "dry_run": dry_run, "pools": [outcome.plain() for outcome in outcomes]}
+
+    def provision_pf(
+        self, address: PciAddress, *, dry_run: bool = False, patience: float = 0.0
+    ) -> dict[str, Any]:
+        """Provision the pool of a PF that has appeared; nothing for a PF of no pool."""
+        pool = self._config.pool_of(address)
+        if pool is None:
+            return {"schema": SCHEMA, "dry_run": dry_run, "pools": []}
+        return self.provision([pool.name], dry_run=dry_run, patience=patience)
+
+    def check(
+        self,
+        pool: Pool,
+        states: Mapping[PciAddress, PfState] = MappingProxyType({}),
+        *,
+        ask_tool: bool = False,
+    ) -> list[Finding]:
+        """All that stands against a pool now.
+
+        `states` are PFs that have been looked at already. What only mstconfig knows, which is slow to ask, is told
+        when `ask_tool` says so.
+        """
+        found = findings.of_bridge(pool, list(self._config.pools.values()))
+        for address in pool.pfs:
+            facts = self._facts(address, states.get(address))
+            if ask_tool and facts.psid is not None:
+                facts = replace(facts, vf_migration_mode=self._migration_mode(address, found))
+            found += findings.of_pf(pool, facts)
+        return found
+
+    # -- one pool
+
+    def _pool(self, pool: Pool, dry_run: bool, deadline: float) -> Outcome:
+        outcome = Outcome(pool.name)
+        try:
+            remaining = deadline - time.monotonic()
+            if remaining > 0:
+                pf.until(lambda: self._has_appeared(pool), remaining)
+            self._check(pool, outcome)
+            if dry_run:
+                outcome.changes = [step.text for step in self._plan(pool, outcome) if not step.silent]
+            else:
+                self._apply(pool, outcome)
+        except VfmigrateError as error:
+            outcome.error = error
+        self._tell(pool, outcome, dry_run)
+        return outcome
+
+    def _has_appeared(self, pool: Pool) -> bool:
+        """Whether all the pool's PFs are there, run by their drivers, and their ports named for good."""
+        for address in pool.pfs:
+            if not self._host.sysfs.exists(address) or self._host.sysfs.driver(address) is None:
+                return False
+            try:
+                ports = [port for port in self._host.devlink.ports(address) if port.flavour == "physical"]
+            except HostError:  # the driver is not done yet
+                return False
+            if not any(port.ifindex is not None and self._udev.settled(port.ifindex) for port in ports):
+                return False
+        return pool.uplink in (NONE, UPLINK_OF_PF) or self._host.links.find(pool.uplink) is not None
+
+    def _check(self, pool: Pool, outcome: Outcome) -> None:
+        found = self.check(pool, ask_tool=True)
+        outcome.findings += [finding for finding in found if finding not in outcome.findings]
+        errors = [finding for finding in found if finding.severity == ERROR]
+        if errors:
+            raise HostError(f"pool '{pool.name}' is not provisioned: {errors[0].text}", errors[0].remedy)
+
+    def _apply(self, pool: Pool, outcome: Outcome) -> None:
+        for _ in range(_ROUNDS):
+            todo = self._plan(pool, outcome)
+            if not todo:
+                self._check(pool, outcome)  # also of the VFs that were not there before
+                return
+            if any(pf.is_disruptive(pool, state) for state in self._states(pool)):
+                with self._store.closed(vf for each in pool.pfs for vf in self._host.sysfs.vfs(each)):
+                    self._run(todo, outcome)
+            else:
+                self._run(todo, outcome)
+        left = [step.text for step in self._plan(pool, outcome)]
+        if left:
+            raise HostError(
+                f"the host does not keep pool '{pool.name}' as it should be: still to do: {left[0]}",
+                "see journalctl -k and whether something else configures this card",
+            )
+
+    def _run(self, todo: Sequence[Step], outcome: Outcome) -> None:
+        for step in todo:
+            step.run(self._host)
+            if not step.silent:
+                outcome.changes.append(step.text)
+                self._log.event("provision", f"pool '{outcome.pool}': {step.text}", pool=outcome.pool)
+
+    def _tell(self, pool: Pool, outcome: Outcome, dry_run: bool) -> None:
+        if dry_run:
+            return
+        for finding in outcome.findings:
+            level = journal.ERROR if finding.severity == ERROR else journal.WARNING
+            self._log.event("finding", f"pool '{pool.name}': {finding}", level=level, pool=pool.name)
+        if outcome.error is not None:
+            text = f"pool '{pool.name}': {outcome.error}"
+            self._log.event("provision-failed", text, level=journal.ERROR, pool=pool.name)
+        elif not outcome.changes:
+            self._log.event("provision", f"pool '{pool.name}': nothing to change", pool=pool.name)
+
+    # -- the plan
+
+    def _states(self, pool: Pool) -> list[PfState]:
+        return [pf.observe(self._host, self._store, address) for address in pool.pfs]
+
+    def _plan(self, pool: Pool, outcome: Outcome) -> list[Step]:
+        """Every step that is needed now; what cannot be done yet becomes a warning of the outcome."""
+        states = self._states(pool)
+        todo: list[Step] = []
+        vfs: list[PciAddress] = []
+        for state in states:
+            todo += pf.steps(pool, state, self._udev)
+            _warn(outcome, pf.pending(pool, state))
+            vfs += self._host.sysfs.vf_addresses(state.pf, pf.wanted_count(pool, state))
+        todo += self._switch_steps(pool, outcome)
+        try:
+            todo += self._networks.steps(pool, vfs)
+        except Unreachable as error:
+            _warn(outcome, [self._networks.told_unreachable(pool, error)])
+        return todo
+
+    def _switch_steps(self, pool: Pool, outcome: Outcome) -> list[Step]:
+        ovs, todo = self._host.ovs, []
+        missing = differing(ovs.settings(), OFFLOAD)
+        if missing:
+            told = " ".join(f"{key}={value}" for key, value in sorted(missing.items()))
+            todo.append(
+                Step(
+                    f"set other_config {told} of Open vSwitch",
+                    lambda _: self._offload.configure(ovs, missing),
+                )
+            )
+        todo += self._restart_steps(pool, outcome, "hw-offload" in missing)
+        if not ovs.bridge_exists(pool.bridge):
+            todo.append(Step(f"create bridge {pool.bridge}", lambda host: host.ovs.add_bridge(pool.bridge)))
+        for link in self._uplinks(pool):
+            todo += self._uplink_steps(pool, link)
+        return todo
+
+    def _restart_steps(self, pool: Pool, outcome: Outcome, switched_on: bool) -> list[Step]:
+        if not switched_on and not self._offload.pending():
+            return []
+        how = f"systemctl restart {self._offload.unit}"
+        if not pool.restart_openvswitch:
+            told = f"hardware offload has no effect before Open vSwitch is restarted: {how}"
+        elif self._store.all():
+            told = "Open vSwitch must be restarted for hardware offload, and is not while guests have VFs"
+        else:
+            return [Step("restart Open vSwitch for hardware offload", lambda _: self._offload.restart())]
+        _warn(outcome, [told])
+        return []
+
+    def _uplinks(self, pool: Pool) -> list[Link]:
+        if pool.uplink == NONE:
+            return []
+        if pool.uplink != UPLINK_OF_PF:
+            link = self._host.links.find(pool.uplink)
+            if link is None:
+                problem = (
+                    f"{pool.origin}: [pool {pool.name}] uplink: there is no network device {pool.uplink}"
+                )
+                raise HostError(problem, "see ip link")
+            return [link]
+        return [self._physical_port(address) for address in pool.pfs]
+
+    def _physical_port(self, address: PciAddress) -> Link:
+        for port in self._host.devlink.ports(address):
+            if port.flavour == "physical" and port.ifindex is not None:
+                return self._host.links.link(port.ifindex)
+        raise HostError(
+            f"PF {address} has no network device of its physical port",
+            "see devlink port show, or name an uplink in the pool's section",
+        )
+
+    def _uplink_steps(self, pool: Pool, link: Link) -> list[Step]:
+        todo = []
+        if not link.up:
+            todo.append(Step(f"bring {link.name} up", lambda host: host.links.set_up(link.index)))
+        present = self._host.ovs.bridge_of(link.name)
+        if present is not None and present != pool.bridge:
+            raise Refused(
+                f"uplink {link.name} of pool '{pool.name}' is on bridge {present}, not on {pool.bridge}",
+                f"if nothing needs it there: ovs-vsctl del-port {present} {link.name}",
+            )
+        if present is None:
+            text = f"plug {link.name} into {pool.bridge}"
+            todo.append(Step(text, lambda host: host.ovs.add_uplink(pool.bridge, link.name)))
+        return todo
+
+    # -- what is found
+
+    def _facts(self, address: PciAddress, state: Optional[PfState]) -> PfFacts:
+        sysfs = self._host.sysfs
+        if not sysfs.exists(address):
+            return PfFacts(address, present=False)
+        if not sysfs.is_pf(address):
+            return PfFacts(address, sriov=False)
+        driver = sysfs.driver(address)
+        facts = PfFacts(address, driver=driver)
+        if driver is None:
+            return facts
+        try:
+            card = self._host.card(address)
+            state = state or pf.observe(self._host, self._store, address)
+        except HostError:
+            return PfFacts(address, driver=driver, devlink=False)
+        vfs = [vf.vf for vf in state.vfs]
+        return PfFacts(
+            address,
+            driver=driver,
+            psid=card.psid,
+            firmware=card.firmware,
+            stored_firmware=card.stored.get("fw.version"),
+            iommu=bool(sysfs.iommu_group(address)),
+            totalvfs=sysfs.totalvfs(address),
+            numvfs=sysfs.numvfs(address),
+            vfio_driver=self._vfio_driver(address, vfs),
+            shared_groups=self._shared_groups(vfs),
+            without_flag=pf.without_flag(state) if state.mode == pf.SWITCHDEV else [],
+        )
+
+    def _vfio_driver(self, address: PciAddress, vfs: Sequence[PciAddress]) -> Optional[str]:
+        if vfs:
+            return self._host.sysfs.variant_driver(vfs[0])
+        modalias = self._host.sysfs.vf_modalias(address)
+        return self._host.sysfs.driver_for(modalias) if modalias is not None else None
+
+    def _shared_groups(self, vfs: Sequence[PciAddress]) -> Mapping[PciAddress, Sequence[PciAddress]]:
+        groups = {vf: [other for other in self._host.sysfs.iommu_group(vf) if other != vf] for vf in vfs}
+        return {vf: others for vf, others in groups.items() if others}
+
+    def _migration_mode(self, address: PciAddress, found: list[Finding]) -> Optional[int]:
+        try:
+            return self._firmware.vf_migration_mode(address)
+        except HostError as error:
+            found.append(Finding(WARNING, error.problem, error.remedy))
+            return None
+
+
+def _warn(outcome: Outcome, texts: Sequence[str]) -> None:
+    for text in texts:
+        finding = Finding(WARNING, text)
+        if finding not in outcome.findings:
+            outcome.findings.append(finding)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims for what running domains hold and nobody has claimed: of guests older than the daemon, of VFs plugged in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+from vfmigrate import journal
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.domain_xml import Domain, VfInterface
+from vfmigrate.errors import HostError, VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.reservations.placement import Placements, place
+from vfmigrate.rules import compatibility, failover_pair
+
+# Longer than libvirt takes to answer.
+_REMEMBERED_SECONDS = 600.0
+
+
+class Adoption:
+    """Adopts; converging is the caller's business."""
+
+    def __init__(self, host: Host, store: ClaimStore, placements: Placements, log: Journal) -> None:
+        self._host = host
+        self._store = store
+        self._placements = placements
+        self._log = log
+        #: when domains that had run here were gone
+        self._gone: dict[str, float] = {}
+
+    def gone(self, uuid: str) -> None:
+        """A domain does not run here any more: whoever has seen it running before does not know that."""
+        now = self._store.clock()
+        with self._store.lock:
+            self._gone = {each: at for each, at in self._gone.items() if at > now - _REMEMBERED_SECONDS}
+            self._gone[uuid] = now
+
+    def adopt(self, domain: Domain, seen: float) -> list[Claim]:
+        """Claim what a running domain holds and nobody has claimed; returns the claims that are new or changed.
+
+        What another domain has claimed is logged and left. `seen`: the claims' clock when libvirt was asked for the
+        domain, which may be gone by now.
+        """
+        adopted = []
+        for interface in domain.interfaces:
+            try:
+                pool = self._placements.pool_here(domain, interface)
+                if pool is None or interface.address is None:
+                    continue
+                current = self._store.get(interface.address)
+                if current is not None and current.domain == domain.uuid:
+                    adopted += self._follow(domain, interface, current)
+                    continue
+                placement = place(domain, interface, pool)
+                claim = self._placements.claim(domain, placement, interface.address, PLUGGED)
+                lost = self._lost_claim(claim)
+                with self._store.lock:
+                    current = self._store.get(interface.address)
+                    if current is not None and current.domain == domain.uuid:
+                        continue
+                    if self._gone.get(domain.uuid, seen - 1) >= seen:
+                        continue
+                    if current is not None:
+                        raise HostError(
+                            f"guest '{domain.name}' runs with VF {current.vf}, {compatibility.holder(current)}"
+                        )
+                    adopted.append(self._store.put(replace(claim, expires=None, id=lost or claim.id)))
+            except VfmigrateError as error:
+                self._log.event("adopt-failed", str(error), level=journal.WARNING, domain=domain.name)
+        return adopted
+
+    def _follow(self, domain: Domain, interface: VfInterface, claim: Claim) -> list[Claim]:
+        """A VF that became half of a pair while its guest runs, or is it no longer, crosses in another way now."""
+        strategy = claim.strategy
+        if failover_pair.is_half(domain, interface):
+            strategy = "failover"
+        elif strategy == "failover" and interface.mark is not None:
+            strategy = interface.mark.strategy or "vfio"
+        if strategy == claim.strategy or claim.expires is not None:
+            return []
+        changed = self._store.change(claim, strategy=strategy)
+        return [changed] if changed is not None else []
+
+    def _lost_claim(self, claim: Claim) -> Optional[str]:
+        """The id of an earlier claim, lost since: the VF's port is still in its name, and serves the same domain.
+
+        A claim adopted under another id could not have that port, and it would go as nobody's, with a guest on it.
+        """
+        port = self._host.observe(claim.vf).switch_port
+        serves = port is not None and port.external_ids.get("vm-id") == claim.domain
+        return port.owner if port is not None and serves else None

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VFs promised to a guest on a client's word, before libvirt's hook speaks of it: what vdsm's plugin asks for.
+
+A client (a user named in `clients`) is trusted with what the configuration allows and no more: it may take a free VF
+of a pool for a time, and return what no guest holds. It cannot take what is another's, and what it takes and forgets
+runs out. Nothing here calls libvirt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Optional
+
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.metadata import STRATEGIES, Mark
+from vfmigrate.errors import InputError, Refused, VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.reservations.departures import Departures
+from vfmigrate.reservations.migration_slots import Moves, check_number
+from vfmigrate.reservations.selection import Selection
+from vfmigrate.rpc.protocol import Request
+from vfmigrate.rules import compatibility
+
+SCHEMA = 1
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a client asks for: a VF for one interface of one guest."""
+
+    domain: str
+    name: str
+    mac: str
+    strategy: str
+    #: the pool to take a VF of; None when the VF is named
+    pool: Optional[str] = None
+    vf: Optional[PciAddress] = None
+    vlan: Optional[int] = None
+    #: libvirt binds the driver
+    managed: bool = True
+    #: the guest runs already and gets the VF now: no hook of libvirt will speak of it
+    plug: bool = False
+    #: the guest comes from another host, with the state of a VF like this
+    source: Optional[Mark] = None
+    #: the VF is taken out for a migration: where the guest sees it, here or, when it comes, from there on
+    slot: Optional[PciAddress] = None
+    #: the VF's address on the host the guest comes from, which its definition names
+    origin: Optional[PciAddress] = None
+
+
+def domain_of(request: Request) -> str:
+    """The UUID of the guest that a request is about. Raises InputError when it is none."""
+    text = request.text("domain").lower()
+    if not _UUID.fullmatch(text):
+        raise InputError(f"'{text[:40]!a}' is not the UUID of a guest")
+    return text
+
+
+def mac_of(request: Request) -> str:
+    """The MAC of the interface that a request is about. Raises InputError when it is none."""
+    text = request.text("mac").lower()
+    if not _MAC.fullmatch(text):
+        raise InputError(f"'{text[:20]!a}' is not a MAC address")
+    return text
+
+
+def wish_of(request: Request) -> Wish:
+    """What a `claim` request asks for. Raises InputError or UsageError."""
+    domain, mac = domain_of(request), mac_of(request)
+    strategy = request.text("strategy")
+    if strategy not in STRATEGIES:
+        raise InputError(
+            f"there is no strategy '{strategy[:20]!a}'", f"the strategies are {', '.join(STRATEGIES)}"
+        )
+    pool, vf = request.optional_text("pool"), request.optional_text("vf")
+    if pool is None and vf is None:
+        raise InputError("a claim needs a pool or a VF")
+    source = None
+    if request.flag("incoming"):
+        source = Mark(
+            mac=mac,
+            psid=request.optional_text("psid"),
+            firmware=request.optional_text("firmware"),
+            msix=request.optional_number("msix", 1, 2048),
+        )
+    slot, origin = request.optional_text("slot"), request.optional_text("origin")
+    return Wish(
+        slot=PciAddress.parse(slot) if slot is not None else None,
+        origin=PciAddress.parse(origin) if origin is not None else None,
+        domain=domain,
+        name=(request.optional_text("name") or domain)[:255],
+        mac=mac,
+        strategy=strategy,
+        pool=pool,
+        vf=PciAddress.parse(vf) if vf is not None else None,
+        vlan=request.optional_number("vlan", 1, 4094),
+        managed=not request.flag("unmanaged"),
+        plug=request.flag("plug"),
+        source=source,
+    )
+
+
+def usual_vf(mac: str, vfs: list[PciAddress]) -> Optional[PciAddress]:
+    """The VF that an interface gets when it is free: the same on every host with the same VFs.
+
+    vdsm takes the address of a guest's VF on the source for one of its own host's, so a guest can only go where that
+    VF is free. MACs of one range are handed out one after the other, so up to as many as there are VFs never meet.
+    """
+    return vfs[int(mac.replace(":", ""), 16) % len(vfs)] if vfs else None
+
+
+class Promises:
+    """Makes promises and takes them back."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        converger: Converger,
+        log: Journal,
+        *,
+        on_kept: Callable[[str], None] = lambda _uuid: None,
+        departures: Optional[Departures] = None,
+        moves: Optional[Moves] = None,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._converger = converger
+        self._cleanup = Cleanup(store, converger, log)
+        self._log = log
+        self._moves = moves or Moves(config, host, store)
+        self._selection = Selection(host, store, self._moves)
+        self._on_kept = on_kept
+        self._departures = departures
+
+    def answer(self, request: Request) -> dict[str, Any]:
+        """Answer a client's request (docs/protocol.md). Raises VfmigrateError."""
+        if request.name == "pools":
+            return {"schema": SCHEMA, "pools": self.pools()}
+        if request.name == "claim":
+            claim = self.claim(wish_of(request))
+            if claim is None:
+                return {}
+            mtu = self._config.pools[claim.pool].mtu
+            return {"vf": str(claim.vf), "pool": claim.pool, "vlan": claim.vlan, "mtu": mtu}
+        return self._answer_of(domain_of(request), request)
+
+    def _answer_of(self, domain: str, request: Request) -> dict[str, Any]:
+        """Answer what is asked of one guest."""
+        if request.name == "counters":
+            return {"ports": self.counters(domain)}
+        if request.name == "keep":
+            return {"kept": self.keep(domain, mac_of(request))}
+        if request.name == "give_back":
+            mac = mac_of(request) if "mac" in request.arguments else None
+            return {"vfs": [str(claim.vf) for claim in self.give_back(domain, mac)]}
+        return {"vfs": [str(claim.vf) for claim in self.check_departure(domain)]}
+
+    def claim(self, wish: Wish) -> Optional[Claim]:
+        """Take a VF for a guest, or keep the one that it has; None when the VF named is none of ours.
+
+        Raises Refused, HostError or Unreachable; then nothing was taken.
+        """
+        pool = self._pool(wish)
+        if pool is None:
+            return None
+        vlan = wish.vlan if wish.vlan is not None else pool.vlan
+        compatibility.check_vlans([vlan] if vlan is not None else [], pool)
+        self._selection.check_bridges([pool])
+        facts = self._selection.facts([pool]) if wish.source is not None else {}
+
+        def take() -> tuple[Optional[Claim], Claim]:
+            with self._store.lock:
+                before = self._of(wish.domain, wish.mac)
+                return before, self._take(wish, pool, vlan, facts, before)
+
+        before, claim = self._moves.in_turn(take, lambda _crowded: None)
+        try:
+            self._converger.converge(claim.vf)
+            if wish.strategy == "vfio":
+                self._converger.check_ready(claim.vf)
+        except VfmigrateError:
+            if before is None or before.vf != claim.vf:
+                self._cleanup.drop(claim)
+            raise
+        if before is not None and before.vf != claim.vf:
+            self._cleanup.converge_after(before)
+        self._tell("promised", claim)
+        return claim
+
+    def _pool(self, wish: Wish) -> Optional[Pool]:
+        named = self._config.pools.get(wish.pool) if wish.pool is not None else None
+        if wish.pool is not None and named is None:
+            there_are = ", ".join(sorted(self._config.pools)) or "none"
+            raise Refused(
+                f"this host has no pool '{wish.pool[:64]}'; its pools: {there_are}",
+                "add it to vfmigrate.conf, or correct the vNIC's vfmigrate_pool",
+            )
+        if wish.vf is None:
+            return named
+        pf = self._host.sysfs.physfn(wish.vf)
+        pool = self._config.pool_of(pf) if pf is not None else None
+        if named is not None and pool is not named:
+            raise Refused(
+                f"{wish.vf} is not a VF of pool '{named.name}' on this host",
+                "vdsm needs the VFs of a pool at the same addresses on all hosts: see docs/ovirt.md",
+            )
+        return pool
+
+    def _take(
+        self,
+        wish: Wish,
+        pool: Pool,
+        vlan: Optional[int],
+        facts: dict[PciAddress, compatibility.CardFacts],
+        before: Optional[Claim],
+    ) -> Claim:
+        if wish.slot is not None and wish.source is None:
+            return self._lend(wish, before)
+        if before is not None and wish.vf in (None, before.vf) and before.pool == pool.name:
+            if before.expires is None:
+                return before  # the guest runs with it
+            return self._store.put(
+                replace(
+                    before,
+                    vlan=vlan if wish.vlan is not None else before.vlan,
+                    state=PLUGGED if wish.plug else before.state,
+                    expires=self._expiry(),
+                )
+            )
+        if before is not None and before.expires is None:
+            raise Refused(f"guest '{before.domain_name}' already has VF {before.vf} for MAC {wish.mac}")
+        vf = self._choose(wish, pool, facts)
+        if before is not None:
+            self._store.drop(before)
+        return self._store.put(
+            Claim(
+                vf=vf,
+                pool=pool.name,
+                domain=wish.domain,
+                domain_name=wish.name,
+                state=PLUGGED if wish.plug else RESERVED,
+                since=0.0,
+                expires=self._expiry(),
+                mac=wish.mac,
+                vlan=vlan,
+                managed=wish.managed,
+                incoming=wish.source is not None,
+                strategy=wish.strategy,
+                slot=str(wish.slot) if wish.slot is not None else None,
+                origin=wish.origin,
+            )
+        )
+
+    def _lend(self, wish: Wish, before: Optional[Claim]) -> Claim:
+        """The guest's own claim, noted as one of a VF that is out and must come back if the guest stays."""
+        if before is None or before.expires is not None:
+            raise Refused(
+                f"guest '{wish.name}' has no VF with MAC {wish.mac} here that vfmigrate knows of",
+                "run: vfmigrate reconcile",
+            )
+        return self._store.put(replace(before, strategy=wish.strategy, slot=str(wish.slot)))
+
+    def _choose(self, wish: Wish, pool: Pool, facts: dict[PciAddress, compatibility.CardFacts]) -> PciAddress:
+        moves = wish.source is not None and wish.strategy == "vfio"
+        if wish.vf is None:
+            vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
+            return self._selection.choose(pool, facts, wish.source, usual_vf(wish.mac, vfs), moves=moves)
+        obstacle = self._selection.obstacle(wish.vf, pool)
+        if obstacle is not None:
+            raise Refused(
+                f"VF {wish.vf} of pool '{pool.name}' cannot be given to guest '{wish.name}': it is {obstacle}",
+                "choose another host",
+            )
+        if wish.source is not None:
+            compatibility.check_compatible(wish.source, wish.vf, facts[wish.vf])
+        pf = self._host.sysfs.physfn(wish.vf)
+        if moves and pf in self._moves.full(pool):
+            raise compatibility.Crowded(pool, {pf: self._moves.guests(pf)})
+        return wish.vf
+
+    def keep(self, domain: str, mac: str) -> bool:
+        """A VF that was plugged into a running guest is there: its claim no longer runs out.
+
+        False when the guest does not hold a VF that was claimed for it.
+        """
+        claim = self._of(domain, mac)
+        if claim is None or claim.state != PLUGGED or not self._host.sysfs.in_use(claim.vf):
+            return False
+        if self._store.change(claim, expires=None) is None:
+            return False
+        self._on_kept(domain)
+        return True
+
+    def give_back(self, domain: str, mac: Optional[str] = None) -> list[Claim]:
+        """End the claims of a guest, or of one of its interfaces; those on VFs that a process holds stay."""
+        given = []
+        for claim in self._store.of_domain(domain):
+            if mac not in (None, claim.mac) or self._host.sysfs.in_use(claim.vf):
+                continue
+            if self._cleanup.drop(claim) is not None:
+                if mac is not None and claim.expires is None and self._departures is not None:
+                    self._departures.unplugged(claim)
+                self._tell("given-back", claim)
+                given.append(claim)
+        return given
+
+    def check_departure(self, domain: str) -> list[Claim]:
+        """The VFs of a guest that would take their state along. Raises Refused when one of them cannot."""
+        if self._departures is not None:
+            self._departures.leaving(domain)
+        moving = [claim for claim in self._store.of_domain(domain) if claim.strategy == "vfio"]
+        for claim in moving:
+            self._converger.check_ready(claim.vf)
+        for pf, number in Counter(self._host.sysfs.physfn(claim.vf) for claim in moving).items():
+            pool = self._config.pool_of(pf) if pf is not None else None
+            if pool is not None:
+                check_number(moving[0].domain_name, pf, number, pool)
+        return moving
+
+    def counters(self, domain: str) -> list[dict[str, Any]]:
+        """What went through the ports of a guest's VFs; `sent` is what the guest sent."""
+        ports = []
+        for claim in self._store.of_domain(domain):
+            state = self._host.observe(claim.vf) if claim.state == PLUGGED else None
+            if state is None or state.ifindex is None or state.switch_port is None:
+                continue
+            traffic = self._host.links.traffic(state.ifindex)
+            # what comes in by the representor is what the guest has sent
+            ports.append({"mac": claim.mac, "vf": str(claim.vf), "sent": traffic.rx, "received": traffic.tx})
+        return ports
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Pools with their number of VFs, how many are free, and their cards; cheap enough to be asked often."""
+        return [self._told(pool) for pool in self._config.pools.values()]
+
+    def _told(self, pool: Pool) -> dict[str, Any]:
+        told: dict[str, Any] = {"name": pool.name, "bridge": pool.bridge, "vfs": 0, "free": 0, "cards": []}
+        for pf in pool.pfs:
+            card: dict[str, Any] = {"pf": str(pf)}
+            told["cards"].append(card)
+            try:
+                info = self._host.card(pf)
+                vfs, users = self._host.sysfs.vfs(pf), self._host.sysfs.users(pf)
+            except VfmigrateError as error:
+                card["problem"] = str(error)
+                continue
+            card.update(psid=info.psid, firmware=info.firmware)
+            card.update(migrating=len(self._moves.guests(pf)), max_migrating=pool.max_migrating)
+            told["vfs"] += len(vfs)
+            told["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
+        return told
+
+    def _of(self, domain: str, mac: str) -> Optional[Claim]:
+        return next((claim for claim in self._store.of_domain(domain) if claim.mac == mac), None)
+
+    def _expiry(self) -> float:
+        return self._store.clock() + self._config.claim_timeout
+
+    def _tell(self, event: str, claim: Claim) -> None:
+        self._log.event(
+            event,
+            f"VF {claim.vf} of pool '{claim.pool}': {event} for guest '{claim.domain_name}', MAC {claim.mac}",
+            domain=claim.domain_name,
+            uuid=claim.domain,
+            vf=str(claim.vf),
+        )

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How many VFs of one physical function are on the move, and waiting for one's turn.
+
+A card carries the state of a few VFs of a physical function at a time; NVIDIA's and Red Hat's documents say four. Who
+comes is counted on the destination, where a guest is heard of before anything moves. libvirt has no hook on the source
+before a migration ends, so what leaves a host for several others at once is counted by nobody here.
+
+What is on the move is told by the claims: incoming, and their guest does not run here yet. A VF that a hostdev network
+is to give has no claim before libvirt has chosen it; until then its guest is expected. Waiting holds no lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Callable, Optional, TypeVar
+
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.domain_xml import Domain, VfInterface
+from vfmigrate.errors import Refused
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules.compatibility import Crowded
+
+# A promise that runs out tells nobody, so that is looked for; in seconds.
+_LOOK_AGAIN = 0.5
+
+_Taken = TypeVar("_Taken")
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A guest on its way for which libvirt will choose VFs of these physical functions."""
+
+    name: str
+    pfs: tuple[PciAddress, ...]
+    expires: float
+
+
+class Moves:
+    """Counts what is on the move; thread-safe."""
+
+    def __init__(self, config: Config, host: Host, store: ClaimStore) -> None:
+        self._config = config
+        self._sysfs = host.sysfs
+        self._store = store
+        self._expected: dict[str, _Expected] = {}
+        self._arrived: set[str] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    # -- looked at and taken under the claims' lock
+
+    def guests(self, pf: PciAddress) -> list[str]:
+        """The guests of the VFs of a physical function that are on the move: once for each VF."""
+        now = self._store.clock()
+        moving = [claim.domain_name for claim in self._store.all() if self._is_moving(claim, pf, now)]
+        with self._changed:
+            for one in self._expected.values():
+                if one.expires > now:
+                    moving += [one.name] * one.pfs.count(pf)
+        return moving
+
+    def _is_moving(self, claim: Claim, pf: PciAddress, now: float) -> bool:
+        if not claim.incoming or claim.strategy != "vfio" or claim.id in self._arrived:
+            return False
+        runs_out = claim.expires is not None and claim.expires <= now
+        return not runs_out and self._sysfs.physfn(claim.vf) == pf
+
+    def full(self, pool: Pool) -> frozenset[PciAddress]:
+        """The physical functions of a pool of which no further VF may move now."""
+        return frozenset(pf for pf in pool.pfs if len(self.guests(pf)) >= pool.max_migrating)
+
+    def expect(self, domain: Domain, pfs: Iterable[PciAddress]) -> None:
+        """A guest comes for which libvirt will choose VFs, of these physical functions as far as can be told."""
+        expected = tuple(pfs)
+        with self._changed:
+            self._expected.pop(domain.uuid, None)
+            if expected:
+                expires = self._store.clock() + self._config.claim_timeout
+                self._expected[domain.uuid] = _Expected(domain.name, expected, expires)
+
+    def is_expected(self, uuid: str) -> bool:
+        """Whether a guest comes from elsewhere for which libvirt chooses VFs."""
+        with self._changed:
+            one = self._expected.get(uuid)
+            return one is not None and one.expires > self._store.clock()
+
+    # -- what happens to guests
+
+    def settled(self, uuid: str) -> None:
+        """What was expected of a guest has claims now, or will not come."""
+        with self._changed:
+            self._expected.pop(uuid, None)
+            self._changed.notify_all()
+
+    def arrived(self, uuid: str) -> None:
+        """A guest runs here: its VFs move no more."""
+        here = {claim.id for claim in self._store.of_domain(uuid)}
+        claimed = {claim.id for claim in self._store.all()}
+        with self._changed:
+            self._arrived = (self._arrived & claimed) | here
+            self._changed.notify_all()
+
+    # -- limits and turns
+
+    def in_turn(self, take: Callable[[], _Taken], on_wait: Callable[[Crowded], None]) -> _Taken:
+        """Take VFs, when they may move: `take` raises Crowded while too many do, and is asked again.
+
+        Calls `on_wait` once, before it waits. Raises what `take` raises, Crowded when `migrating_wait` is over.
+        """
+        until = time.monotonic() + self._config.migrating_wait
+        waits = False
+        while True:
+            try:
+                return take()
+            except Crowded as crowded:
+                left = until - time.monotonic()
+                if left <= 0 or self._closed:
+                    raise
+                if not waits:
+                    on_wait(crowded)
+                    waits = True
+            with self._changed:
+                if not self._closed:
+                    self._changed.wait(min(left, _LOOK_AGAIN))
+
+    def close(self) -> None:
+        """Have nobody wait any longer: the daemon ends."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def check_arrival(self, domain: Domain, arrivals: Iterable[tuple[VfInterface, Pool]]) -> None:
+        """Raises Refused for a guest with more VFs than can move at once, here or where it comes from."""
+        of_pool: Counter[str] = Counter()
+        of_source: Counter[tuple[str, PciAddress]] = Counter()
+        for interface, pool in arrivals:
+            mark = interface.mark
+            if interface.teaming is not None:
+                continue
+            of_pool[pool.name] += 1
+            if mark is not None and mark.pf is not None:
+                of_source[pool.name, mark.pf] += 1
+        for (name, pf), number in of_source.items():
+            check_number(domain.name, pf, number, self._config.pools[name], "on the source")
+        for name, number in of_pool.items():
+            pool = self._config.pools[name]
+            room = pool.max_migrating * sum(self._sysfs.exists(pf) for pf in pool.pfs)
+            if number > room:
+                raise Refused(
+                    f"guest '{domain.name}' has {number} VFs of pool '{name}', and the cards of this host move {room} "
+                    "at a time",
+                    f"unplug some of them, or see max_migrating of [pool {name}]",
+                )
+
+
+def check_number(
+    guest: str, pf: Optional[PciAddress], number: int, pool: Pool, where: str = "on this host"
+) -> None:
+    """Raises Refused for a guest that has more VFs of one physical function than can move at once."""
+    if number > pool.max_migrating:
+        raise Refused(
+            f"guest '{guest}' has {number} VFs of PF {pf} {where}, and a card moves {pool.max_migrating} at a time",
+            f"unplug some of them, or see max_migrating of [pool {pool.name}]",
+        )

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A domain's interfaces that have, or want, a VF of our pools on this host: which pool, which VLAN, which claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.domain_xml import Domain, VfInterface
+from vfmigrate.errors import Refused
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules import compatibility, failover_pair
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An interface of a guest, and what it needs here."""
+
+    interface: VfInterface
+    pool: Pool
+    vlan: Optional[int]
+    trunks: tuple[int, ...]
+    #: it comes from a file, saved on this host or another
+    restored: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the VF's state comes along."""
+        return self.interface.teaming is None
+
+
+def place(domain: Domain, interface: VfInterface, pool: Pool) -> Placement:
+    """What an interface needs where its VF is one of this pool. Raises Refused for a VLAN that the pool has not."""
+    told = failover_pair.with_vlan_of_standby(domain, interface)
+    return Placement(interface, pool, *compatibility.port_vlan(told, pool))
+
+
+class Placements:
+    """Finds the placements of domains by the configuration and by what is on the host."""
+
+    def __init__(self, config: Config, host: Host, store: ClaimStore) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+
+    def arriving(self, domain: Domain) -> list[Placement]:
+        """Those of a guest that comes from elsewhere, by what its metadata says. Raises Refused or InputError."""
+        placements = []
+        for one in domain.interfaces:
+            interface = replace(one, mark=compatibility.mark_of(one, self._config))
+            pool = (
+                compatibility.pool_for(interface.mark, self._config) if interface.mark is not None else None
+            )
+            if pool is not None:
+                compatibility.check_vlan_element(interface)
+                placements.append(place(domain, interface, pool))
+        return placements
+
+    def named(self, domain: Domain) -> Iterator[tuple[PciAddress, Placement]]:
+        """Those whose XML names a VF of this host, with the VF. Raises Refused where it cannot work here."""
+        for interface in domain.interfaces:
+            pool = self.pool_here(domain, interface)
+            if pool is not None and interface.address is not None:
+                compatibility.check_vlan_element(interface)
+                placement = place(domain, interface, pool)
+                self.check_pair(domain, placement)
+                yield interface.address, placement
+
+    def pool_here(self, domain: Domain, interface: VfInterface) -> Optional[Pool]:
+        """The pool of the VF that an interface names, or None when it is none of our business.
+
+        Raises Refused for a VF of a pool that does not exist.
+        """
+        if interface.address is None:
+            return None
+        pf = self._host.sysfs.physfn(interface.address)
+        if pf is not None:
+            return self._config.pool_of(pf)
+        marked = interface.mark.pool if interface.mark is not None else None
+        if marked in self._config.pools and not self._host.sysfs.exists(interface.address):
+            raise Refused(
+                f"guest '{domain.name}' names VF {interface.address} of pool '{marked}', "
+                "which does not exist on this host",
+                "give it a VF of this host: virsh edit",
+            )
+        return None
+
+    def check_pair(self, domain: Domain, placement: Placement) -> None:
+        """Raises Refused when the VF is half of a failover pair that cannot work here."""
+        if placement.interface.teaming != "transient":
+            return
+        both = failover_pair.pair_of(domain, placement.interface)
+        failover_pair.check_vlan(both, placement.vlan, placement.trunks)
+        standby = both.standby
+        if standby.kind != "bridge" or standby.source is None:
+            return  # libvirt itself refuses a guest whose network is missing, and does so as early
+        if standby.openvswitch:
+            there, remedy = self._host.ovs.bridge_exists(standby.source), f"ovs-vsctl add-br {standby.source}"
+        else:
+            there = self._host.links.find(standby.source) is not None
+            remedy = f"ip link add {standby.source} type bridge"
+        if not there:
+            raise Refused(
+                f"there is no bridge '{standby.source}' on this host, which guest '{domain.name}' needs "
+                f"while its VF {both.vf.wanted_mac or ''} is away",
+                f"run: {remedy}",
+            )
+
+    def claim(self, domain: Domain, placement: Placement, vf: PciAddress, state: str) -> Claim:
+        """The claim for a VF that is given to an interface; it expires, as long as the guest does not run."""
+        interface = placement.interface
+        mark_strategy = interface.mark.strategy if interface.mark is not None else None
+        strategy = "failover" if interface.teaming == "transient" else mark_strategy or "vfio"
+        return Claim(
+            vf=vf,
+            pool=placement.pool.name,
+            domain=domain.uuid,
+            domain_name=domain.name,
+            state=state,
+            since=0.0,
+            expires=self._store.clock() + self._config.claim_timeout,
+            mac=interface.wanted_mac,
+            vlan=placement.vlan,
+            trunks=placement.trunks,
+            set_mac=interface.form == "hostdev" and interface.wanted_mac is not None,
+            managed=interface.managed,
+            strategy=strategy,
+        )

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VFs for a guest that comes from elsewhere: chosen, taken and made ready before anything moves, all or none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+from vfmigrate.claims.claim_store import RESERVED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.converger import Converger
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.domain_xml import Domain, readdress
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.placement import Placement, Placements
+from vfmigrate.reservations.selection import Selection
+from vfmigrate.rules import compatibility, failover_pair
+from vfmigrate.rules.compatibility import CardFacts, Crowded
+
+
+class Reservations:
+    """Reserves VFs, and rewrites the domain to name them."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        converger: Converger,
+        log: Journal,
+        *,
+        moves: Moves,
+        placements: Placements,
+        cleanup: Cleanup,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._converger = converger
+        self._log = log
+        self._moves = moves
+        self._placements = placements
+        self._cleanup = cleanup
+        self._selection = Selection(host, store, moves)
+
+    def arrive(self, domain: Domain, xml: str) -> Optional[str]:
+        """A guest migrates to here; returns its XML with the VFs it gets, or None when nothing changes.
+
+        Raises Refused, HostError or InputError when it cannot come.
+        """
+        return self._arrive(domain, xml, self._placements.arriving(domain))
+
+    def restore(self, domain: Domain, xml: str) -> Optional[str]:
+        """As `arrive`, for a saved guest: it gets the VFs that it had, where they are free, as its definition says."""
+        placements = self._placements.arriving(domain)
+        return self._arrive(domain, xml, [replace(each, restored=True) for each in placements])
+
+    def _arrive(self, domain: Domain, xml: str, placements: list[Placement]) -> Optional[str]:
+        if not placements:
+            return None
+        interfaces = [placement.interface for placement in placements]
+        compatibility.check_guest(domain, interfaces)
+        # what rewrites XML is stricter than what reads it: it refuses before anything is taken
+        readdress(xml, {each.position: each.address for each in interfaces if each.address is not None})
+        pools = {placement.pool.name: placement.pool for placement in placements}.values()
+        self._selection.check_bridges(pools)
+        for placement in placements:
+            failover_pair.check_crosses(domain, placement.interface)
+            self._placements.check_pair(domain, placement)
+        self._moves.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
+        facts = self._selection.facts(pools)
+        claims = self._moves.in_turn(
+            lambda: self._reserve(domain, placements, facts), lambda crowded: self._tell_wait(domain, crowded)
+        )
+        try:
+            for claim in claims.values():
+                self._converger.converge(claim.vf)
+                if claim.strategy == "vfio":
+                    self._converger.check_ready(claim.vf)
+            addresses = {position: claim.vf for position, claim in claims.items()}
+            return readdress(xml, addresses) if addresses else None
+        except VfmigrateError:
+            self._take_back(domain, claims)
+            raise
+
+    def _tell_wait(self, domain: Domain, crowded: Crowded) -> None:
+        self._log.event(
+            "wait",
+            f"guest '{domain.name}' waits at most {self._config.migrating_wait} s: {crowded.problem}",
+            domain=domain.name,
+            uuid=domain.uuid,
+        )
+
+    def _reserve(
+        self, domain: Domain, placements: list[Placement], facts: dict[PciAddress, CardFacts]
+    ) -> dict[int, Claim]:
+        """Take a VF for each interface that has an address to rewrite: all of them, or none.
+
+        What is given up on the way is dropped under the claims' lock and converged after it: converging holds a VF's
+        lock while it asks for the claims', so whoever holds the claims' lock must not wait for a VF's.
+        """
+        given_up: list[Claim] = []
+        try:
+            with self._store.lock:
+                return self._take(domain, placements, facts, given_up)
+        except VfmigrateError:
+            self._moves.settled(domain.uuid)
+            raise
+        finally:
+            for claim in given_up:
+                if self._store.get(claim.vf) is None:
+                    self._cleanup.converge_after(claim)
+
+    def _take(
+        self,
+        domain: Domain,
+        placements: list[Placement],
+        facts: dict[PciAddress, CardFacts],
+        given_up: list[Claim],
+    ) -> dict[int, Claim]:
+        """As `_reserve`, under the claims' lock; adds claims that it dropped to `given_up`."""
+        claims: dict[int, Claim] = {}
+        promised: dict[Optional[str], PciAddress] = {}
+        by_libvirt: list[PciAddress] = []
+        try:
+            for stale in self._store.of_domain(domain.uuid):
+                if stale.incoming and stale.expires is not None and stale.slot is None:
+                    # of an earlier attempt that libvirt gave up without telling, or promised to a client
+                    self._drop(stale, given_up)
+                    promised[stale.mac] = stale.vf
+            self._expect(domain, by_libvirt)
+            for placement in placements:
+                interface = placement.interface
+                mark = interface.mark if placement.moves else None
+                preferred = promised.get(interface.wanted_mac)
+                if preferred is None and placement.restored:
+                    preferred = interface.address
+                besides = by_libvirt if interface.form == "network" else None
+                vf = self._selection.choose(
+                    placement.pool, facts, mark, preferred, moves=placement.moves, besides=besides
+                )
+                if interface.address is not None:
+                    claim = self._placements.claim(domain, placement, vf, RESERVED)
+                    origin = interface.address if not placement.restored else None
+                    claims[interface.position] = self._store.put(replace(claim, incoming=True, origin=origin))
+                elif placement.moves:
+                    by_libvirt.append(vf)
+                    self._expect(domain, by_libvirt)
+        except VfmigrateError:
+            for claim in claims.values():
+                self._drop(claim, given_up)
+            raise
+        return claims
+
+    def _drop(self, claim: Claim, given_up: list[Claim]) -> None:
+        if self._store.drop(claim):
+            given_up.append(claim)
+
+    def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
+        for claim in claims.values():
+            self._cleanup.drop(claim)
+        self._moves.settled(domain.uuid)
+
+    def _expect(self, domain: Domain, vfs: list[PciAddress]) -> None:
+        pfs = (self._host.sysfs.physfn(vf) for vf in vfs)
+        self._moves.expect(domain, (pf for pf in pfs if pf is not None))

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which VFs of this host can be given away: what `choice` decides on, looked up on the host and in the claims.
+
+Whoever takes what is found here holds the claims' lock from before looking until after taking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from typing import Optional
+
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import Pool
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain.metadata import Mark
+from vfmigrate.errors import Refused
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.rules import compatibility
+from vfmigrate.rules.compatibility import Candidate, CardFacts, Crowded
+
+
+class Selection:
+    """Looks over the VFs of a pool."""
+
+    def __init__(self, host: Host, store: ClaimStore, moves: Moves) -> None:
+        self._host = host
+        self._store = store
+        self._moves = moves
+
+    def check_bridges(self, pools: Iterable[Pool]) -> None:
+        """Raises Refused when a bridge that a VF of these pools is plugged into is not on this host."""
+        for bridge in sorted({pool.bridge for pool in pools}):
+            if not self._host.ovs.bridge_exists(bridge):
+                raise Refused(
+                    f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
+                )
+
+    def facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
+        """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
+        facts = {}
+        for pool in pools:
+            for pf in pool.pfs:
+                if not self._host.sysfs.exists(pf):
+                    continue
+                card = self._host.card(pf)
+                for vf in self._host.sysfs.vfs(pf):
+                    facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
+        return facts
+
+    def choose(
+        self,
+        pool: Pool,
+        facts: Mapping[PciAddress, CardFacts],
+        mark: Optional[Mark] = None,
+        preferred: Optional[PciAddress] = None,
+        *,
+        moves: bool = False,
+        besides: Optional[Container[PciAddress]] = None,
+    ) -> PciAddress:
+        """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
+
+        One whose state `moves` is of a physical function of which another VF may move now. With `besides`, it is the
+        one that libvirt will take: the first that is free, and none of these.
+        Raises Refused: for want of a free VF, or with what makes the free ones unfit; Crowded when they would do later.
+        """
+        candidates = []
+        incompatible: Optional[Refused] = None
+        for pf in pool.pfs:
+            for vf in self._host.sysfs.vfs(pf):
+                obstacle = self.obstacle(vf, pool)
+                if obstacle is None and mark is not None:
+                    try:
+                        compatibility.check_compatible(mark, vf, facts[vf])
+                    except Refused as error:
+                        incompatible, obstacle = error, str(error)
+                candidates.append(Candidate(vf, obstacle))
+        free = [candidate.vf for candidate in candidates if candidate.obstacle is None]
+        if incompatible is not None and not free:
+            raise incompatible
+        if besides is not None:
+            free = [vf for vf in free if vf not in besides][:1]
+        full = self._moves.full(pool) if moves and free else frozenset()
+        fitting = [vf for vf in free if self._host.sysfs.physfn(vf) not in full]
+        if free and not fitting:
+            raise Crowded(pool, {pf: self._moves.guests(pf) for pf in pool.pfs if pf in full})
+        if preferred is not None and preferred in fitting:
+            return preferred
+        return compatibility.choose(
+            pool, [each for each in candidates if each.obstacle or each.vf in fitting]
+        )
+
+    def obstacle(self, vf: PciAddress, pool: Pool) -> Optional[str]:
+        """Why a VF of a pool cannot be given away, or None."""
+        claim = self._store.get(vf)
+        if claim is not None:
+            return compatibility.holder(claim)
+        driver = self._host.sysfs.driver(vf)
+        if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
+            return "in use through VFIO by a process that vfmigrate does not know"
+        if pool.free_vfs == "host":
+            return (
+                None  # there the host's driver has every free VF, and whoever likes brings its interface up
+            )
+        for name in self._host.sysfs.netdevs(vf):
+            link = self._host.links.find(name)
+            if link is not None and link.up:
+                return f"in use by this host as {name}"
+        return None

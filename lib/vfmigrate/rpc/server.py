@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's end of its socket: connections in, answers out. What the answers are is somebody else's business.
+
+One thread for each connection, a bound on how many there are, and an orderly end: requests at hand are finished,
+those still waiting in the socket are left to systemd, which keeps it open, and to the next daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+from vfmigrate.errors import HostError, InputError, Refused, VfmigrateError
+from vfmigrate.rpc import protocol
+
+_LISTEN_FDS_START = 3  # sd_listen_fds(3)
+_MAX_CONNECTIONS = 256
+# Of each other user than root: so that the others find room, whoever of them keeps the daemon busy.
+_MAX_OF_A_USER = 32
+_IDLE_SECONDS = 120.0
+# Long enough for a hook's request, shorter than systemd's patience (TimeoutStopSec).
+_FINISH_SECONDS = 30.0
+
+#: answers a request of a user; raises VfmigrateError
+Answer = Callable[[protocol.Request, int], Mapping[str, Any]]
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """The socket that systemd handed over (sd_listen_fds(3)), or one of our own at `path`.
+
+    Raises HostError when there is more than one, or none can be made.
+    """
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS"):
+        if os.environ["LISTEN_FDS"] != "1":
+            raise HostError("systemd handed over more than one socket", "see vfmigrated.socket")
+        listener = socket.socket(fileno=_LISTEN_FDS_START)
+        listener.set_inheritable(False)
+        return listener
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o666)  # who may ask what is decided by SO_PEERCRED
+        # as many as the kernel allows: a hook whose connection finds no room here fails at once
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        raise HostError(f"cannot listen at {path}: {error.strerror}") from None
+    return listener
+
+
+class Server:
+    """Serves one listening socket until `stop`."""
+
+    def __init__(self, listener: socket.socket, answer: Answer) -> None:
+        self._listener = listener
+        self._answer = answer
+        self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._slots_of_others: dict[int, threading.BoundedSemaphore] = {}
+        self._stopping = threading.Event()
+        self._wake = socket.socketpair()
+        self._answering = 0
+        self._answered = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer, in threads of our own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no new requests, finish those at hand (a migration may hang on one), then return."""
+        self._stopping.set()
+        self._wake[1].send(b"x")
+        self._thread.join()
+        with self._answered:
+            self._answered.wait_for(lambda: self._answering == 0, timeout=_FINISH_SECONDS)
+        for end in (*self._wake, self._listener):
+            end.close()
+
+    def _serve(self) -> None:
+        self._listener.setblocking(False)
+        while not self._stopping.is_set():
+            if self._listener not in select.select([self._listener, self._wake[0]], [], [])[0]:
+                continue
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # the client went away, or another daemon took it
+                continue
+            self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        """Give a connection a thread; where a user has too many already, root waits and others are sent away."""
+        uid = protocol.peer_uid(connection)
+        slots = self._slots
+        if uid != 0:
+            slots = self._slots_of_others.setdefault(uid, threading.BoundedSemaphore(_MAX_OF_A_USER))
+        if not slots.acquire(blocking=uid == 0):
+            with connection, contextlib.suppress(OSError):
+                connection.setblocking(False)
+                connection.sendall(
+                    protocol.encode_error(Refused("vfmigrated is busy", "try again in a minute"))
+                )
+            return
+        thread = threading.Thread(
+            target=self._converse, args=(connection, uid, slots), name="request", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # The kernel gives no more threads. This client is hung up on; the next may have one.
+            slots.release()
+            connection.close()
+
+    def _converse(self, connection: socket.socket, uid: int, slots: threading.BoundedSemaphore) -> None:
+        limit = protocol.MAX_LINE_BYTES if uid == 0 else protocol.MAX_LINE_BYTES_OF_OTHERS
+        try:
+            with connection, connection.makefile("rb") as stream:
+                connection.settimeout(_IDLE_SECONDS)
+                while not self._stopping.is_set():
+                    try:
+                        line = protocol.read_line(stream, limit)
+                    except InputError as error:
+                        connection.sendall(protocol.encode_error(error))
+                        return
+                    if not line:
+                        return
+                    with self._busy():
+                        connection.sendall(self._reply(line, uid))
+        except OSError:
+            pass  # the client went away
+        finally:
+            slots.release()
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        with self._answered:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._answered:
+                self._answering -= 1
+                self._answered.notify_all()
+
+    def _reply(self, line: bytes, uid: int) -> bytes:
+        try:
+            return protocol.encode_result(self._answer(protocol.decode_request(line), uid))
+        except VfmigrateError as error:
+            return protocol.encode_error(error)

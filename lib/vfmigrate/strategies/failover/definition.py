@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes a failover pair of a VF in a guest's definition, and a lone VF of a pair again. Pure: XML in, XML out.
+
+The VF becomes the transient half, and a new virtio interface with its MAC the persistent half. What was added is noted
+in the definition's metadata, so that it can be taken away exactly; a pair that somebody else made is not touched.
+Everything else in the text stays as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from html import escape
+from typing import Optional
+
+from vfmigrate.domain import domain_xml
+from vfmigrate.domain.domain_xml import Domain, VfInterface
+from vfmigrate.domain.markup import Element, Markup
+from vfmigrate.errors import Refused
+from vfmigrate.rules.failover_pair import Pair, check_vlan, pair_of, pairs
+from vfmigrate.strategies.failover.live_pair import Halves
+
+URI = "urn:vfmigrate:failover:1"
+
+#: libvirt ignores an alias set by a user that does not begin so
+_ALIAS = re.compile(r"ua-[A-Za-z0-9_-]{1,60}")
+# Ports that a device can be unplugged from at run time, as QEMU does with the VF.
+_UNPLUGGABLE_FROM = ("pcie-root-port", "pcie-switch-downstream-port")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What stands by for which VF."""
+
+    #: the VF's MAC; None: the guest's only VF
+    mac: Optional[str] = None
+    bridge: Optional[str] = None
+    network: Optional[str] = None
+    #: the bridge, or the network's, is one of Open vSwitch
+    openvswitch: bool = False
+    vlan: Optional[int] = None
+    alias: Optional[str] = None
+
+
+def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = (), *, stamped: bool = False) -> str:
+    """The definition with a failover pair; the same when it has that pair already.
+
+    `hostdev_networks` are the libvirt networks that give away VFs. `stamped`: it is the XML of a running guest, whose
+    metadata the daemon wrote: the strategy there is how the VF would cross now, and nobody's wish.
+    Raises Refused for what cannot work.
+    """
+    guest = domain_xml.read(xml)
+    markup = Markup(xml)
+    devices = list(markup.root.all("devices/*"))
+    vf = chosen(guest, devices, wish.mac, hostdev_networks)
+    if vf.teaming is not None:
+        _check_same(pair_of(guest, vf), wish)
+        return xml
+    pairs(guest)
+    if not stamped:
+        _check_strategy(guest, vf)
+    wish = _completed(guest, vf, wish)
+    mac, alias = str(wish.mac), str(wish.alias)
+    _check_devices(guest, devices, mac, alias, devices[vf.position])
+    _check_slot(markup.root, devices[vf.position], guest.name)
+    _add_teaming(markup, devices[vf.position], f"<teaming type='transient' persistent='{alias}'/>")
+    markup.insert_before(devices[vf.position], _standby_lines(wish))
+    _write_notes(markup, {**_notes(markup.root), mac: Note(alias)})
+    changed = markup.text()
+    for pair in pairs(domain_xml.read(changed)):
+        if pair.vf.wanted_mac == mac and pair.vf.mark is not None and pair.vf.mark.vlan is not None:
+            check_vlan(pair, pair.vf.mark.vlan, pair.vf.mark.trunks)
+    return changed
+
+
+def _add_teaming(markup: Markup, vf: Element, teaming: str) -> None:
+    """The schema has it anywhere in an <interface>, and before <source> in a <hostdev>."""
+    source = vf.first("source")
+    if vf.name == "hostdev" and source is not None:
+        markup.insert_before(source, [teaming])
+    else:
+        markup.append(vf, [teaming])
+
+
+def live_halves(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> Optional[Halves]:
+    """What has to be plugged into a guest that runs, from its XML; None when it has the pair.
+
+    Raises Refused for what cannot work.
+    """
+    changed = enable(xml, wish, hostdev_networks, stamped=True)
+    if changed == xml:
+        return None
+    before = domain_xml.read(xml)
+    (pair,) = (each for each in pairs(domain_xml.read(changed)) if each not in pairs(before))
+    mac = str(pair.vf.wanted_mac)
+    devices = list(Markup(changed).root.all("devices/*"))
+    standby = next(
+        index for index, each in enumerate(devices) if each.get("alias", "name") == pair.standby.alias
+    )
+    lone = next(each.position for each in before.interfaces if each.wanted_mac == mac)
+    return Halves(
+        mac,
+        vf=domain_xml.device(xml, lone),
+        primary=domain_xml.device(changed, pair.vf.position),
+        standby=domain_xml.device(changed, standby),
+    )
+
+
+def disable(xml: str, mac: Optional[str] = None) -> str:
+    """The definition as it was before `enable`. Raises Refused when the pair is not one that `enable` made."""
+    guest = domain_xml.read(xml)
+    markup = Markup(xml)
+    notes = _notes(markup.root)
+    teamed = [each for each in guest.interfaces if each.teaming == "transient"]
+    if mac is not None:
+        teamed = [each for each in teamed if each.wanted_mac == mac.lower()]
+    if not teamed:
+        told = f" for MAC {mac}" if mac is not None else ""
+        raise Refused(f"guest '{guest.name}' has no failover pair{told}", "see vfmigrate failover show")
+    if len(teamed) > 1:
+        macs = ", ".join(str(each.wanted_mac) for each in teamed)
+        raise Refused(f"guest '{guest.name}' has several failover pairs: {macs}", "choose one with --mac")
+    pair = pair_of(guest, teamed[0])
+    found = str(pair.vf.wanted_mac)
+    note = notes.pop(found, None)
+    if note is None or note.alias != pair.standby.alias:
+        raise Refused(
+            f"the failover pair of MAC {found} in guest '{guest.name}' was not made by vfmigrate",
+            "remove its <teaming> elements and its standby yourself: virsh edit",
+        )
+    devices = list(markup.root.all("devices/*"))
+    teaming = devices[pair.vf.position].first("teaming")
+    standbys = [each for each in devices if each.get("alias", "name") == note.alias]
+    for element in (*standbys, *([teaming] if teaming is not None else [])):
+        markup.remove(element)
+    for controller in _superfluous(devices, note.controllers, standbys):
+        markup.remove(controller)
+    _write_notes(markup, notes)
+    return markup.text()
+
+
+def note_controllers(before: str, after: str) -> str:
+    """`after`, libvirt's own text of what `enable` made of `before`, with the controllers noted that libvirt added."""
+    markup = Markup(after)
+    old, notes = Markup(before).root, _notes(markup.root)
+    new = set(_controllers(list(markup.root.all("devices/*"))))
+    added = tuple(sorted(new - set(_controllers(list(old.all("devices/*"))))))
+    for mac in set(notes) - set(_notes(old)) if added else ():
+        _write_notes(markup, {**notes, mac: Note(notes[mac].alias, added)})
+    return markup.text()
+
+
+# -- which VF, and whether it can have a standby
+
+
+def chosen(
+    guest: Domain, devices: list[Element], mac: Optional[str], hostdev_networks: Collection[str]
+) -> VfInterface:
+    """The VF with a MAC, or the guest's only one. Raises Refused when there is none, or more than one."""
+    vfs = [
+        each
+        for each in guest.interfaces
+        if each.form != "network" or devices[each.position].get("source", "network") in hostdev_networks
+    ]
+    if mac is not None:
+        vfs = [each for each in vfs if each.wanted_mac == mac.lower()]
+    if not vfs:
+        told = f" with MAC {mac}" if mac is not None else ""
+        raise Refused(f"guest '{guest.name}' has no VF{told}", "see virsh domiflist")
+    if len(vfs) > 1:
+        macs = ", ".join(str(each.wanted_mac or each.address) for each in vfs)
+        raise Refused(f"guest '{guest.name}' has several VFs: {macs}", "choose one with --mac")
+    return vfs[0]
+
+
+def _check_strategy(guest: Domain, vf: VfInterface) -> None:
+    mark = vf.mark
+    if mark is not None and mark.strategy not in (None, "failover"):
+        raise Refused(
+            f"the metadata of guest '{guest.name}' gives the VF with MAC {vf.wanted_mac} "
+            f"the strategy '{mark.strategy}'",
+            "a VF crosses in one way only: remove the strategy, or do without a standby",
+        )
+
+
+def _completed(guest: Domain, vf: VfInterface, wish: Wish) -> Wish:
+    """The wish with what the VF says of itself: MAC, VLAN, a name for the standby."""
+    if vf.wanted_mac is None:
+        raise Refused(
+            f"VF {vf.address} of guest '{guest.name}' has no MAC that its standby could have as well",
+            "give it one in the vfmigrate metadata, or make it an <interface type='hostdev'>",
+        )
+    if vf.vlan:
+        raise Refused(
+            f"the VF with MAC {vf.wanted_mac} has a <vlan>, which a VF in switchdev mode cannot take",
+            "remove it and give the VLAN in the vfmigrate metadata",
+        )
+    vlan = wish.vlan
+    if vlan is None and vf.mark is not None and wish.openvswitch:
+        vlan = vf.mark.vlan
+    if vlan is not None and not wish.openvswitch:
+        raise Refused(
+            "a VLAN can be given to a standby on a bridge of Open vSwitch only",
+            "use one, or a bridge that leads to that VLAN",
+        )
+    alias = wish.alias or f"ua-standby-{vf.wanted_mac.replace(':', '')}"
+    if not _ALIAS.fullmatch(alias):
+        raise Refused(
+            f"'{alias}' is no alias that libvirt keeps", "begin it with ua-, then letters, digits, - and _"
+        )
+    return Wish(vf.wanted_mac, wish.bridge, wish.network, wish.openvswitch, vlan, alias)
+
+
+def _check_same(pair: Pair, wish: Wish) -> None:
+    standby = pair.standby
+    wanted = (("bridge", wish.bridge) if wish.bridge else ("network", wish.network), wish.alias, wish.vlan)
+    there = (
+        (standby.kind, standby.source),
+        standby.alias if wish.alias else None,
+        standby.vlan if wish.vlan else None,
+    )
+    if wanted != there:
+        raise Refused(
+            f"the VF with MAC {pair.vf.wanted_mac} has another standby already: '{standby.alias}' "
+            f"on {standby.kind} '{standby.source}'",
+            "remove it first: vfmigrate failover disable",
+        )
+
+
+def _check_devices(guest: Domain, devices: list[Element], mac: str, alias: str, vf: Element) -> None:
+    for device in devices:
+        if device.get("alias", "name") == alias:
+            raise Refused(
+                f"another device of guest '{guest.name}' has the alias '{alias}' already",
+                "choose another one with --alias",
+            )
+        twin = device.name == "interface" and device is not vf
+        if twin and (device.get("mac", "address") or "").lower() == mac:
+            model = device.get("model", "type") or "none"
+            raise Refused(
+                f"guest '{guest.name}' has another interface with MAC {mac}, of model '{model}'",
+                "remove it (virsh detach-interface --config); vfmigrate adds a virtio one of its own",
+            )
+
+
+def _check_slot(root: Element, vf: Element, guest: str) -> None:
+    """QEMU unplugs only a PCI Express device alone in a port with hot-plug (hw/pci/pci.c, failover_pair_id)."""
+    controllers = _controllers(list(root.all("devices/*")))
+    machine = root.get("os/type", "machine") or ""
+    if "i440fx" in machine or (controllers and controllers.get(0, "pcie-root") != "pcie-root"):
+        raise Refused(
+            f"guest '{guest}' is of machine type '{machine}', which has no PCI Express",
+            "a failover pair needs a guest of machine type q35",
+        )
+    address = next((each for each in vf.all("address") if each.attributes.get("type") == "pci"), None)
+    if address is None:
+        return  # libvirt chooses a fitting one
+    number = {key: int(address.attributes.get(key, "0"), 0) for key in ("bus", "function")}
+    if number["function"] != 0 or address.attributes.get("multifunction") == "on":
+        raise Refused(
+            f"the VF shares its slot in guest '{guest}' with other functions",
+            "give it a slot of its own: remove its <address type='pci'> in virsh edit",
+        )
+    model = controllers.get(number["bus"], "no controller")
+    port = next(
+        (
+            each
+            for each in root.all("devices/controller")
+            if each.attributes.get("type") == "pci"
+            and int(each.attributes.get("index", "-1"), 0) == number["bus"]
+        ),
+        None,
+    )
+    hotplug = port is None or port.get("target", "hotplug") != "off"
+    if model not in _UNPLUGGABLE_FROM or not hotplug:
+        raise Refused(
+            f"the VF is on a {model}{'' if hotplug else ' without hot-plug'} in guest '{guest}', "
+            "from which it cannot be unplugged",
+            "move it to a pcie-root-port: remove its <address type='pci'> in virsh edit",
+        )
+
+
+def _controllers(devices: list[Element]) -> dict[int, str]:
+    """Models of the PCI controllers by index."""
+    return {
+        int(each.attributes.get("index", "-1"), 0): each.attributes.get("model", "")
+        for each in devices
+        if each.name == "controller" and each.attributes.get("type") == "pci"
+    }
+
+
+def _standby_lines(wish: Wish) -> list[str]:
+    kind, source = ("bridge", wish.bridge) if wish.bridge is not None else ("network", wish.network)
+    vlan = ["  <vlan>", f"    <tag id='{wish.vlan}'/>", "  </vlan>"] if wish.vlan is not None else []
+    port = ["  <virtualport type='openvswitch'/>"] if wish.openvswitch and kind == "bridge" else []
+    return [
+        f"<interface type='{kind}'>",
+        f"  <mac address='{wish.mac}'/>",
+        f"  <source {kind}='{escape(str(source))}'/>",
+        *vlan,
+        *port,
+        "  <model type='virtio'/>",
+        "  <teaming type='persistent'/>",
+        f"  <alias name='{wish.alias}'/>",
+        "</interface>",
+    ]
+
+
+# -- what was added, noted in the metadata
+
+
+@dataclass(frozen=True)
+class Note:
+    """What `enable` added to a definition for the VF with a certain MAC."""
+
+    alias: str
+    #: indexes of the PCI controllers that libvirt added on its own for the standby
+    controllers: tuple[int, ...] = ()
+
+
+def _notes(root: Element) -> dict[str, Note]:
+    notes = {}
+    for pair in root.all(f"metadata/{URI} failover/{URI} pair"):
+        indexes = pair.attributes.get("controllers", "").split()
+        numbers = tuple(int(index) for index in indexes if index.isdigit())
+        notes[pair.attributes.get("mac", "")] = Note(pair.attributes.get("alias", ""), numbers)
+    return notes
+
+
+def _write_notes(markup: Markup, notes: dict[str, Note]) -> None:
+    metadata = markup.root.first("metadata")
+    present = metadata.first(f"{URI} failover") if metadata is not None else None
+    lines = [f"<vfmigrate:failover xmlns:vfmigrate='{URI}'>"]
+    for mac, note in sorted(notes.items()):
+        added = f" controllers='{' '.join(map(str, note.controllers))}'" if note.controllers else ""
+        lines.append(f"  <vfmigrate:pair mac='{mac}' alias='{note.alias}'{added}/>")
+    lines.append("</vfmigrate:failover>")
+    if metadata is None:
+        if notes:
+            uuid = markup.root.first("uuid") or markup.root.children[0]
+            markup.insert_after(uuid, ["<metadata>", *(f"  {line}" for line in lines), "</metadata>"])
+    elif present is None:
+        if notes:
+            markup.append(metadata, lines)
+    elif notes:
+        markup.replace(present, f"\n{markup.indent(present)}".join(lines))
+    else:
+        markup.remove(present if len(metadata.children) > 1 else metadata)
+
+
+def _superfluous(devices: list[Element], added: tuple[int, ...], gone: list[Element]) -> list[Element]:
+    """The controllers that were added and that nothing but the standby is on: none with a newer one behind it."""
+    gone_or_added = [*gone]
+    superfluous: list[Element] = []
+    controllers = [
+        each for each in devices if each.name == "controller" and each.attributes.get("type") == "pci"
+    ]
+    controllers.sort(key=lambda each: int(each.attributes.get("index", "-1"), 0), reverse=True)
+    for controller in controllers:
+        index = int(controller.attributes.get("index", "-1"), 0)
+        if index not in added or _is_used(devices, index, gone_or_added):
+            break
+        superfluous.append(controller)
+        gone_or_added.append(controller)
+    return superfluous
+
+
+def _is_used(devices: list[Element], bus: int, but: list[Element]) -> bool:
+    return any(
+        address.attributes.get("type") == "pci" and int(address.attributes.get("bus", "0"), 0) == bus
+        for device in devices
+        if device not in but
+        for address in device.all("address")
+    )

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plugs VFs into guests that were migrated without: the one promised here, as soon as the guest runs here.
+
+A claim with a `slot` is of a VF that was taken out of its guest for a migration (strategy replug). On the destination
+it is plugged in when the guest has arrived. On the source the command that took it out puts it back when the migration
+fails; when that command has died, this does. What fails is tried again, each time after twice as long, and not for
+ever: a guest that has arrived is never sent back, and lives on its bond's other port meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Callable, Optional
+
+from vfmigrate import journal
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
+from vfmigrate.converge.converger import Converger
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+
+if TYPE_CHECKING:
+    from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
+
+#: seconds until a VF that could not be plugged in is tried again; each time after twice as long
+PAUSE = 5.0
+#: plugging it in is tried so often
+ATTEMPTS = 6
+#: seconds that the command which took a VF out has for migrating the guest or putting the VF back
+PATIENCE = 120.0
+#: seconds between two looks while there is something to look for
+_PERIOD = 2.0
+_IDLE_PERIOD = 30.0
+
+
+def device(claim: Claim) -> str:
+    """The device to be plugged in for a claim: the promised VF, with the MAC and at the guest's address as before."""
+    slot = PciAddress.parse(claim.slot or "")
+    return (
+        "<interface type='hostdev' managed='yes'>"
+        f"<mac address='{escape(claim.mac or '')}'/>"
+        f"<source>{_address(claim.vf)}</source>{_address(slot)}</interface>"
+    )
+
+
+def _address(address: PciAddress) -> str:
+    return (
+        f"<address type='pci' domain='{address.domain:#06x}' bus='{address.bus:#04x}' "
+        f"slot='{address.slot:#04x}' function='{address.function:#x}'/>"
+    )
+
+
+@dataclass
+class _Try:
+    """How it stands with one claim."""
+
+    attempts: int = 0
+    #: not before this moment, in seconds of the store's clock
+    again: float = 0.0
+    why: str = ""
+
+
+class Arrivals:
+    """Looks after the claims with a slot, in a thread of its own, which may call libvirt."""
+
+    def __init__(
+        self,
+        store: ClaimStore,
+        converger: Converger,
+        hypervisor: Hypervisor,
+        log: Journal,
+        *,
+        on_plugged: Callable[[str], None],
+    ) -> None:
+        """`on_plugged` is told of a domain that has its VF; it must return at once."""
+        self._store = store
+        self._converger = converger
+        self._hypervisor = hypervisor
+        self._log = log
+        self._on_plugged = on_plugged
+        self._tries: dict[str, _Try] = {}
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Start looking."""
+        threading.Thread(target=self._run, name="arrivals", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._wake.set()
+
+    def expect(self, _domain: str) -> None:
+        """A guest runs on after a migration, here or still here. Returns at once."""
+        self._wake.set()
+
+    def try_again(self) -> None:
+        """Begin anew with what was given up, as when an administrator asks for it."""
+        self._tries.clear()
+        self._wake.set()
+
+    def told(self, claim: Claim) -> Optional[str]:
+        """What keeps a VF from its guest, in words; None where nothing does."""
+        current = self._tries.get(claim.id)
+        return current.why or None if current is not None and claim.slot is not None else None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            waiting = any(claim.slot is not None for claim in self._store.all())
+            self._wake.wait(_PERIOD if waiting else _IDLE_PERIOD)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
+            try:
+                self.look()
+            except VfmigrateError as error:
+                self._log.event("replug-failed", str(error), level=journal.WARNING)
+            except Exception as error:  # noqa: BLE001 - told; the next look must still be taken
+                self._log.bug(error)
+
+    def look(self) -> None:
+        """Plug in what is missing and due. Raises HostError or Unreachable when libvirt does not answer."""
+        claims = [claim for claim in self._store.all() if claim.slot is not None and claim.mac is not None]
+        for gone in self._tries.keys() - {claim.id for claim in claims}:
+            del self._tries[gone]
+        if not claims:
+            return
+        executing = self._hypervisor.executing()
+        for claim in claims:
+            if claim.domain in executing and self._is_due(claim):
+                try:
+                    self._settle(claim)
+                except VfmigrateError as error:
+                    self._fail(claim, error)
+
+    def _is_due(self, claim: Claim) -> bool:
+        now = self._store.clock()
+        current = self._tries.get(claim.id)
+        if current is not None:
+            return current.attempts < ATTEMPTS and now >= current.again
+        if claim.incoming:
+            return True  # libvirt lets the device wait until it has done with the migration
+        return now >= claim.since + PATIENCE and not self._hypervisor.migrating(claim.domain)
+
+    def _settle(self, claim: Claim) -> None:
+        if not self._hypervisor.has_vf(claim.domain, claim.mac or ""):
+            self._plug(claim)
+            self._tell("replugged", claim, f"has {claim.vf} plugged in", journal.INFO)
+        elif claim.state != PLUGGED and self._store.drop(claim):
+            self._converger.converge(claim.vf)  # somebody gave it another, which the next reconcile adopts
+        self._store.change(claim, slot=None)
+        self._tries.pop(claim.id, None)
+        self._on_plugged(claim.domain)
+
+    def _plug(self, claim: Claim) -> None:
+        """The port first, as at every start: the guest's driver shall find its link up."""
+        taken = self._store.change(claim, state=PLUGGED, expires=None)
+        if taken is None:
+            return
+        try:
+            self._converger.converge(claim.vf)
+            self._hypervisor.plug(claim.domain, device(claim))
+        except VfmigrateError:
+            if self._store.change(claim, state=RESERVED) is not None:
+                self._converger.converge(claim.vf)
+            raise
+
+    def _fail(self, claim: Claim, error: VfmigrateError) -> None:
+        current = self._tries.setdefault(claim.id, _Try())
+        current.attempts += 1
+        pause = PAUSE * 2 ** (current.attempts - 1)
+        current.again = self._store.clock() + pause
+        if current.attempts < ATTEMPTS:
+            rest, level = f"tried again in {pause:.0f} s", journal.WARNING
+        else:
+            rest, level = (
+                f"given up after {ATTEMPTS} attempts: vfmigrate reconcile tries again",
+                journal.ERROR,
+            )
+        current.why = f"{error} ({rest})"
+        self._tell("replug", claim, f"is without its VF {claim.vf}: {current.why}", level)
+
+    def _tell(self, event: str, claim: Claim, text: str, level: int) -> None:
+        self._log.event(
+            event,
+            f"guest '{claim.domain_name}' {text}",
+            level=level,
+            domain=claim.domain_name,
+            uuid=claim.domain,
+            vf=str(claim.vf),
+            mac=claim.mac or "",
+        )

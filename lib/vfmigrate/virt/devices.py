@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to the VFs of a running guest: take one out, put one in, with the user's rights."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Optional
+
+import libvirt
+
+from vfmigrate.domain import domain_xml
+from vfmigrate.errors import Cancelled, HostError
+from vfmigrate.virt.session import Session
+
+#: seconds that a guest has for letting go of a device: its driver stops, and an emulated slot's button takes five
+UNPLUG_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
+#: a guest that was not listening when it was first asked is asked again
+_ASK_AGAIN_SECONDS = 10.0
+
+
+class Devices:
+    """The VFs of one guest, by MAC."""
+
+    def __init__(self, session: Session, uuid: str) -> None:
+        self._session = session
+        self._uuid = uuid
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+    def text(self, mac: str) -> Optional[str]:
+        """The VF with this MAC as it was written, a network not resolved; None when the guest has it not."""
+        with self._told("the guest's XML"):
+            xml = str(self._session.domain(self._uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+        for interface in domain_xml.read(xml).interfaces:
+            if interface.wanted_mac == mac:
+                return domain_xml.device(xml, interface.position)
+        return None
+
+    def detach(self, mac: str, text: str, cancelled: threading.Event) -> None:
+        """Take a VF out, and return when the guest has let go of it.
+
+        Raises HostError when it does not in time, Cancelled when the user does not want it any more.
+        """
+        begun = time.monotonic()
+        asked = float("-inf")
+        while self.text(mac) is not None:
+            now = time.monotonic()
+            if cancelled.is_set():
+                raise Cancelled(f"cancelled while the guest was to let go of its VF with MAC {mac}")
+            if now - begun > UNPLUG_SECONDS:
+                raise HostError(
+                    f"the guest does not let go of its VF with MAC {mac} within {UNPLUG_SECONDS:.0f} s",
+                    "does its system run, with PCI hot plug? see its console",
+                )
+            if now - asked > _ASK_AGAIN_SECONDS:
+                self._ask(text, again=asked > begun)
+                asked = now
+            time.sleep(_LOOK_SECONDS)
+
+    def _ask(self, text: str, *, again: bool) -> None:
+        try:
+            self._session.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except libvirt.libvirtError as error:
+            if not again:  # "already in the process of unplug", or gone by now
+                raise HostError(f"libvirt: unplugging: {error.get_error_message() or error}") from None
+
+    def attach(self, text: str) -> None:
+        """Put a device in, on the running guest only. Raises HostError."""
+        with self._told("plugging in"):
+            self._session.domain(self._uuid).attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to libvirt: its events, its running domains, and the few things we change in them.
+
+Never used while a hook waits for an answer, and never with a lock held: whoever called the hook holds the domain's
+lock inside libvirt. libvirt-python is imported by the doors alone: this one, session and mailbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+import libvirt
+
+from vfmigrate.domain import metadata
+from vfmigrate.domain.domain_xml import device, read
+from vfmigrate.domain.network_xml import NetworkState
+from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
+from vfmigrate.virt.mailbox import Mailbox
+
+_RETRY_SECONDS = 2.0
+# How long a guest may take to let go of a device, and how often that is looked for.
+_UNPLUG_SECONDS = 45.0
+_LOOK_SECONDS = 0.1
+
+
+# virDomainEventType and the details that we tell apart (libvirt-domain.h)
+_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+}
+_DETAILS = {
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED): "booted",
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED): "restored",
+    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED): "migrated",
+}
+
+
+_DEVICE_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: PLUGGED_IN,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: UNPLUGGED,
+}
+# Aliases of devices that are given through, an interface that is a VF among them (qemuAssignDeviceHostdevAlias in
+# src/qemu/qemu_alias.c), and those that users choose.
+_HOSTDEV_ALIASES = ("hostdev", "ua-")
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn libvirt's exception into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+
+def _transient_device(domain: Any, mac: str) -> Optional[str]:
+    """The text of the VF with this MAC in a domain's failover pair as it was written: a network is not resolved."""
+    xml = str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+    for interface in read(xml).interfaces:
+        if interface.teaming == "transient" and interface.wanted_mac == mac:
+            return device(xml, interface.position)
+    return None
+
+
+class Hypervisor:
+    """A connection to libvirt that comes back by itself; thread-safe."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
+        self._on_connect: Callable[[], None] = lambda: None
+        #: told of a network whose metadata of a URI changed, from the event thread: must return at once
+        self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
+        self.mailbox = Mailbox(self._connected)
+        self._connection: Optional[Any] = None
+        # before libvirtd is reached, the library's, which comes from the same build
+        self._version = int(libvirt.getVersion())
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+
+    def start(self, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]) -> None:
+        """Begin to connect, and to listen, in threads of their own.
+
+        `on_event` is called for every event, `on_connect` after each (re)connection, both from those
+        threads: they must return at once and must not call libvirt.
+        """
+        self._on_event = on_event
+        self._on_connect = on_connect
+        libvirt.registerErrorHandler(
+            lambda _context, _error: None, None
+        )  # else it prints to our standard error
+        libvirt.virEventRegisterDefaultImpl()  # before the connection is opened
+        threading.Thread(target=self._run_events, name="libvirt-events", daemon=True).start()
+        threading.Thread(target=self._keep_connected, name="libvirt-connect", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop connecting; the threads end with the process."""
+        self._stop.set()
+        self._lost.set()
+
+    def _run_events(self) -> None:
+        while not self._stop.is_set():
+            libvirt.virEventRunDefaultImpl()
+
+    def _keep_connected(self) -> None:
+        while not self._stop.is_set():
+            self._lost.clear()
+            try:
+                self._connection = self._connect()
+                self._version = int(self._connection.getLibVersion())
+            except libvirt.libvirtError:
+                self._connection = None
+                self._stop.wait(_RETRY_SECONDS)
+                continue
+            self._on_connect()
+            self._lost.wait()
+            self._connection = None
+
+    def _connect(self) -> Any:
+        connection = libvirt.open(self._uri)
+        connection.registerCloseCallback(lambda *_: self._lost.set(), None)
+        connection.setKeepAlive(5, 3)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        letters = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
+        with contextlib.suppress(libvirt.libvirtError):  # a libvirt without its network driver
+            if letters is not None:
+                connection.networkEventRegisterAny(None, letters, self._network_metadata, None)
+        for event, name in _DEVICE_EVENTS.items():
+            connection.domainEventRegisterAny(None, event, self._device, name)
+        return connection
+
+    def _network_metadata(
+        self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
+    ) -> None:
+        if uri is not None:
+            self.on_network_metadata(network.name(), uri)
+
+    def _lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
+        name = _EVENTS.get(event)
+        if name is not None:
+            detail_name = _DETAILS.get((event, detail), str(detail))
+            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, detail_name))
+
+    def _device(self, _connection: object, domain: Any, alias: str, name: str) -> None:
+        if alias.startswith(_HOSTDEV_ALIASES):
+            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, alias))
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            raise Unreachable(
+                f"no connection to libvirt at {self._uri}", "see systemctl status libvirtd virtqemud"
+            )
+        return self._connection
+
+    def known_version(self) -> int:
+        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002. Does not ask libvirt."""
+        return self._version
+
+    def running(self) -> dict[str, str]:
+        """The XML of every running domain, by UUID."""
+        domains = {}
+        with _told("list of running domains"):
+            for domain in self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                    domains[domain.UUIDString()] = domain.XMLDesc(0)
+        return domains
+
+    def xml(self, uuid: str) -> Optional[str]:
+        """The XML of a domain as it runs; None when it does not."""
+        with _told("XML of a domain"):
+            try:
+                domain = self._connected().lookupByUUIDString(uuid)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+            return str(domain.XMLDesc(0)) if domain.isActive() else None
+
+    def executing(self) -> frozenset[str]:
+        """UUIDs of the domains whose CPUs run: those of an arriving guest do not before it is here whole."""
+        with _told("list of executing domains"):
+            found = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+            return frozenset(domain.UUIDString() for domain in found)
+
+    def migrating(self, uuid: str) -> bool:
+        """Whether libvirt is at work on a running domain with a job such as a migration."""
+        with _told("job of a domain"):
+            job = self._connected().lookupByUUIDString(uuid).jobInfo()
+            return bool(job[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
+        """Write our metadata on a running domain, or take it away; as it was when the domain is shut down."""
+        with _told("metadata"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                metadata.write(marks) if marks else None,
+                metadata.PREFIX,
+                metadata.URI,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def persistent_xml(self, uuid: str) -> Optional[str]:
+        """The definition with which a domain will next boot, secrets included; None for a transient domain."""
+        with _told("persistent definition"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            if not domain.isPersistent():
+                return None
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    def define(self, xml: str) -> None:
+        """Replace a persistent definition."""
+        with _told("definition"):
+            self._connected().defineXML(xml)
+
+    def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
+        """Take the VF of a failover pair out of a running domain, as libvirt sees it, and plug it in again.
+
+        For a guest whose QEMU could not plug in what libvirt believes is there. Waits, bounded, for the guest to let
+        go. What an earlier attempt took out and could not plug in is described by `spare`, from the domain's XML.
+        Raises HostError when the domain is gone or busy, or keeps its VF.
+        """
+        with _told("plugging a VF in again"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            vf = _transient_device(domain, mac)
+            if vf is None:
+                domain.attachDeviceFlags(spare(domain.XMLDesc(0)), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                return
+            domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            end = time.monotonic() + _UNPLUG_SECONDS
+            while _transient_device(domain, mac) is not None:
+                if self._stop.wait(_LOOK_SECONDS) or time.monotonic() > end:
+                    raise HostError(f"guest '{domain.name()}' does not let go of its VF with MAC {mac}")
+            domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def has_vf(self, uuid: str, mac: str) -> bool:
+        """Whether a running domain has a VF with this MAC. Raises HostError when the domain is gone."""
+        with _told("XML of a domain"):
+            xml = str(self._connected().lookupByUUIDString(uuid).XMLDesc(0))
+        return any(interface.wanted_mac == mac for interface in read(xml).interfaces)
+
+    def plug(self, uuid: str, xml: str) -> None:
+        """Plug a device into a running domain; not into its definition. Raises HostError."""
+        with _told("plugging a VF in"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    # -- networks
+
+    def network(self, name: str) -> NetworkState:
+        """A network's definitions; all None when there is no network of this name."""
+        with _told(f"network {name}"):
+            try:
+                found = self._connected().networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return NetworkState(None, None, autostart=False)
+                raise
+            inactive = libvirt.VIR_NETWORK_XML_INACTIVE
+            return NetworkState(
+                persistent=str(found.XMLDesc(inactive)) if found.isPersistent() else None,
+                live=str(found.XMLDesc(0)) if found.isActive() else None,
+                autostart=bool(found.autostart()) if found.isPersistent() else False,
+            )
+
+    def define_network(self, xml: str) -> None:
+        """Define a network, or replace its definition; what runs is left as it is."""
+        with _told("definition of a network"):
+            self._connected().networkDefineXML(xml)
+
+    def start_network(self, name: str) -> None:
+        """Start a defined network; nothing when it runs, also if it was somebody else who has just started it."""
+        with _told(f"start of network {name}"):
+            found = self._connected().networkLookupByName(name)
+            try:
+                found.create()
+            except libvirt.libvirtError:
+                if not found.isActive():
+                    raise
+
+    def stop_network(self, name: str) -> None:
+        """Stop a network, if it runs. libvirt then forgets which of its VFs guests have: not while one has any."""
+        with _told(f"stop of network {name}"):
+            found = self._connected().networkLookupByName(name)
+            try:
+                found.destroy()
+            except libvirt.libvirtError:
+                if found.isActive():
+                    raise
+
+    def autostart_network(self, name: str) -> None:
+        """Have libvirt start a network by itself."""
+        with _told(f"autostart of network {name}"):
+            self._connected().networkLookupByName(name).setAutostart(1)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A running guest of this host through libvirt: devices plugged in and unplugged, with bounded waits.
+
+With the rights of the user who asks. That the guest's driver has its VF is read off the VF (sysfs), since libvirt
+cannot tell; hence of this host.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Optional
+
+import libvirt
+from lxml import etree
+
+from vfmigrate.domain import domain_xml, metadata
+from vfmigrate.domain.domain_xml import VfInterface
+from vfmigrate.errors import HostError
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.virt.session import told
+
+_LOOK_SECONDS = 0.2
+# What a driver in the guest takes to start for a device that has come; nothing outside tells when it has.
+_SETTLE_SECONDS = 2.0
+
+
+class RunningGuest:
+    """One running guest; see live_pair.Guest."""
+
+    def __init__(self, found: Any, sysfs: Sysfs, *, patience: float) -> None:
+        """`found` is libvirt's domain; `patience` is what the guest is given for each step, in seconds."""
+        self._domain = found
+        self._sysfs = sysfs
+        self.name: str = found.name()
+        self.patience = patience
+        self._marks = _marks_of(self.xml())
+
+    def xml(self) -> str:
+        """Its live XML as it was written: an interface of a network names no VF."""
+        with told(f"XML of guest '{self.name}'"):
+            return str(self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+
+    def plug(self, device: str) -> None:
+        """Plug a device in."""
+        with told(f"plugging a device into guest '{self.name}'"):
+            self._domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def unplug(self, device: str) -> bool:
+        """Ask the guest to let go of a device; False when it has not in time."""
+        with told(f"unplugging a device from guest '{self.name}'"):
+            there = self._found(device)
+            if there is None:
+                return True
+            self._domain.detachDeviceFlags(there, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            return self._wait(lambda: self._found(device) is None)
+
+    def settle(self) -> None:
+        """Give the guest time to start its driver for a device that has just come."""
+        time.sleep(min(_SETTLE_SECONDS, self.patience))
+
+    def takes_vf(self, mac: str) -> bool:
+        """Wait for the guest's driver to have its VF; False when it has not in time."""
+        with told(f"XML of guest '{self.name}'"):
+            found = _vf(str(self._domain.XMLDesc(0)), mac)
+        address = found.address if found is not None else None
+        return address is not None and self._wait(lambda: self._sysfs.bus_master(address))
+
+    def vf(self, mac: str) -> str:
+        """What the guest has now: 'lone' for a VF by itself, 'half' for one of a pair, '' for none."""
+        found = _vf(self.xml(), mac)
+        return "" if found is None else "half" if found.teaming == "transient" else "lone"
+
+    def restore_marks(self) -> None:
+        """Put back what the metadata said of its VFs at first."""
+        if self._marks is not None:
+            with told(f"metadata of guest '{self.name}'"):
+                self._domain.setMetadata(
+                    libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                    self._marks,
+                    metadata.PREFIX,
+                    metadata.URI,
+                    libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                )
+
+    def _found(self, device: str) -> Optional[str]:
+        """The text of the guest's device with the alias, else with the guest PCI address, of this one."""
+        xml = self.xml()
+        wanted = _name(etree.fromstring(device))
+        if not wanted:
+            raise HostError(f"a device of guest '{self.name}' has neither alias nor PCI address")
+        for position, each in enumerate(etree.fromstring(xml).findall("devices/*")):
+            if _name(each) == wanted:
+                return domain_xml.device(xml, position)
+        return None
+
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        end = time.monotonic() + self.patience
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+
+def _name(device: etree._Element) -> tuple[str, ...]:
+    """What tells a device from the others: two halves of a pair have one MAC."""
+    alias = device.find("alias")
+    if alias is not None:
+        return ("alias", alias.get("name", ""))
+    address = device.find("address[@type='pci']")
+    if address is None:
+        return ()
+    return ("pci", *(str(int(address.get(key, "0"), 0)) for key in ("domain", "bus", "slot", "function")))
+
+
+def _vf(xml: str, mac: str) -> Optional[VfInterface]:
+    """The VF with this MAC, which an ordinary interface of a network is told from by its MAC alone."""
+    return next((each for each in domain_xml.read(xml).interfaces if each.wanted_mac == mac), None)
+
+
+def _marks_of(xml: str) -> Optional[str]:
+    marks = etree.fromstring(xml).find(f"metadata/{{{metadata.URI}}}vfs")
+    return metadata.write(metadata.read(etree.fromstring(xml))) if marks is not None else None

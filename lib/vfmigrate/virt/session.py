@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A user's own connection to libvirt, with the user's rights, as virsh makes it.
+
+For the CLI, which changes definitions on an administrator's behalf; the daemon has its own door (hypervisor).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+import libvirt
+from lxml import etree
+
+from vfmigrate.domain import metadata
+from vfmigrate.errors import HostError, Refused, Unreachable
+from vfmigrate.virt.mailbox import Mailbox
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn libvirt's exception into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
+
+
+def run_events() -> None:
+    """Have libvirt's events and keep-alive served from now on, by a thread; to be called before connecting, once."""
+    libvirt.virEventRegisterDefaultImpl()
+
+    def serve() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
+
+
+class Session:
+    """A connection to libvirt; a context, closed when it is left."""
+
+    def __init__(self, uri: Optional[str] = None) -> None:
+        """Connect to `uri`, or where virsh would (LIBVIRT_DEFAULT_URI). Raises Unreachable."""
+        # libvirt otherwise prints every error itself, besides raising it
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        try:
+            self._connection = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            where = f" at {uri}" if uri else ""
+            raise Unreachable(
+                f"cannot connect to libvirt{where}: {error.get_error_message() or error}",
+                "see the option -c, and systemctl status libvirtd virtqemud",
+            ) from None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+
+    def mailbox(self) -> Mailbox:
+        """Where vfmigrated of the host at the other end gets letters; good as long as the connection."""
+        return Mailbox(lambda: self._connection)
+
+    def keep_alive(self) -> None:
+        """Notice within about half a minute that the other end is gone; needs run_events()."""
+        with contextlib.suppress(libvirt.libvirtError):  # a driver without it, such as one in this process
+            self._connection.setKeepAlive(5, 6)
+
+    def hostname(self) -> str:
+        """The host at the other end, as it calls itself."""
+        with told("host name"):
+            return str(self._connection.getHostname())
+
+    @property
+    def connection(self) -> Any:
+        """The connection itself, for a door that does more with it."""
+        return self._connection
+
+    def domain(self, name: str) -> Any:
+        """A domain by name or UUID, as libvirt-python has it. Raises Refused when there is none."""
+        for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+            with contextlib.suppress(libvirt.libvirtError):
+                return look_up(name)
+        raise Refused(f"libvirt at {self._connection.getURI()} has no guest '{name}'", "see virsh list --all")
+
+    def running_domain(self, name: str) -> Any:
+        """Libvirt's object of a domain that runs. Raises Refused when it does not."""
+        if not self.is_running(name):
+            raise Refused(f"guest '{name}' does not run", "leave --live out")
+        return self.domain(name)
+
+    def is_running(self, name: str) -> bool:
+        """Whether a domain, given by name or UUID, runs."""
+        domain = self.domain(name)
+        with told(f"state of guest '{name}'"):
+            return bool(domain.isActive())
+
+    def definition(self, name: str) -> str:
+        """The persistent definition of a domain, secrets included. Raises Refused when it has none."""
+        domain = self.domain(name)
+        with told(f"definition of guest '{name}'"):
+            if not domain.isPersistent():
+                raise Refused(
+                    f"guest '{name}' is transient: it has no definition that could be changed",
+                    "define it first: virsh define",
+                )
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+
+    def define(self, xml: str) -> None:
+        """Replace a persistent definition; libvirt holds it against its schema first."""
+        with told("definition"):
+            self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+    def is_local(self) -> bool:
+        """Whether this is the libvirt of this host, whose daemon can be asked about it."""
+        with told("URI"):
+            return urlsplit(str(self._connection.getURI())).hostname is None
+
+    def uuid(self, name: str) -> str:
+        """The UUID of a domain."""
+        return str(self.domain(name).UUIDString())
+
+    def is_persistent(self, name: str) -> bool:
+        """Whether a domain has a definition."""
+        domain = self.domain(name)
+        with told(f"definition of guest '{name}'"):
+            return bool(domain.isPersistent())
+
+    def live(self, name: str, *, resolved: bool = True) -> str:
+        """The XML of a running domain; unless `resolved`, interfaces of networks as they were written."""
+        domain = self.domain(name)
+        with told(f"XML of guest '{name}'"):
+            return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+
+    def running(self) -> dict[str, str]:
+        """The XML of the running domains by name."""
+        found = {}
+        with told("list of running guests"):
+            for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                    found[str(each.name())] = str(each.XMLDesc(0))
+        return found
+
+    def free_memory_mib(self) -> int:
+        """How much memory the host has to spare, what it would take back from its caches included."""
+        with told("memory of the host"):
+            found = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return sum(int(found.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
+
+    def macs(self) -> dict[str, str]:
+        """Who has which MAC: names of domains, running or not, by the MACs of their interfaces."""
+        found = {}
+        with told("list of guests"):
+            for each in self._connection.listAllDomains():
+                for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+                    root = etree.fromstring(each.XMLDesc(flags))
+                    found.update(
+                        {
+                            mac.get("address", "").lower(): each.name()
+                            for mac in root.findall("devices/interface/mac")
+                        }
+                    )
+        return found
+
+    def stamp(self, name: str, marks: tuple[metadata.Mark, ...]) -> None:
+        """Replace our metadata on a running domain; no marks remove it."""
+        domain = self.domain(name)
+        with told(f"metadata of guest '{name}'"):
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                metadata.write(marks) if marks else None,
+                metadata.PREFIX if marks else None,
+                metadata.URI,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def runs_network(self, name: str) -> Optional[bool]:
+        """Whether a network runs; None when there is none of this name."""
+        with told("list of networks"):
+            for each in self._connection.listAllNetworks():
+                if each.name() == name:
+                    return bool(each.isActive())
+        return None
+
+    def _networks(self) -> dict[str, etree._Element]:
+        with told("list of networks"):
+            return {
+                each.name(): etree.fromstring(each.XMLDesc(0)) for each in self._connection.listAllNetworks()
+            }
+
+    def hostdev_networks(self) -> frozenset[str]:
+        """The names of the networks that give away VFs."""
+        return frozenset(
+            name
+            for name, network in self._networks().items()
+            if network.find("forward[@mode='hostdev']") is not None
+        )
+
+    def is_openvswitch_network(self, name: str) -> bool:
+        """Whether a network plugs its guests into Open vSwitch.
+
+        Raises Refused when there is none of this name, or when it gives away VFs.
+        """
+        network = self._networks().get(name)
+        if network is None:
+            raise Refused(f"libvirt has no network '{name}'", "see virsh net-list --all")
+        if network.find("forward[@mode='hostdev']") is not None:
+            raise Refused(
+                f"the network '{name}' gives away VFs: what stands by for one must not need one itself",
+                "choose a network that leads to a bridge",
+            )
+        return network.find("virtualport[@type='openvswitch']") is not None

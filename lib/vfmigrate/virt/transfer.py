@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The door to one migration in libvirt: begins it, tells how far it is, ends it early, says where the guest is.
+
+The migration itself is one long call, made in a thread of its own; everything else comes from the command's thread
+meanwhile, which libvirt's connections allow. The user's rights are all it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import libvirt
+
+from vfmigrate.errors import HostError, VfmigrateError
+from vfmigrate.virt.session import Session
+
+#: how long the domain is looked for where a call of libvirt's has just put it, in seconds
+_SETTLING = 5.0
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a guest is to be migrated: what virsh's options of the same names say."""
+
+    persistent: bool = False
+    undefine_source: bool = False
+    #: 'all' or 'inc': copy disks that both hosts do not share
+    copy_storage: Optional[str] = None
+    parallel: bool = False
+    parallel_connections: Optional[int] = None
+    #: MiB a second
+    bandwidth: Optional[int] = None
+    tls: bool = False
+    p2p: bool = False
+    auto_converge: bool = False
+    unsafe: bool = False
+    migrate_uri: Optional[str] = None
+
+    def flags(self) -> int:
+        """The flags of libvirt; post-copy is never among them, since QEMU cannot do it with a VF."""
+        chosen = {
+            libvirt.VIR_MIGRATE_LIVE: True,
+            libvirt.VIR_MIGRATE_PERSIST_DEST: self.persistent,
+            libvirt.VIR_MIGRATE_UNDEFINE_SOURCE: self.undefine_source,
+            libvirt.VIR_MIGRATE_NON_SHARED_DISK: self.copy_storage == "all",
+            libvirt.VIR_MIGRATE_NON_SHARED_INC: self.copy_storage == "inc",
+            libvirt.VIR_MIGRATE_PARALLEL: self.parallel,
+            libvirt.VIR_MIGRATE_TLS: self.tls,
+            libvirt.VIR_MIGRATE_PEER2PEER: self.p2p,
+            libvirt.VIR_MIGRATE_AUTO_CONVERGE: self.auto_converge,
+            libvirt.VIR_MIGRATE_UNSAFE: self.unsafe,
+        }
+        return sum(flag for flag, on in chosen.items() if on)
+
+    def parameters(self) -> dict[str, Any]:
+        """The typed parameters of libvirt."""
+        told = {
+            libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: self.bandwidth,
+            libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS: self.parallel_connections,
+            libvirt.VIR_MIGRATE_PARAM_URI: self.migrate_uri,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+class Transfer:
+    """One migration of one guest."""
+
+    def __init__(self, source: Session, destination: Session, uri: str, name: str) -> None:
+        """Look the guest up and listen to its events. Raises Refused when there is none of this name."""
+        self._ends = {"source": source, "destination": destination}
+        self._uri = uri
+        self._domain = source.domain(name)
+        self.uuid = str(self._domain.UUIDString())
+        self.name = str(self._domain.name())
+        self._paused: Optional[float] = None
+        self._resumed: Optional[float] = None
+        self._done = threading.Event()
+        self._error: Optional[str] = None
+        lifecycle = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
+        source.connection.domainEventRegisterAny(None, lifecycle, self._on_source, None)
+        destination.connection.domainEventRegisterAny(None, lifecycle, self._on_destination, None)
+
+    # -- libvirt's events: when did the guest stand still, by this process's clock
+
+    def _on_source(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
+        now = time.monotonic()
+        suspended = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
+        if domain.UUIDString() == self.uuid and (event, detail) == suspended:
+            self._paused = now
+
+    def _on_destination(
+        self, _connection: object, domain: Any, event: int, detail: int, _opaque: object
+    ) -> None:
+        now = time.monotonic()
+        resumed = (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED)
+        if domain.UUIDString() == self.uuid and (event, detail) == resumed:
+            self._resumed = now
+
+    def standstill_ms(self) -> Optional[float]:
+        """From the event that the guest stopped on the source to the one that it runs on the destination, in ms.
+
+        None when one of them did not come. Both are timed where this command runs.
+        """
+        end = time.monotonic() + _SETTLING
+        while (self._paused is None or self._resumed is None) and time.monotonic() < end:
+            time.sleep(0.05)
+        if self._paused is None or self._resumed is None or self._resumed < self._paused:
+            return None
+        return (self._resumed - self._paused) * 1000
+
+    # -- the migration
+
+    def begin(self, options: Options) -> None:
+        """Begin; returns at once."""
+        threading.Thread(target=self._run, args=(options,), name="migrate", daemon=True).start()
+
+    def _run(self, options: Options) -> None:
+        try:
+            if options.p2p:
+                self._domain.migrateToURI3(self._uri, options.parameters(), options.flags())
+            else:
+                self._domain.migrate3(
+                    self._ends["destination"].connection, options.parameters(), options.flags()
+                )
+        except libvirt.libvirtError as error:
+            self._error = str(error.get_error_message() or error)
+        except Exception as error:  # noqa: BLE001 - told by finish(); a thread that dies silently is waited for for ever
+            self._error = f"{type(error).__name__}: {error}"
+        finally:
+            self._done.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long for the end; whether it came."""
+        return self._done.wait(seconds)
+
+    def finish(self) -> None:
+        """After the end: raises HostError with libvirt's reason when it failed."""
+        if self._error is not None:
+            raise HostError(f"the migration of guest '{self.name}' failed: {self._error}")
+
+    def job(self) -> Optional[Mapping[str, int]]:
+        """What libvirt tells of the migration; None while there are none, before and after QEMU's part."""
+        try:
+            stats: Mapping[str, int] = self._domain.jobStats(0)
+        except libvirt.libvirtError:
+            return None
+        return (
+            stats if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE else None
+        )
+
+    def abort(self) -> bool:
+        """Ask libvirt to give the migration up; False while it has nothing yet that could be."""
+        try:
+            self._domain.abortJob()
+        except libvirt.libvirtError:
+            return False
+        return True
+
+    def allow_downtime(self, ms: int) -> None:
+        """Let the guest stand still for so long at the end. Raises HostError, as when it is at its end already."""
+        try:
+            self._domain.migrateSetMaxDowntime(ms, 0)
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt: allowed downtime: {error.get_error_message() or error}") from None
+
+    def suspend(self) -> None:
+        """Suspend the guest on the source, so that the rest is copied without its writing more; it resumes there."""
+        try:
+            self._domain.suspend()
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt: suspending the guest: {error.get_error_message() or error}") from None
+
+    # -- afterwards
+
+    def states(self) -> dict[str, Optional[str]]:
+        """The guest's state on `source` and `destination`; None where it is not, and where nobody answers."""
+        return {end: self._state(session) for end, session in self._ends.items()}
+
+    def _state(self, session: Session) -> Optional[str]:
+        try:
+            state, _reason = session.connection.lookupByUUIDString(self.uuid).state()
+        except libvirt.libvirtError:
+            return None
+        return _STATES.get(state, "in an unknown state")
+
+    def await_running(self, end: str, seconds: float = _SETTLING) -> bool:
+        """Wait until the guest runs at one end; False when it does not within so many seconds."""
+        limit = time.monotonic() + seconds
+        while self._state(self._ends[end]) != "running":
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def completed(self) -> Mapping[str, int]:
+        """What libvirt tells of the migration that has ended, as the destination keeps them; empty without any."""
+        flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+        with contextlib.suppress(libvirt.libvirtError):
+            stats: Mapping[str, int] = self._arrived().jobStats(flags)
+            return stats
+        return {}
+
+    def _arrived(self) -> Any:
+        return self._ends["destination"].connection.lookupByUUIDString(self.uuid)
+
+    def xml(self, end: str) -> str:
+        """The running guest's XML at one end. Raises HostError when it is not there."""
+        try:
+            return str(self._ends[end].connection.lookupByUUIDString(self.uuid).XMLDesc(0))
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt: guest '{self.name}': {error.get_error_message() or error}") from None
+
+    def agent_macs(self) -> Optional[frozenset[str]]:
+        """The MACs that the guest's own agent tells of on the destination; None when it has none that answers."""
+        if "name='org.qemu.guest_agent.0' state='connected'" not in self._xml_or_nothing():
+            return None
+        try:
+            told = self._arrived().interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+        except libvirt.libvirtError:
+            return None
+        return frozenset(str(one["hwaddr"]).lower() for one in told.values() if one.get("hwaddr"))
+
+    def _xml_or_nothing(self) -> str:
+        try:
+            return self.xml("destination")
+        except VfmigrateError:
+            return ""

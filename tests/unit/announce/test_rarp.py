@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The announcement's bytes and timing, against what QEMU sends."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+
+from vfmigrate.announce.rarp import ROUNDS, delays, rarp
+from vfmigrate.errors import InputError
+
+
+def test_the_frame_is_the_one_qemu_sends() -> None:
+    mac = "525400abcdef"
+    expected = (
+        f"ffffffffffff {mac} 8035"  # broadcast, from the guest, RARP
+        "0001 0800 06 04 0003"  # Ethernet, IPv4, reverse request
+        f"{mac} 00000000 {mac} 00000000"  # whose address, and nobody's IPv4
+    )
+    assert rarp("52:54:00:AB:cd:ef") == bytes.fromhex(expected.replace(" ", "")) + bytes(18)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "52:54:00:00:00", "52:54:00:00:00:0g", "5254000:0:00:02", "52-54-00-00-00-02"]
+)
+def test_what_is_no_mac_address(text: str) -> None:
+    with pytest.raises(InputError, match="is not a MAC address"):
+        rarp(text)
+
+
+def test_rounds_are_those_of_qemus_defaults() -> None:
+    assert [round(moment * 1000) for moment in accumulate(ROUNDS)] == [0, 50, 200, 450, 800]
+
+
+def test_pauses_grow_no_further_than_the_maximum() -> None:
+    assert delays(initial=1, step=2, maximum=4, rounds=5) == (0, 1, 3, 4, 4)

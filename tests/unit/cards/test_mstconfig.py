@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What mstconfig prints, and the tool when it is there, fails, or is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vfmigrate.cards import mstconfig
+from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.errors import HostError
+from vfmigrate.model.pci import PciAddress
+
+PF = PciAddress(0, 0xE1, 0, 0)
+OUTPUT = """
+Device #1:
+----------
+
+Device type:        ConnectX7
+Name:               MCX75310AAS-NEA_Ax
+Description:        NVIDIA ConnectX-7 HHHL adapter card
+Device:             0000:e1:00.0
+
+Configurations:                                          Next Boot
+        VF_MIGRATION_MODE                           MIGRATION_ENABLED(2)
+"""
+
+
+def tool(place: Path, script: str) -> FirmwareSettings:
+    path = place / "mstconfig"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return FirmwareSettings(tools=(str(place / "absent"), str(path)))
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("  VF_MIGRATION_MODE   MIGRATION_ENABLED(2)", 2),
+        ("  VF_MIGRATION_MODE   DEVICE_DEFAULT(0)   MIGRATION_DISABLED(1)", 1),
+        ("* VF_MIGRATION_MODE   2", 2),
+        ("  VF_MIGRATION_MODE   N/A", None),
+        ("  NUM_OF_VFS   8", None),
+    ],
+)
+def test_lines(line: str, value: int) -> None:
+    assert mstconfig.parse(line, "VF_MIGRATION_MODE") == value
+
+
+def test_the_tool_is_asked_about_the_pf(tmp_path: Path) -> None:
+    settings = tool(tmp_path, f"[ \"$*\" = '-d {PF} query VF_MIGRATION_MODE' ] && cat <<'E'\n{OUTPUT}E")
+    assert settings.vf_migration_mode(PF) == 2
+
+
+def test_no_tool_cannot_tell(tmp_path: Path) -> None:
+    assert FirmwareSettings(tools=(str(tmp_path / "absent"),)).vf_migration_mode(PF) is None
+
+
+def test_firmware_that_does_not_know_the_setting_cannot_tell(tmp_path: Path) -> None:
+    settings = tool(tmp_path, "echo '-E- Unknown Parameter: VF_MIGRATION_MODE' >&2; exit 3")
+    assert settings.vf_migration_mode(PF) is None
+
+
+def test_a_failing_tool_is_told(tmp_path: Path) -> None:
+    settings = tool(tmp_path, "echo '-E- Failed to open device' >&2; exit 3")
+    with pytest.raises(HostError, match=r"VF_MIGRATION_MODE of PF 0000:e1:00\.0: -E- Failed to open") as e:
+        settings.vf_migration_mode(PF)
+    assert "-d 0000:e1:00.0 query VF_MIGRATION_MODE" in e.value.remedy

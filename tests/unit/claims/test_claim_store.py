@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims: on disk whole or not at all, never one VF twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.errors import HostError, InputError
+from vfmigrate.model.pci import PciAddress
+
+VF = PciAddress(0, 1, 0x10, 2)
+DOMAIN = "22222222-2222-4222-8222-222222222222"
+OTHER = "22222222-2222-4222-8222-222222222223"
+CLAIM = Claim(
+    vf=VF, pool="data", domain=DOMAIN, domain_name="guest1", state=claim_store.RESERVED, since=0.0, vlan=42
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ClaimStore]:
+    store = ClaimStore(tmp_path / "claims")
+    yield store
+    store.close()
+
+
+def test_a_claim_survives_the_daemon(tmp_path: Path) -> None:
+    first = ClaimStore(tmp_path / "claims")
+    put = first.put(CLAIM)
+    first.close()
+    again = ClaimStore(tmp_path / "claims")
+    assert again.get(VF) == put
+    assert again.of_domain(DOMAIN) == [put]
+    again.close()
+
+
+def test_a_dropped_claim_is_gone_from_disk(store: ClaimStore, tmp_path: Path) -> None:
+    assert store.drop(store.put(CLAIM))
+    assert list((tmp_path / "claims").glob("*.json")) == []
+    assert store.get(VF) is None
+
+
+def test_a_late_clean_up_touches_no_newer_owner(store: ClaimStore) -> None:
+    old = store.put(CLAIM)
+    store.drop(old)
+    new = store.put(
+        Claim(vf=VF, pool="data", domain=OTHER, domain_name="g2", state=claim_store.PLUGGED, since=0.0)
+    )
+    assert not store.drop(old)
+    assert store.change(old, state=claim_store.PREPARED) is None
+    assert store.get(VF) == new
+
+
+def test_a_change_keeps_what_it_does_not_name(store: ClaimStore) -> None:
+    changed = store.change(store.put(CLAIM), state=claim_store.PLUGGED, expires=None)
+    assert changed is not None
+    assert (changed.state, changed.vlan, changed.id) == (claim_store.PLUGGED, 42, CLAIM.id)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "{",
+            "null",
+            "[]",
+            '{"format": 1}',
+            '{"format": 99}',
+            claim_store.encode(CLAIM)[:-9],
+            "\x00" * 50,
+        ),
+        claim_store.encode(replace(CLAIM, domain="guest1")),
+        claim_store.encode(replace(CLAIM, mac="52:54")),
+    ],
+    # by number: a claim has an id of its own in every run
+    ids=itertools.count(),
+)
+def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    (directory / f"{VF}.json").write_text(text)
+    store = ClaimStore(directory)
+    assert store.all() == []
+    assert len(store.broken) == 1
+    assert f"{VF}.json" in store.broken[0]
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_what_is_no_file_is_set_aside_and_told(tmp_path: Path, kind: str) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    if kind == "fifo":
+        os.mkfifo(directory / f"{VF}.json")
+    else:
+        (directory / f"{VF}.json").mkdir()
+    store = ClaimStore(directory)
+    assert store.broken == [f"{VF}.json: the claim is no file"]
+    assert store.put(CLAIM) == store.get(VF)
+    store.close()
+
+
+def test_a_file_under_another_vfs_name_is_no_claim(tmp_path: Path) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    (directory / "0000:99:00.0.json").write_text(claim_store.encode(CLAIM))
+    store = ClaimStore(directory)
+    assert store.all() == []
+    store.close()
+
+
+def test_symlinks_are_not_followed(tmp_path: Path) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir(mode=0o700)
+    (tmp_path / "elsewhere").write_text(claim_store.encode(CLAIM))
+    (directory / f"{VF}.json").symlink_to(tmp_path / "elsewhere")
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (directory / f"{VF}.new").symlink_to(victim)
+    store = ClaimStore(directory)
+    assert store.all() == []
+    store.put(CLAIM)
+    assert victim.read_text() == "untouched"
+    store.close()
+
+
+def test_a_directory_others_can_write_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "claims"
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(HostError, match="is not a directory that only this user can write"):
+        ClaimStore(directory)
+
+
+def test_there_is_one_daemon(store: ClaimStore, tmp_path: Path) -> None:
+    store.put(CLAIM)
+    with pytest.raises(HostError, match="another vfmigrated already owns"):
+        ClaimStore(tmp_path / "claims")
+
+
+def test_looking_and_taking_is_one_step(store: ClaimStore) -> None:
+    """Many threads want the same few VFs: each VF is given away exactly once."""
+    vfs = [PciAddress(0, 1, slot, 0) for slot in range(8)]
+    taken: list[PciAddress] = []
+
+    def take(number: int) -> None:
+        for vf in vfs:
+            with store.lock:
+                if store.get(vf) is None:
+                    store.put(
+                        Claim(vf=vf, pool="p", domain=str(number), domain_name="g", state="reserved", since=0)
+                    )
+                    taken.append(vf)
+                    return
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == vfs
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(json.loads(claim_store.encode(CLAIM)))), JSON)
+def test_a_claim_with_any_field_wrong_is_read_or_refused(field: str, value: Any) -> None:
+    raw = json.loads(claim_store.encode(CLAIM))
+    raw[field] = value
+    try:
+        claim = claim_store.decode(json.dumps(raw))
+    except InputError:
+        return
+    assert claim_store.decode(claim_store.encode(claim)) == claim

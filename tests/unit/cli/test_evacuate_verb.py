@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `vfmigrate evacuate` makes of a guest's XML, and what it shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.evacuate.test_planner import guest, host
+from vfmigrate.cli import evacuate_verb
+from vfmigrate.errors import HostError, Refused
+from vfmigrate.evacuate.planner import Plan
+from vfmigrate.evacuate.runner import FAILED, MOVED, Fate
+from vfmigrate.model.host_facts import VfFacts
+
+UUID = "11111111-1111-4111-8111-000000000001"
+XML = f"""<domain>
+  <name>g</name><uuid>{UUID}</uuid>
+  <metadata><v:vfs xmlns:v='urn:vfmigrate:domain:1'>
+    <v:vf mac='52:54:00:00:00:01' pool='data' vlan='42' strategy='vfio' psid='P' firmware='28' msix='8'/>
+    <v:vf mac='52:54:00:00:00:02' pool='data' strategy='replug'/>
+  </v:vfs></metadata>
+  <memory unit='KiB'>4194304</memory><currentMemory unit='KiB'>2097152</currentMemory>
+  <devices>
+    <interface type='hostdev'><mac address='52:54:00:00:00:01'/>
+      <source><address type='pci' domain='0' bus='1' slot='0' function='2'/></source></interface>
+    <interface type='hostdev'><mac address='52:54:00:00:00:02'/>
+      <source><address type='pci' domain='0' bus='1' slot='0' function='3'/></source></interface>
+    <interface type='hostdev'><mac address='52:54:00:00:00:03'/>
+      <source><address type='pci' domain='0' bus='1' slot='0' function='4'/></source></interface>
+    <interface type='hostdev'><mac address='52:54:00:00:00:04'/>
+      <source><address type='pci' domain='0' bus='9' slot='0' function='1'/></source></interface>
+    <interface type='network'><mac address='52:54:00:00:00:05'/><source network='default'/></interface>
+  </devices>
+</domain>"""
+HERE = host(
+    "here",
+    {
+        "data": [
+            [
+                VfFacts("0000:01:00.2"),
+                VfFacts("0000:01:00.9", guest=UUID, mac="52:54:00:00:00:02"),
+                VfFacts("0000:01:00.4"),
+            ]
+        ]
+    },
+)
+PF = "0000:00:00.0"
+
+
+def test_a_guest_as_the_plan_needs_it() -> None:
+    leaver = evacuate_verb.leaver(XML, HERE)
+    assert (leaver.uuid, leaver.name, leaver.memory_mib) == (UUID, "g", 2048)
+    first, second, third, fourth = leaver.vfs
+    assert (first.pool, first.travels, first.vlans, first.pf) == ("data", True, (42,), PF)
+    assert (first.mark.psid, first.mark.msix) == ("P", 8)
+    assert (second.pool, second.travels, second.pf) == ("data", False, PF)
+    # no mark yet: the daemon's word on the address
+    assert (third.pool, third.travels, third.pf) == ("data", True, PF)
+    assert (fourth.pool, fourth.pf) == (None, None)
+    assert leaver.from_pfs == {PF: 2}
+
+
+def test_without_a_daemon_only_the_marks_are_known() -> None:
+    leaver = evacuate_verb.leaver(XML, None)
+    assert [vf.pool for vf in leaver.vfs] == ["data", "data", None, None]
+    assert not leaver.from_pfs
+
+
+def test_the_tables() -> None:
+    one, two, three = guest(1), guest(2, 2), guest(3, 0)
+    plan = Plan({one.uuid: "host-b", three.uuid: "host-c"}, {two.uuid: "host-b: no VF left"})
+    assert list(evacuate_verb.table(evacuate_verb.rows([one, two, three], plan))) == [
+        "GUEST  VFS     GOES TO",
+        "g1     data    host-b",
+        "g2     2 data  stays: host-b: no VF left",
+        "g3     -       host-c",
+    ]
+    fates = [
+        Fate(one, MOVED, "host-b", 12.34, 41.0, tried=["host-b"]),
+        Fate(two, problems=("host-b: no VF left",)),
+        Fate(three, FAILED, "host-c", 3.0, problems=("broken",), error=HostError("broken"), tried=["host-c"]),
+    ]
+    assert list(evacuate_verb.table(evacuate_verb.results(fates))) == [
+        "GUEST  VFS     RESULT  HOST    SECONDS  DOWNTIME",
+        "g1     data    moved   host-b  12.3     41 ms",
+        "g2     2 data  stayed  -       -        -         host-b: no VF left",
+        "g3     -       failed  -       3.0      -         broken",
+    ]
+    told = evacuate_verb.told_fates(fates)
+    assert [each["destination"] for each in told] == ["host-b", None, None]
+    assert told[2]["error"] == {"kind": "host", "problem": "broken", "remedy": ""}
+
+
+def test_the_exit_status_is_of_what_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    moved = Fate(guest(1), MOVED, "b")
+    assert evacuate_verb.status([moved]) == 0
+    assert capsys.readouterr().err == ""
+    broken = Fate(guest(2), FAILED, "b", error=HostError("broken"), problems=("broken",))
+    assert evacuate_verb.status([moved, broken, Fate(guest(3))]) == HostError.exit_code
+    assert capsys.readouterr().err == "vfmigrate: still here: g2, g3; ask again for the rest\n"
+    amiss = Fate(guest(4), MOVED, "b", problems=("no port",))
+    assert evacuate_verb.status([amiss]) == Refused.exit_code
+    assert capsys.readouterr().err == "vfmigrate: moved, but not as they should be: g4\n"
+
+
+def test_vfs_in_words() -> None:
+    assert evacuate_verb.vfs_of(guest(1, 0)) == "-"
+    both = guest(1, 2)
+    assert evacuate_verb.vfs_of(both) == "2 data"

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Converging: from any state to the wanted one, in the kernel's order, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes.doors import MemoryHost
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger, Wanted, WantedPort, steps, wanted
+from vfmigrate.converge.observe import VfState
+from vfmigrate.errors import HostError, Refused
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openvswitch import PortSettings, SwitchPort
+
+PF = PciAddress(0, 1, 0, 0)
+DOMAIN = "22222222-2222-4222-8222-222222222222"
+POOL = Pool("data", (PF,), "br-data", mtu=9000)
+
+
+@dataclass
+class Rig:
+    """A host in memory with a converger on it."""
+
+    memory: MemoryHost
+    store: ClaimStore
+    converger: Converger
+
+    @property
+    def vf(self) -> PciAddress:
+        return self.memory.vfs[1]
+
+    def claim(self, **changes: object) -> Claim:
+        claim = Claim(
+            vf=self.vf,
+            pool="data",
+            domain=DOMAIN,
+            domain_name="guest1",
+            state=claim_store.PLUGGED,
+            since=0.0,
+            mac="52:54:00:00:00:02",
+            vlan=42,
+        )
+        return self.store.put(replace(claim, **changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    yield Rig(memory, store, Converger(memory.host, Config({"data": POOL}), store))
+    store.close()
+
+
+def test_a_free_vf_becomes_migratable(rig: Rig) -> None:
+    assert rig.converger.converge(rig.vf) == [f"set migratable of {rig.vf}"]
+    assert rig.memory.host.observe(rig.vf).migratable is True
+    assert rig.converger.converge(rig.vf) == []
+
+
+def test_a_claimed_vf_gets_everything_in_the_kernels_order(rig: Rig) -> None:
+    rig.memory.card.driver_override(str(rig.vf), "mlx5_core")
+    rig.memory.card.drivers_probe(str(rig.vf))
+    rig.claim()
+    done = rig.converger.converge(rig.vf)
+    name = rig.memory.host.observe(rig.vf).representor
+    assert done == [
+        f"unbind {rig.vf} from mlx5_core",
+        f"set migratable of {rig.vf}",
+        f"set MTU of {name} to 9000",
+        f"bring {name} up",
+        f"plug {name} into br-data with tag 42",
+    ]
+    port = rig.memory.host.observe(rig.vf).switch_port
+    assert port is not None
+    assert (port.tag, port.external_ids["attached-mac"]) == (42, "52:54:00:00:00:02")
+    assert port.external_ids["vm-id"] == DOMAIN
+
+
+def test_a_vf_that_libvirt_does_not_manage_is_bound_after_the_flag_is_set(rig: Rig) -> None:
+    rig.claim(state=claim_store.PREPARED, managed=False)
+    rig.converger.converge(rig.vf)
+    function = rig.memory.card.function(str(rig.vf))
+    assert (function.driver, function.migratable_at_bind) == ("mlx5_vfio_pci", True)
+
+
+def test_a_plain_hostdev_gets_its_mac_and_loses_it_again(rig: Rig) -> None:
+    claim = rig.claim(set_mac=True)
+    rig.converger.converge(rig.vf)
+    assert rig.memory.host.observe(rig.vf).hw_addr == "52:54:00:00:00:02"
+    rig.store.drop(claim)
+    rig.converger.converge(rig.vf, after=claim)
+    assert rig.memory.host.observe(rig.vf).hw_addr == "00:00:00:00:00:00"
+
+
+def left_by_libvirt(rig: Rig, **changes: object) -> Claim:
+    """A claim that was dropped, of a VF that libvirt has bound and given a MAC."""
+    claim = rig.claim(**{"state": claim_store.PREPARED, "mac": "52:54:00:00:00:02", **changes})
+    rig.converger.converge(rig.vf)
+    rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
+    port = rig.memory.host.observe(rig.vf)
+    assert port.port_index is not None
+    rig.memory.devlink.set_port_function(PF, port.port_index, hw_addr="52:54:00:00:00:02")
+    rig.store.drop(claim)
+    return claim
+
+
+def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: Rig) -> None:
+    claim = left_by_libvirt(rig)
+    assert rig.converger.converge(rig.vf, after=claim, gone=True) == [
+        f"unbind {rig.vf} from mlx5_vfio_pci",
+        f"set hw_addr of {rig.vf} to 00:00:00:00:00:00",
+    ]
+    assert rig.converger.converge(rig.vf, after=claim, gone=True) == []
+
+
+def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(tmp_path: Path) -> None:
+    memory, store = MemoryHost(), ClaimStore(tmp_path / "claims")
+    rig = Rig(memory, store, Converger(memory.host, Config({"data": replace(POOL, free_vfs="host")}), store))
+    claim = left_by_libvirt(rig, mac=None)
+    rig.converger.converge(rig.vf, after=claim, gone=True)
+    assert memory.sysfs.driver(rig.vf) == memory.sysfs.driver(memory.pf)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone", "held"),
+    [
+        ({}, False, False),  # libvirt may be at it
+        ({}, True, True),  # a process has it
+        ({"managed": False}, True, False),  # libvirt leaves such a VF bound
+        ({"state": claim_store.RESERVED}, True, False),  # libvirt never had it
+    ],
+)
+def test_what_is_not_libvirts_leaving_stays(
+    rig: Rig, changes: dict[str, object], gone: bool, held: bool
+) -> None:
+    claim = left_by_libvirt(rig, **changes)
+    if held:
+        rig.memory.sysfs.open_groups.add(str(rig.vf))
+    rig.converger.converge(rig.vf, after=claim, gone=gone)
+    assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
+
+
+def test_a_dropped_claim_takes_its_port_with_it(rig: Rig) -> None:
+    claim = rig.claim()
+    rig.converger.converge(rig.vf)
+    rig.store.drop(claim)
+    rig.converger.converge(rig.vf)
+    assert rig.memory.ovs.ports == {}
+    assert not rig.memory.host.observe(rig.vf).link_up
+    assert rig.converger.converge(rig.vf) == []
+
+
+def test_an_administrators_port_is_left_alone(rig: Rig) -> None:
+    name = rig.memory.host.observe(rig.vf).representor
+    assert name is not None
+    theirs = SwitchPort(name, "br-other", None, (), {}, None, 1, None)
+    rig.memory.ovs.ports[name] = theirs
+    rig.memory.links.set_up(rig.memory.links.find(name).index)  # type: ignore[union-attr]
+    rig.converger.converge(rig.vf)
+    assert rig.memory.ovs.ports[name] == theirs
+    assert rig.memory.host.observe(rig.vf).link_up
+
+
+def test_a_running_guest_is_never_unbound(rig: Rig) -> None:
+    rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
+    rig.memory.sysfs.open_groups.add(str(rig.vf))
+    rig.claim()
+    with pytest.raises(HostError, match="is not migratable and a guest is using it; shut the guest down"):
+        rig.converger.converge(rig.vf)
+    assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
+
+
+def test_a_vf_the_host_uses_itself_is_left_alone(rig: Rig) -> None:
+    rig.memory.card.driver_override(str(rig.vf), "mlx5_core")
+    rig.memory.card.drivers_probe(str(rig.vf))
+    (name,) = rig.memory.sysfs.netdevs(rig.vf)
+    device = rig.memory.links.find(name)
+    assert device is not None
+    rig.memory.links.set_up(device.index)
+    assert rig.converger.converge(rig.vf) == []
+    assert rig.memory.sysfs.driver(rig.vf) == "mlx5_core"
+
+
+def test_legacy_mode_says_what_to_run(rig: Rig) -> None:
+    rig.memory.card.set_eswitch_mode(str(PF), "legacy")
+    rig.claim()
+    with pytest.raises(HostError, match=r"has no representor.*mode switchdev"):
+        rig.converger.converge(rig.vf)
+    with pytest.raises(Refused, match="is not in switchdev mode, so VF"):
+        rig.converger.check_ready(rig.vf)
+
+
+def test_a_survey_finds_exactly_what_differs(rig: Rig) -> None:
+    for vf in rig.memory.vfs:
+        rig.converger.converge(vf)
+    assert rig.converger.survey(PF) == []
+    rig.claim()
+    assert rig.converger.survey(PF) == [rig.vf]
+
+
+def test_a_vf_of_no_pool_is_none_of_our_business(tmp_path: Path) -> None:
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    converger = Converger(memory.host, Config({}), store)
+    assert converger.converge(memory.vfs[0]) == []
+    assert converger.survey(memory.pf) == []
+    store.close()
+
+
+STATES = st.builds(
+    VfState,
+    vf=st.just(PciAddress(0, 1, 0x10, 0)),
+    pf=st.just(PF),
+    index=st.just(0),
+    driver=st.sampled_from([None, "mlx5_core", "vfio-pci"]),
+    vfio=st.just(False),
+    in_use=st.just(False),
+    port_index=st.just(1),
+    hw_addr=st.sampled_from(["00:00:00:00:00:00", "52:54:00:00:00:02"]),
+    migratable=st.booleans(),
+    representor=st.just("rep0"),
+    ifindex=st.just(7),
+    link_up=st.booleans(),
+    mtu=st.sampled_from([1500, 9000]),
+    switch_port=st.sampled_from([None, SwitchPort("rep0", "br-data", 1, (), {}, "someone", 3, None)]),
+).map(lambda state: replace(state, vfio=state.driver == "vfio-pci"))
+WANTED = st.builds(
+    Wanted,
+    migratable=st.booleans(),
+    bind=st.sampled_from([None, "vfio-pci", "mlx5_vfio_pci"]),
+    port=st.none() | st.just(WantedPort("br-data", "me", PortSettings(tag=42))),
+    mac=st.none() | st.just("52:54:00:00:00:02"),
+    mtu=st.none() | st.just(9000),
+)
+
+
+@given(STATES, WANTED)
+def test_the_flag_is_only_ever_set_on_an_unbound_vf(state: VfState, want: Wanted) -> None:
+    told = [step.text.split()[0] for step in steps(state, want)]
+    if "set" in told and any(step.text.startswith("set migratable") for step in steps(state, want)):
+        texts = [step.text for step in steps(state, want)]
+        flag = next(number for number, text in enumerate(texts) if text.startswith("set migratable"))
+        unbound = any(text.startswith("unbind") for text in texts[:flag])
+        assert state.driver is None or unbound
+        assert not any(text.startswith("bind") for text in texts[:flag])
+    assert told.count("plug") <= 1
+
+
+def test_what_a_claim_wants_is_the_same_on_every_host() -> None:
+    claim = Claim(
+        PciAddress(0, 1, 0x10, 0), "data", DOMAIN, "g", claim_store.PLUGGED, 0.0, mac="52:54:00:00:00:02"
+    )
+    other = replace(claim, vf=PciAddress(0, 2, 0x10, 4), id="other")
+    first, second = wanted(claim, POOL).port, wanted(other, POOL).port
+    assert first is not None
+    assert second is not None
+    assert first.settings == second.settings
+    assert first.owner != second.owner
+
+
+def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(tmp_path: Path) -> None:
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    pool = replace(POOL, free_vfs="host")
+    converger = Converger(memory.host, Config({"data": pool}), store)
+    rig = Rig(memory, store, converger)
+    driver = memory.sysfs.driver(memory.pf)
+    assert memory.sysfs.driver(rig.vf) is None
+    assert converger.converge(rig.vf) == [f"bind {rig.vf} to the host's driver"]
+    assert memory.sysfs.driver(rig.vf) == driver
+    assert converger.converge(rig.vf) == []
+    # vdsm detaches a VF a moment before it claims it
+    memory.sysfs.bind(rig.vf, "vfio-pci")
+    assert converger.converge(rig.vf) == []
+    memory.sysfs.unbind(rig.vf)
+    claim = rig.claim(strategy="replug", managed=False)
+    converger.converge(rig.vf)
+    assert memory.sysfs.is_vfio(memory.sysfs.driver(rig.vf))
+    store.drop(claim)
+    memory.sysfs.unbind(rig.vf)
+    converger.converge(rig.vf)
+    assert memory.sysfs.driver(rig.vf) == driver
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "managed", "prepared", "started"),
+    [
+        (11_003_000, True, "None", "mlx5_vfio_pci"),
+        (10_000_000, True, "None", "mlx5_vfio_pci"),
+        (9_009_000, True, "None", "mlx5_vfio_pci"),
+        (9_000_000, True, "None", "mlx5_vfio_pci"),
+        (11_003_000, False, "mlx5_vfio_pci", "mlx5_vfio_pci"),
+        (9_007_000, False, "mlx5_vfio_pci", "mlx5_vfio_pci"),
+        (9_006_000, False, "vfio-pci", "mlx5_vfio_pci"),
+    ],
+)
+def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
+    tmp_path: Path, version: int, managed: bool, prepared: str, started: str
+) -> None:
+    """What libvirt binds between `prepare` and `start` is played by the test."""
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    converger = Converger(memory.host, Config({"data": POOL}), store, libvirt_version=lambda: version)
+    rig = Rig(memory, store, converger)
+    claim = rig.claim(managed=managed, state=claim_store.PREPARED)
+    converger.converge(rig.vf)
+    assert str(memory.sysfs.driver(rig.vf)) == prepared
+    if managed:
+        by_libvirt = "mlx5_vfio_pci" if version >= 10_000_000 else "vfio-pci"
+        memory.sysfs.bind(rig.vf, by_libvirt)
+    store.change(claim, state=claim_store.PLUGGED)
+    told = converger.converge(rig.vf)
+    assert memory.sysfs.driver(rig.vf) == started
+    assert (f"bind {rig.vf} to mlx5_vfio_pci" in told) == (
+        version < 9_007_000 or (managed and version < 10_000_000)
+    )
+    assert memory.card.function(str(rig.vf)).migratable_at_bind
+    store.close()
+
+
+def test_a_driver_is_never_taken_from_a_qemu(tmp_path: Path) -> None:
+    """A guest that older libvirt gave vfio-pci, as when it plugged the VF in: it cannot migrate, and must live."""
+    memory = MemoryHost()
+    store = ClaimStore(tmp_path / "claims")
+    converger = Converger(memory.host, Config({"data": POOL}), store, libvirt_version=lambda: 9_000_000)
+    rig = Rig(memory, store, converger)
+    converger.converge(rig.vf)
+    memory.sysfs.bind(rig.vf, "vfio-pci")
+    memory.sysfs.open_groups.add(str(rig.vf))
+    rig.claim()
+    assert not any(text.startswith(("bind", "unbind")) for text in converger.converge(rig.vf))
+    assert memory.sysfs.driver(rig.vf) == "vfio-pci"
+    store.close()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What becomes of a guest that runs already when libvirt or vfmigrate starts."""
+
+from __future__ import annotations
+
+from tests.unit.daemon.hook_handler.rig import Rig, guest
+from vfmigrate.claims import claim_store
+
+
+def test_reconnect_adopts_a_running_guest(rig: Rig) -> None:
+    assert rig.call("reconnect", guest(1, rig.memory.vfs[2])) is None
+    (claim,) = rig.store.all()
+    assert (claim.vf, claim.state, claim.expires, claim.incoming) == (
+        rig.memory.vfs[2],
+        claim_store.PLUGGED,
+        None,
+        False,
+    )
+
+
+def test_adopting_keeps_the_port_of_a_lost_claim(rig: Rig) -> None:
+    xml = guest(1, rig.memory.vfs[2])
+    rig.run(xml)
+    (before,) = rig.store.all()
+    rig.store.drop(before)
+    rig.call("reconnect", xml)
+    (after,) = rig.store.all()
+    assert after.id == before.id
+    assert [port.owner for port in rig.memory.ovs.ports.values()] == [before.id]
+
+
+def test_adopting_does_not_take_another_guests_port(rig: Rig) -> None:
+    rig.run(guest(1, rig.memory.vfs[2]))
+    (before,) = rig.store.all()
+    rig.store.drop(before)
+    rig.call("reconnect", guest(2, rig.memory.vfs[2]))
+    (after,) = rig.store.all()
+    assert after.id != before.id
+
+
+def test_reconnect_never_fails(rig: Rig) -> None:
+    rig.memory.ovs.down = True
+    assert rig.call("reconnect", guest(1, rig.memory.vfs[2])) is None
+    assert rig.call("reconnect", guest(2, rig.memory.vfs[2])) is None

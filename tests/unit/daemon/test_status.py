@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The status of a host in memory, and what the terminal shows of it and of provisioning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.card import LEGACY
+from tests.fakes.hardware import Hardware
+from tests.unit.provision.test_provisioner import PF, POOL, Rig
+from vfmigrate.claims.claim_store import PREPARED
+from vfmigrate.cli import tables
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
+from vfmigrate.daemon.status import Status
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openvswitch import SwitchPort
+from vfmigrate.reservations.migration_slots import Moves
+
+EXPECTED = Path(__file__).with_name("expected")
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path, Hardware())
+    rig.provision()
+    rig.run_switch(200)
+    yield rig
+    rig.store.close()
+    rig.log.close()
+
+
+def tell(rig: Rig, pool: Pool = POOL) -> dict[str, Any]:
+    config = Config({pool.name: pool})
+    check = rig.provisioner(pool).check
+    moves = Moves(config, rig.memory.host, rig.store)
+    told = Status(config, rig.memory.host, rig.store, rig.offload, check, moves).tell()
+    return dict(json.loads(json.dumps(told)))
+
+
+def problems(told: dict[str, Any]) -> list[str]:
+    (pool,) = told["pools"]
+    (pf,) = pool["pfs"]
+    return [*pool["problems"], *pf["problems"], *(text for vf in pf["vfs"] for text in vf["problems"])]
+
+
+def plug(rig: Rig, index: int, **changes: Any) -> None:
+    claim = rig.claim(index, mac="52:54:00:00:00:02", vlan=42, **changes)
+    Converger(rig.memory.host, Config({"data": POOL}), rig.store).converge(claim.vf)
+
+
+def test_a_good_host_has_no_problems(rig: Rig) -> None:
+    plug(rig, 1)
+    told = tell(rig)
+    assert problems(told) == []
+    (pool,) = told["pools"]
+    assert (pool["name"], pool["bridge"], pool["network"]) == ("data", "br-data", "vfmigrate-data")
+    (pf,) = pool["pfs"]
+    facts = (pf["psid"], pf["firmware"], pf["mode"], pf["offload"])
+    assert facts == ("MT_0000000892", "28.42.1000", "switchdev", "on")
+    assert [vf["state"] for vf in pf["vfs"]] == ["free", "plugged", "free", "free"]
+    vf = pf["vfs"][1]
+    assert (vf["guest"], vf["tag"], vf["bridge"], vf["migratable"]) == ("guest1", 42, "br-data", True)
+    assert vf["claim"] == told["claims"][0]["id"]
+
+
+def test_vfs_on_their_way_here_are_counted(rig: Rig) -> None:
+    plug(rig, 1, incoming=True)
+    told = tell(rig)
+    (pf,) = told["pools"][0]["pfs"]
+    assert (pf["migrating"], pf["max_migrating"]) == (1, 4)
+    assert "1 of at most 4 VFs on their way here" in " ".join(" ".join(tables.status(told)).split())
+
+
+def test_what_is_wrong_is_said_in_words(rig: Rig) -> None:
+    plug(rig, 1)
+    vfs = rig.memory.sysfs.vfs(PF)
+    ports = rig.memory.devlink.vf_ports(PF)
+    rig.memory.devlink.set_port_function(PF, ports[0].index, migratable=False)
+    netdev = ports[1].netdev
+    assert netdev is not None
+    rig.memory.ovs.unplug(netdev, rig.store.all()[0].id)
+    rig.memory.sysfs.bind(vfs[3], "mlx5_vfio_pci")
+    rig.memory.sysfs.open_groups.add(str(vfs[3]))
+    assert problems(tell(rig)) == [
+        f"still to do: set migratable of {vfs[0]}",
+        f"still to do: plug {netdev} into br-data with tag 42",
+        "it is held by process 4711 without a claim",
+    ]
+
+
+def test_a_port_that_does_not_work(rig: Rig) -> None:
+    plug(rig, 0)
+    ((name, port),) = rig.memory.ovs.ports.items()
+    rig.memory.ovs.ports[name] = replace(port, error="could not open network device")
+    assert "Open vSwitch: could not open network device" in problems(tell(rig))
+
+
+def test_an_uplink_that_is_not_plugged(rig: Rig) -> None:
+    rig.memory.ovs.uplinks.clear()
+    told = ["uplink enp1s0f0np0 is not plugged into br-data: run vfmigrate provision"]
+    assert problems(tell(rig)) == told
+    assert problems(tell(rig, replace(POOL, uplink="none"))) == []
+    assert "uplink bond0 is not plugged" in problems(tell(rig, replace(POOL, uplink="bond0")))[0]
+
+
+def test_what_provisioning_would_mend(rig: Rig) -> None:
+    rig.card.autoprobe(str(PF), "1")
+    rig.card.set_eswitch_mode(str(PF), LEGACY)
+    rig.memory.ovs.bridges.clear()
+    rig.memory.ovs.other_config.clear()
+    told = problems(tell(rig, replace(POOL, vfs=8)))
+    assert told[:5] == [
+        "hardware offload of Open vSwitch is off: run vfmigrate provision",
+        "there is no bridge br-data: run vfmigrate provision",
+        "the eswitch is in legacy mode: run vfmigrate provision",
+        "it has 4 VFs, 8 are configured: run vfmigrate provision",
+        "sriov_drivers_autoprobe is on: run vfmigrate provision",
+    ]
+
+
+def test_a_card_that_is_not_there_and_a_switch_that_is_down(rig: Rig) -> None:
+    rig.memory.ovs.down = True
+    absent = replace(POOL, pfs=(PciAddress(0, 0x77, 0, 0),))
+    told = problems(tell(rig, absent))
+    assert "ovsdb-server does not answer" in told[0]
+    assert "there is no PCI device 0000:77:00.0" in told[1]
+
+
+def test_offload_that_waits_for_a_restart(rig: Rig) -> None:
+    rig.memory.ovs.other_config.clear()
+    rig.provision()
+    told = tell(rig)
+    assert told["pools"][0]["pfs"][0]["offload"] == "restart"
+    assert "has no effect yet: systemctl restart ovs-vswitchd.service" in problems(told)[0]
+
+
+def check(name: str, lines: Iterator[str]) -> None:
+    shown = list(lines)
+    assert all(len(line) <= 80 for line in shown)
+    assert "".join(f"{line}\n" for line in shown) == (EXPECTED / name).read_text()
+
+
+def test_the_terminal_shows_the_status(rig: Rig) -> None:
+    plug(rig, 1, domain_name="a-guest-with-a-name-that-is-longer-than-the-terminal")
+    rig.claim(2, state=PREPARED, expires=1.0)
+    ports = rig.memory.devlink.vf_ports(PF)
+    rig.memory.devlink.set_port_function(PF, ports[3].index, migratable=False)
+    rig.memory.ovs.ports["other"] = SwitchPort("other", "br-data", None, (), {}, None, 9, None)
+    check("status.txt", tables.status(tell(rig, replace(POOL, vfs=8))))
+
+
+def test_the_terminal_shows_that_there_are_no_pools() -> None:
+    assert list(tables.status({"pools": []})) == ["no pools: see /etc/vfmigrate/vfmigrate.conf"]
+
+
+def test_the_terminal_shows_what_provisioning_did(rig: Rig) -> None:
+    rig.memory.ovs.bridges.clear()
+    rig.memory.ovs.other_config.clear()
+    provisioner = rig.provisioner()
+    dry = provisioner.provision(dry_run=True)
+    done = provisioner.provision()
+    again = provisioner.provision()
+    lines = [*tables.provision(dry), "", *tables.provision(done), "", *tables.provision(again)]
+    check("provision.txt", iter(lines))
+    assert list(tables.provision({"pools": []})) == [
+        "nothing to provision: it belongs to no pool of this host"
+    ]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is read of a guest that is to move."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.preflight.test_checks import HELD, host
+from vfmigrate.domain import migrating_guest
+from vfmigrate.domain.migrating_guest import Disk
+from vfmigrate.errors import InputError
+
+XML = """<domain type='kvm'><name>g</name><uuid>22222222-2222-4222-8222-222222222222</uuid>
+  <metadata><v:vfs xmlns:v='urn:vfmigrate:domain:1'>
+    <v:vf mac='52:54:00:00:00:03' pool='other' strategy='replug'/></v:vfs></metadata>
+  <memory unit='KiB'>2048</memory><currentMemory unit='KiB'>1024</currentMemory>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom' match='exact' check='full'><model fallback='forbid'>EPYC</model>
+    <topology sockets='1'/><feature policy='require' name='x2apic'/></cpu>
+  <devices><emulator>/usr/bin/qemu</emulator>
+    <disk type='file'><driver cache='none'/><source file='/srv/a'/><target dev='vda'/></disk>
+    <disk type='block'><source dev='/dev/sdb'/><target dev='vdb'/><readonly/></disk>
+    <disk type='network'><source protocol='rbd' name='x'/><target dev='vdc'/></disk>
+    <disk type='file' device='cdrom'><target dev='sda'/></disk>
+    <interface type='hostdev'><mac address='52:54:00:00:00:02'/>
+      <source><address type='pci' domain='0' bus='1' slot='0' function='2'/></source></interface>
+    <interface type='hostdev'><mac address='52:54:00:00:00:03'/>
+      <source><address type='pci' domain='0' bus='9' slot='0' function='2'/></source></interface>
+    <interface type='hostdev'><mac address='52:54:00:00:00:04'/><teaming type='transient' persistent='ua-s'/>
+      <source><address type='pci' domain='0' bus='9' slot='0' function='3'/></source></interface>
+    <interface type='network'><source network='default'/></interface>
+    <interface type='bridge'><source bridge='br0'/></interface>
+    <hostdev mode='subsystem' type='usb'><source><vendor id='1'/></source></hostdev>
+  </devices></domain>"""
+
+
+def test_what_is_read() -> None:
+    guest = migrating_guest.read(XML, XML)
+    assert (guest.machine, guest.arch, guest.virt, guest.emulator) == (
+        "pc-q35-10.0",
+        "x86_64",
+        "kvm",
+        "/usr/bin/qemu",
+    )
+    assert (guest.memory_kib, guest.cpu_mode) == (1024, "custom")
+    assert guest.disks == (
+        Disk("vda", "file", "/srv/a", "none"),
+        Disk("vdb", "block", "/dev/sdb", readonly=True),
+        Disk("vdc", "network"),
+        Disk("sda", "file"),
+    )
+    assert guest.paths == ["/srv/a", "/dev/sdb"]
+    assert (guest.networks, guest.bridges, guest.host_devices) == (("default",), ("br0",), ("usb device",))
+
+
+def test_how_its_vfs_cross() -> None:
+    guest = migrating_guest.read(XML, XML)
+    found = [(vf.pool, vf.strategy) for vf in migrating_guest.vfs(guest, host("here", HELD))]
+    assert found == [("data", "vfio"), ("other", "replug"), (None, "failover")]
+    assert [vf.pool for vf in migrating_guest.vfs(guest, None)] == [None, "other", None]
+
+
+def test_its_cpu_as_libvirt_compares_it() -> None:
+    guest = migrating_guest.read(XML, XML)
+    assert guest.cpu is not None
+    compared = migrating_guest.comparable(guest.cpu)
+    assert "topology" not in compared
+    assert "x2apic" in compared
+    assert "EPYC" in compared
+    assert guest.names_cpu
+    own = XML.replace("<model fallback='forbid'>EPYC</model>", "").replace("'custom'", "'host-passthrough'")
+    assert not migrating_guest.read(own, own).names_cpu
+
+
+def test_what_a_host_has_to_give() -> None:
+    capabilities = """<domainCapabilities><cpu>
+      <mode name='host-passthrough' supported='yes'/>
+      <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model><vendor>AMD</vendor>
+        <feature policy='require' name='x2apic'/><maxphysaddr mode='passthrough'/></mode></cpu></domainCapabilities>"""
+    assert migrating_guest.host_model(capabilities) == (
+        '<cpu mode="custom" match="exact"><model>EPYC</model><vendor>AMD</vendor>'
+        '<feature policy="require" name="x2apic"/></cpu>'
+    )
+    assert migrating_guest.host_model("<domainCapabilities/>") is None
+
+
+@pytest.mark.parametrize("xml", ["", "<network/>", "<domain", "<!DOCTYPE d []><domain/>"])
+def test_what_is_no_guest(xml: str) -> None:
+    with pytest.raises(InputError):
+        migrating_guest.read(xml, xml)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the VFs of a guest cross, read from its XML."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vfmigrate.domain.migrating_vf import Crossing, check_replug, crossings
+from vfmigrate.errors import Refused
+from vfmigrate.model.pci import PciAddress
+
+XML = """\
+<domain type='kvm'>
+  <name>g</name>
+  <uuid>11111111-1111-4111-8111-000000000001</uuid>
+  <metadata>
+    <v:vfs xmlns:v='urn:vfmigrate:domain:1'>
+      <v:vf mac='52:54:00:00:00:02' pool='data' vlan='42' strategy='replug'/>
+      <v:vf mac='52:54:00:00:00:03' pool='data'/>
+      <v:vf mac='52:54:00:00:00:05' address='0000:01:00.4' strategy='replug'/>
+    </v:vfs>
+  </metadata>
+  <devices>
+    <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/></interface>
+    <interface type='hostdev' managed='yes'>
+      <mac address='52:54:00:00:00:02'/>
+      <source><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x2'/></source>
+      <address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>
+    </interface>
+    <interface type='network'><mac address='52:54:00:00:00:03'/><source network='vfs'/></interface>
+    <interface type='network'><mac address='52:54:00:00:00:09'/><source network='default'/></interface>
+    <interface type='hostdev'>
+      <mac address='52:54:00:00:00:04'/>
+      <source><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x3'/></source>
+      <teaming type='transient' persistent='ua-x'/>
+    </interface>
+    <hostdev mode='subsystem' type='pci' managed='no'>
+      <source><address domain='0x0000' bus='0x01' slot='0x00' function='0x4'/></source>
+    </hostdev>
+  </devices>
+</domain>
+"""
+
+
+def test_every_form() -> None:
+    assert [(one.mac, one.strategy, one.form, one.managed) for one in crossings(XML)] == [
+        ("52:54:00:00:00:02", "replug", "interface", True),
+        ("52:54:00:00:00:03", "vfio", "network", True),
+        ("52:54:00:00:00:04", "failover", "interface", False),
+        ("52:54:00:00:00:05", "replug", "hostdev", False),
+    ]
+
+
+def test_what_the_destination_must_know() -> None:
+    first, *_ = crossings(XML)
+    assert (first.pool, first.vlan, first.slot) == ("data", 42, PciAddress(0, 5, 0, 0))
+    check_replug("g", first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mac": None}, "nothing says of which pool it is or what its MAC is"),
+        ({"pool": None}, "nothing says of which pool"),
+        ({"slot": None}, "sits where nothing can be unplugged"),
+        ({"slot": PciAddress(0, 0, 3, 0)}, "sits where nothing can be unplugged"),
+    ],
+)
+def test_too_little_to_go_on(changes: dict[str, object], told: str) -> None:
+    good = Crossing("52:54:00:00:00:02", "replug", "data", slot=PciAddress(0, 5, 0, 0))
+    with pytest.raises(Refused, match=told):
+        check_replug("g", replace(good, **changes))  # type: ignore[arg-type]  # what the parameters hold

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who holds a device node open, by this process and one more: /proc shows only those the test puts there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vfmigrate.errors import HostError
+from vfmigrate.host.holders import holders
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A /proc with this process and what is no process in it."""
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / str(os.getpid())).symlink_to("/proc/self")
+    (proc / "meminfo").touch()
+    (proc / "999999").mkdir()  # a process that has just ended
+    return proc
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    path = tmp_path / "vfio" / "7"
+    path.parent.mkdir()
+    path.touch()
+    return path
+
+
+def test_a_node_nobody_holds(node: Path, proc: Path) -> None:
+    assert holders([node], proc=proc) == {}
+
+
+def test_a_node_held_open(node: Path, proc: Path) -> None:
+    with node.open():
+        assert holders([node], proc=proc) == {node: os.getpid()}
+    assert holders([node], proc=proc) == {}
+
+
+def test_several_nodes_at_once(node: Path, proc: Path) -> None:
+    other = node.with_name("8")
+    other.touch()
+    with other.open():
+        assert holders([node, other], proc=proc) == {other: os.getpid()}
+
+
+def test_a_node_that_does_not_exist(node: Path, proc: Path) -> None:
+    assert holders([node.with_name("9")], proc=proc) == {}
+
+
+def test_another_file_of_the_same_name(node: Path, proc: Path, tmp_path: Path) -> None:
+    with (tmp_path / node.name).open("w"):
+        assert holders([node], proc=proc) == {}
+
+
+def test_a_device_held_by_another_node_of_it(proc: Path, tmp_path: Path) -> None:
+    """QEMU's private /dev has nodes of its own, with the same device number."""
+    ours, theirs, other = (tmp_path / name / "7" for name in ("ours", "theirs", "other"))
+    for node, device in ((ours, "/dev/full"), (theirs, "/dev/full"), (other, "/dev/zero")):
+        node.parent.mkdir()
+        os.mknod(node, stat.S_IFCHR | 0o600, Path(device).stat().st_rdev)
+    with other.open():
+        assert holders([ours], proc=proc) == {}
+    with theirs.open():
+        assert holders([ours], proc=proc) == {ours: os.getpid()}
+
+
+def test_a_node_that_was_made_anew_under_its_holder(node: Path, proc: Path) -> None:
+    with node.open():
+        kept = node.with_name("kept")
+        os.link(node, kept)
+        node.unlink()
+        kept.rename(node)
+        assert holders([node], proc=proc) == {node: os.getpid()}
+
+
+def test_another_process(node: Path, proc: Path) -> None:
+    code = "import sys; f = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-S", "-c", code, str(node)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        (proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        assert holders([node], proc=proc) == {node: process.pid}
+        process.stdin.close()
+        process.wait(20)
+    assert holders([node], proc=proc) == {}
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A directory that everyone may enter, and this process without root's rights."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        yield place
+        os.seteuid(0)
+
+
+def test_a_process_that_may_not_be_looked_into(nobody: Path) -> None:
+    """Root passes every mode, so the look is made as nobody."""
+    closed = nobody / "1234" / "fd"
+    closed.mkdir(parents=True)
+    closed.chmod(0)
+    node = nobody / "node"
+    node.touch()
+    os.seteuid(65534)
+    with pytest.raises(
+        HostError, match=r"1234/fd is closed to this process; run as root with CAP_SYS_PTRACE"
+    ):
+        holders([node], proc=nobody)

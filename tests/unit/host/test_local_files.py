@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a host has besides cards, on a directory that stands for its root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vfmigrate.host import local_files
+from vfmigrate.host.local_files import Premises
+from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:50 / /srv/with\\040space rw - nfs4 server:/images rw
+31 30 0:51 / /srv/with\\040space/local rw - xfs /dev/sdb rw
+broken line
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Premises:
+    return Premises(lambda name: name == "br-data", tmp_path)
+
+
+def write(root: Path, name: str, text: str) -> Path:
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_the_hook(host: Premises, tmp_path: Path) -> None:
+    assert not host.hook()
+    hook = write(tmp_path, local_files.HOOK, "#!/bin/sh\n")
+    assert not host.hook()
+    hook.chmod(0o755)
+    assert host.hook()
+
+
+def test_where_migrations_come_in(host: Premises, tmp_path: Path) -> None:
+    assert host.migration() == MigrationFacts()
+    write(
+        tmp_path,
+        local_files.QEMU_CONF,
+        '#migration_host = "no"\n migration_host = "10.0.0.7"  # ours\nmigration_port_min=50000\n',
+    )
+    assert host.migration() == MigrationFacts("10.0.0.7", 50000, 49215)
+    write(tmp_path, local_files.QEMU_CONF, "migration_port_max = 999999999\n")
+    assert host.migration().port_max == 49215
+
+
+def test_bridges(host: Premises, tmp_path: Path) -> None:
+    (tmp_path / "sys/class/net/br0/bridge").mkdir(parents=True)
+    (tmp_path / "sys/class/net/eth0").mkdir()
+    told = list(host.bridges(["br0", "br-data", "eth0", "../..", ""]))
+    assert [each.kind for each in told] == ["linux", "openvswitch", None, None, None]
+    assert told[0] == BridgeFacts("br0", "linux")
+
+
+def test_files(host: Premises, tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/mountinfo", f"22 1 8:1 / {tmp_path} rw - nfs4 server:/ rw\n")
+    write(tmp_path, "srv/disk", "12345")
+    paths = ["/srv/disk", "/srv/absent", "/srv", "/home/me/disk", "relative", "/a\0b"]
+    assert list(host.files(paths)) == [
+        FileFacts("/srv/disk", True, "file", "nfs4", 5),
+        FileFacts("/srv/absent", False),
+        FileFacts("/srv", True, "other"),
+        FileFacts("/home/me/disk"),
+        FileFacts("relative"),
+        FileFacts("/a\0b"),
+    ]
+
+
+def test_file_systems_of_paths() -> None:
+    mounted = local_files.mounts(MOUNTS)
+    for path, kind in {
+        "/var/lib/disk": "ext4",
+        "/srv/with space/disk": "nfs4",
+        "/srv/with space/local/disk": "xfs",
+        "/srv/with": "ext4",
+    }.items():
+        assert local_files.filesystem(mounted, path) == kind
+    assert local_files.filesystem({}, "/x") is None

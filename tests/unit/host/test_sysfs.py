@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sysfs door on a directory that shows a card but does not act on what is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from tests.fakes import sysfs_tree
+from tests.fakes.card import Card
+from tests.fakes.hardware import Hardware
+from vfmigrate.errors import HostError
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.model.pci import PciAddress
+
+PF = PciAddress.parse("0000:e1:00.0")
+ABSENT = PciAddress.parse("0000:99:00.0")
+
+Show = Callable[[Card], Sysfs]
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Show:
+    """Lay out a card, with the kernel's modules, device nodes and processes beside it."""
+
+    def show(card: Card) -> Sysfs:
+        sysfs_tree.make(card, tmp_path / "sys")
+        for name in ("modules", "dev/vfio/devices", "proc"):
+            (tmp_path / name).mkdir(parents=True)
+        (tmp_path / "proc" / str(os.getpid())).symlink_to("/proc/self")
+        (tmp_path / "modules/modules.alias").write_text(card.hardware.modules_alias())
+        return Sysfs(
+            tmp_path / "sys", modules=tmp_path / "modules", dev=tmp_path / "dev", proc=tmp_path / "proc"
+        )
+
+    return show
+
+
+def card_with(vfs: int, driver: str = "", hardware: Hardware = Hardware()) -> Card:  # noqa: B008  (frozen)
+    """A card with that many VFs, all of them on one driver; unbound when it is empty."""
+    card = Card([str(PF)], hardware=hardware)
+    card.autoprobe(str(PF), "0")
+    card.numvfs(str(PF), str(vfs))
+    for index in range(vfs):
+        if driver:
+            card.driver_override(card.vf(index), driver)
+            card.drivers_probe(card.vf(index))
+            card.driver_override(card.vf(index), "\n")
+    return card
+
+
+def test_inventory(show: Show) -> None:
+    card = card_with(8)
+    sysfs = show(card)
+    vfs = [PciAddress.parse(card.vf(index)) for index in range(8)]
+    assert sysfs.vfs(PF) == vfs
+    assert sysfs.vf_index(vfs[6]) == 6
+    assert sysfs.physfn(vfs[6]) == PF
+    assert sysfs.physfn(PF) is None
+    assert sysfs.exists(PF)
+    assert (sysfs.numvfs(PF), sysfs.totalvfs(PF), sysfs.autoprobe(PF)) == (8, 8, False)
+
+
+def test_vfs_are_in_the_order_of_their_numbers(show: Show) -> None:
+    sysfs = show(card_with(12, hardware=Hardware(total_vfs=16)))
+    assert [sysfs.vf_index(vf) for vf in sysfs.vfs(PF)] == list(range(12))
+
+
+def test_an_absent_device(show: Show) -> None:
+    sysfs = show(card_with(0))
+    assert not sysfs.exists(ABSENT)
+    assert sysfs.physfn(ABSENT) is None
+    assert sysfs.driver(ABSENT) is None
+    assert sysfs.vfs(ABSENT) == []
+    assert sysfs.netdevs(ABSENT) == []
+    assert sysfs.iommu_group(ABSENT) == []
+    assert not sysfs.in_use(ABSENT)
+    with pytest.raises(HostError, match=r"there is no PCI device 0000:99:00\.0; see 'lspci -D'"):
+        sysfs.numvfs(ABSENT)
+    with pytest.raises(HostError, match=r"0000:99:00\.0 is not a VF of this host"):
+        sysfs.vf_index(ABSENT)
+
+
+def test_a_vf_is_not_a_pf(show: Show) -> None:
+    card = card_with(1)
+    with pytest.raises(HostError, match="is not an SR-IOV physical function; it has no sriov_numvfs"):
+        show(card).numvfs(PciAddress.parse(card.vf(0)))
+
+
+@pytest.mark.parametrize("driver", ["mlx5_core", "vfio-pci", "mlx5_vfio_pci"])
+def test_driver(show: Show, driver: str) -> None:
+    card = card_with(1, driver)
+    assert show(card).driver(PciAddress.parse(card.vf(0))) == driver
+
+
+def test_an_unbound_device_has_no_driver(show: Show) -> None:
+    card = card_with(1)
+    assert show(card).driver(PciAddress.parse(card.vf(0))) is None
+
+
+def test_network_devices_of_a_pf_include_representors(show: Show) -> None:
+    card = card_with(2)
+    card.set_eswitch_mode(str(PF), "switchdev")
+    assert show(card).netdevs(PF) == ["enp225s0f0np0", "enp225s0f0npf0vf0", "enp225s0f0npf0vf1"]
+
+
+def test_iommu_group(show: Show) -> None:
+    card = card_with(1)
+    vf = PciAddress.parse(card.vf(0))
+    assert show(card).iommu_group(vf) == [vf]
+
+
+def test_no_iommu(show: Show) -> None:
+    card = card_with(1, hardware=Hardware(iommu=False))
+    assert show(card).iommu_group(PciAddress.parse(card.vf(0))) == []
+
+
+@pytest.mark.parametrize("count", [1, 11, 2048])
+def test_msix_count(show: Show, count: int) -> None:
+    card = card_with(1, hardware=Hardware(vf_msix=count))
+    assert show(card).msix_count(PciAddress.parse(card.vf(0))) == count
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        pytest.param(bytes(64), id="as shown to who is not root"),
+        pytest.param(bytes(256), id="no capabilities"),
+        pytest.param(b"\xff" * 256, id="a device that does not answer"),
+        pytest.param(
+            bytes(6) + b"\x10" + bytes(0x34 - 7) + b"\x40" + bytes(11) + b"\x09\x40" + bytes(190), id="a loop"
+        ),
+    ],
+)
+def test_no_msix(show: Show, tmp_path: Path, space: bytes) -> None:
+    sysfs = show(card_with(0))
+    (tmp_path / "sys/bus/pci/devices" / str(PF) / "config").write_bytes(space)
+    assert sysfs.msix_count(PF) is None
+
+
+def test_the_variant_driver(show: Show) -> None:
+    card = card_with(1)
+    sysfs = show(card)
+    assert sysfs.variant_driver(PciAddress.parse(card.vf(0))) == "mlx5_vfio_pci"
+    assert sysfs.variant_driver(PF) == "vfio-pci"
+
+
+def test_a_kernel_without_a_variant_driver(show: Show) -> None:
+    card = card_with(1, hardware=Hardware(variant_driver=None))
+    assert show(card).variant_driver(PciAddress.parse(card.vf(0))) == "vfio-pci"
+
+
+def test_a_variant_module_whose_driver_has_another_name(show: Show, tmp_path: Path) -> None:
+    card = card_with(1)
+    sysfs = show(card)
+    drivers = tmp_path / "sys/module/mlx5_vfio_pci/drivers"
+    (drivers / "pci:mlx5_vfio_pci").rename(drivers / "pci:mlx5-vfio-pci")
+    assert sysfs.variant_driver(PciAddress.parse(card.vf(0))) == "mlx5-vfio-pci"
+    assert sysfs.is_vfio("mlx5-vfio-pci")
+
+
+def test_what_is_a_vfio_driver(show: Show) -> None:
+    sysfs = show(card_with(0))
+    assert [sysfs.is_vfio(name) for name in ("vfio-pci", "mlx5_vfio_pci", "mlx5_core", None)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_vf_held_by_its_group(show: Show, tmp_path: Path) -> None:
+    card = card_with(2, "mlx5_vfio_pci")
+    sysfs = show(card)
+    first, second = (PciAddress.parse(card.vf(index)) for index in range(2))
+    group = tmp_path / "dev/vfio" / str(card.function(str(first)).iommu_group)
+    group.touch()
+    assert not sysfs.in_use(first)
+    with group.open():
+        assert sysfs.in_use(first)
+        assert not sysfs.in_use(second)
+    assert not sysfs.in_use(first)
+
+
+def test_a_vf_held_by_its_own_node(show: Show, tmp_path: Path) -> None:
+    card = card_with(1, "mlx5_vfio_pci")
+    sysfs = show(card)
+    vf = PciAddress.parse(card.vf(0))
+    (tmp_path / "sys/bus/pci/devices" / str(vf) / "vfio-dev/vfio3").mkdir(parents=True)
+    with (tmp_path / "dev/vfio/devices/vfio3").open("w"):
+        assert sysfs.in_use(vf)
+
+
+def test_a_vf_that_no_vfio_driver_has_is_not_in_use(show: Show, tmp_path: Path) -> None:
+    card = card_with(1, "mlx5_core")
+    sysfs = show(card)
+    with (tmp_path / "dev/vfio" / str(card.function(card.vf(0)).iommu_group)).open("w"):
+        assert not sysfs.in_use(PciAddress.parse(card.vf(0)))
+
+
+def test_vfs_in_use_are_not_torn_away(show: Show, tmp_path: Path) -> None:
+    card = card_with(2, "mlx5_vfio_pci")
+    sysfs = show(card)
+    held = card.function(card.vf(1))
+    with (tmp_path / "dev/vfio" / str(held.iommu_group)).open("w"), pytest.raises(HostError) as caught:
+        sysfs.set_numvfs(PF, 0)
+    assert f"in use: {held.address} by process {os.getpid()}; migrate those guests away" in str(caught.value)
+    assert sysfs.numvfs(PF) == 2
+
+
+def test_a_write_that_does_nothing_is_noticed(show: Show) -> None:
+    card = card_with(1)
+    sysfs = show(card)
+    vf = PciAddress.parse(card.vf(0))
+    with pytest.raises(HostError, match=r"did not bind to vfio-pci, it has no driver now; see dmesg"):
+        sysfs.bind(vf, "vfio-pci")
+
+
+def test_an_unbind_that_does_nothing_is_noticed(show: Show) -> None:
+    card = card_with(1, "mlx5_core")
+    with pytest.raises(HostError, match=r"is bound to mlx5_core after mlx5_core gave it up"):
+        show(card).unbind(PciAddress.parse(card.vf(0)))
+
+
+def test_what_the_kernel_says_to_a_write(show: Show, tmp_path: Path) -> None:
+    sysfs = show(card_with(0))
+    attribute = tmp_path / "sys/bus/pci/devices" / str(PF) / "sriov_drivers_autoprobe"
+    attribute.unlink()
+    attribute.symlink_to("/proc/self/attr/absent")
+    with pytest.raises(HostError, match=r"cannot write '1' to .*sriov_drivers_autoprobe: No such file"):
+        sysfs.set_autoprobe(PF, True)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What udev is told, and what it tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfmigrate.host.udev import Udev, representor_prefix
+from vfmigrate.model.pci import PciAddress
+
+PFS = st.builds(
+    PciAddress, st.integers(0, 0xFFFF), st.integers(0, 0xFF), st.integers(0, 0x1F), st.integers(0, 7)
+)
+
+
+def test_names_say_where_the_card_is() -> None:
+    assert representor_prefix(PciAddress(0, 0xE1, 0, 1)) == "re100"
+
+
+@given(PFS, PFS)
+def test_prefixes_leave_room_and_tell_cards_apart(one: PciAddress, other: PciAddress) -> None:
+    assert len(representor_prefix(one) + "pf7vf4094") <= 15
+    assert not (representor_prefix(one) + "pf0vf0").isdigit()
+    same_card = (one.domain, one.bus, one.slot) == (other.domain, other.bus, other.slot)
+    assert (representor_prefix(one) == representor_prefix(other)) == same_card
+
+
+def test_a_device_is_settled_when_its_rules_have_run(tmp_path: Path) -> None:
+    udev = Udev(tmp_path)
+    assert udev.settled(7)  # no udev here
+    (tmp_path / "control").touch()
+    assert not udev.settled(7)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/n7").touch()
+    assert udev.settled(7)

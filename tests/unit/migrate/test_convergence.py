@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Will it end? Migrations as QEMU conducts them, in numbers: what is allowed, what is given up, and what is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfmigrate.migrate.convergence import USUAL_DOWNTIME_MS, Allow, Stop, Terms, Verdict, Watch, read
+
+MIB = 2**20
+PAGE = 4096
+
+
+@dataclass
+class Qemu:
+    """QEMU's precopy by its rules: passes over what was written, an end when the rest fits the allowed downtime."""
+
+    total: int
+    rate: int
+    dirty_rate: int
+    working_set: int
+    vf_state: int = 0
+    allowed_ms: int = USUAL_DOWNTIME_MS
+    elapsed: float = 0.0
+    iteration: int = 1
+    left: float = 0.0
+    written: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.left = self.total
+
+    def step(self, seconds: float = 0.25) -> Optional[dict[str, int]]:
+        """Go on for so long; what libvirt would tell, or None when the guest has gone over."""
+        end = self.elapsed + seconds
+        while self.elapsed < end:
+            # to the end of the pass, or of the time; QEMU looks at most ten times a second whether it is through
+            lasts = min(max(self.left / self.rate, 0.1), end - self.elapsed)
+            self.elapsed += lasts
+            self.left -= self.rate * lasts
+            self.written = min(self.working_set, self.written + self.dirty_rate * lasts)
+            if self.left <= 0:
+                self.left, self.written = self.written, 0.0
+                self.iteration += 1
+                if self.left + self.vf_state <= self.rate * self.allowed_ms / 1000:
+                    return None
+        return {
+            "time_elapsed": round(self.elapsed * 1000),
+            "memory_total": self.total,
+            "memory_remaining": round(self.left),
+            "memory_bps": self.rate,
+            "memory_dirty_rate": self.dirty_rate // PAGE if self.iteration > 1 else 0,
+            "memory_page_size": PAGE,
+            "memory_iteration": self.iteration,
+        }
+
+
+def conduct(qemu: Qemu, terms: Terms, seconds: float = 3600) -> list[Verdict]:
+    """Watch it to its end, and obey; returns the verdicts. Fails when nothing happens for an hour."""
+    watch = Watch(terms)
+    verdicts: list[Verdict] = []
+    while qemu.elapsed < seconds:
+        stats = qemu.step()
+        if stats is None:
+            return verdicts
+        verdict = watch.look(read(stats))
+        if verdict is not None:
+            verdicts.append(verdict)
+        if isinstance(verdict, Stop):
+            return verdicts
+        if isinstance(verdict, Allow):
+            qemu.allowed_ms = verdict.downtime_ms
+    raise AssertionError(f"it hangs: {verdicts}")
+
+
+def test_an_idle_guest_needs_nothing() -> None:
+    assert conduct(Qemu(1024 * MIB, 100 * MIB, 0, 0), Terms(1000)) == []
+
+
+def test_a_large_guest_may_take_its_time() -> None:
+    """An hour for the first pass is no reason to worry."""
+    assert conduct(Qemu(10 * 1024 * MIB, 10 * MIB, 1 * MIB, 8 * MIB), Terms(1000)) == []
+
+
+def test_what_converges_slowly_is_left_alone() -> None:
+    assert conduct(Qemu(4096 * MIB, 100 * MIB, 80 * MIB, 4096 * MIB), Terms(1000)) == []
+
+
+def test_a_guest_that_writes_too_fast_gets_more_downtime() -> None:
+    """50 MiB written over and over, by 100 MiB a second: half a second of standing still."""
+    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 50 * MIB), Terms(1000))
+    assert [type(verdict) for verdict in verdicts] == [Allow]
+    (allowed,) = verdicts
+    assert isinstance(allowed, Allow)
+    assert 500 <= allowed.downtime_ms <= 1000
+    assert "the guest writes 200.0 MiB/s of memory and 100.0 MiB/s are copied" in allowed.why
+
+
+def test_a_guest_that_writes_far_too_fast_is_not_waited_for() -> None:
+    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 1024 * MIB), Terms(1000, limited=True))
+    stop = verdicts[-1]
+    assert isinstance(stop, Stop)
+    assert stop.remedies == (
+        "reduce what the guest writes",
+        "allow more than 1000 ms with --max-downtime",
+        "raise or drop --bandwidth",
+        "let the guest be suspended for the rest with --timeout",
+    )
+    assert "it would have to stand still for about" in stop.why
+
+
+def test_the_state_of_a_vf_that_does_not_fit() -> None:
+    """Memory alone would be through, and QEMU does not go over: more is allowed, step by step."""
+    qemu = Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=70 * MIB)
+    verdicts = conduct(qemu, Terms(1000, vfs=True))
+    assert [verdict.downtime_ms for verdict in verdicts if isinstance(verdict, Allow)] == [600, 1000]
+    assert "the state of the VF is larger than" in str(verdicts[0])
+
+
+def test_the_state_of_a_vf_that_never_fits() -> None:
+    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=200 * MIB), Terms(1000, vfs=True))
+    stop = verdicts[-1]
+    assert isinstance(stop, Stop)
+    assert stop.remedies[0] == "allow more than 1000 ms with --max-downtime"
+    assert "use more of the network with --parallel" in stop.remedies
+    assert not any("writes" in remedy or "post" in remedy for remedy in stop.remedies)
+
+
+def test_no_more_is_allowed_than_may_be() -> None:
+    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 500 * MIB), Terms(USUAL_DOWNTIME_MS))
+    assert [type(verdict) for verdict in verdicts] == [Stop]
+
+
+@pytest.mark.parametrize("stats", [{}, {"time_elapsed": 5}, {"memory_iteration": 7}])
+def test_figures_that_are_missing(stats: dict[str, int]) -> None:
+    assert Watch(Terms(1000)).look(read(stats)) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    total=st.integers(1, 4096),
+    rate=st.integers(50, 1000),
+    dirty_rate=st.integers(0, 2000),
+    working_set=st.integers(0, 4096),
+    vf_state=st.integers(0, 500),
+    most=st.integers(USUAL_DOWNTIME_MS, 10000),
+)
+def test_it_always_ends(
+    total: int, rate: int, dirty_rate: int, working_set: int, vf_state: int, most: int
+) -> None:
+    """Gone over or given up: within some passes over all of the memory, and never beyond what is allowed."""
+    qemu = Qemu(
+        total * MIB, rate * MIB, dirty_rate * MIB, min(working_set, total) * MIB, vf_state=vf_state * MIB
+    )
+    passes = 40 * (1 + total / rate)
+    verdicts = conduct(qemu, Terms(most, vfs=vf_state > 0), seconds=1000 + passes)
+    for verdict in verdicts:
+        assert isinstance(verdict, Stop) or verdict.downtime_ms <= most

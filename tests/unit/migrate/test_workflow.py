@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A migration as a whole: what is done when, what is looked at afterwards, and what is found wanting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional, cast
+
+import pytest
+
+from tests.unit.migrate.test_monitor import Display
+from tests.unit.strategies.replug.test_ground import DEVICE, MAC, UUID, Plugs, World
+from vfmigrate.domain.migrating_vf import Crossing
+from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
+from vfmigrate.migrate.convergence import Terms
+from vfmigrate.migrate.workflow import Migration, Report
+from vfmigrate.model.pci import PciAddress
+
+if TYPE_CHECKING:
+    from vfmigrate.virt.devices import Devices
+    from vfmigrate.virt.transfer import Options, Transfer  # these import libvirt-python
+
+REPLUG = Crossing(MAC, "replug", "data", slot=PciAddress(0, 5, 0, 0))
+VFIO = Crossing(MAC, "vfio", "data")
+
+
+class Libvirt:
+    """A migration that takes no time."""
+
+    uuid, name = UUID, "g"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.error: Optional[HostError] = None
+        self.agent: Optional[frozenset[str]] = None
+        self.runs = True
+
+    def begin(self, _options: Options) -> None:
+        self.world.act("begin")
+        if self.error is None:
+            self.world.guest_at = "destination"
+
+    def wait(self, _seconds: float) -> bool:
+        return True
+
+    def finish(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def states(self) -> dict[str, Optional[str]]:
+        state = "running" if self.runs else "paused"
+        return {end: state if end == self.world.guest_at else None for end in ("source", "destination")}
+
+    def await_running(self, end: str) -> bool:
+        return self.states()[end] == "running"
+
+    def completed(self) -> Mapping[str, int]:
+        return {"downtime": 123}
+
+    def standstill_ms(self) -> Optional[float]:
+        return 130.0
+
+    def agent_macs(self) -> Optional[frozenset[str]]:
+        return self.agent
+
+
+class Counting:
+    """A daemon whose ports count a frame at every look; it plugs in what arrives."""
+
+    def __init__(self, world: World, *macs: str) -> None:
+        self.world = world
+        self.macs = macs
+        self.frames = 0
+        self.fails: Optional[VfmigrateError] = None
+
+    def ask(self, name: str, _arguments: Mapping[str, Any], *, timeout: float = 20.0) -> Mapping[str, Any]:
+        assert timeout > 0
+        self.world.act(name)
+        if name != "counters":
+            return {"vf": "0000:41:00.2"}
+        if self.fails is not None:
+            raise self.fails
+        self.frames += 1
+        return {"ports": [{"mac": mac, "sent": self.frames, "received": 0} for mac in self.macs]}
+
+
+class Arrived(Plugs):
+    """The destination, whose daemon has plugged in what was promised before anybody looks."""
+
+    def text(self, mac: str) -> Optional[str]:
+        assert mac == MAC
+        return DEVICE
+
+
+class Case:
+    """One migration of a guest with these VFs."""
+
+    def __init__(self, *crossings: Crossing) -> None:
+        self.world = World()
+        self.libvirt = Libvirt(self.world)
+        self.far = Counting(self.world, MAC)
+        self.crossings: Sequence[Crossing] = crossings
+        self.display = Display()
+        self.cancelled = threading.Event()
+
+    def run(self) -> Report:
+        migration = Migration(
+            cast("Transfer", self.libvirt),
+            self.crossings,
+            self.display,
+            self.cancelled,
+            near=Counting(self.world),
+            far=self.far,
+            source=cast("Devices", Plugs(self.world, "source")),
+            destination=cast("Devices", Arrived(self.world, "destination")),
+        )
+        return migration.run(cast("Options", None), Terms(1000))
+
+
+def test_a_guest_without_vfs() -> None:
+    case = Case()
+    report = case.run()
+    assert (report.arrived, report.downtime_ms, report.standstill_ms) == (True, 123, 130.0)
+    assert (report.verified, report.problems) == ({}, [])
+    assert case.world.done == ["begin"]
+
+
+def test_a_vf_of_no_pool_is_not_ours_to_look_at() -> None:
+    case = Case(Crossing(MAC, "vfio"))
+    report = case.run()
+    assert (report.verified, report.problems) == ({}, [])
+    assert case.world.done == ["begin"]
+
+
+def test_a_vf_whose_state_travels() -> None:
+    case = Case(VFIO)
+    report = case.run()
+    assert report.verified == {MAC: "carries traffic (1 frames of the guest's while we looked)"}
+    assert report.problems == []
+    assert case.world.done[0] == "begin"
+
+
+def test_a_vf_that_stays_behind() -> None:
+    case = Case(REPLUG)
+    report = case.run()
+    assert case.world.done[:4] == ["claim", "claim", "source: detach", "begin"]
+    assert case.display.events == ["claimed", "unplugged", "plugged"]
+    assert report.away_ms[MAC] >= 0
+    assert report.problems == []
+
+
+def test_a_vf_that_stays_behind_is_put_back_when_it_fails() -> None:
+    case = Case(REPLUG)
+    case.libvirt.error = HostError("no room", "make some")
+    with pytest.raises(HostError, match="no room; the guest runs on the source; make some"):
+        case.run()
+    assert case.world.vf_at == "source"
+    assert case.world.done[-2:] == ["source: attach", "give_back"]
+
+
+def test_what_cannot_be_put_back_is_said() -> None:
+    case = Case(REPLUG)
+    case.libvirt.error = HostError("no room")
+    case.world.fails["source: attach"] = HostError("it is taken")
+    with pytest.raises(HostError, match=f"the guest runs on the source; {MAC} is without a VF: it is taken"):
+        case.run()
+
+
+def test_too_little_is_known_of_a_vf() -> None:
+    case = Case(Crossing(MAC, "replug"))
+    with pytest.raises(Refused, match="nothing says of which pool"):
+        case.run()
+    assert case.world.done == []
+
+
+def test_cancelled_before_it_began() -> None:
+    case = Case(VFIO)
+    case.cancelled.set()
+    with pytest.raises(Cancelled, match="cancelled before it began"):
+        case.run()
+    assert case.world.done == []
+
+
+def test_the_agent_knows_best() -> None:
+    case = Case(VFIO)
+    case.libvirt.agent = frozenset({MAC})
+    assert case.run().verified[MAC].endswith("; the guest's agent tells of it")
+    case = Case(VFIO)
+    case.libvirt.agent = frozenset()
+    assert case.run().problems == [f"the guest's agent tells of no interface with MAC {MAC}"]
+
+
+def test_a_guest_that_does_not_run_there() -> None:
+    case = Case()
+    case.libvirt.runs = False
+    assert case.run().problems == ["the guest is paused on the destination"]
+
+
+def test_nobody_there_tells_of_the_ports() -> None:
+    case = Case(VFIO)
+    case.far.fails = Unreachable("vfmigrated on b does not answer")
+    assert case.run().problems == ["the VFs' ports could not be looked at: vfmigrated on b does not answer"]

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Provisioning a host in memory: everything once, nothing twice, and never under a running guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, cast
+
+import pytest
+
+from tests.fakes.card import LEGACY, SWITCHDEV, Card
+from tests.fakes.doors import MemoryHost
+from tests.fakes.hardware import Hardware
+from tests.fakes.networks import MemoryNetworks
+from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.domain import network_xml
+from vfmigrate.errors import Refused, UsageError
+from vfmigrate.host.udev import Udev
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.provision.networks import Networks
+from vfmigrate.provision.provisioner import Provisioner
+
+PF = PciAddress(0, 1, 0, 0)
+POOL = Pool("data", (PF,), "br-data", vfs=4, origin="/etc/vfmigrate/vfmigrate.conf")
+
+
+class Rig:
+    """A host whose card is as it comes: no VFs, legacy mode; and a switch that has never been configured."""
+
+    def __init__(self, place: Path, hardware: Hardware) -> None:
+        card = Card((str(PF),), hardware=hardware)
+        self.memory = MemoryHost(card=card)
+        card.numvfs(str(PF), "0")
+        card.set_eswitch_mode(str(PF), LEGACY)
+        card.autoprobe(str(PF), "1")
+        card.trace.clear()
+        self.memory.ovs.bridges.clear()
+        self.card = card
+        self.libvirt = MemoryNetworks()
+        self.store = ClaimStore(place / "claims")
+        self.log = Journal(place / "no-journal")
+        self.udev = Udev(place / "udev", place / "representors")
+        self.restarted: list[str] = []
+        self.pid_file = place / "vswitchd.pid"
+        self.proc = place / "proc"
+        self.run_switch(100)
+        self.offload = OffloadRestart(
+            self.restart, note=place / "note", pid_file=self.pid_file, proc=self.proc
+        )
+
+    def run_switch(self, pid: int) -> None:
+        (self.proc / str(pid)).mkdir(parents=True)
+        words = [str(pid), "(ovs vswitchd)", *map(str, range(3, 30))]
+        (self.proc / str(pid) / "stat").write_text(" ".join(words))
+        self.pid_file.write_text(f"{pid}\n")
+
+    def restart(self, unit: str) -> None:
+        self.restarted.append(unit)
+        self.run_switch(101)
+
+    def provisioner(self, *pools: Pool) -> Provisioner:
+        config = Config({pool.name: pool for pool in pools or (POOL,)})
+        return Provisioner(
+            config,
+            self.memory.host,
+            self.store,
+            Networks(config, self.memory.host.sysfs, self.store, cast(Any, self.libvirt)),
+            self.log,
+            udev=self.udev,
+            firmware=FirmwareSettings(tools=()),
+            offload=self.offload,
+        )
+
+    def provision(self, pool: Pool = POOL, **options: Any) -> dict[str, Any]:
+        (outcome,) = self.provisioner(pool).provision(**options)["pools"]
+        return cast("dict[str, Any]", outcome)
+
+    def claim(self, index: int, **changes: Any) -> Claim:
+        vf = self.memory.sysfs.vfs(PF)[index]
+        claim = Claim(vf, "data", "22222222-2222-4222-8222-222222222222", "guest1", claim_store.PLUGGED, 0.0)
+        return self.store.put(replace(claim, **changes))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(**hardware: Any) -> Rig:
+        made.append(Rig(tmp_path, Hardware(**hardware)))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.store.close()
+        rig.log.close()
+
+
+@pytest.fixture
+def rig(make: Callable[..., Rig]) -> Rig:
+    return make()
+
+
+CHANGES = [
+    "set sriov_drivers_autoprobe of PF 0000:01:00.0 to 0",
+    "set the eswitch of PF 0000:01:00.0 to switchdev",
+    "create 4 VFs on PF 0000:01:00.0",
+    "set migratable of the 4 VFs of PF 0000:01:00.0",
+    "set other_config hw-offload=true max-idle=300000 of Open vSwitch",
+    "create bridge br-data",
+    "bring enp1s0f0np0 up",
+    "plug enp1s0f0np0 into br-data",
+    "define libvirt network vfmigrate-data with 4 VFs",
+    "start libvirt network vfmigrate-data",
+    "set libvirt network vfmigrate-data to autostart",
+]
+RESTART = (
+    "hardware offload has no effect before Open vSwitch is restarted: systemctl restart ovs-vswitchd.service"
+)
+
+
+def texts(outcome: dict[str, Any]) -> list[str]:
+    return [finding["text"] for finding in outcome["findings"]]
+
+
+def test_everything_in_the_kernels_order_and_nothing_twice(rig: Rig) -> None:
+    outcome = rig.provision()
+    assert (outcome["error"], outcome["changes"]) == (None, CHANGES)
+    assert texts(outcome) == [RESTART]
+    assert rig.card.eswitch_mode(str(PF)) == SWITCHDEV
+    assert [port.migratable for port in rig.memory.devlink.vf_ports(PF).values()] == [True] * 4
+    assert [each.driver for each in rig.card.functions() if each.pf] == [None] * 4
+    assert rig.memory.ovs.uplinks == {"enp1s0f0np0": "br-data"}
+    assert network_xml.vfs(rig.libvirt.live["vfmigrate-data"]) == rig.memory.sysfs.vfs(PF)
+    done = len(rig.card.trace)
+    again = rig.provision()
+    assert (again["error"], again["changes"]) == (None, [])
+    assert texts(again) == [RESTART]  # still due
+    assert len(rig.card.trace) == done
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(rig: Rig) -> None:
+    outcome = rig.provision(dry_run=True)
+    assert outcome["changes"] == CHANGES
+    assert rig.card.trace == []
+    assert (rig.memory.ovs.bridges, rig.memory.ovs.other_config, rig.libvirt.persistent) == (set(), {}, {})
+    assert rig.provision()["changes"] == CHANGES
+
+
+def test_another_number_of_vfs_goes_through_none(rig: Rig) -> None:
+    rig.provision()
+    outcome = rig.provision(replace(POOL, vfs=2))
+    assert outcome["changes"] == [
+        "remove the 4 VFs of PF 0000:01:00.0",
+        "create 2 VFs on PF 0000:01:00.0",
+        "set migratable of the 2 VFs of PF 0000:01:00.0",
+        "define libvirt network vfmigrate-data with 2 VFs",
+        "restart libvirt network vfmigrate-data",
+    ]
+
+
+def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: Rig) -> None:
+    rig.card.numvfs(str(PF), "3")  # autoprobe is on: the host's driver takes them
+    outcome = rig.provision(replace(POOL, vfs=None))
+    assert outcome["error"] is None
+    assert outcome["changes"][1:6] == [
+        "unbind 0000:01:00.2 from mlx5_core",
+        "unbind 0000:01:00.3 from mlx5_core",
+        "unbind 0000:01:00.4 from mlx5_core",
+        "set the eswitch of PF 0000:01:00.0 to switchdev",
+        "set migratable of the 3 VFs of PF 0000:01:00.0",
+    ]
+
+
+def test_vfs_get_the_msix_count_of_the_pool(rig: Rig) -> None:
+    pool = replace(POOL, msix=17)
+    assert "give the 4 VFs of PF 0000:01:00.0 17 MSI-X vectors each" in rig.provision(pool)["changes"]
+    assert {rig.memory.sysfs.msix_count(vf) for vf in rig.memory.sysfs.vfs(PF)} == {17}
+    claim = rig.claim(0)
+    outcome = rig.provision(replace(POOL, msix=9))
+    assert len([text for text in outcome["changes"] if text.endswith("9 MSI-X vectors")]) == 3
+    assert f"VF {claim.vf} has 17 MSI-X vectors and not 9 as long as it is held by guest 'guest1'" in texts(
+        outcome
+    )
+
+
+def test_a_card_without_msix_counts_is_told(make: Callable[..., Rig]) -> None:
+    outcome = make(vf_msix_pool=0).provision(replace(POOL, msix=17))
+    assert "MSI-X of 0000:01:00.2" in outcome["error"]["problem"]
+
+
+def test_vfs_of_a_running_guest_are_not_taken_away(rig: Rig) -> None:
+    rig.provision()
+    claim = rig.claim(1)
+    done = len(rig.card.trace)
+    outcome = rig.provision(replace(POOL, vfs=8))
+    assert outcome["error"] == {
+        "kind": "refused",
+        "problem": "pool 'data' asks to change sriov_numvfs of PF 0000:01:00.0 from 4 to 8, which takes all its VFs "
+        f"away: VF {claim.vf} is held by guest 'guest1'",
+        "remedy": "migrate these guests away or shut them down, then run vfmigrate provision again",
+    }
+    assert len(rig.card.trace) == done
+
+
+def test_vfs_that_a_process_or_the_host_uses_are_not_taken_away(rig: Rig) -> None:
+    rig.provision()
+    held, hosts_own = rig.memory.sysfs.vfs(PF)[:2]
+    rig.memory.sysfs.bind(held, "mlx5_vfio_pci")
+    rig.memory.sysfs.open_groups.add(str(held))
+    rig.memory.sysfs.bind(hosts_own, "mlx5_core")
+    (name,) = rig.memory.sysfs.netdevs(hosts_own)
+    link = rig.memory.links.find(name)
+    assert link is not None
+    rig.memory.links.set_up(link.index)
+    problem = rig.provision(replace(POOL, vfs=8))["error"]["problem"]
+    assert f"VF {held} is held by process 4711, VF {hosts_own} is in use by this host as {name}" in problem
+    assert rig.provision()["changes"] == []  # and neither is touched otherwise
+
+
+def test_the_eswitch_is_not_changed_under_a_guest(rig: Rig) -> None:
+    rig.provision()
+    rig.claim(0)
+    rig.card.set_eswitch_mode(str(PF), LEGACY)
+    error = rig.provision()["error"]
+    assert error["kind"] == "refused"
+    assert "change the eswitch of PF 0000:01:00.0 from legacy to switchdev" in error["problem"]
+    assert "'guest1'" in error["problem"]
+
+
+def test_no_vf_can_be_claimed_while_its_pf_is_made_anew(rig: Rig) -> None:
+    rig.provision()
+    refused = []
+
+    def claim_now(_pf: PciAddress, _count: int) -> None:
+        with pytest.raises(Refused, match="its PF is being provisioned") as error:
+            rig.claim(0)
+        refused.append(error)
+        raise error.value
+
+    rig.memory.sysfs.set_numvfs = claim_now  # type: ignore[method-assign,assignment]  # the moment in between
+    assert rig.provision(replace(POOL, vfs=8))["error"]["kind"] == "refused"
+    assert len(refused) == 1
+    rig.claim(0)  # and afterwards it can be
+
+
+def test_a_busy_eswitch_is_told(rig: Rig) -> None:
+    rig.card.occupy_eswitch(str(PF), 1)
+    assert "E-Switch is busy" in rig.provision()["error"]["problem"]
+
+
+def test_an_uplink_on_another_bridge_stays_there(rig: Rig) -> None:
+    rig.memory.ovs.uplinks["enp1s0f0np0"] = "br-ex"
+    error = rig.provision()["error"]
+    assert error["problem"] == "uplink enp1s0f0np0 of pool 'data' is on bridge br-ex, not on br-data"
+    assert error["remedy"] == "if nothing needs it there: ovs-vsctl del-port br-ex enp1s0f0np0"
+    assert rig.card.trace == []  # found before anything was made
+
+
+def test_an_uplink_that_is_not_there(rig: Rig) -> None:
+    error = rig.provision(replace(POOL, uplink="bond0"))["error"]
+    assert error["problem"] == (
+        "/etc/vfmigrate/vfmigrate.conf: [pool data] uplink: there is no network device bond0"
+    )
+
+
+def test_no_uplink_and_no_network_when_told(rig: Rig) -> None:
+    outcome = rig.provision(replace(POOL, uplink="none", network="none"))
+    assert outcome["changes"] == CHANGES[:6]
+    assert (rig.memory.ovs.uplinks, rig.libvirt.persistent) == ({}, {})
+
+
+def test_libvirt_that_does_not_run_is_no_failure(rig: Rig) -> None:
+    rig.libvirt.down = True
+    outcome = rig.provision()
+    assert outcome["error"] is None
+    assert any("vfmigrate-data is seen to when libvirt runs" in text for text in texts(outcome))
+
+
+def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: Rig) -> None:
+    rig.provision()
+    rig.claim(0)
+    stale = network_xml.write("vfmigrate-data", "data", [PF], "0c8a2a0e-0000-4000-8000-000000000001")
+    rig.libvirt.live["vfmigrate-data"] = stale
+    assert rig.provision()["changes"] == []
+    assert rig.libvirt.live["vfmigrate-data"] == stale
+
+
+def test_open_vswitch_is_restarted_only_when_told(rig: Rig) -> None:
+    outcome = rig.provision(replace(POOL, restart_openvswitch=True))
+    assert "restart Open vSwitch for hardware offload" in outcome["changes"]
+    assert rig.restarted == ["ovs-vswitchd.service"]
+    assert texts(rig.provision()) == []
+
+
+def test_open_vswitch_is_not_restarted_under_a_guest(rig: Rig) -> None:
+    rig.provision()
+    rig.claim(0)
+    outcome = rig.provision(replace(POOL, restart_openvswitch=True))
+    assert (outcome["changes"], rig.restarted) == ([], [])
+    told = "Open vSwitch must be restarted for hardware offload, and is not while guests have VFs"
+    assert texts(outcome) == [told]
+
+
+def test_a_restart_by_anyone_will_do(rig: Rig) -> None:
+    rig.provision()
+    rig.run_switch(102)
+    assert texts(rig.provision()) == []
+
+
+def test_an_error_stops_the_pool_before_anything_changes(make: Callable[..., Rig]) -> None:
+    rig = make(firmware="28.33.0800")
+    outcome = rig.provision()
+    assert outcome["error"]["problem"].startswith(
+        "pool 'data' is not provisioned: PF 0000:01:00.0 runs firmware"
+    )
+    assert (outcome["changes"], rig.card.trace) == ([], [])
+
+
+def test_one_pools_failure_is_not_the_others(rig: Rig) -> None:
+    absent = Pool("absent", (PciAddress(0, 0x77, 0, 0),), "br-absent")
+    outcomes = rig.provisioner(absent, POOL).provision()["pools"]
+    assert "there is no PCI device 0000:77:00.0" in outcomes[0]["error"]["problem"]
+    assert outcomes[1]["changes"] == CHANGES
+
+
+def test_a_pool_that_there_is_not(rig: Rig) -> None:
+    with pytest.raises(UsageError, match="there is no pool 'dta'; the pools are: data"):
+        rig.provisioner().provision(["dta"])
+
+
+def test_a_pf_of_no_pool_is_left_alone(rig: Rig) -> None:
+    assert rig.provisioner().provision_pf(PciAddress(0, 2, 0, 0))["pools"] == []
+    assert rig.card.trace == []
+    assert rig.provisioner().provision_pf(PF)["pools"][0]["changes"] == CHANGES
+
+
+def test_a_host_that_does_not_keep_it_is_told(rig: Rig) -> None:
+    rig.memory.links.set_up = lambda _index, _up=True: None  # type: ignore[method-assign,assignment]
+    error = rig.provision()["error"]
+    assert error["problem"] == (
+        "the host does not keep pool 'data' as it should be: still to do: bring enp1s0f0np0 up"
+    )
+
+
+def test_representors_are_named_where_the_pool_says_so(rig: Rig, tmp_path: Path) -> None:
+    rig.provisioner(replace(POOL, representor_names="stable")).name_representors()
+    file = tmp_path / "representors" / str(PF)
+    assert file.read_text() == "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n"
+    rig.provisioner(POOL).name_representors()
+    assert not file.exists()

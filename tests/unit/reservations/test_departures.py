@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests whose VFs the engine unplugged for a migration that then failed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.errors import Unreachable
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.departures import Departures
+
+DOMAIN = "00000000-0000-4000-8000-000000000001"
+CLAIM = Claim(PciAddress(0, 1, 0, 2), "data", DOMAIN, "web", PLUGGED, 0.0, mac="56:6f:1a:2b:00:02")
+
+
+class Rig:
+    """Departures with a clock, a libvirt and a journal of the test's own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 1000.0
+        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+        self.busy = False
+        self.down = False
+        self.receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.receiver.bind(str(directory / "journal"))
+        self.receiver.setblocking(False)
+        self.log = Journal(directory / "journal")
+        self.departures = Departures(self.store, self.log, self._migrating)
+
+    def _migrating(self, domain: str) -> bool:
+        assert domain == DOMAIN
+        if self.down:
+            raise Unreachable("no connection to libvirt")
+        return self.busy
+
+    def looks(self, after: float = 0.0, *, running: bool = True) -> list[str]:
+        """What is said at a look so many seconds later."""
+        self.now += after
+        self.departures.look({DOMAIN} if running else set())
+        said = []
+        while True:
+            try:
+                said.append(self.receiver.recv(65536).decode())
+            except BlockingIOError:
+                return said
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.store.close()
+    rig.log.close()
+    rig.receiver.close()
+
+
+def test_a_guest_that_stayed_is_told_of_once(rig: Rig) -> None:
+    rig.departures.unplugged(CLAIM)
+    rig.departures.leaving(DOMAIN)
+    assert rig.looks(30) == []
+    (told,) = rig.looks(100)
+    assert "VFMIGRATE_EVENT=vf-not-plugged-back\n" in told
+    assert "guest 'web' was to migrate and still runs here, without the VF of MAC 56:6f:1a:2b:00:02" in told
+    assert rig.looks(100) == []
+
+
+def test_a_vf_unplugged_for_another_reason_is_nobodys_concern(rig: Rig) -> None:
+    rig.departures.unplugged(CLAIM)
+    assert rig.looks(1000) == []
+
+
+def test_a_guest_that_left(rig: Rig) -> None:
+    rig.departures.unplugged(CLAIM)
+    rig.departures.leaving(DOMAIN)
+    assert rig.looks(100, running=False) == []
+    assert rig.looks(100) == []
+
+
+def test_a_guest_that_has_its_vf_back(rig: Rig) -> None:
+    rig.departures.unplugged(CLAIM)
+    rig.departures.leaving(DOMAIN)
+    rig.store.put(CLAIM)
+    assert rig.looks(100) == []
+    rig.store.drop(CLAIM)
+    assert rig.looks(100) == []
+
+
+def test_a_migration_may_take_long_and_begin_again(rig: Rig) -> None:
+    rig.departures.unplugged(CLAIM)
+    rig.departures.leaving(DOMAIN)
+    rig.busy = True
+    assert rig.looks(1000) == []
+    rig.departures.leaving(DOMAIN)
+    rig.busy = False
+    assert rig.looks(30) == []
+    assert len(rig.looks(100)) == 1
+
+
+def test_without_libvirts_word_nothing_is_said(rig: Rig) -> None:
+    rig.departures.unplugged(CLAIM)
+    rig.departures.leaving(DOMAIN)
+    rig.down = True
+    assert rig.looks(100) == []
+    rig.down = False
+    assert len(rig.looks(1)) == 1

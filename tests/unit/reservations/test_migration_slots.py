@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How many VFs of a physical function move at once: who waits, who is refused, and what makes room."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Optional
+
+import pytest
+
+from tests.fakes.card import Card
+from tests.fakes.doors import MemoryHost
+from tests.unit.daemon.hook_handler.rig import ELSEWHERE, PF, guest
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
+from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.domain import domain_xml
+from vfmigrate.errors import Refused
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules.compatibility import Crowded
+
+OTHER_PF = PciAddress(0, 1, 0, 1)
+
+
+class Rig:
+    """A host in memory whose guests come and, when the test says so, have come."""
+
+    def __init__(self, directory: Path, *, vfs: int = 8, wait: int = 0, pfs: int = 1) -> None:
+        pf_addresses = (PF, OTHER_PF)[:pfs]
+        self.memory = MemoryHost(vfs=vfs, card=Card(tuple(map(str, pf_addresses))))
+        for pf in pf_addresses[1:]:
+            self.memory.card.autoprobe(str(pf), "0")
+            self.memory.card.numvfs(str(pf), str(vfs))
+            self.memory.card.set_eswitch_mode(str(pf), "switchdev")
+        self.now = 1000.0
+        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+        pool = Pool("data", pf_addresses, "br-data", vlans=frozenset({42}))
+        self.config = Config({"data": pool}, migrating_wait=wait)
+        self.log = Journal(directory / "no-journal")
+        converger = Converger(self.memory.host, self.config, self.store)
+        self.operations = HookOperations(self.config, self.memory.host, self.store, converger, self.log)
+
+    def call(self, operation: str, xml: str) -> Optional[str]:
+        return self.operations.handle(operation, "begin", "-", xml)
+
+    def come(self, number: int, vfs: int = 1) -> str:
+        elsewhere = [PciAddress(0, 0x81, 0, index) for index in range(vfs)]
+        answer = self.call("migrate", guest(number, *elsewhere))
+        assert answer is not None
+        return answer
+
+    def arrived(self, number: int) -> None:
+        self.operations.moves.arrived(f"00000000-0000-4000-8000-{number:012d}")
+
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+    rigs: list[Rig] = []
+
+    def make(**options: int) -> Rig:
+        rigs.append(Rig(tmp_path, **options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.store.close()
+        rig.log.close()
+
+
+def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    for number in range(1, 5):
+        rig.come(number)
+    with pytest.raises(Crowded, match=r"4 VFs of PF 0000:01:00.0 .*guests guest1, guest2, guest3, guest4"):
+        rig.come(5)
+    assert len(rig.store.all()) == 4
+
+
+def test_a_guest_that_has_come_makes_room(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    for number in range(1, 5):
+        rig.come(number)
+    rig.arrived(2)
+    rig.come(5)
+    with pytest.raises(Crowded):
+        rig.come(6)
+
+
+def test_the_fifth_waits_for_its_turn_and_keeps_nobody_from_anything(make_rig: MakeRig) -> None:
+    rig = make_rig(wait=30)
+    answers = [rig.come(number) for number in range(1, 5)]
+    came: list[str] = []
+    fifth = threading.Thread(target=lambda: came.append(rig.come(5)))
+    fifth.start()
+    fifth.join(0.3)
+    assert fifth.is_alive()
+    for operation in ("prepare", "start", "started"):  # of a guest that is before it, while it waits
+        rig.call(operation, answers[0])
+    rig.arrived(1)
+    fifth.join(10)
+    assert len(came) == 1
+    assert len({claim.vf for claim in rig.store.all()}) == 5
+
+
+def test_the_wait_ends_with_the_daemon(make_rig: MakeRig) -> None:
+    rig = make_rig(wait=30)
+    for number in range(1, 5):
+        rig.come(number)
+    refused: list[Refused] = []
+
+    def come() -> None:
+        try:
+            rig.come(5)
+        except Refused as error:
+            refused.append(error)
+
+    fifth = threading.Thread(target=come)
+    fifth.start()
+    fifth.join(0.3)
+    rig.operations.moves.close()
+    fifth.join(10)
+    assert len(refused) == 1
+
+
+def test_a_promise_that_ran_out_is_not_on_the_move(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    for number in range(1, 5):
+        rig.come(number)
+    rig.now += rig.config.claim_timeout + 1
+    rig.come(5)
+
+
+def test_another_physical_function_takes_what_the_first_cannot(make_rig: MakeRig) -> None:
+    rig = make_rig(pfs=2)
+    rig.come(1, vfs=5)
+    counts = [len(rig.operations.moves.guests(pf)) for pf in (PF, OTHER_PF)]
+    assert counts == [1, 4]
+
+
+def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(make_rig: MakeRig) -> None:
+    rig = make_rig(wait=30)
+    with pytest.raises(
+        Refused, match="has 5 VFs of pool 'data', and the cards of this host move 4 at a time"
+    ):
+        rig.come(1, vfs=5)
+
+
+def test_a_guest_with_more_vfs_of_one_card_at_its_source_is_refused_at_once(make_rig: MakeRig) -> None:
+    rig = make_rig(wait=30, pfs=2)
+    elsewhere = [PciAddress(0, 0x81, 0, index) for index in range(5)]
+    xml = guest(1, *elsewhere, marks="pool='data' pf='0000:81:00.0'")
+    with pytest.raises(Refused, match=r"has 5 VFs of PF 0000:81:00.0 on the source"):
+        rig.call("migrate", xml)
+    assert rig.store.all() == []
+
+
+def test_no_free_vf_is_refused_without_waiting(make_rig: MakeRig) -> None:
+    rig = make_rig(vfs=4, wait=30)
+    for number in range(1, 5):
+        rig.come(number)
+    with pytest.raises(Refused, match="no free VF"):
+        rig.come(5)
+
+
+def network_guest(number: int) -> str:
+    mac = f"52:54:00:00:{number:02x}:00"
+    device = f"<interface type='network'><mac address='{mac}'/><source network='data'/></interface>"
+    mark = f"<v:vf mac='{mac}' pool='data' vlan='42'/>"
+    return guest(number).replace("</v:vfs>", f"{mark}</v:vfs>").replace("<devices>", f"<devices>{device}")
+
+
+def test_guests_of_a_hostdev_network_count_before_libvirt_has_chosen(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    for number in range(1, 5):
+        assert rig.call("migrate", network_guest(number)) is None
+    with pytest.raises(Crowded, match="guests guest1, guest2, guest3, guest4"):
+        rig.come(5)
+    rig.now += rig.config.claim_timeout + 1
+    rig.come(5)
+
+
+def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.call("migrate", network_guest(1))
+    resolved = guest(1, rig.memory.vfs[0])
+    for operation in ("prepare", "start"):
+        rig.call(operation, resolved if operation == "start" else network_guest(1))
+    (claim,) = rig.store.all()
+    assert claim.incoming
+    assert rig.operations.moves.guests(PF) == ["guest1"]
+    rig.arrived(1)
+    assert rig.operations.moves.guests(PF) == []
+
+
+def test_the_vf_that_a_network_gave_must_take_the_state(make_rig: MakeRig) -> None:
+    """With cards that differ in one pool, libvirt may choose one that does not fit although others would."""
+    rig = make_rig()
+    xml = network_guest(1)
+    rig.call("migrate", xml)
+    resolved = guest(1, rig.memory.vfs[0], marks="pool='data' vlan='42' firmware='28.1.1'")
+    with pytest.raises(Refused, match=r"firmware is 28.1.1 on the source"):
+        rig.call("start", resolved)
+    assert rig.store.all() == []
+
+
+@pytest.mark.parametrize("taker", [True, False])
+def test_a_guest_without_marks_is_taken_only_where_a_pool_says_so(make_rig: MakeRig, taker: bool) -> None:
+    rig = make_rig()
+    pool = replace(rig.config.pools["data"], unmarked="take" if taker else "ignore")
+    config = Config({"data": pool})
+    converger = Converger(rig.memory.host, config, rig.store)
+    operations = HookOperations(config, rig.memory.host, rig.store, converger, rig.log)
+    xml = guest(1, ELSEWHERE)
+    bare = xml[: xml.index("<metadata>")] + xml[xml.index("<devices>") :]
+    answer = operations.handle("migrate", "begin", "-", bare)
+    if not taker:
+        assert answer is None
+        assert rig.store.all() == []
+        return
+    assert answer is not None
+    (claim,) = rig.store.all()
+    assert domain_xml.read(answer).interfaces[0].address == claim.vf

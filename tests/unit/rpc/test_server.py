@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's socket: real connections, bad messages, users without rights, an orderly end."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vfmigrate.errors import Denied, Refused, Unreachable, UsageError
+from vfmigrate.rpc import protocol
+from vfmigrate.rpc.server import Server, listening_socket
+
+
+class Answers:
+    """What the daemon would answer: says who asked; refuses and waits on request."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, request: protocol.Request, uid: int) -> Mapping[str, Any]:
+        protocol.authorize(request, uid, frozenset())
+        if request.name == "reconcile":
+            self.asked.set()
+            self.go_on.wait(10)
+            return {"changes": []}
+        if request.arguments.get("refuse"):
+            raise Refused("no free VF", "add one")
+        return {"uid": uid}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "sock"
+
+
+@pytest.fixture
+def answers(path: Path) -> Iterator[Answers]:
+    answers = Answers()
+    server = Server(listening_socket(path), answers)
+    server.start()
+    yield answers
+    answers.go_on.set()
+    server.stop()
+
+
+@pytest.mark.usefixtures("answers")
+def test_ask_and_answer(path: Path) -> None:
+    assert protocol.ask("ping", {}, path=path) == {"uid": os.getuid()}
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_refusal_arrives_as_it_was_raised(path: Path) -> None:
+    with pytest.raises(Refused) as error:
+        protocol.ask("ping", {"refuse": True}, path=path)
+    assert (error.value.problem, error.value.remedy) == ("no free VF", "add one")
+
+
+def talk(path: Path, data: bytes) -> list[Any]:
+    """Send bytes, close our half, and read every answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as stream:
+            return [json.loads(line) for line in stream]
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_connection_carries_several_requests(path: Path) -> None:
+    told = talk(path, protocol.encode_request("ping", {}) * 3)
+    assert [answer["result"]["uid"] for answer in told] == [os.getuid()] * 3
+
+
+@pytest.mark.usefixtures("answers")
+@pytest.mark.parametrize(
+    ("line", "kind", "told"),
+    [
+        (b"\n", "input", "not a line of JSON"),
+        (b"[]\n", "input", "not a JSON object"),
+        (b"[" * 100000 + b"\n", "input", "not a line of JSON"),
+        (b'{"version": 1, "request": "pi', "input", "cut off"),
+        (b'{"version": 2, "request": "ping"}\n', "usage", "of version 2, this daemon speaks 1"),
+        (b'{"version": 1, "request": "explode"}\n', "usage", "no request 'explode'"),
+        (b'{"version": 1, "request": ["ping"]}\n', "usage", "no request"),
+        (b'{"version": 1, "request": "ping", "arguments": 3}\n', "input", "not a JSON object"),
+        (b"\xff\xfe\n", "input", "not a line of JSON"),
+    ],
+)
+def test_bad_messages_get_a_clear_refusal(path: Path, line: bytes, kind: str, told: str) -> None:
+    (answer,) = talk(path, line)
+    assert answer["error"]["kind"] == kind
+    assert told in answer["error"]["problem"]
+
+
+@given(st.binary(max_size=200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("answers")
+def test_any_bytes_are_answered(path: Path, data: bytes) -> None:
+    for answer in talk(path, data):
+        assert ("error" in answer) != ("result" in answer)
+    assert protocol.ask("ping", {}, path=path) == {"uid": os.getuid()}
+
+
+_CROWD = """
+import socket, sys
+held = []
+for _ in range(300):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(sys.argv[1])
+    held.append(connection)
+print(held[-1].makefile().readline().strip(), flush=True)
+held[0].sendall(b"x" * 70000 + b"\\n")
+print(held[0].makefile().readline().strip(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_root_finds_room_among_a_crowd_of_others() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "sock"
+        server = Server(listening_socket(path), Answers())
+        server.start()
+        command = ["/usr/bin/python3", "-IS", "-c", _CROWD, str(path)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, user=65534, group=65534, stdin=pipe, stdout=pipe, text=True, cwd="/"
+        ) as crowd:
+            assert crowd.stdin is not None
+            assert crowd.stdout is not None
+            sent_away, too_long = (json.loads(crowd.stdout.readline())["error"] for _ in range(2))
+            assert protocol.ask("ping", {}, path=path, timeout=10) == {"uid": 0}
+            crowd.stdin.close()
+        server.stop()
+    assert (sent_away["kind"], sent_away["problem"]) == ("refused", "vfmigrated is busy")
+    assert "too long" in too_long["problem"]
+
+
+_CLIENT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(sys.argv[1])
+    connection.sendall(sys.argv[2].encode())
+    sys.stdout.write(connection.makefile().readline())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_user_without_rights_is_denied() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "sock"
+        server = Server(listening_socket(path), Answers())
+        server.start()
+        asked = protocol.encode_request("reconcile", {}).decode()
+        command = ["/usr/bin/python3", "-IS", "-c", _CLIENT, str(path), asked]
+        run = subprocess.run(
+            command, user=65534, group=65534, capture_output=True, text=True, cwd="/", check=True
+        )
+        server.stop()
+    assert json.loads(run.stdout)["error"]["kind"] == "denied"
+    assert "user 'nobody' may not ask vfmigrated for 'reconcile'" in run.stdout
+
+
+def test_who_may_ask_what() -> None:
+    hook, status = protocol.Request("hook", {}), protocol.Request("status", {})
+    protocol.authorize(hook, 0, frozenset())
+    protocol.authorize(status, 65534, frozenset({"nobody"}))
+    with pytest.raises(Denied, match="user 'nobody' may not ask vfmigrated for 'status'"):
+        protocol.authorize(status, 65534, frozenset())
+    with pytest.raises(Denied, match="ask as root"):
+        protocol.authorize(hook, 65534, frozenset({"nobody"}))
+
+
+def test_what_a_client_may_ask() -> None:
+    claim, status = protocol.Request("claim", {}), protocol.Request("status", {})
+    clients = frozenset({"nobody"})
+    protocol.authorize(claim, 65534, frozenset(), clients)
+    protocol.authorize(status, 65534, frozenset(), clients)
+    with pytest.raises(Denied, match="add the user to clients"):
+        protocol.authorize(claim, 65534, clients, frozenset())
+    for request in sorted(protocol.ROOT_ONLY):
+        with pytest.raises(Denied, match="ask as root"):
+            protocol.authorize(protocol.Request(request, {}), 65534, clients, clients)
+
+
+def test_nobody_there_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=r"vfmigrated does not answer.*systemctl start vfmigrated"):
+        protocol.ask("ping", {}, path=tmp_path / "nobody")
+
+
+def test_a_missing_text_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="request 'hook' needs the text 'xml'"):
+        protocol.Request("hook", {"xml": 3}).text("xml")
+
+
+def test_stopping_finishes_the_request_at_hand(path: Path) -> None:
+    answers = Answers()
+    server = Server(listening_socket(path), answers)
+    server.start()
+    told: list[Mapping[str, Any]] = []
+    client = threading.Thread(target=lambda: told.append(protocol.ask("reconcile", {}, path=path)))
+    client.start()
+    assert answers.asked.wait(10)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    stopping.join(0.2)
+    assert stopping.is_alive()
+    answers.go_on.set()
+    stopping.join(10)
+    client.join(10)
+    assert told == [{"changes": []}]

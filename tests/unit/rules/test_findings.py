@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Each finding once, with what it says and what it tells to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vfmigrate.config.configuration import Pool
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules import findings
+from vfmigrate.rules.findings import ERROR, WARNING, PfFacts
+
+PF = PciAddress(0, 0xE1, 0, 0)
+VF = PciAddress(0, 0xE1, 0, 2)
+OTHER = PciAddress(0, 0xE1, 0, 3)
+POOL = Pool("data", (PF,), "br-data", vfs=4, origin="/etc/vfmigrate/vfmigrate.conf")
+GOOD = PfFacts(
+    PF,
+    driver="mlx5_core",
+    psid="MT_0000000892",
+    firmware="28.42.1000",
+    stored_firmware="28.42.1000",
+    vf_migration_mode=2,
+    totalvfs=8,
+    numvfs=4,
+    vfio_driver="mlx5_vfio_pci",
+)
+
+
+def test_nothing_stands_against_a_good_host() -> None:
+    assert findings.of_pf(POOL, GOOD) == []
+    assert findings.of_pf(POOL, replace(GOOD, vf_migration_mode=None)) == []  # no mstconfig: nobody can tell
+
+
+@pytest.mark.parametrize(
+    ("facts", "severity", "text", "remedy"),
+    [
+        (
+            {"present": False},
+            ERROR,
+            "/etc/vfmigrate/vfmigrate.conf: [pool data] pf: there is no PCI device 0000:e1:00.0 on this host",
+            "lspci -D",
+        ),
+        ({"sriov": False}, ERROR, "[pool data] pf: PCI device 0000:e1:00.0 is not an SR-IOV", "SRIOV_EN=1"),
+        (
+            {"driver": None},
+            ERROR,
+            "PF 0000:e1:00.0 cannot be configured: it is bound to no driver",
+            "modprobe",
+        ),
+        ({"devlink": False}, ERROR, "its driver mlx5_core has no devlink", "dmesg"),
+        (
+            {"firmware": "28.35.4000", "stored_firmware": "28.35.4000"},
+            ERROR,
+            "runs firmware 28.35.4000, migration needs 28.36.1010 or newer",
+            "mstflint -d 0000:e1:00.0",
+        ),
+        (
+            {"firmware": None, "stored_firmware": None},
+            WARNING,
+            "does not tell its firmware",
+            "devlink dev info",
+        ),
+        (
+            {"stored_firmware": "28.43.1014"},
+            WARNING,
+            "runs firmware 28.42.1000 and will run 28.43.1014 after its next reset",
+            "reset the cards together",
+        ),
+        ({"psid": None}, WARNING, "does not tell its PSID", "devlink dev info"),
+        (
+            {"vf_migration_mode": 0},
+            ERROR,
+            "the firmware of PF 0000:e1:00.0 has VF_MIGRATION_MODE=0, so its VFs cannot migrate",
+            "mstconfig -d 0000:e1:00.0 set VF_MIGRATION_MODE=2",
+        ),
+        (
+            {"vf_migration_mode": None, "without_flag": [VF]},
+            ERROR,
+            "the firmware of PF 0000:e1:00.0 cannot migrate its VFs",
+            "VF_MIGRATION_MODE=2",
+        ),
+        ({"iommu": False}, ERROR, "PF 0000:e1:00.0 is behind no IOMMU", "intel_iommu=on"),
+        (
+            {"vfio_driver": "vfio-pci"},
+            ERROR,
+            "this kernel has no VFIO driver that can migrate the VFs of PF 0000:e1:00.0",
+            "mlx5_vfio_pci",
+        ),
+        (
+            {"shared_groups": {VF: [OTHER]}},
+            ERROR,
+            "VF 0000:e1:00.2 shares its IOMMU group with 0000:e1:00.3",
+            "ACS",
+        ),
+        (
+            {"totalvfs": 2},
+            ERROR,
+            "[pool data] vfs: 4 VFs are asked for, the firmware of PF 0000:e1:00.0 allows 2",
+            "NUM_OF_VFS=4",
+        ),
+    ],
+)
+def test_each_finding(facts: dict[str, Any], severity: str, text: str, remedy: str) -> None:
+    (finding,) = findings.of_pf(POOL, replace(GOOD, **facts))
+    assert finding.severity == severity
+    assert text in finding.text
+    assert remedy in finding.remedy
+
+
+def test_a_pool_that_asks_for_no_vfs() -> None:
+    (finding,) = findings.of_pf(replace(POOL, vfs=None), replace(GOOD, numvfs=0))
+    assert (finding.severity, "has no VFs" in finding.text) == (WARNING, True)
+
+
+def test_errors_come_first() -> None:
+    found = findings.of_pf(POOL, replace(GOOD, psid=None, iommu=False))
+    assert [finding.severity for finding in found] == [ERROR, WARNING]
+
+
+def test_two_uplinks_in_one_bridge_make_a_loop() -> None:
+    two = replace(POOL, pfs=(PF, OTHER))
+    (finding,) = findings.of_bridge(two, [two])
+    assert (
+        "[pool data] uplink: bridge br-data would get 2 uplinks, 0000:e1:00.0, 0000:e1:00.3, which makes a loop"
+        in finding.text
+    )
+    assert findings.of_bridge(replace(two, uplink="bond0"), [replace(two, uplink="bond0")]) == []
+    assert findings.of_bridge(POOL, [POOL, replace(POOL, name="more", pfs=(OTHER,), bridge="br-more")]) == []
+    assert findings.of_bridge(POOL, [POOL, replace(POOL, name="more", pfs=(OTHER,), uplink="none")]) == []
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [("28.36.1010", "28.41.1000"), ("28.9.2000", "28.36.1010"), ("28.36.999", "28.36.1010")],
+)
+def test_versions_compare_as_numbers(older: str, newer: str) -> None:
+    assert findings.version(older) < findings.version(newer)

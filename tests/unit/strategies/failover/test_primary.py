@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The VF of a failover pair comes and goes: its port with it, the network told, and what happens when it stays away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.doors import MemoryHost
+from tests.unit.daemon.hook_handler.rig import ELSEWHERE, POOL, paired
+from vfmigrate.announce.announcer import Announcer
+from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.converger import Converger
+from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.domain import domain_xml
+from vfmigrate.journal import Journal
+from vfmigrate.strategies.failover.primary import ATTEMPTS, PrimaryWatch
+
+
+class Rig:
+    """A host in memory with a watch whose thread does not run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.memory = MemoryHost()
+        self.now = 1000.0
+        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+        self.log = Journal(directory / "no-journal")
+        config = Config({"data": POOL})
+        converger = Converger(self.memory.host, config, self.store)
+        self.operations = HookOperations(config, self.memory.host, self.store, converger, self.log)
+        self.announcer = Announcer(config, self.memory.host, self.store, self.log)
+        self.replugged: list[Claim] = []
+        self.watch = PrimaryWatch(
+            self.memory.host, self.store, converger, self.announcer, self.log, replug=self.replugged.append
+        )
+
+    def arrive(self) -> Claim:
+        xml = self.operations.handle("migrate", "begin", "-", paired(ELSEWHERE))
+        assert xml is not None
+        for operation in ("prepare", "start", "started"):
+            self.operations.handle(operation, "begin", "-", xml)
+        (claim,) = self.store.of_domain(domain_xml.read(xml).uuid)
+        return claim
+
+    def drive(self, claim: Claim, on: bool) -> None:
+        self.memory.card.set_bus_master(str(claim.vf), on)
+        self.watch.look()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.announcer.stop()
+    rig.store.close()
+    rig.log.close()
+
+
+def test_the_port_follows_the_guest(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.watch.look()
+    assert rig.memory.ovs.ports == {}
+    rig.drive(claim, True)
+    assert [port.tag for port in rig.memory.ovs.ports.values()] == [42]
+    rig.drive(claim, False)
+    assert rig.memory.ovs.ports == {}
+
+
+def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.announcer.warm(claim.domain)
+    rig.announcer.announce(claim.domain)
+    assert not rig.memory.ovs.sent.is_set()
+    rig.drive(claim, True)
+    assert rig.memory.ovs.sent.wait(10)
+    _, _, frame = rig.memory.ovs.frames[0]
+    assert frame[6:12].hex(":") == claim.mac
+
+
+def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.drive(claim, True)
+    rig.memory.card.set_bus_master(str(claim.vf), False)
+    for thread in threading.enumerate():
+        if thread.name == "announce":
+            thread.join(30)
+    assert rig.memory.ovs.frames == []
+
+
+def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: Rig) -> None:
+    """A new watch has seen nothing yet: the first look at a guest that lost its VF meanwhile mends the port."""
+    claim = rig.arrive()
+    rig.drive(claim, True)
+    rig.memory.card.set_bus_master(str(claim.vf), False)
+    watch = PrimaryWatch(
+        rig.memory.host,
+        rig.store,
+        Converger(rig.memory.host, Config({"data": POOL}), rig.store),
+        rig.announcer,
+        rig.log,
+        replug=rig.replugged.append,
+    )
+    watch.look()
+    assert rig.memory.ovs.ports == {}
+
+
+def test_what_failed_is_tried_at_the_next_look(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.watch.look()
+    rig.memory.ovs.down = True
+    rig.drive(claim, True)
+    rig.memory.ovs.down = False
+    rig.watch.look()
+    assert rig.memory.ovs.ports == {}  # a switch that is down is not asked at every look
+    rig.now += 5
+    rig.watch.look()
+    assert len(rig.memory.ovs.ports) == 1
+
+
+def test_a_vf_that_stays_away_is_plugged_in_again_with_patience_and_a_limit(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = rig.arrive()
+    rig.watch.look()
+    rig.now += 1000
+    rig.watch.look()
+    assert rig.replugged == []  # the migration may take as long as it likes
+    rig.watch.expect(claim.domain)
+    times: list[float] = []
+    for _ in range(5000):
+        rig.watch.look()
+        if len(rig.replugged) > len(times):
+            times.append(rig.now)
+        rig.now += 1
+    gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    assert len(times) == ATTEMPTS
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 2 * gaps[-2] - 1
+    assert f"stays on its standby after {ATTEMPTS} attempts" in capsys.readouterr().err
+
+
+def test_a_vf_that_comes_late_is_left_in_peace(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.watch.expect(claim.domain)
+    rig.watch.look()
+    rig.drive(claim, True)
+    rig.now += 1000
+    rig.watch.look()
+    assert rig.replugged == []
+
+
+def test_an_unplug_that_is_granted_late_is_followed_by_another_attempt(rig: Rig) -> None:
+    """The guest took its VF just before it let go of it, as an earlier attempt had asked it to."""
+    claim = rig.arrive()
+    rig.watch.expect(claim.domain)
+    rig.watch.look()
+    rig.now += 100
+    rig.watch.look()
+    assert len(rig.replugged) == 1
+    rig.drive(claim, True)
+    rig.now += 5
+    rig.drive(claim, False)
+    rig.now += 100
+    rig.watch.look()
+    assert len(rig.replugged) == 2
+    rig.drive(claim, True)
+    rig.now += 1000
+    rig.watch.look()
+    rig.drive(claim, False)  # much later: a migration, or a reboot
+    rig.now += 1000
+    rig.watch.look()
+    assert len(rig.replugged) == 2
+
+
+def test_a_vf_of_no_pair_is_none_of_its_business(rig: Rig) -> None:
+    claim = rig.arrive()
+    rig.store.put(replace(claim, strategy="vfio"))
+    rig.drive(claim, True)
+    assert rig.memory.ovs.ports == {}

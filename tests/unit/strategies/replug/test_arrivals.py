@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VFs that are to be plugged into guests that came without: in time, again and again, and not for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from lxml import etree
+
+from tests.fakes.doors import MemoryHost
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
+from vfmigrate.domain import domain_xml
+from vfmigrate.errors import HostError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.strategies.replug import arrivals
+from vfmigrate.strategies.replug.arrivals import ATTEMPTS, PATIENCE, Arrivals
+
+if TYPE_CHECKING:
+    from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python
+
+POOL = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlan=42)
+DOMAIN = "00000000-0000-4000-8000-000000000001"
+MAC = "52:54:00:00:00:02"
+SLOT = "0000:05:00.0"
+
+
+class Libvirt:
+    """One guest, as libvirt tells of it; plugging in fails as often as told."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.running = False
+        self.busy = False
+        self.vf = False
+        self.failures = 0
+        self.plugged: list[str] = []
+
+    def executing(self) -> frozenset[str]:
+        return frozenset({DOMAIN} if self.running else ())
+
+    def migrating(self, _uuid: str) -> bool:
+        return self.busy
+
+    def has_vf(self, _uuid: str, mac: str) -> bool:
+        assert mac == MAC
+        return self.vf
+
+    def plug(self, uuid: str, xml: str) -> None:
+        assert uuid == DOMAIN
+        assert self._rig.memory.ovs.ports, "the port is there before the guest's driver looks for a link"
+        self.plugged.append(xml)
+        if self.failures:
+            self.failures -= 1
+            raise HostError("libvirt: plugging a VF in: no room")
+        self.vf = True
+
+
+class Rig:
+    """A host in memory with arrivals whose thread does not run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.memory = MemoryHost()
+        self.now = 1000.0
+        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+        self.log = Journal(directory / "no-journal")
+        self.libvirt = Libvirt(self)
+        self.settled: list[str] = []
+        self.arrivals = Arrivals(
+            self.store,
+            Converger(self.memory.host, Config({"data": POOL}), self.store),
+            cast("Hypervisor", self.libvirt),
+            self.log,
+            on_plugged=self.settled.append,
+        )
+
+    def claim(self, **changes: Any) -> Claim:
+        told = {"state": RESERVED, "incoming": True, "expires": None, "strategy": "replug", **changes}
+        return self.store.put(
+            Claim(self.memory.vfs[2], "data", DOMAIN, "g", since=0.0, mac=MAC, vlan=42, slot=SLOT, **told)
+        )
+
+    def only(self) -> Claim:
+        (claim,) = self.store.all()
+        return claim
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.store.close()
+    rig.log.close()
+
+
+def test_it_is_plugged_in_when_the_guest_runs(rig: Rig) -> None:
+    rig.claim()
+    rig.arrivals.look()
+    assert rig.libvirt.plugged == []
+    rig.libvirt.running = rig.libvirt.busy = True
+    rig.arrivals.look()
+    claim = rig.only()
+    assert (claim.state, claim.slot, claim.expires, claim.incoming) == (PLUGGED, None, None, True)
+    assert [port.tag for port in rig.memory.ovs.ports.values()] == [42]
+    assert rig.settled == [DOMAIN]
+    rig.arrivals.look()
+    assert len(rig.libvirt.plugged) == 1
+
+
+def test_the_device_is_the_same_for_the_guest(rig: Rig) -> None:
+    claim = rig.claim()
+    xml = arrivals.device(claim)
+    addresses = [dict(each.attrib) for each in etree.fromstring(xml).iter("address")]
+    assert addresses[1] == {
+        "type": "pci",
+        "domain": "0x0000",
+        "bus": "0x05",
+        "slot": "0x00",
+        "function": "0x0",
+    }
+    (interface,) = domain_xml.read(
+        f"<domain><uuid>{DOMAIN}</uuid><name>g</name><devices>{xml}</devices></domain>"
+    ).interfaces
+    assert (interface.mac, interface.address, interface.managed) == (MAC, claim.vf, True)
+
+
+def test_what_fails_is_tried_again_ever_later(rig: Rig) -> None:
+    rig.claim()
+    rig.libvirt.running, rig.libvirt.failures = True, 2
+    times = []
+    for _ in range(60):
+        before = len(rig.libvirt.plugged)
+        rig.arrivals.look()
+        if len(rig.libvirt.plugged) > before:
+            times.append(rig.now)
+        rig.now += 1
+    assert times == [1000.0, 1005.0, 1015.0]
+    assert rig.only().state == PLUGGED
+
+
+def test_a_guest_without_its_vf_is_told_of(rig: Rig) -> None:
+    claim = rig.claim()
+    rig.libvirt.running, rig.libvirt.failures = True, ATTEMPTS
+    assert rig.arrivals.told(claim) is None
+    rig.arrivals.look()
+    assert rig.arrivals.told(claim) == "libvirt: plugging a VF in: no room (tried again in 5 s)"
+    assert rig.only().state == RESERVED
+    assert rig.memory.ovs.ports == {}
+
+
+def test_it_is_given_up_until_somebody_asks(rig: Rig) -> None:
+    claim = rig.claim()
+    rig.libvirt.running, rig.libvirt.failures = True, 1000
+    for _ in range(1000):
+        rig.arrivals.look()
+        rig.now += 1
+    assert len(rig.libvirt.plugged) == ATTEMPTS
+    assert "given up" in (rig.arrivals.told(claim) or "")
+    rig.libvirt.failures = 0
+    rig.arrivals.try_again()
+    rig.arrivals.look()
+    assert rig.only().state == PLUGGED
+    assert rig.arrivals.told(rig.only()) is None
+
+
+def test_on_the_source_the_command_comes_first(rig: Rig) -> None:
+    """Only when it must have died, and libvirt is not at it either, is the VF put back from here."""
+    rig.claim(state=PLUGGED, incoming=False)
+    rig.libvirt.running = True
+    rig.now += PATIENCE - 1
+    rig.arrivals.look()
+    rig.libvirt.busy = True
+    rig.now += 2
+    rig.arrivals.look()
+    assert rig.libvirt.plugged == []
+    rig.libvirt.busy = False
+    rig.arrivals.look()
+    assert rig.libvirt.vf
+    assert rig.only().slot is None
+
+
+def test_on_the_source_a_vf_that_is_back_is_forgotten(rig: Rig) -> None:
+    rig.claim(state=PLUGGED, incoming=False)
+    rig.libvirt.running = rig.libvirt.vf = True
+    rig.now += PATIENCE
+    rig.arrivals.look()
+    assert (rig.only().state, rig.only().slot, rig.libvirt.plugged) == (PLUGGED, None, [])
+
+
+def test_a_guest_that_got_another_vf_needs_the_promised_one_no_more(rig: Rig) -> None:
+    rig.claim()
+    rig.libvirt.running = rig.libvirt.vf = True
+    rig.arrivals.look()
+    assert rig.store.all() == []
