@@ -73,9 +73,10 @@ soak: packages ## faults, operations and inputs by the thousand, an hour or two;
 	@PYTHONPATH=lib $(PY) -m tests.soak $(SOAK_ARGS)
 
 .PHONY: lint
-lint: packages ## ruff, mypy, shellcheck and the Python 3.9 floor
+lint: packages ## ruff, import-linter, mypy, shellcheck and the Python 3.9 floor
 	$(VENV)/bin/ruff check $(PYTHON_SOURCES)
 	$(VENV)/bin/ruff format --check $(PYTHON_SOURCES)
+	PYTHONPATH=lib:vdsm_plugin $(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/mypy lib/vfmigrate lib/vfmigrate_guest tests
 	$(VENV)/bin/mypy --scripts-are-modules hooks/qemu
 	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules -p vfmigrate_vdsm

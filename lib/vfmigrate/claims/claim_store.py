@@ -76,6 +76,12 @@ class Claim:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
+def holder(claim: Claim) -> str:
+    """Who has a claimed VF, in words."""
+    verb = "held by" if claim.expires is None else "promised to"
+    return f"{verb} guest '{claim.domain_name}'"
+
+
 def told(claim: Claim) -> dict[str, Any]:
     """The claim as plain values."""
     origin = str(claim.origin) if claim.origin is not None else None

@@ -7,6 +7,7 @@ import argparse
 import json
 from typing import Any
 
+from vfmigrate.cli import check_report
 from vfmigrate.errors import Refused
 from vfmigrate.preflight import report
 
@@ -55,6 +56,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report.plain(prospect, lines), indent=2))
     else:
-        for line in report.listed(prospect, lines):
+        for line in check_report.listed(prospect, lines):
             print(line)
     return 0 if report.can_go(lines) else Refused.exit_code

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, Optional, TextIO
 
-from vfmigrate.migrate.convergence import Progress, mib
+from vfmigrate.migrate.convergence import mib
+from vfmigrate.model.progress import Progress
 
 if TYPE_CHECKING:
-    from vfmigrate.migrate.monitor import Display
+    from vfmigrate.model.progress import Display
 
 #: of the events that --json writes, told in docs/migrate.md
 SCHEMA = 1

@@ -25,9 +25,9 @@ from vfmigrate.errors import Cancelled, Refused, UsageError, VfmigrateError
 from vfmigrate.evacuate import planner, runner
 from vfmigrate.evacuate.planner import Leaver, Place, Plan, VfNeed
 from vfmigrate.evacuate.runner import Arrival, Evacuator, Fate, TurnedAway
-from vfmigrate.migrate.convergence import Progress
 from vfmigrate.model import host_facts
 from vfmigrate.model.host_facts import HostFacts
+from vfmigrate.model.progress import Progress
 from vfmigrate.rpc import protocol
 
 if TYPE_CHECKING:

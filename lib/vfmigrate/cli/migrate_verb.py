@@ -16,7 +16,7 @@ from vfmigrate.cli import display, keyboard
 from vfmigrate.domain.migrating_vf import crossings
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import Terms
-from vfmigrate.migrate.monitor import Display
+from vfmigrate.model.progress import Display
 from vfmigrate.preflight import report as preflight_report
 from vfmigrate.preflight.snapshot import Line
 from vfmigrate.rpc import protocol

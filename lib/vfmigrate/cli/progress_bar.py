@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmigrate.cli.display import described
-from vfmigrate.migrate.convergence import Progress
+from vfmigrate.model.progress import Progress
 
 _BAR_WIDTH = 30
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Callable, Optional
 
 from vfmigrate import journal
+from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
@@ -150,7 +151,7 @@ class HookOperations:
                 raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}")
         elif current.domain != domain.uuid:
             raise Refused(
-                f"VF {vf} cannot be given to guest '{domain.name}': it is {compatibility.holder(current)}",
+                f"VF {vf} cannot be given to guest '{domain.name}': it is {claim_store.holder(current)}",
                 "give the guest another VF, or use a hostdev network of the pool",
             )
         claim = self._placements.claim(domain, placement, vf, state)

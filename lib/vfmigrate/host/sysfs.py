@@ -19,8 +19,9 @@ from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
 from vfmigrate.host.holders import guest_of, holders
-from vfmigrate.host.variants import GENERIC_DRIVER, VfioVariants
+from vfmigrate.host.variants import VfioVariants
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.vfio import GENERIC_DRIVER
 
 _MSIX_CAPABILITY = 0x11
 _STATUS_HAS_CAPABILITIES = 0x10

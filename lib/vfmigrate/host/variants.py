@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-GENERIC_DRIVER = "vfio-pci"
-
 _ALIAS = "alias vfio_pci:"
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Optional, Protocol
+from typing import Optional, Protocol
 
 from vfmigrate.errors import Cancelled, HostError, Refused, VfmigrateError
 from vfmigrate.migrate import convergence
-from vfmigrate.migrate.convergence import Allow, Progress, Stop, Terms, Watch
+from vfmigrate.migrate.convergence import Allow, Stop, Terms, Watch
+from vfmigrate.model.progress import Display, Progress
 
 #: seconds between two looks at libvirt's figures
 PERIOD = 0.25
@@ -46,16 +47,6 @@ class Mover(Protocol):
 
     def states(self) -> dict[str, Optional[str]]:
         """Where the guest is."""
-
-
-class Display(Protocol):
-    """What the user is shown (see display)."""
-
-    def tell(self, event: str, text: str, /, **facts: Any) -> None:
-        """Something happened."""
-
-    def progress(self, now: Progress, allowed_ms: int, /) -> None:
-        """This is how far it is."""
 
 
 class Passage:

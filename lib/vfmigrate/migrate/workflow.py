@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from vfmigrate.domain.migrating_vf import Crossing, check_replug
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
 from vfmigrate.migrate.convergence import Terms
-from vfmigrate.migrate.monitor import Display, Passage
+from vfmigrate.migrate.monitor import Passage
+from vfmigrate.model.progress import Display
 from vfmigrate.strategies.replug.ground import Desk, Ends
 from vfmigrate.strategies.replug.replug import Outcome, Replug
 

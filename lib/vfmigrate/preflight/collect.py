@@ -19,17 +19,9 @@ from vfmigrate.domain.migrating_guest import Traveller
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model import host_facts
 from vfmigrate.model.host_facts import HostFacts
+from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
 from vfmigrate.preflight import probe
-from vfmigrate.preflight.snapshot import (
-    DESTINATION,
-    SOURCE,
-    UNLIMITED_MIBS,
-    AddressFacts,
-    CpuFacts,
-    LibvirtFacts,
-    Prospect,
-    Side,
-)
+from vfmigrate.preflight.snapshot import DESTINATION, SOURCE, AddressFacts, Prospect, Side
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.remote_client import Remote
 from vfmigrate.virt.capabilities import GuestState, Outlook

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from vfmigrate.domain.migrating_guest import CarriedVf, Traveller
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts, HostFacts
+from vfmigrate.model.libvirt_facts import CpuFacts, LibvirtFacts
 from vfmigrate.rules.findings import ERROR, WARNING, Finding
 
 SOURCE = "source"
@@ -20,23 +21,6 @@ DESTINATION = "destination"
 PAIR = "pair"
 
 OK = "ok"
-
-#: bandwidth that libvirt reports when none was set, in MiB/s
-UNLIMITED_MIBS = 1 << 40
-
-
-@dataclass(frozen=True)
-class LibvirtFacts:
-    """A host's libvirt, asked through its connection."""
-
-    hostname: str
-    #: versions as libvirt counts: 10.3.2 is 10003002
-    libvirt: int
-    qemu: int
-    #: networks by name: whether they run
-    networks: dict[str, bool] = field(default_factory=dict)
-    #: memory that could be had, in KiB
-    available_kib: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -61,17 +45,6 @@ class Side:
     def file(self, path: str) -> Optional[FileFacts]:
         """A file that was asked for."""
         return next((each for each in self.facts.files if each.path == path), None) if self.facts else None
-
-
-@dataclass(frozen=True)
-class CpuFacts:
-    """libvirt's own comparison of the guest's CPU with what the destination can give."""
-
-    #: None: it could not compare, and `problem` says why
-    fits: Optional[bool]
-    problem: str = ""
-    #: the CPU that both hosts can give, as libvirt computes it; XML
-    baseline: Optional[str] = None
 
 
 @dataclass(frozen=True)

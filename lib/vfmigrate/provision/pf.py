@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Pool
 from vfmigrate.converge import converger
@@ -22,7 +23,6 @@ from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.rules import compatibility
 
 SWITCHDEV = "switchdev"
 _SETTLE_SECONDS = 60.0
@@ -66,7 +66,7 @@ def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]
     for state in vfs:
         claim = store.get(state.vf)
         if claim is not None:
-            users[state.vf] = compatibility.holder(claim)
+            users[state.vf] = claim_store.holder(claim)
         elif state.vf in processes:
             users[state.vf] = f"held by {host.sysfs.user_of(processes[state.vf])}"
         elif state.driver is not None and not state.vfio:

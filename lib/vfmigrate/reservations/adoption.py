@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Optional
 
 from vfmigrate import journal
+from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
 from vfmigrate.converge.observe import Host
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.reservations.placement import Placements, place
-from vfmigrate.rules import compatibility, failover_pair
+from vfmigrate.rules import failover_pair
 
 # Longer than libvirt takes to answer.
 _REMEMBERED_SECONDS = 600.0
@@ -64,7 +65,7 @@ class Adoption:
                         continue
                     if current is not None:
                         raise HostError(
-                            f"guest '{domain.name}' runs with VF {current.vf}, {compatibility.holder(current)}"
+                            f"guest '{domain.name}' runs with VF {current.vf}, {claim_store.holder(current)}"
                         )
                     adopted.append(self._store.put(replace(claim, expires=None, id=lost or claim.id)))
             except VfmigrateError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Optional
 
+from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Pool
 from vfmigrate.converge.observe import Host
@@ -94,7 +95,7 @@ class Selection:
         """Why a VF of a pool cannot be given away, or None."""
         claim = self._store.get(vf)
         if claim is not None:
-            return compatibility.holder(claim)
+            return claim_store.holder(claim)
         driver = self._host.sysfs.driver(vf)
         if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
             return "in use through VFIO by a process that vfmigrate does not know"

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import TAKE, Config, Pool
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.metadata import Mark
@@ -46,15 +45,6 @@ class Crowded(Refused):
             f"pool '{pool.name}' can take no further VF now: {told}",
             f"a card moves {pool.max_migrating} at a time: try again when they have arrived",
         )
-
-
-def holder(claim: Claim) -> str:
-    """Who has a claim, in words."""
-    return (
-        f"held by guest '{claim.domain_name}'"
-        if claim.expires is None
-        else f"promised to guest '{claim.domain_name}'"
-    )
 
 
 def choose(pool: Pool, candidates: Sequence[Candidate]) -> PciAddress:

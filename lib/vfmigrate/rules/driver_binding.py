@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from vfmigrate.host.variants import GENERIC_DRIVER
+from vfmigrate.model.vfio import GENERIC_DRIVER
 
 #: libvirt's versions as it counts them: 10.3.2 is 10003002
 CHOOSES_VARIANT = 10_000_000

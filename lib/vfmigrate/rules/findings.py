@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from vfmigrate.config.configuration import UPLINK_OF_PF, Pool
-from vfmigrate.host.variants import GENERIC_DRIVER
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.vfio import GENERIC_DRIVER
 
 ERROR = "error"
 WARNING = "warning"

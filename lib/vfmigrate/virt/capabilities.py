@@ -16,7 +16,7 @@ import libvirt
 
 from vfmigrate.domain.migrating_guest import Traveller, comparable, host_model
 from vfmigrate.errors import HostError
-from vfmigrate.preflight.snapshot import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
+from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
 from vfmigrate.virt.session import Session
 
 _MEASURE_SECONDS = 1

@@ -11,8 +11,8 @@ from rich.console import Console
 from vfmigrate.cli.display import Events, Lines
 from vfmigrate.cli.migrate_verb import summary
 from vfmigrate.cli.progress_bar import drawn
-from vfmigrate.migrate.convergence import Progress
 from vfmigrate.migrate.workflow import Report
+from vfmigrate.model.progress import Progress
 
 MIB = 2**20
 NOW = Progress(

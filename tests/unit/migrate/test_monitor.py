@@ -10,8 +10,9 @@ from typing import Any, Callable, Optional
 import pytest
 
 from vfmigrate.errors import Cancelled, HostError, Refused
-from vfmigrate.migrate.convergence import Progress, Terms
+from vfmigrate.migrate.convergence import Terms
 from vfmigrate.migrate.monitor import ABORT_PATIENCE, PERIOD, Passage
+from vfmigrate.model.progress import Progress
 
 MIB = 2**20
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from vfmigrate.cli import check_report
 from vfmigrate.domain.domain_xml import Domain, Standby, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.domain.migrating_guest import CarriedVf, Disk, Traveller
@@ -26,9 +27,10 @@ from vfmigrate.model.host_facts import (
     SwitchFacts,
     VfFacts,
 )
+from vfmigrate.model.libvirt_facts import CpuFacts, LibvirtFacts
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.preflight import report
-from vfmigrate.preflight.snapshot import AddressFacts, CpuFacts, LibvirtFacts, Line, Prospect, Side
+from vfmigrate.preflight.snapshot import AddressFacts, Line, Prospect, Side
 
 MAC = "52:54:00:00:00:02"
 UUID = "22222222-2222-4222-8222-222222222222"
@@ -191,7 +193,9 @@ def test_a_clean_bill() -> None:
     lines = report.judge(prospect)
     assert bad(prospect) == []
     assert report.can_go(lines)
-    assert report.summary(prospect, lines).startswith("guest 'g' can go to there: 0 errors, 0 warnings, ")
+    assert check_report.summary(prospect, lines).startswith(
+        "guest 'g' can go to there: 0 errors, 0 warnings, "
+    )
     assert {line.side for line in lines} == {"source", "destination", "pair"}
 
 
@@ -496,7 +500,7 @@ def test_for_programs() -> None:
 
 def test_for_a_terminal() -> None:
     prospect = way(cpu=CpuFacts(False, baseline="<cpu>\n  <model>old</model>\n</cpu>"))(good())
-    shown = list(report.listed(prospect, report.judge(prospect)))
+    shown = list(check_report.listed(prospect, report.judge(prospect)))
     assert [line for line in shown if not line.startswith(" ")][:3] == [
         "source here:",
         "destination there:",

@@ -6,17 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vfmigrate.domain.migrating_guest import VFIO
-from vfmigrate.preflight.snapshot import (
-    OK,
-    PAIR,
-    UNLIMITED_MIBS,
-    AddressFacts,
-    Line,
-    Prospect,
-    error,
-    settled,
-    warning,
-)
+from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS
+from vfmigrate.preflight.snapshot import OK, PAIR, AddressFacts, Line, Prospect, error, settled, warning
 from vfmigrate.rules.findings import Finding
 
 #: seconds by which clocks may differ: guests that read the host's clock notice more, and so do certificates

@@ -15,9 +15,9 @@ from typing import Optional
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.domain.migrating_guest import FAILOVER, VFIO, CarriedVf
 from vfmigrate.errors import Refused, VfmigrateError
-from vfmigrate.host.variants import GENERIC_DRIVER
 from vfmigrate.model.host_facts import HostFacts, PfFacts, PoolFacts, VfFacts
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.vfio import GENERIC_DRIVER
 from vfmigrate.preflight.snapshot import (
     DESTINATION,
     PAIR,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vfmigrate.domain.migrating_vf import Crossing
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
-from vfmigrate.migrate.monitor import Display
+from vfmigrate.model.progress import Display
 
 if TYPE_CHECKING:
     from vfmigrate.virt.devices import Devices  # imports libvirt-python
