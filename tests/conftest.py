@@ -5,5 +5,9 @@ from __future__ import annotations
 
 from hypothesis import settings
 
+from vfmigrate import locks
+
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+locks.check_order(True)

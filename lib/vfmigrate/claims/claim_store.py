@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import stat
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from typing import Any, Callable, Optional
 
 from vfmigrate.domain.metadata import MAC
 from vfmigrate.errors import HostError, InputError, Refused
+from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model.pci import PciAddress
 
 FORMAT = 1
@@ -158,7 +158,7 @@ class ClaimStore:
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = boottime) -> None:
-        self.lock = threading.RLock()
+        self.lock = RankedLock(Rank.CLAIMS, "the claims")
         self.clock = clock
         self._directory = directory
         self._closed: frozenset[PciAddress] = frozenset()

@@ -11,9 +11,7 @@ VF is unbound (Documentation/networking/devlink/devlink-port.rst, mlx5_vfio_pci)
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
@@ -22,6 +20,7 @@ from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.errors import HostError, Refused
+from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import PortSettings
 from vfmigrate.rules import driver_binding
@@ -231,9 +230,13 @@ class Converger:
         self._host = host
         self._config = config
         self._store = store
-        self._locks: defaultdict[PciAddress, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[PciAddress, RankedLock] = {}
         #: what is seen by the way of VFs that were bound too early
         self.bindings = Bindings()
+
+    def _lock(self, vf: PciAddress) -> RankedLock:
+        # setdefault() is one step for all threads, which a defaultdict's __missing__ is not
+        return self._locks.setdefault(vf, RankedLock(Rank.VF, f"VF {vf}"))
 
     def converge(self, vf: PciAddress, *, after: Optional[Claim] = None, gone: bool = False) -> list[str]:
         """Make the host match the claim on `vf`; returns the changes made, in words.
@@ -243,7 +246,7 @@ class Converger:
         forgets a guest that it is just starting or stopping.
         Raises HostError or Unreachable with the first change that failed; the changes before it stay.
         """
-        with self._locks[vf]:
+        with self._lock(vf):
             claim = self._store.get(vf)
             state = self._host.observe(vf)
             pool = self._config.pool_of(state.pf)

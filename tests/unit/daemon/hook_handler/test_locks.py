@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The order of the locks: a VF's, then the claims', never back."""
+"""A guest that gets one VF of two beside a reconcile: neither waits for the other for good."""
 
 from __future__ import annotations
 

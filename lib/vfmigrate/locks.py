@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Locks that know their place in one order, so that a test notices when two are taken the wrong way round.
+
+Two threads that each hold what the other waits for never go on. They cannot if every thread takes locks in one order.
+With `check_order(True)`, as in every test, a lock that is taken out of order raises `LockOrderError` at once, also when
+no other thread is there to deadlock with (as lockdep does in the Linux kernel). The daemon itself does not check.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from types import TracebackType
+from typing import Optional
+
+
+class Rank(enum.IntEnum):
+    """The order: a thread that holds a lock may take those of a higher rank only."""
+
+    #: one VF, while it is converged: the slow one, held across calls of the kernel and Open vSwitch
+    VF = 10
+    #: the claims, while a decision is made on them
+    CLAIMS = 20
+
+
+class LockOrderError(AssertionError):
+    """A thread takes a lock that it must not take while it holds another. A fault of the program."""
+
+
+class _Held(threading.local):
+    def __init__(self) -> None:
+        self.locks: list[RankedLock] = []
+
+
+_held = _Held()
+_checking = False
+
+
+def check_order(on: bool) -> None:
+    """Raise LockOrderError from now on when a lock is taken out of order, or stop doing so."""
+    global _checking  # noqa: PLW0603 - a switch for the whole process, as lockdep's is
+    _checking = on
+
+
+class RankedLock:
+    """A lock that its own thread may take again."""
+
+    def __init__(self, rank: Rank, name: str) -> None:
+        """`name` says in a LockOrderError which lock it is."""
+        self.rank = rank
+        self.name = name
+        self._lock = threading.RLock()
+
+    def acquire(self) -> None:
+        """Wait for the lock. Raises LockOrderError, where checked, under a lock of the same or a higher rank."""
+        if _checking and self not in _held.locks:
+            for other in _held.locks:
+                if other.rank >= self.rank:
+                    raise LockOrderError(f"takes the lock of {self.name} while it holds that of {other.name}")
+        self._lock.acquire()
+        _held.locks.append(self)
+
+    def release(self) -> None:
+        """Give the lock up, or one of the times that this thread took it."""
+        _held.locks.remove(self)
+        self._lock.release()
+
+    def __enter__(self) -> RankedLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        _kind: Optional[type[BaseException]],
+        _value: Optional[BaseException],
+        _traceback: Optional[TracebackType],
+    ) -> None:
+        self.release()
