@@ -82,7 +82,7 @@ class Targets:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._rig = hostile.Rig(directory)
+        self._rig = hostile.HostileRig(directory)
 
     def _operation(self, provider: atheris.FuzzedDataProvider) -> str:
         return hostile.OPERATIONS[provider.ConsumeIntInRange(0, len(hostile.OPERATIONS) - 1)]

@@ -14,18 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
-from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Function
+from tests.fakes.rig import Rig
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config import configuration as configuration_file
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.errors import InputError, VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.client_requests import Promises
 from vfmigrate.rpc import protocol
 
 PASSWORD = "planted-9f1c"  # noqa: S105  (what must not be found)
@@ -94,30 +90,22 @@ def check_told(error: VfmigrateError) -> None:
     check(PASSWORD not in told, f"an error tells the password: {told!r}")
 
 
-class Rig:
-    """A host in memory, and what the daemon puts over it."""
+class HostileRig(Rig):
+    """The rig, which looks after each input whether the host is as it was."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         pool = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlans=frozenset({42, 43}), mtu=9000)
-        settings = Config({"data": pool}, clients=frozenset({str(CLIENT)}))
-        self._settings = settings
         self._entries = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._entries.bind(str(directory / "journal"))
-        self._log = log = Journal(directory / "journal")
-        self.memory = MemoryHost()
-        self.store = ClaimStore(directory / "claims")
-        converger = Converger(self.memory.host, settings, self.store)
-        self._operations = HookOperations(settings, self.memory.host, self.store, converger, log)
-        self._promises = Promises(settings, self.memory.host, self.store, converger, log)
+        config = Config({"data": pool}, clients=frozenset({str(CLIENT)}))
+        super().__init__(directory, config=config, journal="journal")
         for vf in self.memory.vfs:
-            converger.converge(vf)
+            self.converger.converge(vf)
         self.untouched = self.state(ready=True)
 
     def close(self) -> None:
         """Close what is open."""
-        self.store.close()
-        self._log.close()
+        super().close()
         self._entries.close()
 
     def state(self, *, ready: bool = False) -> tuple[Any, ...]:
@@ -144,7 +132,7 @@ class Rig:
         """An event of libvirt's; afterwards the guest it spoke of is gone."""
         before = self.state()
         try:
-            answer = self._operations.handle(operation, "begin", "-", xml)
+            answer = self.operations.handle(operation, "begin", "-", xml)
             check(answer is None or operation in ("migrate", "restore"), f"{operation} rewrites the XML")
         except VfmigrateError as error:
             check_told(error)
@@ -158,9 +146,9 @@ class Rig:
         before = self.state()
         try:
             request = protocol.decode_request(line)
-            protocol.authorize(request, CLIENT, frozenset(), self._settings.clients)
+            protocol.authorize(request, CLIENT, frozenset(), self.config.clients)
             if request.name in protocol.PROMISING:
-                json.dumps(self._promises.answer(request))
+                json.dumps(self.promises.answer(request))
         except VfmigrateError as error:
             check_told(error)
             check(self.state() == before, f"refused, and yet the host changed: {error}")
@@ -171,13 +159,13 @@ class Rig:
         for claim in self.store.all():
             for operation in ("stopped", "release"):
                 xml = f"<domain><name>g</name><uuid>{claim.domain}</uuid></domain>"
-                self._operations.handle(operation, "end", "-", xml)
+                self.operations.handle(operation, "end", "-", xml)
         left = self.state(ready=True)
         check(left == self.untouched, f"left behind: {left} instead of {self.untouched}")
         self._check_secrets()
 
     def _check_secrets(self) -> None:
-        for file in (self._directory / "claims").iterdir():
+        for file in (self.directory / "claims").iterdir():
             check(PASSWORD not in file.read_text(errors="replace"), f"{file.name} holds the password")
         while True:
             try:

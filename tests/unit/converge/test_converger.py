@@ -4,35 +4,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Converger, Wanted, WantedPort, steps, wanted
+from vfmigrate.converge.converger import Wanted, WantedPort, steps, wanted
 from vfmigrate.converge.observe import VfState
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import PortSettings, SwitchPort
 
-PF = PciAddress(0, 1, 0, 0)
 DOMAIN = "22222222-2222-4222-8222-222222222222"
 POOL = Pool("data", (PF,), "br-data", mtu=9000)
 
 
-@dataclass
-class Rig:
-    """A host in memory with a converger on it."""
-
-    memory: MemoryHost
-    store: ClaimStore
-    converger: Converger
+class VfRig(Rig):
+    """The rig with one of its VFs, and claims on it."""
 
     @property
     def vf(self) -> PciAddress:
@@ -52,21 +48,31 @@ class Rig:
         return self.store.put(replace(claim, **changes))  # type: ignore[arg-type]
 
 
+MakeVfRig = Callable[..., VfRig]
+
+
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    memory = MemoryHost()
-    store = ClaimStore(tmp_path / "claims")
-    yield Rig(memory, store, Converger(memory.host, Config({"data": POOL}), store))
-    store.close()
+def make_rig(tmp_path: Path) -> Iterator[MakeVfRig]:
+    with ExitStack() as rigs:
+
+        def make(pool: Pool = POOL, **more: Any) -> VfRig:
+            return rigs.enter_context(VfRig(tmp_path, config=Config({"data": pool}), **more))
+
+        yield make
 
 
-def test_a_free_vf_becomes_migratable(rig: Rig) -> None:
+@pytest.fixture
+def rig(make_rig: MakeVfRig) -> VfRig:
+    return make_rig()
+
+
+def test_a_free_vf_becomes_migratable(rig: VfRig) -> None:
     assert rig.converger.converge(rig.vf) == [f"set migratable of {rig.vf}"]
     assert rig.memory.host.observe(rig.vf).migratable is True
     assert rig.converger.converge(rig.vf) == []
 
 
-def test_a_claimed_vf_gets_everything_in_the_kernels_order(rig: Rig) -> None:
+def test_a_claimed_vf_gets_everything_in_the_kernels_order(rig: VfRig) -> None:
     rig.memory.card.driver_override(str(rig.vf), "mlx5_core")
     rig.memory.card.drivers_probe(str(rig.vf))
     rig.claim()
@@ -85,14 +91,14 @@ def test_a_claimed_vf_gets_everything_in_the_kernels_order(rig: Rig) -> None:
     assert port.external_ids["vm-id"] == DOMAIN
 
 
-def test_a_vf_that_libvirt_does_not_manage_is_bound_after_the_flag_is_set(rig: Rig) -> None:
+def test_a_vf_that_libvirt_does_not_manage_is_bound_after_the_flag_is_set(rig: VfRig) -> None:
     rig.claim(state=claim_store.PREPARED, managed=False)
     rig.converger.converge(rig.vf)
     function = rig.memory.card.function(str(rig.vf))
     assert (function.driver, function.migratable_at_bind) == ("mlx5_vfio_pci", True)
 
 
-def test_a_plain_hostdev_gets_its_mac_and_loses_it_again(rig: Rig) -> None:
+def test_a_plain_hostdev_gets_its_mac_and_loses_it_again(rig: VfRig) -> None:
     claim = rig.claim(set_mac=True)
     rig.converger.converge(rig.vf)
     assert rig.memory.host.observe(rig.vf).hw_addr == "52:54:00:00:00:02"
@@ -101,7 +107,7 @@ def test_a_plain_hostdev_gets_its_mac_and_loses_it_again(rig: Rig) -> None:
     assert rig.memory.host.observe(rig.vf).hw_addr == "00:00:00:00:00:00"
 
 
-def left_by_libvirt(rig: Rig, **changes: object) -> Claim:
+def left_by_libvirt(rig: VfRig, **changes: object) -> Claim:
     """A claim that was dropped, of a VF that libvirt has bound and given a MAC."""
     claim = rig.claim(**{"state": claim_store.PREPARED, "mac": "52:54:00:00:00:02", **changes})
     rig.converger.converge(rig.vf)
@@ -113,7 +119,7 @@ def left_by_libvirt(rig: Rig, **changes: object) -> Claim:
     return claim
 
 
-def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: Rig) -> None:
+def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: VfRig) -> None:
     claim = left_by_libvirt(rig)
     assert rig.converger.converge(rig.vf, after=claim, gone=True) == [
         f"unbind {rig.vf} from mlx5_vfio_pci",
@@ -122,13 +128,11 @@ def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: 
     assert rig.converger.converge(rig.vf, after=claim, gone=True) == []
 
 
-def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(tmp_path: Path) -> None:
-    memory, store = MemoryHost(), ClaimStore(tmp_path / "claims")
-    rig = Rig(memory, store, Converger(memory.host, Config({"data": replace(POOL, free_vfs="host")}), store))
+def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(make_rig: MakeVfRig) -> None:
+    rig = make_rig(replace(POOL, free_vfs="host"))
     claim = left_by_libvirt(rig, mac=None)
     rig.converger.converge(rig.vf, after=claim, gone=True)
-    assert memory.sysfs.driver(rig.vf) == memory.sysfs.driver(memory.pf)
-    store.close()
+    assert rig.memory.sysfs.driver(rig.vf) == rig.memory.sysfs.driver(rig.memory.pf)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(tmp_path: Path) 
     ],
 )
 def test_what_is_not_libvirts_leaving_stays(
-    rig: Rig, changes: dict[str, object], gone: bool, held: bool
+    rig: VfRig, changes: dict[str, object], gone: bool, held: bool
 ) -> None:
     claim = left_by_libvirt(rig, **changes)
     if held:
@@ -150,7 +154,7 @@ def test_what_is_not_libvirts_leaving_stays(
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
 
 
-def test_a_dropped_claim_takes_its_port_with_it(rig: Rig) -> None:
+def test_a_dropped_claim_takes_its_port_with_it(rig: VfRig) -> None:
     claim = rig.claim()
     rig.converger.converge(rig.vf)
     rig.store.drop(claim)
@@ -160,7 +164,7 @@ def test_a_dropped_claim_takes_its_port_with_it(rig: Rig) -> None:
     assert rig.converger.converge(rig.vf) == []
 
 
-def test_an_administrators_port_is_left_alone(rig: Rig) -> None:
+def test_an_administrators_port_is_left_alone(rig: VfRig) -> None:
     name = rig.memory.host.observe(rig.vf).representor
     assert name is not None
     theirs = SwitchPort(name, "br-other", None, (), {}, None, 1, None)
@@ -171,7 +175,7 @@ def test_an_administrators_port_is_left_alone(rig: Rig) -> None:
     assert rig.memory.host.observe(rig.vf).link_up
 
 
-def test_a_running_guest_is_never_unbound(rig: Rig) -> None:
+def test_a_running_guest_is_never_unbound(rig: VfRig) -> None:
     rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
     rig.memory.sysfs.open_groups.add(str(rig.vf))
     rig.claim()
@@ -180,7 +184,7 @@ def test_a_running_guest_is_never_unbound(rig: Rig) -> None:
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
 
 
-def test_a_vf_the_host_uses_itself_is_left_alone(rig: Rig) -> None:
+def test_a_vf_the_host_uses_itself_is_left_alone(rig: VfRig) -> None:
     rig.memory.card.driver_override(str(rig.vf), "mlx5_core")
     rig.memory.card.drivers_probe(str(rig.vf))
     (name,) = rig.memory.sysfs.netdevs(rig.vf)
@@ -191,7 +195,7 @@ def test_a_vf_the_host_uses_itself_is_left_alone(rig: Rig) -> None:
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_core"
 
 
-def test_legacy_mode_says_what_to_run(rig: Rig) -> None:
+def test_legacy_mode_says_what_to_run(rig: VfRig) -> None:
     rig.memory.card.set_eswitch_mode(str(PF), "legacy")
     rig.claim()
     with pytest.raises(HostError, match=r"has no representor.*mode switchdev"):
@@ -200,7 +204,7 @@ def test_legacy_mode_says_what_to_run(rig: Rig) -> None:
         rig.converger.check_ready(rig.vf)
 
 
-def test_a_survey_finds_exactly_what_differs(rig: Rig) -> None:
+def test_a_survey_finds_exactly_what_differs(rig: VfRig) -> None:
     for vf in rig.memory.vfs:
         rig.converger.converge(vf)
     assert rig.converger.survey(PF) == []
@@ -209,12 +213,9 @@ def test_a_survey_finds_exactly_what_differs(rig: Rig) -> None:
 
 
 def test_a_vf_of_no_pool_is_none_of_our_business(tmp_path: Path) -> None:
-    memory = MemoryHost()
-    store = ClaimStore(tmp_path / "claims")
-    converger = Converger(memory.host, Config({}), store)
-    assert converger.converge(memory.vfs[0]) == []
-    assert converger.survey(memory.pf) == []
-    store.close()
+    with Rig(tmp_path, config=Config({})) as rig:
+        assert rig.converger.converge(rig.memory.vfs[0]) == []
+        assert rig.converger.survey(rig.memory.pf) == []
 
 
 STATES = st.builds(
@@ -268,12 +269,9 @@ def test_what_a_claim_wants_is_the_same_on_every_host() -> None:
     assert first.owner != second.owner
 
 
-def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(tmp_path: Path) -> None:
-    memory = MemoryHost()
-    store = ClaimStore(tmp_path / "claims")
-    pool = replace(POOL, free_vfs="host")
-    converger = Converger(memory.host, Config({"data": pool}), store)
-    rig = Rig(memory, store, converger)
+def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(make_rig: MakeVfRig) -> None:
+    rig = make_rig(replace(POOL, free_vfs="host"))
+    memory, store, converger = rig.memory, rig.store, rig.converger
     driver = memory.sysfs.driver(memory.pf)
     assert memory.sysfs.driver(rig.vf) is None
     assert converger.converge(rig.vf) == [f"bind {rig.vf} to the host's driver"]
@@ -290,7 +288,6 @@ def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(tmp_path: Pa
     memory.sysfs.unbind(rig.vf)
     converger.converge(rig.vf)
     assert memory.sysfs.driver(rig.vf) == driver
-    store.close()
 
 
 @pytest.mark.parametrize(
@@ -306,13 +303,11 @@ def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(tmp_path: Pa
     ],
 )
 def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
-    tmp_path: Path, version: int, managed: bool, prepared: str, started: str
+    make_rig: MakeVfRig, version: int, managed: bool, prepared: str, started: str
 ) -> None:
     """What libvirt binds between `prepare` and `start` is played by the test."""
-    memory = MemoryHost()
-    store = ClaimStore(tmp_path / "claims")
-    converger = Converger(memory.host, Config({"data": POOL}), store, libvirt_version=lambda: version)
-    rig = Rig(memory, store, converger)
+    rig = make_rig(libvirt_version=version)
+    memory, store, converger = rig.memory, rig.store, rig.converger
     claim = rig.claim(managed=managed, state=claim_store.PREPARED)
     converger.converge(rig.vf)
     assert str(memory.sysfs.driver(rig.vf)) == prepared
@@ -326,19 +321,15 @@ def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
         version < 9_007_000 or (managed and version < 10_000_000)
     )
     assert memory.card.function(str(rig.vf)).migratable_at_bind
-    store.close()
 
 
-def test_a_driver_is_never_taken_from_a_qemu(tmp_path: Path) -> None:
+def test_a_driver_is_never_taken_from_a_qemu(make_rig: MakeVfRig) -> None:
     """A guest that older libvirt gave vfio-pci, as when it plugged the VF in: it cannot migrate, and must live."""
-    memory = MemoryHost()
-    store = ClaimStore(tmp_path / "claims")
-    converger = Converger(memory.host, Config({"data": POOL}), store, libvirt_version=lambda: 9_000_000)
-    rig = Rig(memory, store, converger)
+    rig = make_rig(libvirt_version=9_000_000)
+    memory, converger = rig.memory, rig.converger
     converger.converge(rig.vf)
     memory.sysfs.bind(rig.vf, "vfio-pci")
     memory.sysfs.open_groups.add(str(rig.vf))
     rig.claim()
     assert not any(text.startswith(("bind", "unbind")) for text in converger.converge(rig.vf))
     assert memory.sysfs.driver(rig.vf) == "vfio-pci"
-    store.close()

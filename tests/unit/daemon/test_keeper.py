@@ -11,20 +11,14 @@ from typing import Any, Callable, Optional, cast
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.guest_xml import ELSEWHERE, STANDBY, guest, paired
 from tests.fakes.networks import MemoryNetworks
-from tests.unit.daemon.hook_handler.rig import ELSEWHERE, PF, POOL, STANDBY, guest, paired
-from vfmigrate.announce.announcer import Announcer
+from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.configuration import Config
-from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.daemon.keeper import Keeper
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.journal import Journal
 from vfmigrate.ovs.openvswitch import PortSettings
 from vfmigrate.virt.lifecycle import LifecycleEvent
 
@@ -89,36 +83,28 @@ class MemoryHypervisor(MemoryNetworks):
         self.defined.append(xml)
 
 
-class Rig:
-    """A host in memory with everything the daemon has, its threads not started."""
+class KeeperRig(Rig):
+    """The rig with everything that the daemon has, its threads not started."""
 
     def __init__(self, directory: Path) -> None:
-        self.memory = MemoryHost()
-        self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.config = Config({"data": POOL})
-        self.log = Journal(directory / "no-journal")
-        converger = Converger(self.memory.host, self.config, self.store)
-        self.operations = HookOperations(self.config, self.memory.host, self.store, converger, self.log)
-        self.announcer = Announcer(self.config, self.memory.host, self.store, self.log)
+        super().__init__(directory)
         self.libvirt = MemoryHypervisor()
         self.keeper = Keeper(
             self.config,
             self.memory.host,
             self.store,
-            converger,
+            self.converger,
             self.operations,
             self.announcer,
             cast(Any, self.libvirt),
             self.log,
         )
 
-    def run(self, xml: str) -> str:
-        read = domain_xml.read(xml)
-        for operation in ("prepare", "start", "started"):
-            self.operations.handle(operation, "begin", "-", xml)
+    def start(self, xml: str) -> str:
+        """Start a guest, in libvirt too; returns its UUID."""
+        self.run(xml)
         self.change(xml)
-        return read.uuid
+        return domain_xml.read(xml).uuid
 
     def change(self, xml: str) -> None:
         """Have libvirt run a domain like this."""
@@ -127,21 +113,18 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
-    rig.keeper.reconcile()
-    yield rig
-    rig.announcer.stop()
-    rig.store.close()
-    rig.log.close()
+def rig(tmp_path: Path) -> Iterator[KeeperRig]:
+    with KeeperRig(tmp_path) as rig:
+        rig.keeper.reconcile()
+        yield rig
 
 
-def test_reconciling_twice_changes_nothing(rig: Rig) -> None:
-    rig.run(guest(1, rig.memory.vfs[0]))
+def test_reconciling_twice_changes_nothing(rig: KeeperRig) -> None:
+    rig.start(guest(1, rig.memory.vfs[0]))
     assert rig.keeper.reconcile() == []
 
 
-def test_a_promise_runs_out(rig: Rig) -> None:
+def test_a_promise_runs_out(rig: KeeperRig) -> None:
     rig.operations.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
     rig.now += 119
     assert rig.keeper.reconcile() == []
@@ -151,9 +134,9 @@ def test_a_promise_runs_out(rig: Rig) -> None:
     assert rig.store.all() == []
 
 
-def test_a_guest_that_is_gone_leaves_nothing(rig: Rig) -> None:
+def test_a_guest_that_is_gone_leaves_nothing(rig: KeeperRig) -> None:
     before = rig.memory.host.survey(PF)
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     assert rig.libvirt.domains is not None
     del rig.libvirt.domains[uuid]
     assert rig.keeper.reconcile() == []  # it may be about to appear
@@ -166,14 +149,14 @@ def test_a_guest_that_is_gone_leaves_nothing(rig: Rig) -> None:
     assert rig.memory.host.survey(PF) == before
 
 
-def test_without_libvirts_word_nobody_is_dropped(rig: Rig) -> None:
-    rig.run(guest(1, rig.memory.vfs[0]))
+def test_without_libvirts_word_nobody_is_dropped(rig: KeeperRig) -> None:
+    rig.start(guest(1, rig.memory.vfs[0]))
     rig.libvirt.domains = None
     rig.now += 1000
     assert rig.keeper.reconcile() == []
 
 
-def test_running_guests_are_adopted(rig: Rig) -> None:
+def test_running_guests_are_adopted(rig: KeeperRig) -> None:
     xml = guest(1, rig.memory.vfs[0])
     rig.change(xml)
     assert rig.keeper.reconcile()[0] == f"adopted {rig.memory.vfs[0]} of guest 'guest1'"
@@ -182,11 +165,11 @@ def test_running_guests_are_adopted(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("look", ["reconcile", "follow"])
-def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(rig: Rig, look: str) -> None:
+def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(rig: KeeperRig, look: str) -> None:
     """As libvirtd does that comes back from a crash: it tells of the domain, and then makes an end of it."""
     before = rig.memory.host.survey(PF)
     xml = guest(1, rig.memory.vfs[0])
-    uuid = rig.run(xml)
+    uuid = rig.start(xml)
 
     def end() -> None:
         rig.libvirt.meanwhile = lambda: None  # once: a second end would take away what the first left
@@ -203,28 +186,28 @@ def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(rig: Rig, loo
     assert [claim.domain for claim in rig.store.all()] == [uuid]  # libvirt says so again: it was started anew
 
 
-def test_an_orphaned_port_goes_and_a_guests_port_stays(rig: Rig) -> None:
-    rig.run(guest(1, rig.memory.vfs[0]))
+def test_an_orphaned_port_goes_and_a_guests_port_stays(rig: KeeperRig) -> None:
+    rig.start(guest(1, rig.memory.vfs[0]))
     (kept,) = rig.memory.ovs.ports
     rig.memory.ovs.plug("br-data", "vanished0", "claim-of-long-ago", PortSettings())
     assert rig.keeper.reconcile() == ["unplugged vanished0 from br-data: its guest is gone"]
     assert list(rig.memory.ovs.ports) == [kept]
 
 
-def test_what_was_changed_behind_our_back_is_mended(rig: Rig) -> None:
-    rig.run(guest(1, rig.memory.vfs[0]))
+def test_what_was_changed_behind_our_back_is_mended(rig: KeeperRig) -> None:
+    rig.start(guest(1, rig.memory.vfs[0]))
     (port,) = list(rig.memory.ovs.ports)
     del rig.memory.ovs.ports[port]
     assert rig.keeper.reconcile() == [f"plug {port} into br-data with tag 42"]
 
 
-def arrived(rig: Rig) -> str:
+def arrived(rig: KeeperRig) -> str:
     rewritten = rig.operations.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
     assert rewritten is not None
-    return rig.run(rewritten)
+    return rig.start(rewritten)
 
 
-def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(rig: Rig) -> None:
+def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(rig: KeeperRig) -> None:
     uuid = arrived(rig)
     rig.libvirt.definitions[uuid] = guest(1, ELSEWHERE)
     rig.libvirt.refusals = 1  # the migration still holds the domain
@@ -247,7 +230,7 @@ def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(rig: Rig) -> 
     assert not claim.incoming
 
 
-def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(rig: Rig) -> None:
+def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(rig: KeeperRig) -> None:
     uuid = arrived(rig)
     resumed: list[str] = []
     rig.keeper.on_resumed = resumed.append
@@ -260,15 +243,15 @@ def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(rig: Rig) 
     assert rig.keeper.reconcile() == []
 
 
-def test_the_definition_of_a_guest_that_started_here_is_not_touched(rig: Rig) -> None:
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+def test_the_definition_of_a_guest_that_started_here_is_not_touched(rig: KeeperRig) -> None:
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     rig.libvirt.definitions[uuid] = guest(1, rig.memory.vfs[1])
     rig.keeper.settle(uuid)
     assert rig.libvirt.defined == []
     assert uuid in rig.libvirt.stamps
 
 
-def test_only_what_resumes_after_a_migration_is_announced(rig: Rig) -> None:
+def test_only_what_resumes_after_a_migration_is_announced(rig: KeeperRig) -> None:
     rig.keeper.start()
     uuid = arrived(rig)
     rig.announcer.warm(uuid)
@@ -282,19 +265,19 @@ def test_only_what_resumes_after_a_migration_is_announced(rig: Rig) -> None:
     rig.keeper.stop()
 
 
-def test_a_restored_guest_is_announced_as_well(rig: Rig) -> None:
+def test_a_restored_guest_is_announced_as_well(rig: KeeperRig) -> None:
     rig.keeper.start()
     rewritten = rig.operations.handle("restore", "begin", "-", guest(1, ELSEWHERE))
     assert rewritten is not None
-    uuid = rig.run(rewritten)
+    uuid = rig.start(rewritten)
     rig.libvirt.on_event(LifecycleEvent(uuid, "guest1", "started", "restored"))
     assert rig.memory.ovs.sent.wait(10)
     assert rig.operations.moves.guests(PF) == []
     rig.keeper.stop()
 
 
-def test_a_claim_in_other_hands_is_left_to_them(rig: Rig) -> None:
-    rig.run(guest(1, rig.memory.vfs[0]))
+def test_a_claim_in_other_hands_is_left_to_them(rig: KeeperRig) -> None:
+    rig.start(guest(1, rig.memory.vfs[0]))
     other = guest(2, rig.memory.vfs[0])
     rig.change(other)
     rig.keeper.reconcile()
@@ -302,8 +285,8 @@ def test_a_claim_in_other_hands_is_left_to_them(rig: Rig) -> None:
     assert (claim.domain_name, claim.state) == ("guest1", claim_store.PLUGGED)
 
 
-def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamped(rig: Rig) -> None:
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamped(rig: KeeperRig) -> None:
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     rig.change(guest(1, *rig.memory.vfs[:2]))
     assert rig.keeper.follow(uuid)[0] == f"guest 'guest1' was given {rig.memory.vfs[1]}"
     assert [claim.vf for claim in rig.store.of_domain(uuid)] == rig.memory.vfs[:2]
@@ -312,10 +295,10 @@ def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamp
     assert rig.keeper.follow(uuid) == []
 
 
-def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(rig: Rig) -> None:
+def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(rig: KeeperRig) -> None:
     gone: list[str] = []
     rig.keeper.on_unplugged = lambda claim: gone.append(str(claim.mac))
-    uuid = rig.run(guest(1, *rig.memory.vfs[:2]))
+    uuid = rig.start(guest(1, *rig.memory.vfs[:2]))
     with_both = guest(1, *rig.memory.vfs[:2])
     end = with_both.index("</interface>") + len("</interface>")
     rig.change(with_both[:end] + "</devices></domain>")
@@ -329,8 +312,8 @@ def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(rig: Rig) -> No
     assert left == Mark(mac="52:54:00:00:01:01", pool="data", vlan=42)
 
 
-def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile(rig: Rig) -> None:
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile(rig: KeeperRig) -> None:
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     rig.change(guest(1))
     assert rig.keeper.reconcile() == []  # it may be about to be plugged in
     rig.now += 20
@@ -338,9 +321,9 @@ def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile
     assert rig.store.of_domain(uuid) == []
 
 
-def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(rig: Rig) -> None:
+def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(rig: KeeperRig) -> None:
     """As when vdsm's plugin has claimed a VF that vdsm is about to plug in."""
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     (claim,) = rig.store.all()
     rig.store.change(claim, expires=rig.now + 100)
     rig.change(guest(1))
@@ -348,8 +331,8 @@ def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(rig: Rig) -> No
     assert rig.store.get(claim.vf) is not None
 
 
-def test_a_vf_that_is_out_for_a_migration_stays_claimed(rig: Rig) -> None:
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+def test_a_vf_that_is_out_for_a_migration_stays_claimed(rig: KeeperRig) -> None:
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     (claim,) = rig.store.all()
     rig.store.change(claim, strategy="replug", slot="0000:05:00.0")
     rig.change(guest(1))
@@ -359,33 +342,33 @@ def test_a_vf_that_is_out_for_a_migration_stays_claimed(rig: Rig) -> None:
     assert rig.store.get(claim.vf) is not None
 
 
-def test_metadata_that_cannot_be_read_is_stamped_anew(rig: Rig) -> None:
-    uuid = rig.run(guest(1, rig.memory.vfs[0]))
+def test_metadata_that_cannot_be_read_is_stamped_anew(rig: KeeperRig) -> None:
+    uuid = rig.start(guest(1, rig.memory.vfs[0]))
     rig.change(guest(1, rig.memory.vfs[0]).replace("vlan='42'", "vlan='many'"))
     rig.keeper.settle(uuid)
     assert [mark.vlan for mark in rig.libvirt.stamps[uuid]] == [42]
 
 
-def test_what_is_stamped_already_is_not_stamped_again(rig: Rig) -> None:
+def test_what_is_stamped_already_is_not_stamped_again(rig: KeeperRig) -> None:
     xml = guest(
         1,
         rig.memory.vfs[0],
         marks=f"address='{rig.memory.vfs[0]}' pool='data' vlan='42' strategy='vfio' "
         "psid='MT_0000000892' firmware='28.42.1000' msix='11' pf='0000:01:00.0'",
     )
-    uuid = rig.run(xml)
+    uuid = rig.start(xml)
     rig.keeper.settle(uuid)
     assert rig.libvirt.stamps == {}
 
 
-def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(rig: Rig) -> None:
+def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(rig: KeeperRig) -> None:
     address = "<address domain='0x0000' bus='0x81' slot='0x00' function='0x2'/>"
     device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{address}</source></hostdev>"
     marked = guest(1).replace("</v:vfs>", f"<v:vf address='{ELSEWHERE}' pool='data' vlan='42'/></v:vfs>")
     xml = marked.replace("<devices>", f"<devices>{device}")
     rewritten = rig.operations.handle("migrate", "begin", "-", xml)
     assert rewritten is not None
-    uuid = rig.run(rewritten)
+    uuid = rig.start(rewritten)
     rig.libvirt.definitions[uuid] = xml
     rig.keeper.settle(uuid)
     (claim,) = rig.store.all()
@@ -395,26 +378,26 @@ def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(r
     assert interface.mark == Mark(address=claim.vf, pool="data", vlan=42)
 
 
-def test_the_definition_of_a_restored_guest_stays_the_administrators(rig: Rig) -> None:
-    other = rig.run(guest(2, rig.memory.vfs[0]))
+def test_the_definition_of_a_restored_guest_stays_the_administrators(rig: KeeperRig) -> None:
+    other = rig.start(guest(2, rig.memory.vfs[0]))
     saved = guest(1, rig.memory.vfs[0])
     rewritten = rig.operations.handle("restore", "begin", "-", saved)
     assert rewritten is not None
-    uuid = rig.run(rewritten)
+    uuid = rig.start(rewritten)
     rig.libvirt.definitions[uuid] = saved
     rig.keeper.settle(uuid)
     assert rig.libvirt.defined == []
     assert [claim.vf for claim in rig.store.of_domain(other)] == [rig.memory.vfs[0]]
 
 
-def test_the_pools_network_is_kept(rig: Rig) -> None:
+def test_the_pools_network_is_kept(rig: KeeperRig) -> None:
     del rig.libvirt.live["vfmigrate-data"]
     assert rig.keeper.reconcile() == ["start libvirt network vfmigrate-data"]
     assert rig.keeper.reconcile() == []
 
 
-def test_the_port_of_a_representor_that_was_renamed_goes(rig: Rig) -> None:
-    rig.run(guest(1, rig.memory.vfs[0]))
+def test_the_port_of_a_representor_that_was_renamed_goes(rig: KeeperRig) -> None:
+    rig.start(guest(1, rig.memory.vfs[0]))
     ports = rig.memory.ovs.ports
     ((name, port),) = ports.items()
     ports["old0"] = replace(port, name="old0")
@@ -425,7 +408,7 @@ def test_the_port_of_a_representor_that_was_renamed_goes(rig: Rig) -> None:
 TEAMING = "</source><teaming type='transient' persistent='ua-x'/>"
 
 
-def plug_by_hand(rig: Rig, uuid: str, *changes: tuple[str, str]) -> None:
+def plug_by_hand(rig: KeeperRig, uuid: str, *changes: tuple[str, str]) -> None:
     """Devices of a running guest come and go, of which libvirt tells and no hook does."""
     assert rig.libvirt.domains is not None
     for old, new in changes:
@@ -434,9 +417,9 @@ def plug_by_hand(rig: Rig, uuid: str, *changes: tuple[str, str]) -> None:
     rig.keeper.follow(uuid)
 
 
-def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(rig: Rig) -> None:
+def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(rig: KeeperRig) -> None:
     vf = rig.memory.vfs[0]
-    uuid = rig.run(guest(1, vf))
+    uuid = rig.start(guest(1, vf))
     assert list(rig.memory.ovs.ports)
     plug_by_hand(rig, uuid, ("</devices>", f"{STANDBY}</devices>"))
     assert [claim.strategy for claim in rig.store.all()] == ["failover"]
@@ -449,17 +432,17 @@ def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(rig
     assert len(rig.memory.ovs.ports) == 1
 
 
-def test_a_vf_plugged_in_by_hand_is_claimed_and_one_of_a_network_may_change(rig: Rig) -> None:
+def test_a_vf_plugged_in_by_hand_is_claimed_and_one_of_a_network_may_change(rig: KeeperRig) -> None:
     first, second = rig.memory.vfs[:2]
-    uuid = rig.run(guest(1, first))
+    uuid = rig.start(guest(1, first))
     old, new = (f"function='{vf.function:#x}'" for vf in (first, second))
     plug_by_hand(rig, uuid, (old, new))
     assert [(claim.vf, claim.mac) for claim in rig.store.all()] == [(second, "52:54:00:00:01:00")]
     assert len(rig.memory.ovs.ports) == 1
 
 
-def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(rig: Rig) -> None:
-    uuid = rig.run(paired(rig.memory.vfs[0]))
+def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(rig: KeeperRig) -> None:
+    uuid = rig.start(paired(rig.memory.vfs[0]))
     (claim,) = rig.store.all()
     rig.libvirt.moving = {uuid}
     rig.keeper.plug_again(claim)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.fakes.card import LEGACY
-from tests.fakes.hardware import Hardware
-from tests.unit.provision.test_provisioner import PF, POOL, Rig
+from tests.fakes.rig import PF
+from tests.unit.provision.test_provisioner import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PREPARED
 from vfmigrate.cli import tables
 from vfmigrate.config.configuration import Config, Pool
@@ -27,16 +27,14 @@ EXPECTED = Path(__file__).with_name("expected")
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path, Hardware())
-    rig.provision()
-    rig.run_switch(200)
-    yield rig
-    rig.store.close()
-    rig.log.close()
+def rig(tmp_path: Path) -> Iterator[ProvisionRig]:
+    with ProvisionRig(tmp_path) as rig:
+        rig.provision()
+        rig.run_switch(200)
+        yield rig
 
 
-def tell(rig: Rig, pool: Pool = POOL) -> dict[str, Any]:
+def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
     moves = Moves(config, rig.memory.host, rig.store)
@@ -50,12 +48,12 @@ def problems(told: dict[str, Any]) -> list[str]:
     return [*pool["problems"], *pf["problems"], *(text for vf in pf["vfs"] for text in vf["problems"])]
 
 
-def plug(rig: Rig, index: int, **changes: Any) -> None:
+def plug(rig: ProvisionRig, index: int, **changes: Any) -> None:
     claim = rig.claim(index, mac="52:54:00:00:00:02", vlan=42, **changes)
     Converger(rig.memory.host, Config({"data": POOL}), rig.store).converge(claim.vf)
 
 
-def test_a_good_host_has_no_problems(rig: Rig) -> None:
+def test_a_good_host_has_no_problems(rig: ProvisionRig) -> None:
     plug(rig, 1)
     told = tell(rig)
     assert problems(told) == []
@@ -70,7 +68,7 @@ def test_a_good_host_has_no_problems(rig: Rig) -> None:
     assert vf["claim"] == told["claims"][0]["id"]
 
 
-def test_vfs_on_their_way_here_are_counted(rig: Rig) -> None:
+def test_vfs_on_their_way_here_are_counted(rig: ProvisionRig) -> None:
     plug(rig, 1, incoming=True)
     told = tell(rig)
     (pf,) = told["pools"][0]["pfs"]
@@ -78,7 +76,7 @@ def test_vfs_on_their_way_here_are_counted(rig: Rig) -> None:
     assert "1 of at most 4 VFs on their way here" in " ".join(" ".join(tables.status(told)).split())
 
 
-def test_what_is_wrong_is_said_in_words(rig: Rig) -> None:
+def test_what_is_wrong_is_said_in_words(rig: ProvisionRig) -> None:
     plug(rig, 1)
     vfs = rig.memory.sysfs.vfs(PF)
     ports = rig.memory.devlink.vf_ports(PF)
@@ -95,14 +93,14 @@ def test_what_is_wrong_is_said_in_words(rig: Rig) -> None:
     ]
 
 
-def test_a_port_that_does_not_work(rig: Rig) -> None:
+def test_a_port_that_does_not_work(rig: ProvisionRig) -> None:
     plug(rig, 0)
     ((name, port),) = rig.memory.ovs.ports.items()
     rig.memory.ovs.ports[name] = replace(port, error="could not open network device")
     assert "Open vSwitch: could not open network device" in problems(tell(rig))
 
 
-def test_an_uplink_that_is_not_plugged(rig: Rig) -> None:
+def test_an_uplink_that_is_not_plugged(rig: ProvisionRig) -> None:
     rig.memory.ovs.uplinks.clear()
     told = ["uplink enp1s0f0np0 is not plugged into br-data: run vfmigrate provision"]
     assert problems(tell(rig)) == told
@@ -110,7 +108,7 @@ def test_an_uplink_that_is_not_plugged(rig: Rig) -> None:
     assert "uplink bond0 is not plugged" in problems(tell(rig, replace(POOL, uplink="bond0")))[0]
 
 
-def test_what_provisioning_would_mend(rig: Rig) -> None:
+def test_what_provisioning_would_mend(rig: ProvisionRig) -> None:
     rig.card.autoprobe(str(PF), "1")
     rig.card.set_eswitch_mode(str(PF), LEGACY)
     rig.memory.ovs.bridges.clear()
@@ -125,7 +123,7 @@ def test_what_provisioning_would_mend(rig: Rig) -> None:
     ]
 
 
-def test_a_card_that_is_not_there_and_a_switch_that_is_down(rig: Rig) -> None:
+def test_a_card_that_is_not_there_and_a_switch_that_is_down(rig: ProvisionRig) -> None:
     rig.memory.ovs.down = True
     absent = replace(POOL, pfs=(PciAddress(0, 0x77, 0, 0),))
     told = problems(tell(rig, absent))
@@ -133,7 +131,7 @@ def test_a_card_that_is_not_there_and_a_switch_that_is_down(rig: Rig) -> None:
     assert "there is no PCI device 0000:77:00.0" in told[1]
 
 
-def test_offload_that_waits_for_a_restart(rig: Rig) -> None:
+def test_offload_that_waits_for_a_restart(rig: ProvisionRig) -> None:
     rig.memory.ovs.other_config.clear()
     rig.provision()
     told = tell(rig)
@@ -147,7 +145,7 @@ def check(name: str, lines: Iterator[str]) -> None:
     assert "".join(f"{line}\n" for line in shown) == (EXPECTED / name).read_text()
 
 
-def test_the_terminal_shows_the_status(rig: Rig) -> None:
+def test_the_terminal_shows_the_status(rig: ProvisionRig) -> None:
     plug(rig, 1, domain_name="a-guest-with-a-name-that-is-longer-than-the-terminal")
     rig.claim(2, state=PREPARED, expires=1.0)
     ports = rig.memory.devlink.vf_ports(PF)
@@ -160,7 +158,7 @@ def test_the_terminal_shows_that_there_are_no_pools() -> None:
     assert list(tables.status({"pools": []})) == ["no pools: see /etc/vfmigrate/vfmigrate.conf"]
 
 
-def test_the_terminal_shows_what_provisioning_did(rig: Rig) -> None:
+def test_the_terminal_shows_what_provisioning_did(rig: ProvisionRig) -> None:
     rig.memory.ovs.bridges.clear()
     rig.memory.ovs.other_config.clear()
     provisioner = rig.provisioner()

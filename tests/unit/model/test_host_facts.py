@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.hardware import Hardware
-from tests.unit.provision.test_provisioner import POOL, Rig
+from tests.unit.provision.test_provisioner import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.bindings import Bindings
@@ -27,17 +27,15 @@ NONE = Bindings()
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path, Hardware())
-    rig.provision()
-    rig.run_switch(200)
-    yield rig
-    rig.store.close()
-    rig.log.close()
+def rig(tmp_path: Path) -> Iterator[ProvisionRig]:
+    with ProvisionRig(tmp_path) as rig:
+        rig.provision()
+        rig.run_switch(200)
+        yield rig
 
 
 def gather(
-    rig: Rig, pool: Pool = POOL, leaving: frozenset[str] = frozenset(), bindings: Bindings = NONE
+    rig: ProvisionRig, pool: Pool = POOL, leaving: frozenset[str] = frozenset(), bindings: Bindings = NONE
 ) -> HostFacts:
     def migrating(uuid: str) -> bool:
         if uuid not in leaving:
@@ -60,7 +58,7 @@ def the(told: HostFacts) -> tuple[PoolFacts, PfFacts]:
     return pool, pf
 
 
-def test_a_ready_host(rig: Rig) -> None:
+def test_a_ready_host(rig: ProvisionRig) -> None:
     told = gather(rig)
     pool, pf = the(told)
     assert (told.switch.running, told.switch.offload, told.switch.problem) == (True, "on", None)
@@ -77,7 +75,7 @@ def test_a_ready_host(rig: Rig) -> None:
     assert told.files == (FileFacts("/disk", exists=False),)
 
 
-def test_who_has_a_vf(rig: Rig) -> None:
+def test_who_has_a_vf(rig: ProvisionRig) -> None:
     claim = rig.claim(1, mac="52:54:00:00:00:02", state=PLUGGED, expires=None)
     told = gather(rig)
     pool, pf = the(told)
@@ -87,7 +85,7 @@ def test_who_has_a_vf(rig: Rig) -> None:
     assert pool.free == len(pf.vfs) - 1
 
 
-def test_what_is_on_the_move(rig: Rig) -> None:
+def test_what_is_on_the_move(rig: ProvisionRig) -> None:
     staying = rig.claim(0, state=PLUGGED, expires=None)
     rig.claim(1, state=PREPARED, incoming=True)
     rig.claim(2, state=PREPARED, incoming=True, strategy="failover")
@@ -96,7 +94,7 @@ def test_what_is_on_the_move(rig: Rig) -> None:
     assert (leaving.vfs[0].moving, leaving.moving) == (True, 2)
 
 
-def test_what_cannot_be_looked_at(rig: Rig) -> None:
+def test_what_cannot_be_looked_at(rig: ProvisionRig) -> None:
     rig.memory.ovs.down = True
     told = gather(rig)
     pool, pf = the(told)
@@ -107,13 +105,13 @@ def test_what_cannot_be_looked_at(rig: Rig) -> None:
     assert pf.problem == "there is no PCI device 0000:99:00.0"
 
 
-def test_facts_survive_the_way(rig: Rig) -> None:
+def test_facts_survive_the_way(rig: ProvisionRig) -> None:
     rig.claim(1, mac="52:54:00:00:00:02", state=PLUGGED, expires=None)
     told = gather(rig)
     assert host_facts.read(json.loads(json.dumps(told.plain()))) == told
 
 
-def test_a_newer_host_may_tell_more(rig: Rig) -> None:
+def test_a_newer_host_may_tell_more(rig: ProvisionRig) -> None:
     plain = json.loads(json.dumps(gather(rig).plain()))
     plain["more"] = plain["pools"][0]["more"] = {"a": 1}
     assert host_facts.read(plain).pools[0].name == "data"
@@ -133,7 +131,7 @@ def test_a_newer_host_may_tell_more(rig: Rig) -> None:
         (["host"], None),
     ],
 )
-def test_hostile_facts_are_refused(rig: Rig, path: list[Any], value: object) -> None:
+def test_hostile_facts_are_refused(rig: ProvisionRig, path: list[Any], value: object) -> None:
     plain = json.loads(json.dumps(gather(rig).plain()))
     place = plain
     for key in path[:-1]:

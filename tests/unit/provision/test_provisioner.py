@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, cast
@@ -14,29 +15,28 @@ from tests.fakes.card import LEGACY, SWITCHDEV, Card
 from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Hardware
 from tests.fakes.networks import MemoryNetworks
+from tests.fakes.rig import PF, Rig
 from vfmigrate.cards.mstconfig import FirmwareSettings
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Refused, UsageError
 from vfmigrate.host.udev import Udev
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
 
-PF = PciAddress(0, 1, 0, 0)
 POOL = Pool("data", (PF,), "br-data", vfs=4, origin="/etc/vfmigrate/vfmigrate.conf")
 
 
-class Rig:
+class ProvisionRig(Rig):
     """A host whose card is as it comes: no VFs, legacy mode; and a switch that has never been configured."""
 
-    def __init__(self, place: Path, hardware: Hardware) -> None:
-        card = Card((str(PF),), hardware=hardware)
-        self.memory = MemoryHost(card=card)
+    def __init__(self, place: Path, **hardware: Any) -> None:
+        card = Card((str(PF),), hardware=Hardware(**hardware))
+        super().__init__(place, MemoryHost(card=card))
         card.numvfs(str(PF), "0")
         card.set_eswitch_mode(str(PF), LEGACY)
         card.autoprobe(str(PF), "1")
@@ -44,8 +44,6 @@ class Rig:
         self.memory.ovs.bridges.clear()
         self.card = card
         self.libvirt = MemoryNetworks()
-        self.store = ClaimStore(place / "claims")
-        self.log = Journal(place / "no-journal")
         self.udev = Udev(place / "udev", place / "representors")
         self.restarted: list[str] = []
         self.pid_file = place / "vswitchd.pid"
@@ -88,23 +86,18 @@ class Rig:
         return self.store.put(replace(claim, **changes))
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    made: list[Rig] = []
-
-    def make(**hardware: Any) -> Rig:
-        made.append(Rig(tmp_path, Hardware(**hardware)))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        rig.store.close()
-        rig.log.close()
+MakeProvisionRig = Callable[..., ProvisionRig]
 
 
 @pytest.fixture
-def rig(make: Callable[..., Rig]) -> Rig:
-    return make()
+def make_rig(tmp_path: Path) -> Iterator[MakeProvisionRig]:
+    with ExitStack() as rigs:
+        yield lambda **hardware: rigs.enter_context(ProvisionRig(tmp_path, **hardware))
+
+
+@pytest.fixture
+def rig(make_rig: MakeProvisionRig) -> ProvisionRig:
+    return make_rig()
 
 
 CHANGES = [
@@ -129,7 +122,7 @@ def texts(outcome: dict[str, Any]) -> list[str]:
     return [finding["text"] for finding in outcome["findings"]]
 
 
-def test_everything_in_the_kernels_order_and_nothing_twice(rig: Rig) -> None:
+def test_everything_in_the_kernels_order_and_nothing_twice(rig: ProvisionRig) -> None:
     outcome = rig.provision()
     assert (outcome["error"], outcome["changes"]) == (None, CHANGES)
     assert texts(outcome) == [RESTART]
@@ -145,7 +138,7 @@ def test_everything_in_the_kernels_order_and_nothing_twice(rig: Rig) -> None:
     assert len(rig.card.trace) == done
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(rig: Rig) -> None:
+def test_a_dry_run_tells_the_same_and_changes_nothing(rig: ProvisionRig) -> None:
     outcome = rig.provision(dry_run=True)
     assert outcome["changes"] == CHANGES
     assert rig.card.trace == []
@@ -153,7 +146,7 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(rig: Rig) -> None:
     assert rig.provision()["changes"] == CHANGES
 
 
-def test_another_number_of_vfs_goes_through_none(rig: Rig) -> None:
+def test_another_number_of_vfs_goes_through_none(rig: ProvisionRig) -> None:
     rig.provision()
     outcome = rig.provision(replace(POOL, vfs=2))
     assert outcome["changes"] == [
@@ -165,7 +158,7 @@ def test_another_number_of_vfs_goes_through_none(rig: Rig) -> None:
     ]
 
 
-def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: Rig) -> None:
+def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: ProvisionRig) -> None:
     rig.card.numvfs(str(PF), "3")  # autoprobe is on: the host's driver takes them
     outcome = rig.provision(replace(POOL, vfs=None))
     assert outcome["error"] is None
@@ -178,7 +171,7 @@ def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: Rig) -> None:
     ]
 
 
-def test_vfs_get_the_msix_count_of_the_pool(rig: Rig) -> None:
+def test_vfs_get_the_msix_count_of_the_pool(rig: ProvisionRig) -> None:
     pool = replace(POOL, msix=17)
     assert "give the 4 VFs of PF 0000:01:00.0 17 MSI-X vectors each" in rig.provision(pool)["changes"]
     assert {rig.memory.sysfs.msix_count(vf) for vf in rig.memory.sysfs.vfs(PF)} == {17}
@@ -190,12 +183,12 @@ def test_vfs_get_the_msix_count_of_the_pool(rig: Rig) -> None:
     )
 
 
-def test_a_card_without_msix_counts_is_told(make: Callable[..., Rig]) -> None:
-    outcome = make(vf_msix_pool=0).provision(replace(POOL, msix=17))
+def test_a_card_without_msix_counts_is_told(make_rig: MakeProvisionRig) -> None:
+    outcome = make_rig(vf_msix_pool=0).provision(replace(POOL, msix=17))
     assert "MSI-X of 0000:01:00.2" in outcome["error"]["problem"]
 
 
-def test_vfs_of_a_running_guest_are_not_taken_away(rig: Rig) -> None:
+def test_vfs_of_a_running_guest_are_not_taken_away(rig: ProvisionRig) -> None:
     rig.provision()
     claim = rig.claim(1)
     done = len(rig.card.trace)
@@ -209,7 +202,7 @@ def test_vfs_of_a_running_guest_are_not_taken_away(rig: Rig) -> None:
     assert len(rig.card.trace) == done
 
 
-def test_vfs_that_a_process_or_the_host_uses_are_not_taken_away(rig: Rig) -> None:
+def test_vfs_that_a_process_or_the_host_uses_are_not_taken_away(rig: ProvisionRig) -> None:
     rig.provision()
     held, hosts_own = rig.memory.sysfs.vfs(PF)[:2]
     rig.memory.sysfs.bind(held, "mlx5_vfio_pci")
@@ -224,7 +217,7 @@ def test_vfs_that_a_process_or_the_host_uses_are_not_taken_away(rig: Rig) -> Non
     assert rig.provision()["changes"] == []  # and neither is touched otherwise
 
 
-def test_the_eswitch_is_not_changed_under_a_guest(rig: Rig) -> None:
+def test_the_eswitch_is_not_changed_under_a_guest(rig: ProvisionRig) -> None:
     rig.provision()
     rig.claim(0)
     rig.card.set_eswitch_mode(str(PF), LEGACY)
@@ -234,7 +227,7 @@ def test_the_eswitch_is_not_changed_under_a_guest(rig: Rig) -> None:
     assert "'guest1'" in error["problem"]
 
 
-def test_no_vf_can_be_claimed_while_its_pf_is_made_anew(rig: Rig) -> None:
+def test_no_vf_can_be_claimed_while_its_pf_is_made_anew(rig: ProvisionRig) -> None:
     rig.provision()
     refused = []
 
@@ -250,12 +243,12 @@ def test_no_vf_can_be_claimed_while_its_pf_is_made_anew(rig: Rig) -> None:
     rig.claim(0)  # and afterwards it can be
 
 
-def test_a_busy_eswitch_is_told(rig: Rig) -> None:
+def test_a_busy_eswitch_is_told(rig: ProvisionRig) -> None:
     rig.card.occupy_eswitch(str(PF), 1)
     assert "E-Switch is busy" in rig.provision()["error"]["problem"]
 
 
-def test_an_uplink_on_another_bridge_stays_there(rig: Rig) -> None:
+def test_an_uplink_on_another_bridge_stays_there(rig: ProvisionRig) -> None:
     rig.memory.ovs.uplinks["enp1s0f0np0"] = "br-ex"
     error = rig.provision()["error"]
     assert error["problem"] == "uplink enp1s0f0np0 of pool 'data' is on bridge br-ex, not on br-data"
@@ -263,27 +256,27 @@ def test_an_uplink_on_another_bridge_stays_there(rig: Rig) -> None:
     assert rig.card.trace == []  # found before anything was made
 
 
-def test_an_uplink_that_is_not_there(rig: Rig) -> None:
+def test_an_uplink_that_is_not_there(rig: ProvisionRig) -> None:
     error = rig.provision(replace(POOL, uplink="bond0"))["error"]
     assert error["problem"] == (
         "/etc/vfmigrate/vfmigrate.conf: [pool data] uplink: there is no network device bond0"
     )
 
 
-def test_no_uplink_and_no_network_when_told(rig: Rig) -> None:
+def test_no_uplink_and_no_network_when_told(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, uplink="none", network="none"))
     assert outcome["changes"] == CHANGES[:6]
     assert (rig.memory.ovs.uplinks, rig.libvirt.persistent) == ({}, {})
 
 
-def test_libvirt_that_does_not_run_is_no_failure(rig: Rig) -> None:
+def test_libvirt_that_does_not_run_is_no_failure(rig: ProvisionRig) -> None:
     rig.libvirt.down = True
     outcome = rig.provision()
     assert outcome["error"] is None
     assert any("vfmigrate-data is seen to when libvirt runs" in text for text in texts(outcome))
 
 
-def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: Rig) -> None:
+def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: ProvisionRig) -> None:
     rig.provision()
     rig.claim(0)
     stale = network_xml.write("vfmigrate-data", "data", [PF], "0c8a2a0e-0000-4000-8000-000000000001")
@@ -292,14 +285,14 @@ def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: Rig) -> None:
     assert rig.libvirt.live["vfmigrate-data"] == stale
 
 
-def test_open_vswitch_is_restarted_only_when_told(rig: Rig) -> None:
+def test_open_vswitch_is_restarted_only_when_told(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, restart_openvswitch=True))
     assert "restart Open vSwitch for hardware offload" in outcome["changes"]
     assert rig.restarted == ["ovs-vswitchd.service"]
     assert texts(rig.provision()) == []
 
 
-def test_open_vswitch_is_not_restarted_under_a_guest(rig: Rig) -> None:
+def test_open_vswitch_is_not_restarted_under_a_guest(rig: ProvisionRig) -> None:
     rig.provision()
     rig.claim(0)
     outcome = rig.provision(replace(POOL, restart_openvswitch=True))
@@ -308,14 +301,14 @@ def test_open_vswitch_is_not_restarted_under_a_guest(rig: Rig) -> None:
     assert texts(outcome) == [told]
 
 
-def test_a_restart_by_anyone_will_do(rig: Rig) -> None:
+def test_a_restart_by_anyone_will_do(rig: ProvisionRig) -> None:
     rig.provision()
     rig.run_switch(102)
     assert texts(rig.provision()) == []
 
 
-def test_an_error_stops_the_pool_before_anything_changes(make: Callable[..., Rig]) -> None:
-    rig = make(firmware="28.33.0800")
+def test_an_error_stops_the_pool_before_anything_changes(make_rig: MakeProvisionRig) -> None:
+    rig = make_rig(firmware="28.33.0800")
     outcome = rig.provision()
     assert outcome["error"]["problem"].startswith(
         "pool 'data' is not provisioned: PF 0000:01:00.0 runs firmware"
@@ -323,25 +316,25 @@ def test_an_error_stops_the_pool_before_anything_changes(make: Callable[..., Rig
     assert (outcome["changes"], rig.card.trace) == ([], [])
 
 
-def test_one_pools_failure_is_not_the_others(rig: Rig) -> None:
+def test_one_pools_failure_is_not_the_others(rig: ProvisionRig) -> None:
     absent = Pool("absent", (PciAddress(0, 0x77, 0, 0),), "br-absent")
     outcomes = rig.provisioner(absent, POOL).provision()["pools"]
     assert "there is no PCI device 0000:77:00.0" in outcomes[0]["error"]["problem"]
     assert outcomes[1]["changes"] == CHANGES
 
 
-def test_a_pool_that_there_is_not(rig: Rig) -> None:
+def test_a_pool_that_there_is_not(rig: ProvisionRig) -> None:
     with pytest.raises(UsageError, match="there is no pool 'dta'; the pools are: data"):
         rig.provisioner().provision(["dta"])
 
 
-def test_a_pf_of_no_pool_is_left_alone(rig: Rig) -> None:
+def test_a_pf_of_no_pool_is_left_alone(rig: ProvisionRig) -> None:
     assert rig.provisioner().provision_pf(PciAddress(0, 2, 0, 0))["pools"] == []
     assert rig.card.trace == []
     assert rig.provisioner().provision_pf(PF)["pools"][0]["changes"] == CHANGES
 
 
-def test_a_host_that_does_not_keep_it_is_told(rig: Rig) -> None:
+def test_a_host_that_does_not_keep_it_is_told(rig: ProvisionRig) -> None:
     rig.memory.links.set_up = lambda _index, _up=True: None  # type: ignore[method-assign,assignment]
     error = rig.provision()["error"]
     assert error["problem"] == (
@@ -349,7 +342,7 @@ def test_a_host_that_does_not_keep_it_is_told(rig: Rig) -> None:
     )
 
 
-def test_representors_are_named_where_the_pool_says_so(rig: Rig, tmp_path: Path) -> None:
+def test_representors_are_named_where_the_pool_says_so(rig: ProvisionRig, tmp_path: Path) -> None:
     rig.provisioner(replace(POOL, representor_names="stable")).name_representors()
     file = tmp_path / "representors" / str(PF)
     assert file.read_text() == "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
@@ -13,14 +14,12 @@ import pytest
 from tests.fakes.card import Card
 from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Hardware
+from tests.fakes.rig import Rig
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import Claim, ClaimStore
+from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.links import Link, Traffic
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.client_requests import Promises
 from vfmigrate.reservations.departures import Departures
@@ -32,16 +31,11 @@ OTHER = "00000000-0000-4000-8000-000000000002"
 MAC = "56:6f:1a:2b:00:02"
 
 
-class Rig:
-    """Promises over a host in memory, asked as over the socket."""
+class ClientsRig(Rig):
+    """The rig with promises, asked as over the socket."""
 
-    def __init__(self, directory: Path, memory: MemoryHost, pool: Pool = POOL) -> None:
-        self.memory = memory
-        self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.config = Config({"data": pool}, migrating_wait=0)
-        self.converger = Converger(memory.host, self.config, self.store)
-        self.log = Journal(directory / "no-journal")
+    def __init__(self, directory: Path, pool: Pool = POOL, **keys: Any) -> None:
+        super().__init__(directory, MemoryHost(**keys), Config({"data": pool}, migrating_wait=0))
         self.kept: list[str] = []
         self.asked: list[str] = []
         self.departures = Departures(
@@ -51,7 +45,7 @@ class Rig:
         )
         self.promises = Promises(
             self.config,
-            memory.host,
+            self.memory.host,
             self.store,
             self.converger,
             self.log,
@@ -68,26 +62,21 @@ class Rig:
         )
 
 
-@pytest.fixture
-def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def make(pool: Pool = POOL, **keys: Any) -> Rig:
-        rigs.append(Rig(tmp_path, MemoryHost(**keys), pool))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.store.close()
-        rig.log.close()
+MakeClientsRig = Callable[..., ClientsRig]
 
 
 @pytest.fixture
-def rig(make_rig: Callable[..., Rig]) -> Rig:
+def make_rig(tmp_path: Path) -> Iterator[MakeClientsRig]:
+    with ExitStack() as rigs:
+        yield lambda pool=POOL, **keys: rigs.enter_context(ClientsRig(tmp_path, pool, **keys))
+
+
+@pytest.fixture
+def rig(make_rig: MakeClientsRig) -> ClientsRig:
     return make_rig()
 
 
-def test_a_vf_is_promised_for_a_time(rig: Rig) -> None:
+def test_a_vf_is_promised_for_a_time(rig: ClientsRig) -> None:
     answer = rig.claim(name="web", vlan=43)
     (claim,) = rig.store.all()
     assert answer == {"vf": str(claim.vf), "pool": "data", "vlan": 43, "mtu": 9000}
@@ -96,7 +85,7 @@ def test_a_vf_is_promised_for_a_time(rig: Rig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_the_same_interface_has_the_same_vf_on_every_host_while_it_is_free(rig: Rig) -> None:
+def test_the_same_interface_has_the_same_vf_on_every_host_while_it_is_free(rig: ClientsRig) -> None:
     vfs = [str(vf) for vf in rig.memory.vfs]
     got = [
         rig.claim(domain=f"00000000-0000-4000-8000-{n:012d}", mac=f"56:6f:1a:2b:00:{n:02x}")["vf"]
@@ -105,7 +94,7 @@ def test_the_same_interface_has_the_same_vf_on_every_host_while_it_is_free(rig: 
     assert got == [vfs[3], vfs[0], vfs[2], vfs[1]]
 
 
-def test_asked_twice_it_is_one_claim(rig: Rig) -> None:
+def test_asked_twice_it_is_one_claim(rig: ClientsRig) -> None:
     first = rig.claim(vlan=43)
     rig.now += 100
     assert rig.claim()["vf"] == first["vf"]
@@ -113,7 +102,7 @@ def test_asked_twice_it_is_one_claim(rig: Rig) -> None:
     assert (claim.vlan, claim.expires) == (43, 1220.0)
 
 
-def test_a_vf_that_is_taken_out_for_a_migration(rig: Rig) -> None:
+def test_a_vf_that_is_taken_out_for_a_migration(rig: ClientsRig) -> None:
     """On its source the guest's own claim is noted so; on its destination another is made for it."""
     with pytest.raises(Refused, match=f"has no VF with MAC {MAC} here that vfmigrate knows of"):
         rig.claim(strategy="replug", slot="0000:05:00.0")
@@ -139,7 +128,7 @@ def test_a_vf_that_is_taken_out_for_a_migration(rig: Rig) -> None:
     )
 
 
-def test_what_went_through_a_guests_ports(rig: Rig) -> None:
+def test_what_went_through_a_guests_ports(rig: ClientsRig) -> None:
     vf = rig.claim(strategy="replug", plug=True)["vf"]
     rig.claim(domain=OTHER)
     port = rig.memory.devlink.vf_port(rig.memory.pf, rig.memory.vfs.index(PciAddress.parse(vf)))
@@ -150,9 +139,9 @@ def test_what_went_through_a_guests_ports(rig: Rig) -> None:
     assert rig.ask("counters", domain=OTHER) == {"ports": []}
 
 
-def test_what_was_promised_is_what_the_hook_finds(rig: Rig) -> None:
+def test_what_was_promised_is_what_the_hook_finds(rig: ClientsRig) -> None:
     vf = PciAddress.parse(rig.claim(vlan=43)["vf"])
-    operations = HookOperations(rig.config, rig.memory.host, rig.store, rig.converger, rig.log)
+    operations = rig.operations
     xml = (
         f"<domain><name>web</name><uuid>{DOMAIN}</uuid><devices><interface type='hostdev' managed='yes'>"
         f"<mac address='{MAC}'/><source><address type='pci' domain='0x0000' bus='0x01' slot='0x{vf.slot:02x}' "
@@ -166,7 +155,7 @@ def test_what_was_promised_is_what_the_hook_finds(rig: Rig) -> None:
     assert [port.tag for port in rig.memory.ovs.ports.values()] == [43]
 
 
-def test_a_vf_of_a_running_guest_is_left_as_it_is(rig: Rig) -> None:
+def test_a_vf_of_a_running_guest_is_left_as_it_is(rig: ClientsRig) -> None:
     rig.claim()
     (claim,) = rig.store.all()
     rig.store.change(claim, state=claim_store.PLUGGED, expires=None)
@@ -198,18 +187,18 @@ def test_a_vf_of_a_running_guest_is_left_as_it_is(rig: Rig) -> None:
     ],
 )
 def test_what_cannot_be_asked_takes_nothing(
-    rig: Rig, changes: dict[str, Any], error: type[VfmigrateError]
+    rig: ClientsRig, changes: dict[str, Any], error: type[VfmigrateError]
 ) -> None:
     with pytest.raises(error):
         rig.claim(**changes)
     assert rig.store.all() == []
 
 
-def test_a_vf_that_is_none_of_ours_is_said_to_be(rig: Rig) -> None:
+def test_a_vf_that_is_none_of_ours_is_said_to_be(rig: ClientsRig) -> None:
     assert rig.claim(pool=None, vf="0000:99:00.1") == {}
 
 
-def test_what_is_anothers_is_not_taken(rig: Rig) -> None:
+def test_what_is_anothers_is_not_taken(rig: ClientsRig) -> None:
     vf = rig.claim()["vf"]
     with pytest.raises(Refused, match="promised to guest"):
         rig.claim(domain=OTHER, vf=vf)
@@ -220,14 +209,14 @@ def test_what_is_anothers_is_not_taken(rig: Rig) -> None:
         rig.claim(domain=OTHER, vf=str(free))
 
 
-def test_a_full_pool_says_who_has_it(make_rig: Callable[..., Rig]) -> None:
+def test_a_full_pool_says_who_has_it(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=1)
     rig.claim(name="web")
     with pytest.raises(Refused, match=r"no free VF on this host: .* promised to guest 'web'"):
         rig.claim(domain=OTHER)
 
 
-def test_a_host_that_cannot_do_it_keeps_no_claim(make_rig: Callable[..., Rig]) -> None:
+def test_a_host_that_cannot_do_it_keeps_no_claim(make_rig: MakeClientsRig) -> None:
     card = Card(("0000:01:00.0",), hardware=Hardware(migration=False))
     rig = make_rig(card=card)
     with pytest.raises(Refused, match="cannot migrate its VFs"):
@@ -236,7 +225,7 @@ def test_a_host_that_cannot_do_it_keeps_no_claim(make_rig: Callable[..., Rig]) -
     assert rig.claim(strategy="failover")["pool"] == "data"
 
 
-def test_a_switch_that_is_down_or_lacks_the_bridge(rig: Rig) -> None:
+def test_a_switch_that_is_down_or_lacks_the_bridge(rig: ClientsRig) -> None:
     rig.memory.ovs.bridges.clear()
     with pytest.raises(Refused, match="no bridge 'br-data'"):
         rig.claim()
@@ -249,7 +238,7 @@ def test_a_switch_that_is_down_or_lacks_the_bridge(rig: Rig) -> None:
 # -- plugged into a running guest
 
 
-def test_a_vf_for_a_running_guest_is_plugged_at_once_and_kept(rig: Rig) -> None:
+def test_a_vf_for_a_running_guest_is_plugged_at_once_and_kept(rig: ClientsRig) -> None:
     vf = PciAddress.parse(rig.claim(plug=True, strategy="replug", unmanaged=True)["vf"])
     assert [port.tag for port in rig.memory.ovs.ports.values()] == [42]
     assert rig.ask("keep", domain=DOMAIN, mac=MAC) == {"kept": False}  # nobody has it yet
@@ -260,11 +249,11 @@ def test_a_vf_for_a_running_guest_is_plugged_at_once_and_kept(rig: Rig) -> None:
     assert rig.kept == [DOMAIN]
 
 
-def test_keeping_what_was_never_claimed(rig: Rig) -> None:
+def test_keeping_what_was_never_claimed(rig: ClientsRig) -> None:
     assert rig.ask("keep", domain=DOMAIN, mac=MAC) == {"kept": False}
 
 
-def test_what_a_guest_holds_is_not_given_back(rig: Rig) -> None:
+def test_what_a_guest_holds_is_not_given_back(rig: ClientsRig) -> None:
     vf = rig.claim(plug=True)["vf"]
     rig.memory.sysfs.open_groups.add(vf)
     rig.ask("keep", domain=DOMAIN, mac=MAC)
@@ -277,7 +266,7 @@ def test_what_a_guest_holds_is_not_given_back(rig: Rig) -> None:
     assert rig.ask("give_back", domain=DOMAIN, mac=MAC) == {"vfs": []}
 
 
-def test_what_is_unplugged_from_a_running_guest_is_remembered(rig: Rig) -> None:
+def test_what_is_unplugged_from_a_running_guest_is_remembered(rig: ClientsRig) -> None:
     vf = rig.claim(plug=True)["vf"]
     rig.memory.sysfs.open_groups.add(vf)
     rig.ask("keep", domain=DOMAIN, mac=MAC)
@@ -292,17 +281,17 @@ def test_what_is_unplugged_from_a_running_guest_is_remembered(rig: Rig) -> None:
 # -- migration
 
 
-def arriving(rig: Rig, number: int, **changes: Any) -> dict[str, Any]:
+def arriving(rig: ClientsRig, number: int, **changes: Any) -> dict[str, Any]:
     vf = str(rig.memory.vfs[number])
     domain = f"00000000-0000-4000-8000-{number:012d}"
     return rig.claim(domain=domain, mac=f"56:6f:1a:2b:01:{number:02x}", vf=vf, incoming=True, **changes)
 
 
-def test_the_very_vf_is_promised_to_an_arriving_guest_and_libvirts_hook_takes_it(rig: Rig) -> None:
+def test_the_very_vf_is_promised_to_an_arriving_guest_and_libvirts_hook_takes_it(rig: ClientsRig) -> None:
     arriving(rig, 1)
     (claim,) = rig.store.all()
     assert (claim.vf, claim.incoming) == (rig.memory.vfs[1], True)
-    operations = HookOperations(rig.config, rig.memory.host, rig.store, rig.converger, rig.log)
+    operations = rig.operations
     xml = (
         f"<domain><name>web</name><uuid>{claim.domain}</uuid><metadata><v:vfs xmlns:v='urn:vfmigrate:domain:1'>"
         f"<v:vf mac='{claim.mac}' pool='data'/></v:vfs></metadata><devices><interface type='hostdev' "
@@ -321,13 +310,15 @@ def test_the_very_vf_is_promised_to_an_arriving_guest_and_libvirts_hook_takes_it
         ({"msix": 3}, "3 MSI-X vectors on the source"),
     ],
 )
-def test_a_vf_that_cannot_take_the_state_is_refused(rig: Rig, facts: dict[str, Any], words: str) -> None:
+def test_a_vf_that_cannot_take_the_state_is_refused(
+    rig: ClientsRig, facts: dict[str, Any], words: str
+) -> None:
     with pytest.raises(Refused, match=words):
         arriving(rig, 1, **facts)
     assert rig.store.all() == []
 
 
-def test_a_card_moves_four_at_a_time(make_rig: Callable[..., Rig]) -> None:
+def test_a_card_moves_four_at_a_time(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=8)
     for number in range(4):
         arriving(rig, number)
@@ -340,7 +331,7 @@ def test_a_card_moves_four_at_a_time(make_rig: Callable[..., Rig]) -> None:
     arriving(rig, 6)
 
 
-def held(rig: Rig, number: int) -> Claim:
+def held(rig: ClientsRig, number: int) -> Claim:
     claim = Claim(
         rig.memory.vfs[number],
         "data",
@@ -353,7 +344,7 @@ def held(rig: Rig, number: int) -> Claim:
     return rig.store.put(claim)
 
 
-def test_departure_tells_what_takes_its_state_along(make_rig: Callable[..., Rig]) -> None:
+def test_departure_tells_what_takes_its_state_along(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=8)
     assert rig.ask("departure", domain=DOMAIN) == {"vfs": []}
     moving = [held(rig, number) for number in range(4)]
@@ -367,14 +358,14 @@ def test_departure_tells_what_takes_its_state_along(make_rig: Callable[..., Rig]
         rig.ask("departure", domain=DOMAIN)
 
 
-def test_departure_is_refused_where_state_cannot_leave(make_rig: Callable[..., Rig]) -> None:
+def test_departure_is_refused_where_state_cannot_leave(make_rig: MakeClientsRig) -> None:
     rig = make_rig(card=Card(("0000:01:00.0",), hardware=Hardware(migration=False)))
     held(rig, 0)
     with pytest.raises(Refused, match="cannot migrate its VFs"):
         rig.ask("departure", domain=DOMAIN)
 
 
-def test_pools(rig: Rig) -> None:
+def test_pools(rig: ClientsRig) -> None:
     rig.claim()
     (pool,) = rig.ask("pools")["pools"]
     card = rig.memory.host.card(rig.memory.pf)
@@ -392,7 +383,7 @@ def test_pools(rig: Rig) -> None:
 
 @pytest.mark.parametrize("kept", ["ready", "host"])
 def test_a_vf_whose_interface_is_up_belongs_to_the_host_unless_that_is_how_it_is_kept(
-    make_rig: Callable[..., Rig], kept: str
+    make_rig: MakeClientsRig, kept: str
 ) -> None:
     rig = make_rig(replace(POOL, free_vfs=kept))
     vf = rig.memory.vfs[0]

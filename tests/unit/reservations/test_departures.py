@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from tests.fakes.rig import Rig
+from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.errors import Unreachable
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.departures import Departures
 
@@ -19,19 +19,21 @@ DOMAIN = "00000000-0000-4000-8000-000000000001"
 CLAIM = Claim(PciAddress(0, 1, 0, 2), "data", DOMAIN, "web", PLUGGED, 0.0, mac="56:6f:1a:2b:00:02")
 
 
-class Rig:
-    """Departures with a clock, a libvirt and a journal of the test's own."""
+class DeparturesRig(Rig):
+    """The rig with departures, and a libvirt and a journal of the test's own."""
 
     def __init__(self, directory: Path) -> None:
-        self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.busy = False
-        self.down = False
         self.receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.receiver.bind(str(directory / "journal"))
         self.receiver.setblocking(False)
-        self.log = Journal(directory / "journal")
+        super().__init__(directory, journal="journal")
+        self.busy = False
+        self.down = False
         self.departures = Departures(self.store, self.log, self._migrating)
+
+    def close(self) -> None:
+        super().close()
+        self.receiver.close()
 
     def _migrating(self, domain: str) -> bool:
         assert domain == DOMAIN
@@ -52,15 +54,12 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
-    yield rig
-    rig.store.close()
-    rig.log.close()
-    rig.receiver.close()
+def rig(tmp_path: Path) -> Iterator[DeparturesRig]:
+    with DeparturesRig(tmp_path) as rig:
+        yield rig
 
 
-def test_a_guest_that_stayed_is_told_of_once(rig: Rig) -> None:
+def test_a_guest_that_stayed_is_told_of_once(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     assert rig.looks(30) == []
@@ -70,19 +69,19 @@ def test_a_guest_that_stayed_is_told_of_once(rig: Rig) -> None:
     assert rig.looks(100) == []
 
 
-def test_a_vf_unplugged_for_another_reason_is_nobodys_concern(rig: Rig) -> None:
+def test_a_vf_unplugged_for_another_reason_is_nobodys_concern(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     assert rig.looks(1000) == []
 
 
-def test_a_guest_that_left(rig: Rig) -> None:
+def test_a_guest_that_left(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     assert rig.looks(100, running=False) == []
     assert rig.looks(100) == []
 
 
-def test_a_guest_that_has_its_vf_back(rig: Rig) -> None:
+def test_a_guest_that_has_its_vf_back(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     rig.store.put(CLAIM)
@@ -91,7 +90,7 @@ def test_a_guest_that_has_its_vf_back(rig: Rig) -> None:
     assert rig.looks(100) == []
 
 
-def test_a_migration_may_take_long_and_begin_again(rig: Rig) -> None:
+def test_a_migration_may_take_long_and_begin_again(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     rig.busy = True
@@ -102,7 +101,7 @@ def test_a_migration_may_take_long_and_begin_again(rig: Rig) -> None:
     assert len(rig.looks(100)) == 1
 
 
-def test_without_libvirts_word_nothing_is_said(rig: Rig) -> None:
+def test_without_libvirts_word_nothing_is_said(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     rig.down = True

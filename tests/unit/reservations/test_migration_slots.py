@@ -5,48 +5,40 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
 import pytest
 
 from tests.fakes.card import Card
 from tests.fakes.doors import MemoryHost
-from tests.unit.daemon.hook_handler.rig import ELSEWHERE, PF, guest
-from vfmigrate.claims.claim_store import ClaimStore
+from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.rig import PF, Rig
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Refused
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules.compatibility import Crowded
 
 OTHER_PF = PciAddress(0, 1, 0, 1)
 
 
-class Rig:
-    """A host in memory whose guests come and, when the test says so, have come."""
+class SlotsRig(Rig):
+    """The rig with guests that come and, when the test says so, have come."""
 
     def __init__(self, directory: Path, *, vfs: int = 8, wait: int = 0, pfs: int = 1) -> None:
         pf_addresses = (PF, OTHER_PF)[:pfs]
-        self.memory = MemoryHost(vfs=vfs, card=Card(tuple(map(str, pf_addresses))))
+        memory = MemoryHost(vfs=vfs, card=Card(tuple(map(str, pf_addresses))))
         for pf in pf_addresses[1:]:
-            self.memory.card.autoprobe(str(pf), "0")
-            self.memory.card.numvfs(str(pf), str(vfs))
-            self.memory.card.set_eswitch_mode(str(pf), "switchdev")
-        self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
+            memory.card.autoprobe(str(pf), "0")
+            memory.card.numvfs(str(pf), str(vfs))
+            memory.card.set_eswitch_mode(str(pf), "switchdev")
         pool = Pool("data", pf_addresses, "br-data", vlans=frozenset({42}))
-        self.config = Config({"data": pool}, migrating_wait=wait)
-        self.log = Journal(directory / "no-journal")
-        converger = Converger(self.memory.host, self.config, self.store)
-        self.operations = HookOperations(self.config, self.memory.host, self.store, converger, self.log)
-
-    def call(self, operation: str, xml: str) -> Optional[str]:
-        return self.operations.handle(operation, "begin", "-", xml)
+        super().__init__(directory, memory, Config({"data": pool}, migrating_wait=wait))
 
     def come(self, number: int, vfs: int = 1) -> str:
         elsewhere = [PciAddress(0, 0x81, 0, index) for index in range(vfs)]
@@ -58,24 +50,16 @@ class Rig:
         self.operations.moves.arrived(f"00000000-0000-4000-8000-{number:012d}")
 
 
-MakeRig = Callable[..., Rig]
+MakeSlotsRig = Callable[..., SlotsRig]
 
 
 @pytest.fixture
-def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
-    rigs: list[Rig] = []
-
-    def make(**options: int) -> Rig:
-        rigs.append(Rig(tmp_path, **options))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.store.close()
-        rig.log.close()
+def make_rig(tmp_path: Path) -> Iterator[MakeSlotsRig]:
+    with ExitStack() as rigs:
+        yield lambda **options: rigs.enter_context(SlotsRig(tmp_path, **options))
 
 
-def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeRig) -> None:
+def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)
@@ -84,7 +68,7 @@ def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeRig) -> None:
     assert len(rig.store.all()) == 4
 
 
-def test_a_guest_that_has_come_makes_room(make_rig: MakeRig) -> None:
+def test_a_guest_that_has_come_makes_room(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)
@@ -94,7 +78,7 @@ def test_a_guest_that_has_come_makes_room(make_rig: MakeRig) -> None:
         rig.come(6)
 
 
-def test_the_fifth_waits_for_its_turn_and_keeps_nobody_from_anything(make_rig: MakeRig) -> None:
+def test_the_fifth_waits_for_its_turn_and_keeps_nobody_from_anything(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30)
     answers = [rig.come(number) for number in range(1, 5)]
     came: list[str] = []
@@ -110,7 +94,7 @@ def test_the_fifth_waits_for_its_turn_and_keeps_nobody_from_anything(make_rig: M
     assert len({claim.vf for claim in rig.store.all()}) == 5
 
 
-def test_the_wait_ends_with_the_daemon(make_rig: MakeRig) -> None:
+def test_the_wait_ends_with_the_daemon(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30)
     for number in range(1, 5):
         rig.come(number)
@@ -130,7 +114,7 @@ def test_the_wait_ends_with_the_daemon(make_rig: MakeRig) -> None:
     assert len(refused) == 1
 
 
-def test_a_promise_that_ran_out_is_not_on_the_move(make_rig: MakeRig) -> None:
+def test_a_promise_that_ran_out_is_not_on_the_move(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)
@@ -138,14 +122,14 @@ def test_a_promise_that_ran_out_is_not_on_the_move(make_rig: MakeRig) -> None:
     rig.come(5)
 
 
-def test_another_physical_function_takes_what_the_first_cannot(make_rig: MakeRig) -> None:
+def test_another_physical_function_takes_what_the_first_cannot(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(pfs=2)
     rig.come(1, vfs=5)
     counts = [len(rig.operations.moves.guests(pf)) for pf in (PF, OTHER_PF)]
     assert counts == [1, 4]
 
 
-def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(make_rig: MakeRig) -> None:
+def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30)
     with pytest.raises(
         Refused, match="has 5 VFs of pool 'data', and the cards of this host move 4 at a time"
@@ -153,7 +137,7 @@ def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(make_rig: MakeRi
         rig.come(1, vfs=5)
 
 
-def test_a_guest_with_more_vfs_of_one_card_at_its_source_is_refused_at_once(make_rig: MakeRig) -> None:
+def test_a_guest_with_more_vfs_of_one_card_at_its_source_is_refused_at_once(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30, pfs=2)
     elsewhere = [PciAddress(0, 0x81, 0, index) for index in range(5)]
     xml = guest(1, *elsewhere, marks="pool='data' pf='0000:81:00.0'")
@@ -162,7 +146,7 @@ def test_a_guest_with_more_vfs_of_one_card_at_its_source_is_refused_at_once(make
     assert rig.store.all() == []
 
 
-def test_no_free_vf_is_refused_without_waiting(make_rig: MakeRig) -> None:
+def test_no_free_vf_is_refused_without_waiting(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(vfs=4, wait=30)
     for number in range(1, 5):
         rig.come(number)
@@ -177,7 +161,7 @@ def network_guest(number: int) -> str:
     return guest(number).replace("</v:vfs>", f"{mark}</v:vfs>").replace("<devices>", f"<devices>{device}")
 
 
-def test_guests_of_a_hostdev_network_count_before_libvirt_has_chosen(make_rig: MakeRig) -> None:
+def test_guests_of_a_hostdev_network_count_before_libvirt_has_chosen(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         assert rig.call("migrate", network_guest(number)) is None
@@ -187,7 +171,7 @@ def test_guests_of_a_hostdev_network_count_before_libvirt_has_chosen(make_rig: M
     rig.come(5)
 
 
-def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeRig) -> None:
+def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     rig.call("migrate", network_guest(1))
     resolved = guest(1, rig.memory.vfs[0])
@@ -200,7 +184,7 @@ def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeRig) -> None
     assert rig.operations.moves.guests(PF) == []
 
 
-def test_the_vf_that_a_network_gave_must_take_the_state(make_rig: MakeRig) -> None:
+def test_the_vf_that_a_network_gave_must_take_the_state(make_rig: MakeSlotsRig) -> None:
     """With cards that differ in one pool, libvirt may choose one that does not fit although others would."""
     rig = make_rig()
     xml = network_guest(1)
@@ -212,7 +196,9 @@ def test_the_vf_that_a_network_gave_must_take_the_state(make_rig: MakeRig) -> No
 
 
 @pytest.mark.parametrize("taker", [True, False])
-def test_a_guest_without_marks_is_taken_only_where_a_pool_says_so(make_rig: MakeRig, taker: bool) -> None:
+def test_a_guest_without_marks_is_taken_only_where_a_pool_says_so(
+    make_rig: MakeSlotsRig, taker: bool
+) -> None:
     rig = make_rig()
     pool = replace(rig.config.pools["data"], unmarked="take" if taker else "ignore")
     config = Config({"data": pool})

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.soak import hostile
-from tests.soak.hostile import DOMAIN, Rig
+from tests.soak.hostile import DOMAIN, HostileRig
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import HostError, InputError
@@ -51,20 +51,21 @@ BOMB = (
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
-    yield rig
-    rig.close()
+def rig(tmp_path: Path) -> Iterator[HostileRig]:
+    with HostileRig(tmp_path) as rig:
+        yield rig
 
 
 @pytest.mark.parametrize("operation", hostile.OPERATIONS)
-def test_whole_xml_is_taken(rig: Rig, operation: str) -> None:
+def test_whole_xml_is_taken(rig: HostileRig, operation: str) -> None:
     rig.hook(operation, DOMAIN)
 
 
 @given(st.sampled_from(hostile.OPERATIONS), CUTS)
 @SHARED
-def test_any_xml_is_read_or_refused(rig: Rig, operation: str, cuts: list[tuple[int, int, str]]) -> None:
+def test_any_xml_is_read_or_refused(
+    rig: HostileRig, operation: str, cuts: list[tuple[int, int, str]]
+) -> None:
     rig.hook(operation, hostile.spliced(DOMAIN, cuts))
 
 
@@ -104,13 +105,13 @@ def test_any_xml_is_read_or_refused(rig: Rig, operation: str, cuts: list[tuple[i
         "empty",
     ],
 )
-def test_crafted_xml_is_read_or_refused(rig: Rig, xml: str) -> None:
+def test_crafted_xml_is_read_or_refused(rig: HostileRig, xml: str) -> None:
     for operation in ("migrate", "prepare", "start", "reconnect"):
         rig.hook(operation, xml)
 
 
 @pytest.mark.parametrize("operation", hostile.OPERATIONS)
-def test_whole_xml_of_unmanaged_vfs_is_taken(rig: Rig, operation: str) -> None:
+def test_whole_xml_of_unmanaged_vfs_is_taken(rig: HostileRig, operation: str) -> None:
     rig.hook(operation, DOMAIN.replace("managed='yes'", "managed='no'"))
 
 
@@ -132,7 +133,7 @@ WHOLE = {"domain": hostile.UUID, "mac": "52:54:00:00:00:02", "strategy": "vfio",
 
 @given(REQUESTS, st.dictionaries(KEYS, VALUES, max_size=4))
 @SHARED
-def test_any_request_is_answered_or_refused(rig: Rig, name: str, said: dict[str, object]) -> None:
+def test_any_request_is_answered_or_refused(rig: HostileRig, name: str, said: dict[str, object]) -> None:
     rig.request(protocol.encode_request(name, {**WHOLE, **said}))
 
 
@@ -213,7 +214,7 @@ def test_a_lock_behind_a_symlink_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "made-by-us").exists()
 
 
-def test_unreadable_metadata_is_a_refusal(rig: Rig) -> None:
+def test_unreadable_metadata_is_a_refusal(rig: HostileRig) -> None:
     with pytest.raises(InputError, match="metadata is unreadable"):
         domain_xml.read(DOMAIN.replace("vlan='42'", "vlan='many'"))
     rig.hook("migrate", DOMAIN.replace("vlan='42'", "vlan='many'"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.vdsm_plugin.rig import PLUGIN, Vdsm
+from tests.unit.vdsm_plugin.vdsm import PLUGIN, Vdsm
 
 
 @pytest.fixture(scope="module")

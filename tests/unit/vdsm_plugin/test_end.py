@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.vdsm_plugin.rig import BRIDGE, POINTS, VFIO, VM, Vdsm, in_domain, mark, on_vf, running
+from tests.unit.vdsm_plugin.vdsm import BRIDGE, POINTS, VFIO, VM, Vdsm, in_domain, mark, on_vf, running
 
 
 def test_a_destroyed_guest_gives_back_what_nobody_holds(vdsm: Vdsm) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.unit.vdsm_plugin.rig import Vdsm, running
+from tests.unit.vdsm_plugin.vdsm import Vdsm, running
 
 
 def test_the_host_tells_of_its_pools(vdsm: Vdsm) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.unit.vdsm_plugin.rig import BRIDGE, VFIO, VM, Vdsm, canonical, on_vf
+from tests.unit.vdsm_plugin.vdsm import BRIDGE, VFIO, VM, Vdsm, canonical, on_vf
 
 
 def test_a_vf_plugged_kept_and_unplugged(vdsm: Vdsm) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.vdsm_hooks import HookError
-from tests.unit.vdsm_plugin.rig import POOL, VM, Vdsm, in_domain, mark, on_vf, running, standby
+from tests.unit.vdsm_plugin.vdsm import POOL, VM, Vdsm, in_domain, mark, on_vf, running, standby
 from vfmigrate.model.pci import PciAddress
 
 

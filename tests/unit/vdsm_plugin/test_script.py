@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.vdsm_hooks import HookError
-from tests.unit.vdsm_plugin.rig import BRIDGE, POINTS, VFIO, VM, Vdsm
+from tests.unit.vdsm_plugin.vdsm import BRIDGE, POINTS, VFIO, VM, Vdsm
 from vfmigrate.config import configuration
 from vfmigrate.rpc.server import listening_socket
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.vdsm_hooks import HookError
-from tests.unit.vdsm_plugin.rig import (
+from tests.unit.vdsm_plugin.vdsm import (
     BRIDGE,
     MAC,
     VFIO,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from tests.unit.daemon.hook_handler.rig import Rig, guest
+from tests.fakes.guest_xml import guest
+from tests.fakes.rig import Rig
 from vfmigrate.claims import claim_store
 
 

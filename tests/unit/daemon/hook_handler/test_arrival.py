@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
-from tests.unit.daemon.hook_handler.rig import ELSEWHERE, PF, POOL, MakeRig, Rig, guest
+from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.rig import PF, POOL, MakeRig, Rig
 from vfmigrate.claims import claim_store
+from vfmigrate.config.configuration import Config
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
@@ -79,7 +80,7 @@ def test_a_plain_guest_passes_untouched(rig: Rig) -> None:
 
 
 def test_a_vf_of_no_pool_passes_untouched(make_rig: MakeRig) -> None:
-    rig = make_rig(MemoryHost(), replace(POOL, pfs=(PciAddress(0, 2, 0, 0),)))
+    rig = make_rig(config=Config({"data": replace(POOL, pfs=(PciAddress(0, 2, 0, 0),))}))
     xml = guest(1, rig.memory.vfs[0], marks="vlan='42'")
     rig.run(xml)
     rig.leave(xml)

@@ -10,8 +10,8 @@ from typing import Callable, Optional
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
-from tests.unit.daemon.hook_handler.rig import ELSEWHERE, Rig, guest
+from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.rig import Rig
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
@@ -50,10 +50,8 @@ def store_and_rig(tmp_path: Path) -> Iterator[tuple[PausingStore, Rig]]:
         stores.append(PausingStore(directory, clock))
         return stores[-1]
 
-    rig = Rig(tmp_path, MemoryHost(), make_store=make)
-    yield stores[0], rig
-    rig.store.close()
-    rig.log.close()
+    with Rig(tmp_path, make_store=make) as rig:
+        yield stores[0], rig
 
 
 def test_a_guest_that_gets_one_vf_of_two_beside_a_reconcile(store_and_rig: tuple[PausingStore, Rig]) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.fakes.card import Card
 from tests.fakes.doors import MemoryHost
+from tests.fakes.guest_xml import ELSEWHERE, STANDBY, guest, paired
 from tests.fakes.hardware import Hardware
-from tests.unit.daemon.hook_handler.rig import ELSEWHERE, PF, STANDBY, MakeRig, Rig, guest, paired
+from tests.fakes.rig import PF, MakeRig, Rig
 from vfmigrate.errors import Refused
 
 

@@ -10,40 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
-from tests.unit.daemon.hook_handler.rig import ELSEWHERE, POOL, paired
-from vfmigrate.announce.announcer import Announcer
-from vfmigrate.claims.claim_store import Claim, ClaimStore
+from tests.fakes.guest_xml import ELSEWHERE, paired
+from tests.fakes.rig import POOL, Rig
+from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.domain import domain_xml
-from vfmigrate.journal import Journal
 from vfmigrate.strategies.failover.primary import ATTEMPTS, PrimaryWatch
 
 
-class Rig:
-    """A host in memory with a watch whose thread does not run."""
+class WatchRig(Rig):
+    """The rig with a watch over failover pairs."""
 
     def __init__(self, directory: Path) -> None:
-        self.memory = MemoryHost()
-        self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.log = Journal(directory / "no-journal")
-        config = Config({"data": POOL})
-        converger = Converger(self.memory.host, config, self.store)
-        self.operations = HookOperations(config, self.memory.host, self.store, converger, self.log)
-        self.announcer = Announcer(config, self.memory.host, self.store, self.log)
+        super().__init__(directory)
         self.replugged: list[Claim] = []
         self.watch = PrimaryWatch(
-            self.memory.host, self.store, converger, self.announcer, self.log, replug=self.replugged.append
+            self.memory.host,
+            self.store,
+            self.converger,
+            self.announcer,
+            self.log,
+            replug=self.replugged.append,
         )
 
-    def arrive(self) -> Claim:
-        xml = self.operations.handle("migrate", "begin", "-", paired(ELSEWHERE))
-        assert xml is not None
-        for operation in ("prepare", "start", "started"):
-            self.operations.handle(operation, "begin", "-", xml)
+    def arrive_paired(self) -> Claim:
+        xml = self.arrive(paired(ELSEWHERE))
         (claim,) = self.store.of_domain(domain_xml.read(xml).uuid)
         return claim
 
@@ -53,16 +45,13 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
-    yield rig
-    rig.announcer.stop()
-    rig.store.close()
-    rig.log.close()
+def rig(tmp_path: Path) -> Iterator[WatchRig]:
+    with WatchRig(tmp_path) as rig:
+        yield rig
 
 
-def test_the_port_follows_the_guest(rig: Rig) -> None:
-    claim = rig.arrive()
+def test_the_port_follows_the_guest(rig: WatchRig) -> None:
+    claim = rig.arrive_paired()
     rig.watch.look()
     assert rig.memory.ovs.ports == {}
     rig.drive(claim, True)
@@ -71,8 +60,8 @@ def test_the_port_follows_the_guest(rig: Rig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: Rig) -> None:
-    claim = rig.arrive()
+def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: WatchRig) -> None:
+    claim = rig.arrive_paired()
     rig.announcer.warm(claim.domain)
     rig.announcer.announce(claim.domain)
     assert not rig.memory.ovs.sent.is_set()
@@ -82,8 +71,8 @@ def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: Rig) 
     assert frame[6:12].hex(":") == claim.mac
 
 
-def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: Rig) -> None:
-    claim = rig.arrive()
+def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: WatchRig) -> None:
+    claim = rig.arrive_paired()
     rig.drive(claim, True)
     rig.memory.card.set_bus_master(str(claim.vf), False)
     for thread in threading.enumerate():
@@ -92,9 +81,9 @@ def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: Rig) 
     assert rig.memory.ovs.frames == []
 
 
-def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: Rig) -> None:
+def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: WatchRig) -> None:
     """A new watch has seen nothing yet: the first look at a guest that lost its VF meanwhile mends the port."""
-    claim = rig.arrive()
+    claim = rig.arrive_paired()
     rig.drive(claim, True)
     rig.memory.card.set_bus_master(str(claim.vf), False)
     watch = PrimaryWatch(
@@ -109,8 +98,8 @@ def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: Rig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_what_failed_is_tried_at_the_next_look(rig: Rig) -> None:
-    claim = rig.arrive()
+def test_what_failed_is_tried_at_the_next_look(rig: WatchRig) -> None:
+    claim = rig.arrive_paired()
     rig.watch.look()
     rig.memory.ovs.down = True
     rig.drive(claim, True)
@@ -123,9 +112,9 @@ def test_what_failed_is_tried_at_the_next_look(rig: Rig) -> None:
 
 
 def test_a_vf_that_stays_away_is_plugged_in_again_with_patience_and_a_limit(
-    rig: Rig, capsys: pytest.CaptureFixture[str]
+    rig: WatchRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claim = rig.arrive()
+    claim = rig.arrive_paired()
     rig.watch.look()
     rig.now += 1000
     rig.watch.look()
@@ -144,8 +133,8 @@ def test_a_vf_that_stays_away_is_plugged_in_again_with_patience_and_a_limit(
     assert f"stays on its standby after {ATTEMPTS} attempts" in capsys.readouterr().err
 
 
-def test_a_vf_that_comes_late_is_left_in_peace(rig: Rig) -> None:
-    claim = rig.arrive()
+def test_a_vf_that_comes_late_is_left_in_peace(rig: WatchRig) -> None:
+    claim = rig.arrive_paired()
     rig.watch.expect(claim.domain)
     rig.watch.look()
     rig.drive(claim, True)
@@ -154,9 +143,9 @@ def test_a_vf_that_comes_late_is_left_in_peace(rig: Rig) -> None:
     assert rig.replugged == []
 
 
-def test_an_unplug_that_is_granted_late_is_followed_by_another_attempt(rig: Rig) -> None:
+def test_an_unplug_that_is_granted_late_is_followed_by_another_attempt(rig: WatchRig) -> None:
     """The guest took its VF just before it let go of it, as an earlier attempt had asked it to."""
-    claim = rig.arrive()
+    claim = rig.arrive_paired()
     rig.watch.expect(claim.domain)
     rig.watch.look()
     rig.now += 100
@@ -177,8 +166,8 @@ def test_an_unplug_that_is_granted_late_is_followed_by_another_attempt(rig: Rig)
     assert len(rig.replugged) == 2
 
 
-def test_a_vf_of_no_pair_is_none_of_its_business(rig: Rig) -> None:
-    claim = rig.arrive()
+def test_a_vf_of_no_pair_is_none_of_its_business(rig: WatchRig) -> None:
+    claim = rig.arrive_paired()
     rig.store.put(replace(claim, strategy="vfio"))
     rig.drive(claim, True)
     assert rig.memory.ovs.ports == {}

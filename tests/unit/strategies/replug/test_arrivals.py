@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from lxml import etree
 
-from tests.fakes.doors import MemoryHost
-from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
+from tests.fakes.rig import Rig
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Converger
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import HostError
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.strategies.replug import arrivals
 from vfmigrate.strategies.replug.arrivals import ATTEMPTS, PATIENCE, Arrivals
@@ -61,19 +59,16 @@ class Libvirt:
         self.vf = True
 
 
-class Rig:
-    """A host in memory with arrivals whose thread does not run."""
+class ArrivalsRig(Rig):
+    """The rig with arrivals."""
 
     def __init__(self, directory: Path) -> None:
-        self.memory = MemoryHost()
-        self.now = 1000.0
-        self.store = ClaimStore(directory / "claims", clock=lambda: self.now)
-        self.log = Journal(directory / "no-journal")
+        super().__init__(directory, config=Config({"data": POOL}))
         self.libvirt = Libvirt(self)
         self.settled: list[str] = []
         self.arrivals = Arrivals(
             self.store,
-            Converger(self.memory.host, Config({"data": POOL}), self.store),
+            self.converger,
             cast("Hypervisor", self.libvirt),
             self.log,
             on_plugged=self.settled.append,
@@ -91,14 +86,12 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
-    yield rig
-    rig.store.close()
-    rig.log.close()
+def rig(tmp_path: Path) -> Iterator[ArrivalsRig]:
+    with ArrivalsRig(tmp_path) as rig:
+        yield rig
 
 
-def test_it_is_plugged_in_when_the_guest_runs(rig: Rig) -> None:
+def test_it_is_plugged_in_when_the_guest_runs(rig: ArrivalsRig) -> None:
     rig.claim()
     rig.arrivals.look()
     assert rig.libvirt.plugged == []
@@ -112,7 +105,7 @@ def test_it_is_plugged_in_when_the_guest_runs(rig: Rig) -> None:
     assert len(rig.libvirt.plugged) == 1
 
 
-def test_the_device_is_the_same_for_the_guest(rig: Rig) -> None:
+def test_the_device_is_the_same_for_the_guest(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     xml = arrivals.device(claim)
     addresses = [dict(each.attrib) for each in etree.fromstring(xml).iter("address")]
@@ -129,7 +122,7 @@ def test_the_device_is_the_same_for_the_guest(rig: Rig) -> None:
     assert (interface.mac, interface.address, interface.managed) == (MAC, claim.vf, True)
 
 
-def test_what_fails_is_tried_again_ever_later(rig: Rig) -> None:
+def test_what_fails_is_tried_again_ever_later(rig: ArrivalsRig) -> None:
     rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, 2
     times = []
@@ -143,7 +136,7 @@ def test_what_fails_is_tried_again_ever_later(rig: Rig) -> None:
     assert rig.only().state == PLUGGED
 
 
-def test_a_guest_without_its_vf_is_told_of(rig: Rig) -> None:
+def test_a_guest_without_its_vf_is_told_of(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, ATTEMPTS
     assert rig.arrivals.told(claim) is None
@@ -153,7 +146,7 @@ def test_a_guest_without_its_vf_is_told_of(rig: Rig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_it_is_given_up_until_somebody_asks(rig: Rig) -> None:
+def test_it_is_given_up_until_somebody_asks(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, 1000
     for _ in range(1000):
@@ -168,7 +161,7 @@ def test_it_is_given_up_until_somebody_asks(rig: Rig) -> None:
     assert rig.arrivals.told(rig.only()) is None
 
 
-def test_on_the_source_the_command_comes_first(rig: Rig) -> None:
+def test_on_the_source_the_command_comes_first(rig: ArrivalsRig) -> None:
     """Only when it must have died, and libvirt is not at it either, is the VF put back from here."""
     rig.claim(state=PLUGGED, incoming=False)
     rig.libvirt.running = True
@@ -184,7 +177,7 @@ def test_on_the_source_the_command_comes_first(rig: Rig) -> None:
     assert rig.only().slot is None
 
 
-def test_on_the_source_a_vf_that_is_back_is_forgotten(rig: Rig) -> None:
+def test_on_the_source_a_vf_that_is_back_is_forgotten(rig: ArrivalsRig) -> None:
     rig.claim(state=PLUGGED, incoming=False)
     rig.libvirt.running = rig.libvirt.vf = True
     rig.now += PATIENCE
@@ -192,7 +185,7 @@ def test_on_the_source_a_vf_that_is_back_is_forgotten(rig: Rig) -> None:
     assert (rig.only().state, rig.only().slot, rig.libvirt.plugged) == (PLUGGED, None, [])
 
 
-def test_a_guest_that_got_another_vf_needs_the_promised_one_no_more(rig: Rig) -> None:
+def test_a_guest_that_got_another_vf_needs_the_promised_one_no_more(rig: ArrivalsRig) -> None:
     rig.claim()
     rig.libvirt.running = rig.libvirt.vf = True
     rig.arrivals.look()

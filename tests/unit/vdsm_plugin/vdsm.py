@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.rig import Rig
 from tests.fakes.vdsm_hooks import VdsmHooks
 from tests.testbed import vdsm_package
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Converger
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.client_requests import Promises
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.server import Server, listening_socket
 
@@ -58,11 +54,12 @@ ON_VF = """<interface type="hostdev" managed="yes">
 </interface>"""
 
 
-class Vdsm:
-    """vdsm's hook directories with the plugin in them, and the daemon that it asks."""
+class Vdsm(Rig):
+    """The rig, and vdsm's hook directories with the plugin in them, and the daemon that it asks."""
 
     def __init__(self, directory: Path, installed: Path) -> None:
-        self.directory = directory
+        config = Config({"data": POOL}, clients=frozenset({"nobody"}), migrating_wait=0)
+        super().__init__(directory, config=config)
         shutil.copytree(installed / "usr/share/vfmigrate/vdsm_plugin", directory / "modules")
         shutil.copytree(installed / "usr/libexec/vdsm/hooks", directory / "hooks")
         shutil.copytree(directory / "hooks" / "after_vm_destroy", directory / "hooks" / "before_vm_destroy")
@@ -76,13 +73,7 @@ class Vdsm:
                 text = text.replace(original, str(ours))
             self.script(point).write_text(text)
         self.hooks = VdsmHooks(directory / "hooks")
-        self.memory = MemoryHost()
         self.point_at_devices()
-        settings = Config({"data": POOL}, clients=frozenset({"nobody"}), migrating_wait=0)
-        self.store = ClaimStore(directory / "claims")
-        self.log = Journal(directory / "no-journal")
-        self.converger = Converger(self.memory.host, settings, self.store)
-        self.promises = Promises(settings, self.memory.host, self.store, self.converger, self.log)
         self.requests: list[str] = []
         self.server = Server(listening_socket(directory / "sock"), self.answer)
         self.server.start()
@@ -112,8 +103,7 @@ class Vdsm:
 
     def close(self) -> None:
         self.stop()
-        self.store.close()
-        self.log.close()
+        super().close()
 
     @property
     def said(self) -> str:

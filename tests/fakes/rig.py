@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one rig of the tests: a host in memory with the parts of the daemon on it.
+
+Its clock stands still until a test moves `now`. No thread runs. A test module that needs more than this adds it in a
+subclass of its own.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Optional, TypeVar
+
+from tests.fakes.doors import MemoryHost
+from vfmigrate.announce.announcer import Announcer
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
+from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.rules.driver_binding import CHOOSES_VARIANT
+
+PF = PciAddress(0, 1, 0, 0)
+POOL = Pool("data", (PF,), "br-data", vlans=frozenset({42, 43}))
+
+AnyRig = TypeVar("AnyRig", bound="Rig")
+#: makes rigs that are closed after the test
+MakeRig = Callable[..., "Rig"]
+
+
+class Rig:
+    """A host in memory, its claims, its converger, and what is asked for of the rest of the daemon."""
+
+    def __init__(
+        self,
+        directory: Path,
+        memory: Optional[MemoryHost] = None,
+        config: Optional[Config] = None,
+        *,
+        make_store: Callable[[Path, Callable[[], float]], ClaimStore] = ClaimStore,
+        libvirt_version: int = CHOOSES_VARIANT,
+        journal: str = "no-journal",
+    ) -> None:
+        """`directory` is the test's own; `journal` is the name of the journal's socket in it."""
+        self.directory = directory
+        self.memory = memory or MemoryHost()
+        self.now = 1000.0
+        self.config = config or Config({"data": POOL})
+        self.store = make_store(directory / "claims", lambda: self.now)
+        self.log = Journal(directory / journal)
+        self.converger = Converger(
+            self.memory.host, self.config, self.store, libvirt_version=lambda: libvirt_version
+        )
+        #: the UUIDs of guests that the hook said to have started
+        self.started: list[str] = []
+
+    @cached_property
+    def operations(self) -> HookOperations:
+        """What answers the hook."""
+        return HookOperations(
+            self.config,
+            self.memory.host,
+            self.store,
+            self.converger,
+            self.log,
+            on_started=self.started.append,
+        )
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        """What announces MACs."""
+        return Announcer(self.config, self.memory.host, self.store, self.log)
+
+    @cached_property
+    def promises(self) -> Promises:
+        """What answers clients."""
+        return Promises(self.config, self.memory.host, self.store, self.converger, self.log)
+
+    def call(self, operation: str, xml: str, extra: str = "-") -> Optional[str]:
+        """Call the hook; returns the XML that it answers with."""
+        return self.operations.handle(operation, "begin", extra, xml)
+
+    def run(self, xml: str) -> None:
+        """Start a guest."""
+        for operation in ("prepare", "start", "started"):
+            assert self.call(operation, xml) is None
+
+    def arrive(self, xml: str) -> str:
+        """Have a guest migrate to this host; returns its XML here."""
+        rewritten = self.call("migrate", xml)
+        assert rewritten is not None
+        self.run(rewritten)
+        return rewritten
+
+    def leave(self, xml: str, reason: str = "migrated") -> None:
+        """Have a guest stop on this host."""
+        self.call("stopped", xml)
+        self.call("release", xml, reason)
+
+    def close(self) -> None:
+        """Close what is open, and end what goes on."""
+        if "announcer" in self.__dict__:
+            self.announcer.stop()
+        self.store.close()
+        self.log.close()
+
+    def __enter__(self: AnyRig) -> AnyRig:
+        return self
+
+    def __exit__(
+        self,
+        _type: Optional[type[BaseException]],
+        _error: Optional[BaseException],
+        _traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
