@@ -8,21 +8,27 @@ those still waiting in the socket are left to systemd, which keeps it open, and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from vfmigrate.errors import HostError, InputError, Refused, VfmigrateError
 from vfmigrate.rpc import protocol
 
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 _MAX_CONNECTIONS = 256
-# Of each other user than root: so that the others find room, whoever of them keeps the daemon busy.
+# Of all users but root together, and of each of them. Root's hooks find room beside any number of users, and a user
+# beside another that keeps the daemon busy.
+_MAX_OF_OTHERS = 128
 _MAX_OF_A_USER = 32
+# accept(2): the process or the machine is out of descriptors or memory; the next attempt would fail as well
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED_SECONDS = 0.1
 _IDLE_SECONDS = 120.0
 # Long enough for a hook's request, shorter than systemd's patience (TimeoutStopSec).
 _FINISH_SECONDS = 30.0
@@ -63,7 +69,8 @@ class Server:
         self._listener = listener
         self._answer = answer
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        self._slots_of_others: dict[int, threading.BoundedSemaphore] = {}
+        self._slots_of_others = threading.BoundedSemaphore(_MAX_OF_OTHERS)
+        self._slots_of_user: dict[int, threading.BoundedSemaphore] = {}
         self._stopping = threading.Event()
         self._wake = socket.socketpair()
         self._answering = 0
@@ -91,17 +98,17 @@ class Server:
                 continue
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # the client went away, or another daemon took it
+            except OSError as error:  # else the client went away, or another daemon took it
+                if error.errno in _EXHAUSTED:
+                    self._stopping.wait(_EXHAUSTED_SECONDS)
                 continue
             self._admit(connection)
 
     def _admit(self, connection: socket.socket) -> None:
         """Give a connection a thread; where a user has too many already, root waits and others are sent away."""
         uid = protocol.peer_uid(connection)
-        slots = self._slots
-        if uid != 0:
-            slots = self._slots_of_others.setdefault(uid, threading.BoundedSemaphore(_MAX_OF_A_USER))
-        if not slots.acquire(blocking=uid == 0):
+        slots = self._take_slots(uid)
+        if slots is None:
             with connection, contextlib.suppress(OSError):
                 connection.setblocking(False)
                 connection.sendall(
@@ -115,10 +122,24 @@ class Server:
             thread.start()
         except RuntimeError:
             # The kernel gives no more threads. This client is hung up on; the next may have one.
-            slots.release()
+            slots.close()
             connection.close()
 
-    def _converse(self, connection: socket.socket, uid: int, slots: threading.BoundedSemaphore) -> None:
+    def _take_slots(self, uid: int) -> Optional[contextlib.ExitStack]:
+        """Room for one connection of a user, to be closed after it; None when there is none. Root waits for room."""
+        if uid == 0:
+            wanted = [self._slots]
+        else:
+            of_user = self._slots_of_user.setdefault(uid, threading.BoundedSemaphore(_MAX_OF_A_USER))
+            wanted = [of_user, self._slots_of_others]
+        with contextlib.ExitStack() as taken:
+            for slots in wanted:
+                if not slots.acquire(blocking=uid == 0):
+                    return None
+                taken.callback(slots.release)
+            return taken.pop_all()
+
+    def _converse(self, connection: socket.socket, uid: int, slots: contextlib.ExitStack) -> None:
         limit = protocol.MAX_LINE_BYTES if uid == 0 else protocol.MAX_LINE_BYTES_OF_OTHERS
         try:
             with connection, connection.makefile("rb") as stream:
@@ -136,7 +157,7 @@ class Server:
         except OSError:
             pass  # the client went away
         finally:
-            slots.release()
+            slots.close()
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -148,6 +149,93 @@ def test_root_finds_room_among_a_crowd_of_others() -> None:
         server.stop()
     assert (sent_away["kind"], sent_away["problem"]) == ("refused", "vfmigrated is busy")
     assert "too long" in too_long["problem"]
+
+
+_USERS = """
+import os, socket, sys
+pids = []
+for uid in range(60000, 60040):
+    there, here = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgid(uid)
+        os.setuid(uid)
+        held = []
+        for _ in range(32):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(sys.argv[1])
+            held.append(connection)
+        os.write(here, b"x")
+        sys.stdin.read()
+        os._exit(0)
+    os.read(there, 1)
+    pids.append(pid)
+print("all there", flush=True)
+sys.stdin.read()
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_root_finds_room_among_forty_users_with_as_many_connections_as_each_may_have() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "sock"
+        server = Server(listening_socket(path), Answers())
+        server.start()
+        command = ["/usr/bin/python3", "-IS", "-c", _USERS, str(path)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd="/") as users:
+            assert users.stdin is not None
+            assert users.stdout is not None
+            assert users.stdout.readline() == "all there\n"
+            assert protocol.ask("ping", {}, path=path, timeout=10) == {"uid": 0}
+            serving = [thread for thread in threading.enumerate() if thread.name == "request"]
+            assert len(serving) <= 128 + 1  # the last is of root
+            users.stdin.close()
+        server.stop()
+
+
+_FEW_DESCRIPTORS = """
+import resource, sys, time
+from pathlib import Path
+from vfmigrate.rpc.server import Server, listening_socket
+listener = listening_socket(Path(sys.argv[1]))
+server = Server(listener, lambda request, uid: {})
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+server.start()
+print("ready", flush=True)
+for _ in sys.stdin:
+    began, spent = time.monotonic(), time.process_time()
+    time.sleep(0.5)
+    print((time.process_time() - spent) / (time.monotonic() - began), flush=True)
+"""
+
+
+def test_a_daemon_out_of_descriptors_does_not_spin_and_answers_when_there_are_some_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sock"
+    library = str(Path(protocol.__file__).parents[2])
+    command = [sys.executable, "-B", "-c", _FEW_DESCRIPTORS, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env={"PYTHONPATH": library}, stdin=pipe, stdout=pipe, text=True, bufsize=1
+    ) as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "ready\n"
+        crowd = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+        for connection in crowd:
+            connection.connect(str(path))
+        daemon.stdin.write("how busy?\n")
+        assert float(daemon.stdout.readline()) < 0.5  # of one processor; it was all of one
+        for connection in crowd:
+            connection.close()
+        assert protocol.ask("ping", {}, path=path, timeout=10) == {}
+        daemon.stdin.close()
+        daemon.kill()
 
 
 _CLIENT = """
