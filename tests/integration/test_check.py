@@ -83,7 +83,7 @@ def test_for_an_administrator(guest: Pair) -> None:
         text = " ".join(done.stdout.split())
         assert f"error there is no bridge '{BRIDGE}' on host-b; run on host-b: vfmigrate provision" in text
         assert done.stdout.splitlines()[0] == "source host-a:"
-        assert done.stdout.splitlines()[-1].startswith("guest 'g' cannot go to host-b: 1 error, ")
+        assert done.stdout.splitlines()[-1].startswith("guest 'g' cannot migrate to host-b: 1 error, ")
         assert all(len(line) <= 80 for line in done.stdout.splitlines())
         assert done.stderr == ""
     finally:

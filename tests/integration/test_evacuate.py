@@ -81,7 +81,7 @@ def test_a_host_is_emptied(ready: Pair) -> None:
             ("plain", "-"),
         )
     ]
-    assert evacuate(a).stdout == "no guest runs here\n"
+    assert evacuate(a).stdout == "no guest runs on this host\n"
 
 
 def test_a_dry_run_moves_nobody(ready: Pair) -> None:
@@ -107,7 +107,7 @@ def test_who_has_no_vf_there_stays_until_asked_again(ready: Pair) -> None:
     *_, end = told(done)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "still here: g1" in done.stderr
+    assert "not moved: g1" in done.stderr
     assert [(each["domain"], each["outcome"]) for each in end["guests"]] == [
         ("g0", "moved"),
         ("g1", "stayed"),
@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_every_guest_on_one_host_and_asking_again_does_the_rest(re
             lines.append({"domain": None, **json.loads(process.stdout.readline())})
     output, error = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "still here: " in error
+    assert "not moved: " in error
     assert not running(a) & running(b)
     assert running(a) | running(b) == {"g0", "g1", "g2", "g3"}
     assert "g1" in running(a)

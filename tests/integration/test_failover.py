@@ -99,7 +99,7 @@ def test_a_running_guest_is_told_when_it_takes_effect(home: Node) -> None:
     home.host.virsh("start", GUEST)
     running = home.host.virsh("dumpxml", GUEST)
     _, told, _ = failover(home, "enable", GUEST, "--standby-bridge", BRIDGE)
-    assert "next boot: shut it down and start it again" in told
+    assert "next boot: shut it down, then start it" in told
     assert home.host.virsh("dumpxml", GUEST) == running
 
 

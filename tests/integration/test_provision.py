@@ -140,7 +140,7 @@ def test_what_udev_asks_for(bare: Bare) -> None:
     other = bare.ask("--pf", "0000:99:00.0")
     assert (other.returncode, other.stdout) == (
         0,
-        "nothing to provision: it belongs to no pool of this host\n",
+        "no pool has PF 0000:99:00.0; nothing to provision\n",
     )
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate attach` and `vfmigrate detach`: a VF of a pool for a guest, in its definition and while it runs.
+"""`vfmigrate attach` and `vfmigrate detach`: add a VF of a pool to a guest, or remove one.
 
-The definition is changed through libvirt with the user's own rights; the daemon of this host is asked what its pools
-have and, for a guest that runs, to plug the VF's port, since libvirt calls no hook when a device is plugged in. What
-cannot work is refused before anything is changed; what fails half-way is taken back.
+Both change the persistent definition and, if the guest runs, the guest itself. The definition is changed through
+libvirt with the user's own rights. The daemon of this host lists its pools and, for a running guest, plugs the VF's
+port, because libvirt calls no hook at a hot-plug. A change that cannot work is refused before anything is changed; a
+change that fails half-way is undone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.cli import failover_verb, guest_change
-from vfmigrate.cli.guest_change import GuestChange, Told
+from vfmigrate.cli.guest_change import Answer, GuestChange
 from vfmigrate.domain import attachment, domain_xml, metadata
 from vfmigrate.domain.attachment import Attachment
 from vfmigrate.domain.domain_xml import VfInterface
@@ -34,37 +35,39 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 def add(verbs: Any) -> None:
     """Add both verbs to a parser's."""
-    told = "give a guest a VF of a pool, in its definition and, if it runs, at once"
-    verb = verbs.add_parser("attach", help=told, description=told)
+    purpose = "add a VF of a pool to a guest: to its definition and, if it runs, at once"
+    verb = verbs.add_parser("attach", help=purpose, description=purpose)
     _add_common(verb, mac="MAC of the VF; default: a new one")
-    verb.add_argument("--pool", required=True, metavar="POOL", help="the pool of this host to take it from")
+    verb.add_argument("--pool", required=True, metavar="POOL", help="the pool of this host to use")
     verb.add_argument(
-        "--vlan", type=failover_verb.vlan, metavar="N", help="VLAN tag of its port; default: the pool's"
+        "--vlan", type=failover_verb.vlan, metavar="N", help="VLAN tag of the VF's port; default: the pool's"
     )
     verb.add_argument(
         "--strategy",
         choices=metadata.STRATEGIES,
-        help="how it crosses when the guest migrates; default: vfio, its state travels",
+        help="how the VF migrates with the guest; default: vfio, with its device state",
     )
     verb.set_defaults(run=_attach)
 
-    told = "take a VF away from a guest, from its definition and, if it runs, at once"
-    verb = verbs.add_parser("detach", help=told, description=told)
-    _add_common(verb, mac="MAC of the VF; needed when the guest has more than one")
+    purpose = "remove a VF from a guest: from its definition and, if it runs, at once"
+    verb = verbs.add_parser("detach", help=purpose, description=purpose)
+    _add_common(verb, mac="MAC of the VF; required if the guest has more than one")
     verb.set_defaults(run=_detach)
 
 
 def _add_common(verb: argparse.ArgumentParser, *, mac: str) -> None:
     verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
     verb.add_argument(
-        "-c", "--connect", metavar="URI", help="this host's libvirt; default: as virsh chooses it"
+        "-c", "--connect", metavar="URI", help="this host's libvirt; default: the same as virsh"
     )
-    verb.add_argument("--mac", type=_mac, help=mac)
+    verb.add_argument("--mac", type=_mac, metavar="MAC", help=mac)
     verb.add_argument(
-        "--config", action="store_true", help="the definition only: for the next boot of a guest that runs"
+        "--config",
+        action="store_true",
+        help="change only the definition; takes effect at the guest's next boot",
     )
-    verb.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
-    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _mac(text: str) -> str:
@@ -72,12 +75,12 @@ def _mac(text: str) -> str:
     if not _MAC.fullmatch(mac):
         raise argparse.ArgumentTypeError(f"'{text}' is not a MAC address")
     if int(mac[:2], 16) & 1:
-        raise argparse.ArgumentTypeError(f"{text} is a group's address, not one of an interface")
+        raise argparse.ArgumentTypeError(f"{text} is a multicast address; an interface needs a unicast MAC")
     return mac
 
 
 def new_mac(taken: Container[str]) -> str:
-    """A MAC of QEMU's own range (52:54:00) that nobody here has."""
+    """A MAC in QEMU's range (52:54:00) that no guest of this host has."""
     while True:
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
         if mac not in taken:
@@ -94,14 +97,14 @@ def _attach(options: argparse.Namespace) -> int:
         macs = work.session.macs()
         if options.mac in macs:
             raise Refused(
-                f"guest '{macs[options.mac]}' has an interface with MAC {options.mac} already",
-                "choose another one, or leave --mac away for a new one",
+                f"guest '{macs[options.mac]}' already has an interface with MAC {options.mac}",
+                "choose another MAC, or omit --mac to get a new one",
             )
         network = _network(work.session, pool)
         free = _free(pool)
         if work.live or network is None:
             _check_free(pool, free)
-        wish = Attachment(
+        wanted = Attachment(
             mac=options.mac or new_mac(macs),
             pool=options.pool,
             network=network,
@@ -109,146 +112,148 @@ def _attach(options: argparse.Namespace) -> int:
             vlan=options.vlan,
             strategy=options.strategy,
         )
-        work.will_have(wish)
-        _check_guest(work, wish)
+        work.plan(wanted)
+        _check_guest(work, wanted)
         if not work.dry_run:
             with work.all_or_nothing():
                 if work.live and network is None:
-                    wish = _claim(work, wish)
-                    work.will_have(wish)
+                    wanted = _claim(work, wanted)
+                    work.plan(wanted)
                 work.define()
                 if work.live:
-                    _plug(work, wish)
-        if wish.strategy == "failover":
-            work.done.append(f"next: vfmigrate failover enable {work.name} --mac {wish.mac}")
-        work.show(_told(work, wish), "\n".join(wish.device()), as_json=options.json)
+                    _plug(work, wanted)
+        if wanted.strategy == "failover":
+            work.done.append(f"next, run: vfmigrate failover enable {work.name} --mac {wanted.mac}")
+        work.show(_result(work, wanted), "\n".join(wanted.device()), as_json=options.json)
     return 0
 
 
-def _told(work: GuestChange, wish: Attachment) -> dict[str, Any]:
-    claim = work.claim(wish.mac) if work.live and not work.dry_run else None
+def _result(work: GuestChange, wanted: Attachment) -> dict[str, Any]:
+    claim = work.claim(wanted.mac) if work.live and not work.dry_run else None
     return {
         "domain": work.name,
         "uuid": work.uuid,
-        "mac": wish.mac,
-        "pool": wish.pool,
-        "network": wish.network,
-        "vf": claim["vf"] if claim is not None else str(wish.vf) if wish.vf is not None else None,
-        "vlan": wish.vlan,
-        "strategy": wish.strategy,
+        "mac": wanted.mac,
+        "pool": wanted.pool,
+        "network": wanted.network,
+        "vf": claim["vf"] if claim is not None else str(wanted.vf) if wanted.vf is not None else None,
+        "vlan": wanted.vlan,
+        "strategy": wanted.strategy,
         "live": work.live,
         "config": work.before is not None,
         "dry_run": work.dry_run,
     }
 
 
-def _pool(pools: list[Told], name: str) -> Told:
+def _pool(pools: list[Answer], name: str) -> Answer:
     for pool in pools:
         if pool["name"] == name:
             return pool
-    there_are = ", ".join(sorted(pool["name"] for pool in pools)) or "none"
-    raise UsageError(f"this host has no pool '{name}'", f"its pools: {there_are}")
+    names = ", ".join(sorted(pool["name"] for pool in pools)) or "none"
+    raise UsageError(f"this host has no pool '{name}'", f"its pools: {names}")
 
 
-def _check_vlan(pool: Told, vlan: Optional[int]) -> None:
+def _check_vlan(pool: Answer, vlan: Optional[int]) -> None:
     if vlan is not None and vlan != pool["vlan"] and vlan not in pool["vlans"]:
         raise compatibility.vlan_refusal(vlan, pool["name"])
 
 
-def _network(session: Session, pool: Told) -> Optional[str]:
+def _network(session: Session, pool: Answer) -> Optional[str]:
     name: Optional[str] = pool["network"]
     if name is not None and not session.runs_network(name):
         raise Refused(
-            f"libvirt's network '{name}' of pool '{pool['name']}' does not run",
+            f"libvirt network '{name}' of pool '{pool['name']}' is not running",
             f"run: vfmigrate provision {pool['name']}",
         )
     return name
 
 
-def _free(pool: Told) -> list[PciAddress]:
+def _free(pool: Answer) -> list[PciAddress]:
     return [
         PciAddress.parse(vf["address"]) for pf in pool["pfs"] for vf in pf["vfs"] if vf["state"] == "free"
     ]
 
 
-def _check_free(pool: Told, free: list[PciAddress]) -> None:
+def _check_free(pool: Answer, free: list[PciAddress]) -> None:
     if free:
         return
     vfs = [vf for pf in pool["pfs"] for vf in pf["vfs"]]
     if not vfs:
-        raise Refused(f"pool '{pool['name']}' has no VFs on this host", "run: vfmigrate provision")
+        raise Refused(
+            f"pool '{pool['name']}' has no VFs on this host", f"run: vfmigrate provision {pool['name']}"
+        )
     taken = "; ".join(f"{vf['address']} {vf['guest'] or vf['holder'] or vf['state']}" for vf in vfs)
     raise Refused(
         f"pool '{pool['name']}' has no free VF on this host: {taken}",
-        "move or shut down one of these guests, or add VFs",
+        "migrate or shut down one of these guests, or raise 'vfs' of the pool",
     )
 
 
-def _check_guest(work: GuestChange, wish: Attachment) -> None:
+def _check_guest(work: GuestChange, wanted: Attachment) -> None:
     """Raises Refused for a guest that cannot have this VF."""
-    for xml in (work.after, attachment.attached(work.session.live(work.name), wish) if work.live else None):
-        if xml is not None and wish.strategy in (None, "vfio"):
+    for xml in (work.after, attachment.attached(work.session.live(work.name), wanted) if work.live else None):
+        if xml is not None and wanted.strategy in (None, "vfio"):
             guest = domain_xml.read(xml)
-            compatibility.check_guest(guest, [vf for vf in guest.interfaces if vf.wanted_mac == wish.mac])
+            compatibility.check_guest(guest, [vf for vf in guest.interfaces if vf.wanted_mac == wanted.mac])
     if not work.live:
         return
-    if wish.strategy == "failover":
+    if wanted.strategy == "failover":
         raise Refused(
-            f"guest '{work.name}' runs, and a VF that has a standby is there from a guest's boot on",
-            "add --config; then vfmigrate failover enable, and restart the guest",
+            f"guest '{work.name}' is running; a VF with a standby can only be added to its definition",
+            "add --config; then run vfmigrate failover enable, and restart the guest",
         )
     attachment.check_free_port(work.session.live(work.name))
 
 
-def _claim(work: GuestChange, wish: Attachment) -> Attachment:
-    """Have the daemon choose a VF: it has the last word on which is free."""
+def _claim(work: GuestChange, wanted: Attachment) -> Attachment:
+    """Let the daemon choose a VF: it decides which one is free."""
     claimed = work.ask(
         "claim",
         domain=work.uuid,
         name=work.name,
-        mac=wish.mac,
-        pool=wish.pool,
-        strategy=wish.strategy or "vfio",
-        vlan=wish.vlan,
+        mac=wanted.mac,
+        pool=wanted.pool,
+        strategy=wanted.strategy or "vfio",
+        vlan=wanted.vlan,
         plug=True,
     )
-    work.undoing("give the VF back", lambda: work.give_back(wish.mac))
-    return replace(wish, vf=PciAddress.parse(claimed["vf"]))
+    work.on_failure("release the VF", lambda: work.give_back(wanted.mac))
+    return replace(wanted, vf=PciAddress.parse(claimed["vf"]))
 
 
-def _plug(work: GuestChange, wish: Attachment) -> None:
+def _plug(work: GuestChange, wanted: Attachment) -> None:
     """Plug the VF into the running guest and its port into the bridge."""
     marks = work.marks()
-    work.session.stamp(work.name, (*marks, wish.mark()))
-    work.undoing("put the metadata back", lambda: work.session.stamp(work.name, marks))
-    work.plug("\n".join(wish.device()))
-    work.undoing("unplug the VF again", lambda: work.unplug(wish.mac))
-    if wish.network is None:
-        work.ask("keep", domain=work.uuid, mac=wish.mac)
+    work.session.stamp(work.name, (*marks, wanted.mark()))
+    work.on_failure("restore the metadata", lambda: work.session.stamp(work.name, marks))
+    work.plug("\n".join(wanted.device()))
+    work.on_failure("unplug the VF", lambda: work.unplug(wanted.mac))
+    if wanted.network is None:
+        work.ask("keep", domain=work.uuid, mac=wanted.mac)
     else:
-        # libvirt chose the VF and told nobody: the daemon finds it when it compares.
+        # libvirt chose the VF itself: the daemon finds it when it reconciles.
         work.ask("reconcile")
-    _check_claim(work, wish)
+    _check_claim(work, wanted)
 
 
-def _check_claim(work: GuestChange, wish: Attachment) -> None:
-    told = work.ask("status")
-    claim = work.claim(wish.mac, told)
+def _check_claim(work: GuestChange, wanted: Attachment) -> None:
+    status = work.ask("status")
+    claim = work.claim(wanted.mac, status)
     if claim is None or claim["state"] != "plugged":
         raise HostError(
-            f"vfmigrated did not take over the VF with MAC {wish.mac} that libvirt gave guest '{work.name}'",
-            "see journalctl -t vfmigrated",
+            f"vfmigrated did not adopt the VF with MAC {wanted.mac} that libvirt gave to guest '{work.name}'",
+            "see: journalctl -t vfmigrated",
         )
-    (pool,) = [pool for pool in told["pools"] if pool["name"] == wish.pool]
+    (pool,) = [pool for pool in status["pools"] if pool["name"] == wanted.pool]
     (vf,) = [vf for pf in pool["pfs"] for vf in pf["vfs"] if vf["address"] == claim["vf"]]
-    if vf["bridge"] != pool["bridge"] or wish.vlan not in (None, vf["tag"]):
-        where = f"{pool['bridge']}, VLAN {wish.vlan}" if wish.vlan is not None else pool["bridge"]
+    if vf["bridge"] != pool["bridge"] or wanted.vlan not in (None, vf["tag"]):
+        where = f"{pool['bridge']}, VLAN {wanted.vlan}" if wanted.vlan is not None else pool["bridge"]
         raise HostError(
             f"VF {vf['address']} is not plugged into {where}: {' '.join(vf['problems'])}",
-            "see journalctl -t vfmigrated",
+            "see: journalctl -t vfmigrated",
         )
     vlan = f" in VLAN {claim['vlan']}" if claim["vlan"] is not None else ""
-    work.done.append(f"plugged {claim['vf']} with MAC {wish.mac} into the running guest{vlan}")
+    work.done.append(f"plugged VF {claim['vf']} with MAC {wanted.mac} into the running guest{vlan}")
 
 
 # -- detach
@@ -264,8 +269,8 @@ def _detach(options: argparse.Namespace) -> int:
         found = plugged or defined
         if found is None:
             which = f" with MAC {options.mac}" if options.mac is not None else ""
-            raise Refused(f"guest '{work.name}' has no VF{which}", "see virsh domiflist")
-        _check_alone(work.name, found)
+            raise Refused(f"guest '{work.name}' has no VF{which}", f"see: virsh domiflist {work.name}")
+        _check_not_paired(work.name, found)
         mac = _mac_of(work.name, found)
         if work.before is not None and defined is not None:
             work.after = attachment.detached(work.before, defined)
@@ -274,7 +279,7 @@ def _detach(options: argparse.Namespace) -> int:
                 work.define()
                 if plugged is not None:
                     _unplug(work, mac)
-        told = {
+        result = {
             "domain": work.name,
             "uuid": work.uuid,
             "mac": mac,
@@ -283,12 +288,12 @@ def _detach(options: argparse.Namespace) -> int:
             "dry_run": work.dry_run,
         }
         device = domain_xml.device(live, plugged.position) if live is not None and plugged is not None else ""
-        work.show(told, device, as_json=options.json)
+        work.show(result, device, as_json=options.json)
     return 0
 
 
 def _chosen(xml: Optional[str], mac: Optional[str], networks: frozenset[str]) -> Optional[VfInterface]:
-    """The VF that is meant in a definition or a running guest; None when that has no such VF."""
+    """The VF in this XML that the options name; None if the XML has no such VF."""
     if xml is None:
         return None
     guest = domain_xml.read(xml)
@@ -300,19 +305,19 @@ def _chosen(xml: Optional[str], mac: Optional[str], networks: frozenset[str]) ->
     return chosen(guest, devices, mac, networks)
 
 
-def _check_alone(name: str, vf: VfInterface) -> None:
+def _check_not_paired(name: str, vf: VfInterface) -> None:
     if vf.teaming is not None:
         raise Refused(
-            f"the VF with MAC {vf.wanted_mac} of guest '{name}' is half of a failover pair",
-            f"first run: vfmigrate failover disable {name} --mac {vf.wanted_mac}",
+            f"the VF with MAC {vf.wanted_mac} of guest '{name}' is part of a failover pair",
+            f"run first: vfmigrate failover disable {name} --mac {vf.wanted_mac}",
         )
 
 
 def _mac_of(name: str, vf: VfInterface) -> str:
     if vf.wanted_mac is None:
         raise InputError(
-            f"VF {vf.address} of guest '{name}' has no MAC by which it could be found",
-            "unplug it yourself: virsh detach-device",
+            f"VF {vf.address} of guest '{name}' has no MAC, so vfmigrate cannot identify it",
+            f"detach it with: virsh detach-device {name} FILE",
         )
     return vf.wanted_mac
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate check DOMAIN DESTURI`: what the administrator asks, and what is shown of it."""
+"""`vfmigrate check DOMAIN DESTURI`: preflight checks of a migration, printed."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import argparse
 import json
 from typing import Any
 
-from vfmigrate.cli import check_report
+from vfmigrate.cli import tables
 from vfmigrate.errors import Refused
 from vfmigrate.preflight import report
 
 
 def add(verbs: Any) -> None:
     """Add the verb to a parser's."""
-    told = "say whether a guest can move to another host, and what stands against it"
-    verb = verbs.add_parser("check", help=told, description=told)
+    purpose = "check whether a guest can migrate to another host, and show what would block it"
+    verb = verbs.add_parser("check", help=purpose, description=purpose)
     verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
-    verb.add_argument("destination", metavar="DESTURI", help="libvirt connection to the host it is to go to")
+    verb.add_argument("destination", metavar="DESTURI", help="libvirt connection to the destination")
     verb.add_argument(
         "-c",
         "--connect",
         metavar="URI",
-        help="libvirt connection to the host where it is; default: as virsh chooses it",
+        help="libvirt connection to the source; default: the same as virsh",
     )
     verb.add_argument(
-        "--copy-storage-all", action="store_true", help="its disks are to be copied, and need not be shared"
+        "--copy-storage-all", action="store_true", help="disks will be copied, so they need not be shared"
     )
     verb.add_argument(
         "--bandwidth",
         type=_bandwidth,
         metavar="MIB",
-        help="what the migration is to have, in MiB/s; default: what virsh migrate-setspeed has set for the guest",
+        help="bandwidth of the migration in MiB/s; default: the guest's limit (virsh migrate-getspeed)",
     )
-    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=run)
 
 
@@ -44,7 +44,7 @@ def _bandwidth(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look and tell; 0 when the guest can go, 1 when something stands against it."""
+    """Collect, judge and print; 0 if the guest can migrate, 1 if something blocks it."""
     # A command line is parsed without libvirt-python as well.
     from vfmigrate.preflight.collect import Scout, Wish  # noqa: PLC0415 - with libvirt-python
     from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
     with Session(options.connect) as source, Session(options.destination) as destination:
         prospect = Scout(source, destination, socket=options.socket).look(options.domain, wish)
     lines = report.judge(prospect)
+    answer = report.plain(prospect, lines)
     if options.json:
-        print(json.dumps(report.plain(prospect, lines), indent=2))
+        print(json.dumps(answer, indent=2))
     else:
-        for line in check_report.listed(prospect, lines):
-            print(line)
+        tables.show(lambda width: tables.check(answer, width))
     return 0 if report.can_go(lines) else Refused.exit_code

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a migration shows while it runs: a bar on a terminal, plain lines elsewhere, or events for programs.
+"""The displays of a migration that runs: a progress bar on a terminal, plain lines elsewhere, or JSON events.
 
-rich draws the bar; where it is not installed, a terminal gets the plain lines.
+rich draws the bar; without it, a terminal shows the plain lines.
 """
 
 from __future__ import annotations
@@ -13,36 +13,21 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, Optional, TextIO
 
-from vfmigrate.migrate.convergence import mib
+from vfmigrate.cli import progress_text
 from vfmigrate.model.progress import Progress
 
 if TYPE_CHECKING:
     from vfmigrate.model.progress import Display
 
-#: of the events that --json writes, told in docs/migrate.md
+#: version of the events that --json writes (docs/migrate.md)
 SCHEMA = 1
 
-#: seconds between two plain lines, and between two events, that tell of progress
+#: seconds between two plain lines, and between two events, with the progress
 _LINE_PERIOD = 5.0
 _EVENT_PERIOD = 1.0
 
 
-def described(now: Progress, allowed_ms: int) -> list[str]:
-    """The figures of a moment, each in words."""
-    told = [f"{mib(now.remaining)} of {mib(now.total)} memory left"]
-    if now.disk_total:
-        told.append(f"{mib(now.disk_remaining)} of {mib(now.disk_total)} disks left")
-    if now.vf_state is not None:
-        told.append(f"VF state {mib(now.vf_state)}")
-    told.append(f"{mib(now.rate)}/s")
-    if now.dirty_rate:
-        told.append(f"guest writes {mib(now.dirty_rate)}/s")
-    if now.expected_downtime is not None:
-        told.append(f"downtime about {now.expected_downtime} ms ({allowed_ms} allowed)")
-    return told
-
-
-class Lines:
+class LineDisplay:
     """Plain lines."""
 
     def __init__(self, file: Optional[TextIO] = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,15 +43,15 @@ class Lines:
         self._print(text)
 
     def progress(self, now: Progress, allowed_ms: int, /) -> None:
-        """Print how far it is, now and then."""
+        """Print the progress every few seconds."""
         if self._clock() >= self._next:
             self._next = self._clock() + _LINE_PERIOD
             part = f"pass {now.iteration}, {now.part:.0%}"
-            self._print(", ".join([part, *described(now, allowed_ms)]))
+            self._print(", ".join([part, *progress_text.figures(now, allowed_ms)]))
 
 
-class Events:
-    """A JSON object on a line of its own for each event."""
+class JsonDisplay:
+    """A JSON object on its own line for each event."""
 
     def __init__(self, file: Optional[TextIO] = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = file or sys.stdout
@@ -77,17 +62,17 @@ class Events:
     def tell(self, event: str, text: str, /, **facts: Any) -> None:
         """Write an event."""
         at = round(self._clock() - self._begun, 3)
-        told = {"schema": SCHEMA, "event": event, "at": at, "text": text, **facts}
-        print(json.dumps(told), file=self._file, flush=True)
+        line = {"schema": SCHEMA, "event": event, "at": at, "text": text, **facts}
+        print(json.dumps(line), file=self._file, flush=True)
 
     def progress(self, now: Progress, allowed_ms: int, /) -> None:
-        """Write how far it is, about once a second."""
+        """Write the progress about once a second."""
         if self._clock() < self._next:
             return
         self._next = self._clock() + _EVENT_PERIOD
         self.tell(
             "progress",
-            ", ".join(described(now, allowed_ms)),
+            ", ".join(progress_text.figures(now, allowed_ms)),
             iteration=now.iteration,
             memory_total=now.total,
             memory_remaining=now.remaining,
@@ -102,18 +87,18 @@ class Events:
 
 
 @contextlib.contextmanager
-def shown(*, as_json: bool) -> Iterator[Display]:
+def displayed(*, as_json: bool) -> Iterator[Display]:
     """The display that suits standard output."""
     if as_json:
-        yield Events()
+        yield JsonDisplay()
         return
     if sys.stdout.isatty():
         try:
-            from vfmigrate.cli.progress_bar import bar  # noqa: PLC0415 - rich is not needed without a terminal, nor always there
+            from vfmigrate.cli.progress_bar import bar  # noqa: PLC0415 - rich is optional, and needed on a terminal only
         except ImportError:
             pass
         else:
             with bar() as display:
                 yield display
             return
-    yield Lines()
+    yield LineDisplay()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate evacuate`: moves the running guests of this host to others, several at once.
+"""`vfmigrate evacuate`: migrates the running guests of this host to other hosts, several at once.
 
-What is decided is `evacuation`'s, the order of things `evacuator`'s, how one guest moves `migration`'s; here are the
-command line, the hosts as they are asked, and what is shown. It works through libvirt with the user's own rights.
+`evacuate.planner` decides, `evacuate.runner` drives, `migrate` migrates each guest; here are the command line, the
+connections to the hosts, and the output. It works through libvirt with the user's own rights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from lxml import etree
 
-from vfmigrate.cli import display, keyboard, migrate_verb
+from vfmigrate.cli import display, keyboard, migrate_verb, tables
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.domain.migrating_vf import strategy
@@ -38,26 +38,22 @@ JOBS = 4
 
 def add(verbs: Any) -> None:
     """Add the verb to a parser's."""
-    told = "move all running guests of this host to others, several at once"
-    verb = verbs.add_parser("evacuate", help=told, description=told)
+    purpose = "migrate all running guests of this host to other hosts, several at once"
+    verb = verbs.add_parser("evacuate", help=purpose, description=purpose)
+    verb.add_argument("desturi", nargs="+", metavar="DESTURI", help="libvirt connection to a destination")
     verb.add_argument(
-        "desturi", nargs="+", metavar="DESTURI", help="libvirt of a destination, as for virsh migrate"
+        "-c", "--connect", metavar="URI", help="this host's libvirt; default: the same as virsh"
     )
-    verb.add_argument(
-        "-c", "--connect", metavar="URI", help="this host's libvirt; default: as virsh chooses it"
-    )
-    verb.add_argument(
-        "--only", action="append", metavar="DOMAIN", help="this guest, and no other; may be given again"
-    )
+    verb.add_argument("--only", action="append", metavar="DOMAIN", help="only this guest; can be repeated")
     verb.add_argument(
         "--jobs",
         type=migrate_verb.number,
         default=JOBS,
         metavar="N",
-        help="how many guests may be on their way at once (default: %(default)s)",
+        help="how many guests migrate at the same time (default: %(default)s)",
     )
-    verb.add_argument("--dry-run", action="store_true", help="show the plan, and move nothing")
-    verb.add_argument("--json", action="store_true", help="for programs: one event on each line")
+    verb.add_argument("--dry-run", action="store_true", help="show the plan; migrate nothing")
+    verb.add_argument("--json", action="store_true", help="print JSON, one event on each line")
     migrate_verb.add_pace(verb)
     verb.set_defaults(run=_evacuate)
 
@@ -184,7 +180,7 @@ class _Screen:
     """Lines for a reader, or an event on each line for a program. Thread-safe."""
 
     def __init__(self, *, as_json: bool) -> None:
-        self._display = display.Events() if as_json else display.Lines()
+        self._display = display.JsonDisplay() if as_json else display.LineDisplay()
         self._lock = threading.Lock()
 
     def tell(self, event: str, text: str, **told: Any) -> None:
@@ -216,7 +212,7 @@ class _Voice:
 
 def rows(guests: Sequence[Leaver], plan: Plan) -> Iterator[tuple[str, ...]]:
     """The plan as a table."""
-    yield ("GUEST", "VFS", "GOES TO")
+    yield ("GUEST", "VFS", "DESTINATION")
     for guest in guests:
         where = plan.moves.get(guest.uuid) or f"stays: {plan.stuck[guest.uuid]}"
         yield (guest.name, vfs_of(guest), where)
@@ -245,14 +241,6 @@ def vfs_of(guest: Leaver) -> str:
     """How many VFs of which pool, in words."""
     told = [f"{number} {pool}" if number > 1 else pool for pool, number in sorted(guest.pools.items())]
     return ", ".join(told) or "-"
-
-
-def table(lines: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    """Rows as lines with their columns aligned."""
-    cells = list(lines)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
 
 
 def told_plan(guests: Sequence[Leaver], plan: Plan) -> list[dict[str, Any]]:
@@ -306,13 +294,15 @@ def _evacuate(options: argparse.Namespace) -> int:
         if now is None and any(guest.vfs for guest in guests):
             protocol.ask("facts", {}, path=options.socket)  # raises why it does not answer
         plan = planner.plan(guests, places)
-        lines = list(table(rows(guests, plan))) if guests else ["no guest runs here"]
+        width = None if options.json else tables.width()
+        lines = list(tables.table([*rows(guests, plan)], width)) if guests else ["no guest runs on this host"]
         screen.tell("plan", "\n".join(lines), guests=told_plan(guests, plan))
         if options.dry_run or not guests:
             return Refused.exit_code if plan.stuck else 0
         with keyboard.interruptible() as cancelled:
             fates = Evacuator(hosts, cancelled, now, places, options.jobs).run(guests, plan)
-    screen.tell("end", "\n".join(["", *table(results(fates))]), guests=told_fates(fates))
+    lines = ["", *tables.table([*results(fates)], width)]
+    screen.tell("end", "\n".join(lines), guests=told_fates(fates))
     return status(fates)
 
 
@@ -322,9 +312,9 @@ def status(fates: Sequence[Fate]) -> int:
     amiss = [fate.guest.name for fate in fates if fate.outcome == runner.MOVED and fate.problems]
     if stayed:
         names = ", ".join(fate.guest.name for fate in stayed)
-        print(f"vfmigrate: still here: {names}; ask again for the rest", file=sys.stderr)
+        print(f"vfmigrate: not moved: {names}; run the command again to retry", file=sys.stderr)
     if amiss:
-        print(f"vfmigrate: moved, but not as they should be: {', '.join(amiss)}", file=sys.stderr)
+        print(f"vfmigrate: moved with problems: {', '.join(amiss)}", file=sys.stderr)
     error = next((fate.error for fate in stayed if fate.error is not None), None)
     if error is not None:
         return error.exit_code
@@ -352,5 +342,5 @@ def _chosen(running: Mapping[str, str], only: Optional[Sequence[str]]) -> list[s
     """The XML of the guests that are to leave; `running` is all of it by name."""
     for name in only or ():
         if name not in running:
-            raise Refused(f"no guest '{name}' runs here", "see virsh list")
+            raise Refused(f"no guest '{name}' runs on this host", "see: virsh list")
     return [xml for name, xml in sorted(running.items()) if only is None or name in only]

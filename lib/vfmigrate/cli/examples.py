@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How each verb is used: shown by --help and in the manual page. A test holds every verb to have some, that parse."""
+"""Examples of each verb, shown by --help and in the manual page. A test checks that each verb has some that parse."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _TITLE = "examples:"
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Leaves the lines of examples as they are."""
+    """Does not wrap the lines of examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith(_TITLE):
@@ -55,7 +55,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parsers of the verbs that do something: those without sub-verbs."""
+    """The parsers of the verbs without sub-verbs."""
     below = [
         verb
         for action in parser._actions  # noqa: SLF001 - argparse has no other list of them
@@ -69,12 +69,12 @@ def verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
 
 
 def name(verb: argparse.ArgumentParser) -> str:
-    """A verb's name, without the program's."""
+    """A verb's name, without the program's name."""
     return verb.prog.partition(" ")[2]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Give the verbs of a parser their examples."""
+    """Add the examples to the verbs of a parser."""
     for verb in verbs(parser):
         if name(verb) in EXAMPLES:
             verb.formatter_class = _Formatter

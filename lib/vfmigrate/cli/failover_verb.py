@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate failover enable|disable|show`: what the administrator asks, and what is shown of it.
+"""`vfmigrate failover enable|disable|show`: failover pairs of a guest's VFs.
 
-Works on the persistent definition, through libvirt with the user's own rights; asks nothing of the daemon.
+Works on the persistent definition, through libvirt with the user's own rights; does not need the daemon.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from vfmigrate.cli import tables
 from vfmigrate.config import setting
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import InputError, Refused, VfmigrateError
@@ -28,67 +29,74 @@ if TYPE_CHECKING:
     from vfmigrate.virt.session import Session
 
 _SECRET = re.compile(r"(passwd=)('[^']*'|\"[^\"]*\")")
-# What a guest is given for letting go of a device and for taking one, in seconds.
+# Seconds that a guest has to release a device, and to take one.
 _PATIENCE, _LONGEST_PATIENCE = 30, 600
 _NETDEVS = Path("/sys/class/net")
 
 
 def add(verbs: Any) -> None:
     """Add the verb and its sub-verbs to a parser's."""
-    told = "give a VF a virtio interface that stands by while the guest migrates"
-    verb = verbs.add_parser("failover", help=told, description=told)
+    purpose = "pair a VF with a virtio interface that carries its traffic while the guest migrates"
+    verb = verbs.add_parser("failover", help=purpose, description=purpose)
     actions = verb.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    told = "make a failover pair of a VF and a new virtio interface with its MAC"
-    action = actions.add_parser("enable", help=told, description=told)
+    purpose = "pair a VF with a new virtio interface that has the same MAC"
+    action = actions.add_parser("enable", help=purpose, description=purpose)
     _add_common(action, changes=True)
     where = action.add_mutually_exclusive_group(required=True)
-    where.add_argument("--standby-bridge", metavar="BR", help="the bridge that the standby is plugged into")
-    where.add_argument("--standby-network", metavar="NET", help="the libvirt network of the standby")
+    where.add_argument("--standby-bridge", metavar="BR", help="bridge of the standby")
+    where.add_argument("--standby-network", metavar="NET", help="libvirt network of the standby")
     action.add_argument(
-        "--vlan", type=vlan, metavar="N", help="VLAN tag of the standby; default: as the VF's metadata says"
+        "--vlan",
+        type=vlan,
+        metavar="N",
+        help="VLAN tag of the standby; default: the one in the VF's metadata",
     )
     action.add_argument(
         "--switch",
         choices=("openvswitch", "linux"),
-        help="what kind of bridge it is; default: what this host's bridge of that name is",
+        help="type of the bridge; default: the type of this host's bridge of that name",
     )
     action.add_argument(
         "--live",
         action="store_true",
-        help="in the running guest as well: plug the standby in, unplug the VF and plug it in as the other half",
+        help="also change the running guest: plug the standby, unplug the VF and plug it as part of the pair",
     )
     action.add_argument(
         "--wait",
         type=_seconds,
         default=_PATIENCE,
         metavar="SECONDS",
-        help="with --live: what the guest is given for each step; default: %(default)s",
+        help="with --live: time that the guest has for each step (default: %(default)s)",
     )
-    action.add_argument("--alias", metavar="ua-NAME", help="alias of the standby; default: made of the MAC")
+    action.add_argument(
+        "--alias", metavar="ua-NAME", help="alias of the standby; default: derived from the MAC"
+    )
     action.set_defaults(run=_enable)
 
-    told = "take the standby away again, and leave the VF as it was"
-    action = actions.add_parser("disable", help=told, description=told)
+    purpose = "remove the standby, and leave the VF as it was before"
+    action = actions.add_parser("disable", help=purpose, description=purpose)
     _add_common(action, changes=True)
     action.set_defaults(run=_disable)
 
-    told = "show the failover pairs of a guest, and what is wrong with them"
-    action = actions.add_parser("show", help=told, description=told)
+    purpose = "show the failover pairs of a guest and their problems"
+    action = actions.add_parser("show", help=purpose, description=purpose)
     _add_common(action, changes=False)
-    action.add_argument("--json", action="store_true", help="for programs")
+    action.add_argument("--json", action="store_true", help="print JSON")
     action.set_defaults(run=_show)
 
 
 def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
     action.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
     action.add_argument(
-        "-c", "--connect", metavar="URI", help="libvirt connection; default: as virsh chooses it"
+        "-c", "--connect", metavar="URI", help="this host's libvirt; default: the same as virsh"
     )
     if changes:
-        action.add_argument("--mac", help="MAC of the VF; needed when the guest has more than one")
-        action.add_argument("--dry-run", action="store_true", help="show the difference, and change nothing")
-        action.add_argument("--json", action="store_true", help="for programs")
+        action.add_argument(
+            "--mac", metavar="MAC", help="MAC of the VF; required if the guest has more than one"
+        )
+        action.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+        action.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _session(options: argparse.Namespace) -> Session:
@@ -113,17 +121,17 @@ def vlan(text: str) -> int:
 
 
 def difference(before: str, after: str) -> str:
-    """What changes in a definition, for a terminal: no passwords."""
+    """The unified diff of two definitions, with passwords hidden."""
     old, new = (_SECRET.sub(r"\1'***'", text).splitlines() for text in (before, after))
     return "\n".join(difflib.unified_diff(old, new, "before", "after", n=2, lineterm=""))
 
 
 def _is_openvswitch(bridge: str) -> bool:
-    """Whether this host's bridge of that name is one of Open vSwitch: a Linux bridge has a directory of that name."""
+    """Whether this host's bridge is one of Open vSwitch: only a Linux bridge has a directory `bridge` in sysfs."""
     device = _NETDEVS / bridge
     if not device.exists():
         raise Refused(
-            f"there is no bridge '{bridge}' on this host", "make it first, or say what it is with --switch"
+            f"there is no bridge '{bridge}' on this host", "create it, or give its type with --switch"
         )
     return not (device / "bridge").is_dir()
 
@@ -156,21 +164,21 @@ def _enable(options: argparse.Namespace) -> int:
             noted = definition.note_controllers(before, kept)
             if noted != kept:
                 session.define(noted)
-            _tell_when(session, options)
-        _tell_program(session, options, before, after, live=live is not None)
+            _print_when(session, options)
+        _print_json(session, options, before, after, live=live is not None)
     return 0
 
 
 def _live(
     session: Session, options: argparse.Namespace, wish: Wish, networks: Collection[str]
 ) -> Optional[tuple[RunningGuest, Halves]]:
-    """The running guest and what it is to get; None when it has the pair. Raises Refused when it cannot get it."""
+    """The running guest and the pair to make in it; None if it has the pair. Raises Refused if that cannot work."""
     from vfmigrate.virt.running_guest import RunningGuest  # noqa: PLC0415 - as for the session
 
     if not session.is_local():
         raise Refused(
-            "--live looks at the VF on the host of its guest, and the connection is to another host",
-            "run it there",
+            f"--live works on the guest's own host only, and libvirt at {options.connect} is on another host",
+            "run it on the host of the guest",
         )
     guest = RunningGuest(session.running_domain(options.domain), Sysfs(), patience=options.wait)
     halves = definition.live_halves(guest.xml(), wish, networks)
@@ -180,17 +188,17 @@ def _live(
 def _make_live(
     session: Session, options: argparse.Namespace, live: tuple[RunningGuest, Halves], before: str
 ) -> None:
-    """Make the pair in the running guest; the definition goes back to `before` when that fails."""
+    """Make the pair in the running guest; restore the definition `before` if that fails."""
     guest, halves = live
     try:
         live_pair.make(guest, halves)
     except VfmigrateError:
         session.define(before)
         raise
-    _say(
+    _print(
         options,
-        f"guest '{guest.name}' has taken its VF as half of the pair; "
-        "its addresses belong on the device that joins both, which is new",
+        f"made the pair in running guest '{guest.name}'; move the IP addresses of the VF in the guest "
+        "to the new net_failover device",
     )
 
 
@@ -199,77 +207,70 @@ def _disable(options: argparse.Namespace) -> int:
         before = session.definition(options.domain)
         after = definition.disable(before, options.mac)
         if _change(session, options, before, after):
-            _tell_when(session, options)
-        _tell_program(session, options, before, after, live=False)
+            _print_when(session, options)
+        _print_json(session, options, before, after, live=False)
     return 0
 
 
-def _say(options: argparse.Namespace, text: str) -> None:
-    """For a reader; a program is told all of it at the end."""
+def _print(options: argparse.Namespace, text: str) -> None:
+    """Print a line as it happens; with --json everything is printed at the end."""
     if not options.json:
         print(text)
 
 
-def _tell_program(
+def _print_json(
     session: Session, options: argparse.Namespace, before: str, after: str, *, live: bool
 ) -> None:
     if options.json:
-        told = {
+        result = {
             "schema": 1,
             "difference": difference(before, after),
             "running": session.is_running(options.domain),
             "live": live,
             "dry_run": options.dry_run,
         }
-        print(json.dumps(told, indent=2))
+        print(json.dumps(result, indent=2))
 
 
 def _change(
     session: Session, options: argparse.Namespace, before: str, after: str, *, also: bool = False
 ) -> bool:
-    """Show a change and make it; False when there was none to make, which is told unless there is `also` another."""
+    """Print a change and apply it; False if there is none, which is printed unless there is `also` another."""
     if before == after:
         if not also:
-            _say(options, "nothing to do")
+            _print(options, "nothing to do")
         return False
-    _say(options, difference(before, after))
+    _print(options, difference(before, after))
     if options.dry_run:
-        _say(options, "nothing changed (--dry-run)")
+        _print(options, "nothing changed (--dry-run)")
         return False
     session.define(after)
     return True
 
 
-def _tell_when(session: Session, options: argparse.Namespace) -> None:
+def _print_when(session: Session, options: argparse.Namespace) -> None:
     if getattr(options, "live", False):
-        _say(options, "defined; the guest has it now, and at its next boot")
+        _print(options, "defined; in effect now and after the guest's next boot")
     elif session.is_running(options.domain):
-        _say(options, "defined; takes effect at the guest's next boot: shut it down and start it again")
+        _print(options, "defined; takes effect at the guest's next boot: shut it down, then start it")
     else:
-        _say(options, "defined; takes effect at the guest's next boot")
+        _print(options, "defined; takes effect at the guest's next boot")
 
 
 def _show(options: argparse.Namespace) -> int:
     with _session(options) as session:
-        told = described(session.definition(options.domain))
+        found = pairs(session.definition(options.domain))
     if options.json:
-        print(json.dumps({"schema": 1, "pairs": told}, indent=2))
-        return 0
-    for each in told:
-        place = f"{each['kind']} {each['source']}" if each["standby"] else "no standby"
-        vlan = f", VLAN {each['vlan']}" if each["vlan"] is not None else ""
-        print(f"{each['mac']}: {place}{vlan}, alias {each['alias']}")
-        if each["problem"]:
-            print(f"  {each['problem']}")
-    if not told:
-        print("no failover pair")
+        print(json.dumps({"schema": 1, "pairs": found}, indent=2))
+    else:
+        tables.show(lambda width: tables.failover_pairs(found, width))
     return 0
 
 
-def described(xml: str) -> list[dict[str, Any]]:
-    """The pairs of a definition as plain values, with what is wrong in `problem`."""
+def pairs(xml: str) -> list[dict[str, Any]]:
+    """The failover pairs of a definition as plain values, with any fault in `problem`."""
     guest = domain_xml.read(xml)
-    told = []
+    found = []
     for vf in guest.interfaces:
         if vf.teaming != "transient":
             continue
@@ -279,7 +280,7 @@ def described(xml: str) -> list[dict[str, Any]]:
             failover_pair.pair_of(guest, vf)
         except VfmigrateError as error:
             problem = str(error)
-        told.append(
+        found.append(
             {
                 "mac": vf.wanted_mac,
                 "alias": vf.standby,
@@ -290,4 +291,4 @@ def described(xml: str) -> list[dict[str, Any]]:
                 "problem": problem,
             }
         )
-    return told
+    return found

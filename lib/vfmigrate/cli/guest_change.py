@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One change of a guest's VFs, in its definition and while it runs: made whole, or taken back."""
+"""One change of a guest's VFs, in its definition and in the running guest: made completely, or undone."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-# QEMU closes a VF a moment after libvirt has forgotten it.
+# QEMU closes a VF a moment after libvirt has removed the device.
 _CLOSE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5
 
-Told = Mapping[str, Any]
+#: what the daemon answers
+Answer = Mapping[str, Any]
 
 
 class GuestChange:
-    """One change of a guest: what is undone when it fails half-way, and what was done, for the user to read."""
+    """One change of a guest: what to undo if it fails half-way, and what was done."""
 
     def __init__(self, options: argparse.Namespace, session: Session) -> None:
         self.session = session
@@ -44,19 +45,19 @@ class GuestChange:
         running, persistent = session.is_running(self.name), session.is_persistent(self.name)
         if not session.is_local():
             raise Refused(
-                "this libvirt is another host's, and only this host's daemon can be asked",
-                "run vfmigrate there",
+                f"libvirt at {options.connect} is on another host; this command works on its own host only",
+                "run it on the host of the guest",
             )
         if options.config and not persistent:
-            raise Refused(f"guest '{self.name}' is transient: it has no definition", "leave --config away")
+            raise Refused(f"guest '{self.name}' is transient: it has no definition", "omit --config")
         self.live = running and not options.config
         self.before = session.definition(self.name) if persistent else None
-        #: the definition to be; None for a guest that has none
+        #: the definition after the change; None for a transient guest
         self.after: Optional[str] = None
         self.done: list[str] = []
         self._undo = ExitStack()
 
-    def ask(self, request: str, **arguments: Any) -> Told:
+    def ask(self, request: str, **arguments: Any) -> Answer:
         """Ask this host's daemon."""
         return protocol.ask(request, arguments, path=self.socket)
 
@@ -67,8 +68,8 @@ class GuestChange:
             yield
             self._undo.pop_all()
 
-    def undoing(self, what: str, action: Callable[[], object]) -> None:
-        """Have something done if it comes to undoing; a failure of that is told, and the rest goes on."""
+    def on_failure(self, what: str, action: Callable[[], object]) -> None:
+        """Run `action` if the change fails later; if that fails too, print so and undo the rest."""
 
         def undo() -> None:
             try:
@@ -78,26 +79,26 @@ class GuestChange:
 
         self._undo.callback(undo)
 
-    def will_have(self, wish: Attachment) -> None:
+    def plan(self, wanted: Attachment) -> None:
         """Plan a definition with this VF."""
-        self.after = attachment.attached(self.before, wish) if self.before is not None else None
+        self.after = attachment.attached(self.before, wanted) if self.before is not None else None
 
     def define(self) -> None:
-        """Make the definition what it is to be."""
+        """Apply the planned definition."""
         if self.before is None or self.after is None or self.after == self.before:
             return
         before = self.before
         self.session.define(self.after)
-        self.undoing("put the definition back", lambda: self.session.define(before))
+        self.on_failure("restore the definition", lambda: self.session.define(before))
         self.done.append("defined" + ("" if self.live else "; takes effect at the guest's next boot"))
 
-    def claim(self, mac: str, told: Optional[Told] = None) -> Optional[Told]:
-        """The claim for one of the guest's interfaces, in what the daemon tells (None: now)."""
-        claims = (told or self.ask("status"))["claims"]
+    def claim(self, mac: str, status: Optional[Answer] = None) -> Optional[Answer]:
+        """The claim for one of the guest's interfaces in the daemon's status; by default the present one."""
+        claims = (status or self.ask("status"))["claims"]
         return next((each for each in claims if each["domain"] == self.uuid and each["mac"] == mac), None)
 
     def give_back(self, mac: str) -> None:
-        """End the claim for an interface that the guest has no more."""
+        """End the claim for an interface that the guest no longer has."""
         end = time.monotonic() + _CLOSE_SECONDS
         while True:
             self.ask("give_back", domain=self.uuid, mac=mac)
@@ -106,8 +107,8 @@ class GuestChange:
                 return
             if time.monotonic() > end:
                 raise HostError(
-                    f"VF {claim['vf']} is still held, though guest '{self.name}' has it no more",
-                    "see vfmigrate status",
+                    f"VF {claim['vf']} is still in use, although guest '{self.name}' no longer has it",
+                    "see: vfmigrate status",
                 )
             time.sleep(_LOOK_SECONDS)
 
@@ -116,7 +117,7 @@ class GuestChange:
         self._devices().attach(device)
 
     def unplug(self, mac: str) -> None:
-        """Take a VF out of the running guest, and give it back. Raises HostError when the guest keeps it."""
+        """Unplug a VF from the running guest, and release it. Raises HostError if the guest keeps it."""
         text = self._devices().text(mac)
         if text is not None:
             self._devices().detach(mac, text, threading.Event())
@@ -132,19 +133,19 @@ class GuestChange:
         return metadata.of_domain(self.session.live(self.name))
 
     def unmark(self, mac: str) -> None:
-        """Take the mark of an interface from the running guest."""
+        """Remove the mark of an interface from the running guest."""
         for _ in range(2):
             marks = self.marks()
             left = tuple(mark for mark in marks if mark.mac != mac)
             if left != marks:
                 self.session.stamp(self.name, left)
-            # The daemon, which follows what is unplugged, may be at the point of writing what it read before.
+            # The daemon also follows the unplug, and may just be about to write the marks that it read before.
             time.sleep(_SETTLE_SECONDS)
 
-    def show(self, told: Told, device: str, *, as_json: bool) -> None:
-        """Say what was done, or would be."""
+    def show(self, result: Answer, device: str, *, as_json: bool) -> None:
+        """Print what was done, or would be done."""
         if as_json:
-            print(json.dumps({"schema": SCHEMA, **told}, indent=2))
+            print(json.dumps({"schema": SCHEMA, **result}, indent=2))
             return
         if self.before is not None and self.after is not None:
             print(failover_verb.difference(self.before, self.after))
@@ -156,7 +157,7 @@ class GuestChange:
 
 @contextmanager
 def begun(options: argparse.Namespace) -> Iterator[GuestChange]:
-    """A change of the guest that is named on the command line. Raises Unreachable or Refused."""
+    """Begin a change of the guest that the command line names. Raises Unreachable or Refused."""
     from vfmigrate.virt.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
 
     with Session(options.connect) as session:

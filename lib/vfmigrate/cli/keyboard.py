@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ctrl-C as a key that is read, and not as a signal, while something must not be torn apart by it.
+"""Ctrl-C read as a key instead of a signal, while a migration runs that must be ended in order.
 
-A terminal sends the signal to every process in the foreground: also to the ssh that a qemu+ssh connection goes
-through, and with it would go the means to end a migration cleanly. Where there is no terminal, signals are what they
-are, and go to this process alone.
+A terminal sends SIGINT to every process in the foreground, also to the ssh of a qemu+ssh connection, and without that
+connection the migration cannot be cancelled cleanly. Without a terminal, signals reach this process only.
 """
 
 from __future__ import annotations
@@ -27,10 +26,7 @@ _LOOK_SECONDS = 0.2
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Give an event that is set when the user wants an end, by key or by signal; nothing else happens then.
-
-    Only for the main thread.
-    """
+    """An event that is set by Ctrl-C or a signal, which have no other effect. Only for the main thread."""
     wanted = threading.Event()
 
     def end(_number: int, _frame: Optional[FrameType]) -> None:
@@ -47,7 +43,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _keys(wanted: threading.Event) -> Iterator[None]:
-    """Read keys meanwhile, if there is a keyboard and it is ours."""
+    """Read keys in the background, if standard input is our terminal."""
     terminal = _terminal()
     if terminal is None:
         yield
@@ -66,7 +62,7 @@ def _keys(wanted: threading.Event) -> Iterator[None]:
 
 
 def _terminal() -> Optional[int]:
-    """Standard input when it is a terminal that this process may read from."""
+    """Standard input, if it is a terminal and this process is in its foreground."""
     try:
         descriptor = sys.stdin.fileno()
         foreground = os.tcgetpgrp(descriptor) == os.getpgrp()
@@ -76,7 +72,7 @@ def _terminal() -> Optional[int]:
 
 
 def _raw(settings: list[Any]) -> list[Any]:
-    """A terminal's settings with keys handed on at once, unseen, and without signals."""
+    """A terminal's settings without line buffering, echo and signals."""
     changed = list(settings)
     changed[3] &= ~(termios.ISIG | termios.ICANON | termios.ECHO)
     return changed
@@ -87,6 +83,6 @@ def _read(terminal: int, wanted: threading.Event, done: threading.Event) -> None
         if select.select([terminal], [], [], _LOOK_SECONDS)[0]:
             key = os.read(terminal, 1)
             if not key:
-                return  # the terminal is gone; SIGHUP tells
+                return  # the terminal is gone; SIGHUP follows
             if key in _ENDING:
                 wanted.set()

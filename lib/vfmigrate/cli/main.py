@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The `vfmigrate` command: asks the daemon and shows what it says. Holds no privileges and no state."""
+"""The `vfmigrate` command: parses the command line and runs one verb. Holds no privileges and no state."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 from vfmigrate.cli import examples, tables
+from vfmigrate.cli.tables import Answer, Width
 from vfmigrate.errors import Cancelled, VfmigrateError
 from vfmigrate.rpc import protocol
 from vfmigrate.version import VERSION
 
 _PROVISION_SECONDS = 1800.0
 
-#: The verbs that need more than the daemon, and the module of each. What these import takes longer to load than
-#: the daemon takes to answer, so it is loaded only for the verb that is asked for.
+#: The verbs that need more than the daemon, and the module of each. Their imports take longer to load than the daemon
+#: takes to answer, so a module is loaded only for its own verb.
 _MODULES = {
     "attach": "attach_verb",
     "detach": "attach_verb",
@@ -32,8 +34,7 @@ _MODULES = {
 
 
 def _status(options: argparse.Namespace) -> int:
-    told = protocol.ask("status", {}, path=options.socket)
-    _show(told, options.json, tables.status)
+    _show(protocol.ask("status", {}, path=options.socket), options.json, tables.status)
     return 0
 
 
@@ -41,44 +42,41 @@ def _provision(options: argparse.Namespace) -> int:
     arguments: dict[str, Any] = {"pools": options.pools, "dry_run": options.dry_run, "wait": options.wait}
     if options.pf is not None:
         arguments["pf"] = options.pf
-    # Hundreds of VFs take a card minutes, and another provisioning may come first.
-    told = protocol.ask(
+    # A card takes minutes to create hundreds of VFs, and another provisioning may run before this one.
+    answer = protocol.ask(
         "provision", arguments, path=options.socket, timeout=_PROVISION_SECONDS + options.wait
     )
-    _show(told, options.json, tables.provision)
-    errors = [outcome["error"] for outcome in told["pools"] if outcome["error"] is not None]
+    _show(answer, options.json, functools.partial(tables.provision, pf=options.pf))
+    errors = [pool["error"] for pool in answer["pools"] if pool["error"] is not None]
     for error in errors:
         print(f"vfmigrate: {protocol.failure(error)}", file=sys.stderr)
     return protocol.failure(errors[0]).exit_code if errors else 0
 
 
-def _show(
-    told: Mapping[str, Any], as_json: bool, lines: Callable[[Mapping[str, Any]], Iterable[str]]
-) -> None:
+def _show(answer: Answer, as_json: bool, lines: Callable[[Answer, Width], Iterator[str]]) -> None:
     if as_json:
-        print(json.dumps(told, indent=2))
-        return
-    for line in lines(told):
-        print(line)
+        print(json.dumps(answer, indent=2))
+    else:
+        tables.show(lambda width: lines(answer, width))
 
 
 def _reconcile(options: argparse.Namespace) -> int:
     changes = protocol.ask("reconcile", {}, path=options.socket)["changes"]
-    _show({"schema": 1, "changes": changes}, options.json, lambda _: changes or ["nothing to do"])
+    _show({"schema": 1, "changes": changes}, options.json, tables.reconcile)
     return 0
 
 
-#: the verbs that only ask the daemon, with what does them and what they are for
-_QUESTIONS = {
-    "status": (_status, "show pools, VFs and who has them"),
-    "provision": (_provision, "make cards, switch and libvirt network ready as the pools say"),
-    "reconcile": (_reconcile, "compare host and claims now, and mend what differs"),
+#: the verbs that only need the daemon: their functions, and their help
+_REQUESTS = {
+    "status": (_status, "show pools, VFs and the guests that have them"),
+    "provision": (_provision, "prepare cards, Open vSwitch and libvirt networks as configured"),
+    "reconcile": (_reconcile, "compare the host with its claims now, and correct what differs"),
 }
 
 
 def _modules(words: Sequence[str]) -> Iterable[str]:
     verb = words[0] if words else None
-    if verb in _QUESTIONS:
+    if verb in _REQUESTS:
         return ()
     if verb in _MODULES:
         return (_MODULES[verb],)
@@ -86,19 +84,19 @@ def _modules(words: Sequence[str]) -> Iterable[str]:
 
 
 def arguments(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The command line; for words that begin with a verb, as much of it as they need."""
+    """The parser of the command line; only with the verb that `words` begin with, if they do."""
     parser = argparse.ArgumentParser(
         prog="vfmigrate",
-        description="Live migration of guests with SR-IOV virtual functions: look at this host, and make it ready.",
+        description="Live migration of libvirt guests that have virtual functions (VFs) of SR-IOV network cards.",
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="show the version and end")
+    parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     parser.add_argument(
         "--socket", type=Path, default=protocol.SOCKET, metavar="PATH", help=argparse.SUPPRESS
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (run, told) in _QUESTIONS.items():
-        verb = verbs.add_parser(name, help=told, description=told)
-        verb.add_argument("--json", action="store_true", help="for programs")
+    for name, (run, purpose) in _REQUESTS.items():
+        verb = verbs.add_parser(name, help=purpose, description=purpose)
+        verb.add_argument("--json", action="store_true", help="print JSON")
         verb.set_defaults(run=run)
         if run is _provision:
             _add_provision_arguments(verb)
@@ -109,22 +107,22 @@ def arguments(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def _add_provision_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("pools", nargs="*", metavar="POOL", help="pool of this host; default: all pools")
+    verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
     verb.add_argument(
-        "pools", nargs="*", metavar="POOL", help="a pool of this host; all of them unless named"
+        "--pf", metavar="ADDRESS", help="only the pool of this physical function, if it is in one"
     )
-    verb.add_argument("--dry-run", action="store_true", help="say what would be changed, and change nothing")
-    verb.add_argument("--pf", metavar="ADDRESS", help="the pool of this physical function, if it has one")
     verb.add_argument(
         "--wait",
         type=float,
         default=0,
         metavar="SECONDS",
-        help="how long cards may still be missing, as they are while the host boots (default: 0)",
+        help="how long to wait for missing cards while the host boots (default: 0)",
     )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one verb; returns the exit status (errors.py: one for each kind of failure)."""
+    """Run one verb; returns the exit status, one for each kind of failure (errors.py)."""
     words = sys.argv[1:] if argv is None else argv
     options = arguments(words).parse_args(words)
     try:
@@ -133,4 +131,4 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"vfmigrate: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return Cancelled.exit_code  # before anything was begun that would have to be ended
+        return Cancelled.exit_code  # nothing had begun that would have to be undone

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate migrate`: what the administrator asks, and what is told at the end.
+"""`vfmigrate migrate`: checks, migrates, watches and verifies one guest.
 
-Works through libvirt with the user's own rights, at both ends.
+Works through libvirt of both hosts with the user's own rights.
 """
 
 from __future__ import annotations
@@ -26,77 +26,92 @@ if TYPE_CHECKING:
     from vfmigrate.migrate.workflow import Migration, Report
     from vfmigrate.virt.session import Session
 
-#: what a guest may stand still for by default, in ms: what a VF's state takes on a fast network
+#: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
 MAX_DOWNTIME_MS = 1000
-#: libvirt and QEMU count them in 64 bits and 32; nobody means more
+#: libvirt and QEMU count in 64 and 32 bits; larger numbers are mistakes
 _MOST = 2**31 - 1
 
 
 def add(verbs: Any) -> None:
     """Add the verb to a parser's."""
-    told = "migrate a guest with its VFs, watch it, and look whether all of it arrived"
-    verb = verbs.add_parser("migrate", help=told, description=told)
+    purpose = "migrate a guest with its VFs, watch the migration, and verify the VFs afterwards"
+    verb = verbs.add_parser("migrate", help=purpose, description=purpose)
     verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the running guest")
-    verb.add_argument("desturi", metavar="DESTURI", help="the destination's libvirt, as for virsh migrate")
+    verb.add_argument("desturi", metavar="DESTURI", help="libvirt connection to the destination")
     verb.add_argument(
-        "-c", "--connect", metavar="URI", help="the source's libvirt; default: as virsh chooses it"
+        "-c", "--connect", metavar="URI", help="libvirt connection to the source; default: the same as virsh"
     )
-    verb.add_argument("--json", action="store_true", help="for programs: one event on each line")
-    verb.add_argument(
-        "--unchecked", action="store_true", help="also when vfmigrate check says that it will fail"
-    )
+    verb.add_argument("--json", action="store_true", help="print JSON, one event on each line")
+    verb.add_argument("--unchecked", action="store_true", help="migrate even if vfmigrate check finds errors")
     _add_virsh_options(verb)
     verb.set_defaults(run=_migrate)
 
 
 def _add_virsh_options(verb: argparse.ArgumentParser) -> None:
-    """Add what `virsh migrate` takes as well, under the same names."""
-    verb.add_argument("--live", action="store_true", help="for those used to it: it always is")
+    """Add the options that `virsh migrate` has under the same names."""
+    verb.add_argument(
+        "--live", action="store_true", help="accepted for virsh compatibility; migration is always live"
+    )
     verb.add_argument("--persistent", action="store_true", help="define the guest on the destination")
-    verb.add_argument("--undefinesource", action="store_true", help="and undefine it on the source")
-    verb.add_argument("--migrateuri", metavar="URI", help="where QEMU connects; default: libvirt's choice")
+    verb.add_argument("--undefinesource", action="store_true", help="undefine the guest on the source")
+    verb.add_argument(
+        "--migrateuri", metavar="URI", help="URI that QEMU connects to; default: libvirt chooses"
+    )
     add_pace(verb)
 
 
 def add_pace(verb: argparse.ArgumentParser) -> None:
-    """Add the options that say how a guest's memory and disks are copied, whoever it is and wherever it goes."""
+    """Add the options for copying a guest's memory and disks, whichever guest and destination."""
     verb.add_argument(
         "--max-downtime",
         type=number,
         default=MAX_DOWNTIME_MS,
         metavar="MS",
-        help="how long the guest may stand still if it cannot be had for less (default: %(default)s)",
+        help="longest downtime to allow if a shorter one is not enough (default: %(default)s)",
     )
     disks = verb.add_mutually_exclusive_group()
-    for kind, told in (
+    for kind, purpose in (
         ("all", "copy disks that are not shared"),
-        ("inc", "the same, what differs from their base"),
+        ("inc", "copy only the differences of such disks from their base images"),
     ):
         disks.add_argument(
-            f"--copy-storage-{kind}", dest="copy_storage", action="store_const", const=kind, help=told
+            f"--copy-storage-{kind}", dest="copy_storage", action="store_const", const=kind, help=purpose
         )
-    verb.add_argument("--parallel", action="store_true", help="use several connections")
-    verb.add_argument("--parallel-connections", type=number, metavar="N", help="how many; QEMU's default: 2")
-    verb.add_argument("--bandwidth", type=number, metavar="MIB", help="copy at most so many MiB a second")
+    verb.add_argument("--parallel", action="store_true", help="copy memory over several connections")
     verb.add_argument(
-        "--timeout", type=number, metavar="S", help="suspend the guest for the rest after so many seconds"
+        "--parallel-connections", type=number, metavar="N", help="number of connections; QEMU's default: 2"
     )
-    verb.add_argument("--timeout-cancel", action="store_true", help="give up then, instead")
-    verb.add_argument("--tls", action="store_true", help="encrypt what QEMU sends")
-    verb.add_argument("--p2p", action="store_true", help="let the source's libvirt connect to DESTURI")
-    verb.add_argument("--auto-converge", action="store_true", help="slow the guest down if need be")
-    verb.add_argument("--unsafe", action="store_true", help="also where libvirt fears for the disks' caches")
+    verb.add_argument("--bandwidth", type=number, metavar="MIB", help="limit the bandwidth to MIB MiB/s")
+    verb.add_argument(
+        "--timeout",
+        type=number,
+        metavar="SECONDS",
+        help="suspend the guest if the migration takes longer than SECONDS",
+    )
+    verb.add_argument(
+        "--timeout-cancel", action="store_true", help="at the timeout, cancel the migration instead"
+    )
+    verb.add_argument("--tls", action="store_true", help="encrypt the migration with TLS")
+    verb.add_argument(
+        "--p2p", action="store_true", help="peer to peer: the source's libvirt connects to DESTURI"
+    )
+    verb.add_argument(
+        "--auto-converge", action="store_true", help="slow the guest's CPUs down until memory converges"
+    )
+    verb.add_argument(
+        "--unsafe", action="store_true", help="migrate even if libvirt finds the disks' cache mode unsafe"
+    )
 
 
 def number(text: str) -> int:
-    """A whole number from 1 on, on the command line."""
+    """A positive integer on the command line."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
-        raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a positive integer")
     return int(text)
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raises UsageError for options that say nothing without another."""
+    """Raises UsageError for options that have no effect without another option."""
     for one, other in (
         ("parallel_connections", "parallel"),
         ("timeout_cancel", "timeout"),
@@ -115,7 +130,7 @@ def _migrate(options: argparse.Namespace) -> int:
     with Session(options.connect) as source, Session(options.desturi) as destination:
         for session in (source, destination):
             session.keep_alive()
-        with display.shown(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
+        with display.displayed(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
             try:
                 report = run(options, source, destination, shown, cancelled)
             except VfmigrateError as error:

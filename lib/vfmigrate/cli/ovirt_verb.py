@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate ovirt profile show|set`: the vNIC profiles of oVirt's engine, as the strategies need them.
+"""`vfmigrate ovirt profile show|set`: vNIC profiles of oVirt's engine, as the strategies need them.
 
-Works over the engine's REST API with the user's own rights, from any machine; asks nothing of the daemon.
+Works over the engine's REST API with the user's own rights, from any machine; does not need the daemon.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from vfmigrate.cli import tables
 from vfmigrate.config import setting
 from vfmigrate.errors import HostError, InputError, UsageError
 from vfmigrate.ovirt import vnic_profile
@@ -27,59 +28,66 @@ _NONE = "none"
 
 def add(verbs: Any) -> None:
     """Add the verb and its sub-verbs to a parser's."""
-    told = "show and set what oVirt's engine says of VFs"
-    verb = verbs.add_parser("ovirt", help=told, description=told)
+    purpose = "show and change the VF settings of oVirt's engine"
+    verb = verbs.add_parser("ovirt", help=purpose, description=purpose)
     things = verb.add_subparsers(dest="thing", required=True, metavar="THING")
-    told = "show and set vNIC profiles"
-    actions = things.add_parser("profile", help=told, description=told).add_subparsers(
+    purpose = "show and change vNIC profiles"
+    actions = things.add_parser("profile", help=purpose, description=purpose).add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
 
-    told = "show vNIC profiles"
-    action = actions.add_parser("show", help=told, description=told)
+    purpose = "show vNIC profiles"
+    action = actions.add_parser("show", help=purpose, description=purpose)
     action.add_argument(
-        "profiles", nargs="*", metavar="PROFILE", help="NAME, NETWORK/NAME or id; all of them unless named"
+        "profiles", nargs="*", metavar="PROFILE", help="NAME, NETWORK/NAME or id; default: all profiles"
     )
-    action.add_argument("--json", action="store_true", help="for programs")
+    action.add_argument("--json", action="store_true", help="print JSON")
     _add_connection(action)
     action.set_defaults(run=_show)
 
-    told = "set a vNIC profile"
-    action = actions.add_parser("set", help=told, description=told)
+    purpose = "change a vNIC profile"
+    action = actions.add_parser("set", help=purpose, description=purpose)
     action.add_argument("profile", metavar="PROFILE", help="NAME, NETWORK/NAME or id")
-    action.add_argument("--pass-through", choices=_YES_NO, help="whether the engine gives vNICs a VF itself")
     action.add_argument(
-        "--migratable", choices=_YES_NO, help="whether guests with a VF of the engine's migrate"
+        "--pass-through", choices=_YES_NO, help="whether the engine assigns VFs to the vNICs itself"
     )
-    action.add_argument("--failover", metavar="PROFILE", help="the profile of the standby")
+    action.add_argument("--migratable", choices=_YES_NO, help="whether VMs with such a vNIC can migrate")
+    action.add_argument("--failover", metavar="PROFILE", help="profile of the standby vNIC")
     action.add_argument(
         "--strategy",
         choices=("vfio", "failover", "replug", _NONE),
-        help=f"custom property {STRATEGY}; vfio is what the plugin for vdsm acts on",
+        help=f"custom property {STRATEGY}; the vdsm plugin acts on vfio",
     )
-    action.add_argument("--pool", metavar="NAME", help=f"custom property {POOL}; none takes it away")
-    action.add_argument("--vlan", metavar="N", help=f"custom property {VLAN}; none takes it away")
+    action.add_argument("--pool", metavar="NAME", help=f"custom property {POOL}; 'none' removes it")
+    action.add_argument("--vlan", metavar="N", help=f"custom property {VLAN}; 'none' removes it")
     action.add_argument(
         "--no-network-filter",
         action="store_true",
-        help="take the network filter away; passthrough excludes it",
+        help="remove the network filter, which passthrough does not allow",
     )
-    action.add_argument(
-        "--dry-run", action="store_true", help="say what would be changed, and change nothing"
-    )
-    action.add_argument("--json", action="store_true", help="for programs")
+    action.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+    action.add_argument("--json", action="store_true", help="print JSON")
     _add_connection(action)
     action.set_defaults(run=_set)
 
 
 def _add_connection(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--url", help="the engine's API, https://NAME/ovirt-engine/api; default: $OVIRT_URL")
-    action.add_argument("--user", help="such as admin@internal; default: $OVIRT_USERNAME")
     action.add_argument(
-        "--password-file", type=Path, metavar="FILE", help="file with the password; default: $OVIRT_PASSWORD"
+        "--url", metavar="URL", help="API of the engine, https://HOST/ovirt-engine/api; default: $OVIRT_URL"
     )
     action.add_argument(
-        "--ca-file", metavar="FILE", help="the engine's CA; default: $OVIRT_CAFILE, or the system's store"
+        "--user", metavar="USER", help="user, such as admin@internal; default: $OVIRT_USERNAME"
+    )
+    action.add_argument(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help="file that holds the password; default: $OVIRT_PASSWORD",
+    )
+    action.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="CA certificate of the engine; default: $OVIRT_CAFILE, else the system's CAs",
     )
 
 
@@ -95,7 +103,7 @@ def _connect(options: argparse.Namespace) -> Engine:
     environment = os.environ
     url = options.url or environment.get("OVIRT_URL")
     if not url:
-        raise UsageError("it is not said where the engine is", "give --url or set OVIRT_URL")
+        raise UsageError("the URL of oVirt's engine is missing", "give --url or set OVIRT_URL")
     return Engine(
         url,
         user=options.user or environment.get("OVIRT_USERNAME"),
@@ -111,26 +119,26 @@ def _password(path: Optional[Path]) -> Optional[str]:
     try:
         return path.read_text(encoding="utf-8").rstrip("\n")
     except OSError as error:
-        raise InputError(f"the password cannot be read from {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the password from {path}: {error.strerror}") from None
 
 
 def _show(options: argparse.Namespace) -> int:
     with _connect(options) as engine:
         profiles = engine.profiles()
-    chosen = [vnic_profile.find(profiles, name) for name in options.profiles] or profiles
+    chosen = [asdict(vnic_profile.find(profiles, name)) for name in options.profiles]
+    chosen = chosen or [asdict(profile) for profile in profiles]
     if options.json:
-        print(json.dumps({"schema": 1, "profiles": [asdict(profile) for profile in chosen]}, indent=2))
+        print(json.dumps({"schema": 1, "profiles": chosen}, indent=2))
         return 0
-    for profile in sorted(chosen, key=lambda profile: (profile.network, profile.name)):
-        for line in vnic_profile.lines(profile, profiles):
-            print(line)
+    names = {profile.id: f"{profile.network}/{profile.name}" for profile in profiles}
+    tables.show(lambda width: tables.vnic_profiles(chosen, names, width))
     return 0
 
 
 def _set(options: argparse.Namespace) -> int:
     if options.failover == _NONE:
         raise UsageError(
-            "the engine's REST API cannot take a failover away", "do it in the Administration Portal"
+            "the REST API of oVirt's engine cannot remove a failover", "use the Administration Portal"
         )
     with _connect(options) as engine:
         profiles = engine.profiles()
@@ -143,30 +151,32 @@ def _set(options: argparse.Namespace) -> int:
         if changes and not options.dry_run:
             engine.update(before, after)
     if options.json:
-        told = {"schema": 1, "profile": after.name, "changes": changes, "dry_run": options.dry_run}
-        print(json.dumps(told, indent=2))
+        result = {"schema": 1, "profile": after.name, "changes": changes, "dry_run": options.dry_run}
+        print(json.dumps(result, indent=2))
         return 0
-    for line in changes or ["nothing to do"]:
-        print(line)
+    for line in changes:
+        print(f"{'would change' if options.dry_run else 'changed'} {line}")
+    if not changes:
+        print("nothing to do")
     return 0
 
 
 def _change(options: argparse.Namespace, failover: Optional[str]) -> Change:
-    asked = dict(zip(PROPERTIES, (options.strategy, options.pool, options.vlan)))
-    if asked[VLAN] not in (None, _NONE):
+    given = dict(zip(PROPERTIES, (options.strategy, options.pool, options.vlan)))
+    if given[VLAN] not in (None, _NONE):
         try:
-            setting.number(1, setting.MAX_VLAN).read(asked[VLAN])
+            setting.number(1, setting.MAX_VLAN).read(given[VLAN])
         except InputError as error:
             raise UsageError(f"--vlan: {error.problem}") from None
-    if asked[STRATEGY] is not None and asked[STRATEGY] != "vfio":
-        # pool and VLAN mean something to strategy vfio only
-        asked = {**asked, POOL: asked[POOL] or _NONE, VLAN: asked[VLAN] or _NONE}
+    if given[STRATEGY] is not None and given[STRATEGY] != "vfio":
+        # only strategy vfio uses pool and VLAN
+        given = {**given, POOL: given[POOL] or _NONE, VLAN: given[VLAN] or _NONE}
     return Change(
         pass_through=_YES_NO.get(options.pass_through),
         migratable=_YES_NO.get(options.migratable),
         failover=failover,
         properties={
-            key: None if value == _NONE else value for key, value in asked.items() if value is not None
+            key: None if value == _NONE else value for key, value in given.items() if value is not None
         },
         no_network_filter=options.no_network_filter,
     )

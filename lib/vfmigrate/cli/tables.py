@@ -1,95 +1,88 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon's answers as text for a terminal of 80 columns. Pure: values in, lines out."""
+"""All that the command prints as tables and lists, for a terminal or a pipe. Pure but for `show`: values in, lines out.
+
+On a terminal the lines fit its width: long text is wrapped, and columns that do not fit go to a second line below their
+row. No name is ever cut. Into a pipe every row is one line, whatever its length.
+"""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Callable, Optional
 
-WIDTH = 80
 _MARK = "! "
-_COLUMNS = ("VF", "STATE", "DRIVER", "MIGR", "REPRESENTOR", "TAG", "GUEST")
+_GAP = "  "
+_VF_COLUMNS = ("VF", "STATE", "DRIVER", "MIGR", "REPRESENTOR", "TAG", "GUEST")
+# A text column that has less room than this is moved to a line of its own.
+_TEXT_WIDTH = 24
+_YES_NO = {True: "yes", False: "no"}
+# What stands on a second line is indented by this, compared to its row.
+_CONTINUED = "    "
 
-Told = Mapping[str, Any]
-
-
-def status(told: Told) -> Iterator[str]:
-    """The lines of `vfmigrate status`."""
-    if not told["pools"]:
-        yield "no pools: see /etc/vfmigrate/vfmigrate.conf"
-    for pool in told["pools"]:
-        vfs = [vf for pf in pool["pfs"] for vf in pf["vfs"]]
-        free = sum(vf["state"] == "free" for vf in vfs)
-        network = f", network {pool['network']}" if pool["network"] else ""
-        yield from wrapped(
-            f"pool {pool['name']}: bridge {pool['bridge']}{network}, {free} of {len(vfs)} VFs free"
-        )
-        yield from _problems(pool["problems"], "  ")
-        for pf in pool["pfs"]:
-            yield from _pf(pf)
+#: what the daemon answers, or a part of it
+Answer = Mapping[str, Any]
+#: how wide lines may be; None: as long as they are
+Width = Optional[int]
 
 
-def provision(told: Told) -> Iterator[str]:
-    """The lines of `vfmigrate provision`: what was changed, or would be, and what was found."""
-    if not told["pools"]:
-        yield "nothing to provision: it belongs to no pool of this host"
-    for outcome in told["pools"]:
-        name = outcome["pool"]
-        for change in outcome["changes"]:
-            yield from wrapped(f"{name}: {'would ' if told['dry_run'] else ''}{change}")
-        for finding in outcome["findings"]:
-            text = f"{finding['text']}; {finding['remedy']}" if finding["remedy"] else finding["text"]
-            yield from wrapped(f"{name}: {finding['severity']}: {text}")
-        if not outcome["changes"] and outcome["error"] is None:
-            yield f"{name}: nothing to change"
+def width() -> Width:
+    """The width of the terminal that standard output is; None for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _pf(pf: Told) -> Iterator[str]:
-    facts = [
-        pf.get("mode") or "mode unknown",
-        f"PSID {pf.get('psid') or '-'}",
-        f"fw {pf.get('firmware') or '-'}",
-        f"offload {pf['offload'] or 'unknown'}",
-    ]
-    if pf.get("migrating"):
-        facts.append(f"{pf['migrating']} of at most {pf['max_migrating']} VFs on their way here")
-    yield from wrapped(f"PF {pf['address']}: {', '.join(facts)}", "  ")
-    yield from _problems(pf["problems"], "    ")
-    if pf["vfs"]:
-        rows = [_COLUMNS, *(_row(vf) for vf in pf["vfs"])]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths)]
-            yield _cut("    " + "  ".join([*cells, row[-1]]).rstrip())
-    for vf in pf["vfs"]:
-        yield from _problems([f"{vf['address']}: {problem}" for problem in vf["problems"]], "    ")
+def show(render: Callable[[Width], Iterator[str]]) -> None:
+    """Print lines that are rendered for the width of standard output."""
+    for line in render(width()):
+        print(line)
 
 
-def _row(vf: Told) -> Sequence[str]:
-    migratable = {True: "yes", False: "no", None: "-"}[vf["migratable"]]
-    tag = str(vf["tag"]) if vf["tag"] is not None else "-"
-    return (
-        vf["address"],
-        vf["state"],
-        vf["driver"] or "-",
-        migratable,
-        vf["representor"] or "-",
-        tag,
-        vf["guest"] or vf["holder"] or "-",
-    )
+def table(rows: Sequence[Sequence[str]], width: Width, indent: str = "") -> Iterator[str]:
+    """Rows with aligned columns, the header first; the last column is text, and is wrapped."""
+    widths = [max(map(len, column)) for column in zip(*rows)][:-1]
+    groups = _groups(widths, width, indent)
+    for row in rows:
+        lines = [
+            margin + "".join(row[column].ljust(widths[column]) + _GAP for column in group)
+            for margin, group in groups
+        ]
+        head, text = lines.pop(), row[-1]
+        yield from (line.rstrip() for line in lines)
+        if width is None or not text:
+            yield (head + text).rstrip()
+        elif width - len(head) >= min(len(text), max(_TEXT_WIDTH, _longest_word(text))):
+            yield from wrapped(text, width, head, " " * len(head))
+        else:
+            yield head.rstrip()
+            yield from wrapped(text, width, indent + _CONTINUED)
 
 
-def _problems(problems: Sequence[str], indent: str) -> Iterator[str]:
-    for problem in problems:
-        yield from wrapped(_MARK + problem, indent)
+def _groups(widths: Sequence[int], width: Width, indent: str) -> list[tuple[str, list[int]]]:
+    """The columns that go to each line of a row, and what that line begins with."""
+    groups: list[tuple[str, list[int]]] = [(indent, [])]
+    used = len(indent)
+    for column, size in enumerate(widths):
+        if width is not None and groups[-1][1] and used + size > width:
+            groups.append((indent + _CONTINUED, []))
+            used = len(indent + _CONTINUED)
+        groups[-1][1].append(column)
+        used += size + len(_GAP)
+    return groups
 
 
-def wrapped(text: str, indent: str = "", hanging: str = "") -> list[str]:
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def wrapped(text: str, width: Width, indent: str = "", hanging: str = "") -> list[str]:
     """The lines of a text; those after the first begin with `hanging`, or with two more blanks than the first."""
+    if width is None:
+        return [indent + text]
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=indent,
         subsequent_indent=hanging or f"{indent}  ",
         break_on_hyphens=False,
@@ -97,5 +90,151 @@ def wrapped(text: str, indent: str = "", hanging: str = "") -> list[str]:
     )
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+# -- vfmigrate status
+
+
+def status(answer: Answer, width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate status`."""
+    if not answer["pools"]:
+        yield "no pools are configured: see /etc/vfmigrate/vfmigrate.conf"
+    for pool in answer["pools"]:
+        vfs = [vf for pf in pool["pfs"] for vf in pf["vfs"]]
+        free = sum(vf["state"] == "free" for vf in vfs)
+        network = f", network {pool['network']}" if pool["network"] else ""
+        yield from wrapped(
+            f"pool {pool['name']}: bridge {pool['bridge']}{network}, {free} of {len(vfs)} VFs free", width
+        )
+        yield from _problems(pool["problems"], width, "  ")
+        for pf in pool["pfs"]:
+            yield from _pf(pf, width)
+
+
+def _pf(pf: Answer, width: Width) -> Iterator[str]:
+    facts = [
+        pf.get("mode") or "mode unknown",
+        f"PSID {pf.get('psid') or '-'}",
+        f"fw {pf.get('firmware') or '-'}",
+        f"offload {pf['offload'] or 'unknown'}",
+    ]
+    if pf.get("migrating"):
+        facts.append(f"{pf['migrating']} of at most {pf['max_migrating']} VFs migrating to this host")
+    yield from wrapped(f"PF {pf['address']}: {', '.join(facts)}", width, "  ")
+    yield from _problems(pf["problems"], width, "    ")
+    if pf["vfs"]:
+        yield from table([_VF_COLUMNS, *(_vf(vf) for vf in pf["vfs"])], width, "    ")
+    for vf in pf["vfs"]:
+        yield from _problems([f"{vf['address']}: {problem}" for problem in vf["problems"]], width, "    ")
+
+
+def _vf(vf: Answer) -> Sequence[str]:
+    return (
+        vf["address"],
+        vf["state"],
+        vf["driver"] or "-",
+        _YES_NO.get(vf["migratable"], "-"),
+        vf["representor"] or "-",
+        str(vf["tag"]) if vf["tag"] is not None else "-",
+        vf["guest"] or vf["holder"] or "-",
+    )
+
+
+def _problems(problems: Sequence[str], width: Width, indent: str) -> Iterator[str]:
+    for problem in problems:
+        yield from wrapped(_MARK + problem, width, indent)
+
+
+# -- vfmigrate provision
+
+
+def provision(answer: Answer, width: Width, pf: Optional[str] = None) -> Iterator[str]:
+    """The lines of `vfmigrate provision`: changes that were made, or would be, and findings; `pf`: only of this PF."""
+    if not answer["pools"]:
+        yield f"{f'no pool has PF {pf}' if pf else 'no pools are configured'}; nothing to provision"
+    for pool in answer["pools"]:
+        name = pool["pool"]
+        for change in pool["changes"]:
+            yield from wrapped(f"{name}: {'would ' if answer['dry_run'] else ''}{change}", width)
+        for finding in pool["findings"]:
+            yield from wrapped(f"{name}: {finding['severity']}: {_with_remedy(finding)}", width)
+        if not pool["changes"] and pool["error"] is None:
+            yield f"{name}: nothing to change"
+
+
+def _with_remedy(finding: Answer) -> str:
+    return f"{finding['text']}; {finding['remedy']}" if finding["remedy"] else str(finding["text"])
+
+
+# -- vfmigrate reconcile
+
+
+def reconcile(answer: Answer, width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate reconcile`."""
+    for change in answer["changes"] or ["nothing to do"]:
+        yield from wrapped(change, width)
+
+
+# -- vfmigrate check
+
+_SIDES = {"source": "source {source}", "destination": "destination {destination}", "pair": "both hosts"}
+
+
+def check(answer: Answer, width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate check`: the results of each host and of both, and the verdict."""
+    for side, title in _SIDES.items():
+        results = [each for each in answer["checks"] if each["side"] == side]
+        if results:
+            yield f"{title.format(**answer)}:"
+        for each in results:
+            yield from wrapped(f"{each['severity']:<7}  {_with_remedy(each)}", width, "  ", " " * 11)
+            yield from (f"{' ' * 11}{line}" for line in each["detail"].splitlines())
+    yield from wrapped(verdict(answer), width)
+
+
+def verdict(answer: Answer) -> str:
+    """The result of `vfmigrate check` in one line."""
+    severities = [each["severity"] for each in answer["checks"]]
+    errors, warnings = severities.count("error"), severities.count("warning")
+    counts = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}, {severities.count('ok')} ok"
+    return f"guest '{answer['guest']}' {'cannot' if errors else 'can'} migrate to {answer['destination']}: {counts}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# -- vfmigrate failover show
+
+
+def failover_pairs(pairs: Sequence[Answer], width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate failover show`."""
+    if not pairs:
+        yield "no failover pair"
+        return
+    rows = [("VF", "STANDBY", "VLAN", "ALIAS", "PROBLEM" if any(each["problem"] for each in pairs) else "")]
+    for each in pairs:
+        standby = f"{each['kind']} {each['source']}" if each["standby"] else "no standby"
+        vlan = str(each["vlan"]) if each["vlan"] is not None else "-"
+        rows.append((each["mac"], standby, vlan, each["alias"], each["problem"] or ""))
+    yield from table(rows, width)
+
+
+# -- vfmigrate ovirt profile show
+
+
+def vnic_profiles(profiles: Sequence[Answer], names: Mapping[str, str], width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate ovirt profile show`; `names` are those of all profiles by id."""
+    rows = [("PROFILE", "PASSTHROUGH", "MIGRATABLE", "FAILOVER", "ID", "PROPERTIES")]
+    for each in sorted(profiles, key=lambda profile: (profile["network"], profile["name"])):
+        failover = names.get(each["failover"], each["failover"]) if each["failover"] else "-"
+        properties = " ".join(f"{key}={value}" for key, value in sorted(each["properties"].items()))
+        rows.append(
+            (
+                names[each["id"]],
+                _YES_NO[each["pass_through"]],
+                _YES_NO[each["migratable"]],
+                failover,
+                each["id"],
+                properties or "-",
+            )
+        )
+    yield from table(rows, width)

@@ -198,16 +198,5 @@ def differences(before: Profile, after: Profile) -> Iterator[str]:
             yield f"{key}: {was or 'none'} -> {will or 'none'}"
 
 
-def lines(profile: Profile, profiles: Iterable[Profile]) -> Iterator[str]:
-    """A profile for a terminal."""
-    names = {p.id: f"{p.network}/{p.name}" for p in profiles}
-    yield f"{profile.network}/{profile.name} ({profile.id})"
-    yield f"  pass_through: {_told(profile.pass_through)}, migratable: {_told(profile.migratable)}"
-    if profile.failover is not None:
-        yield f"  failover: {names.get(profile.failover, profile.failover)}"
-    for key in sorted(profile.properties):
-        yield f"  {key}: {profile.properties[key]}"
-
-
 def _told(value: bool) -> str:
     return "yes" if value else "no"

@@ -40,7 +40,7 @@ def run(lab: Lab, record: Record) -> None:
                 f" --live --wait {failover.JOIN_S}",
                 timeout=3 * failover.JOIN_S,
             )
-        expect.that("has taken its VF as half of the pair" in told, f"the command says: {told}")
+        expect.that("made the pair in running guest" in told, f"the command says: {told}")
         vf = failover.await_whole(lab, GUEST, lab.a)
         # it was the VF's already before the command
         record.measured["vf_carried_ms"] = round(

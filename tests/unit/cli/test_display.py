@@ -8,9 +8,9 @@ import json
 
 from rich.console import Console
 
-from vfmigrate.cli.display import Events, Lines
+from vfmigrate.cli.display import JsonDisplay, LineDisplay
 from vfmigrate.cli.migrate_verb import summary
-from vfmigrate.cli.progress_bar import drawn
+from vfmigrate.cli.progress_bar import rendered
 from vfmigrate.migrate.workflow import Report
 from vfmigrate.model.progress import Progress
 
@@ -26,7 +26,7 @@ NOW = Progress(
     expected_downtime=900,
 )
 TEXT = (
-    "16.0 MiB of 64.0 MiB memory left, VF state 1.0 MiB, 4.0 MiB/s, guest writes 3.0 MiB/s, "
+    "16.0 MiB of 64.0 MiB memory left, VF state 1.0 MiB, 4.0 MiB/s, guest dirties 3.0 MiB/s, "
     "downtime about 900 ms (1000 allowed)"
 )
 
@@ -43,7 +43,7 @@ class Clock:
 
 def test_lines_now_and_then() -> None:
     file, clock = io.StringIO(), Clock()
-    lines = Lines(file, clock)
+    lines = LineDisplay(file, clock)
     for _ in range(24):
         lines.progress(NOW, 1000)
         clock.now += 0.25
@@ -53,7 +53,7 @@ def test_lines_now_and_then() -> None:
 
 def test_events() -> None:
     file, clock = io.StringIO(), Clock()
-    events = Events(file, clock)
+    events = JsonDisplay(file, clock)
     events.tell("begin", "it goes", vfs=[])
     for _ in range(8):
         clock.now += 0.25
@@ -68,13 +68,13 @@ def test_events() -> None:
 
 def test_what_is_not_known_is_not_shown() -> None:
     file = io.StringIO()
-    Lines(file).progress(Progress(elapsed=1.0, total=64 * MIB, remaining=64 * MIB, rate=MIB), 300)
+    LineDisplay(file).progress(Progress(elapsed=1.0, total=64 * MIB, remaining=64 * MIB, rate=MIB), 300)
     assert file.getvalue() == "pass 0, 0%, 64.0 MiB of 64.0 MiB memory left, 1.0 MiB/s\n"
 
 
 def test_the_bar() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    console.print(drawn(NOW, 1000))
+    console.print(rendered(NOW, 1000))
     file = console.file
     assert isinstance(file, io.StringIO)
     head, *rest = file.getvalue().splitlines()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.evacuate.test_planner import guest, host
-from vfmigrate.cli import evacuate_verb
+from vfmigrate.cli import evacuate_verb, tables
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.evacuate.planner import Plan
 from vfmigrate.evacuate.runner import FAILED, MOVED, Fate
@@ -69,8 +69,8 @@ def test_without_a_daemon_only_the_marks_are_known() -> None:
 def test_the_tables() -> None:
     one, two, three = guest(1), guest(2, 2), guest(3, 0)
     plan = Plan({one.uuid: "host-b", three.uuid: "host-c"}, {two.uuid: "host-b: no VF left"})
-    assert list(evacuate_verb.table(evacuate_verb.rows([one, two, three], plan))) == [
-        "GUEST  VFS     GOES TO",
+    assert list(tables.table([*evacuate_verb.rows([one, two, three], plan)], 80)) == [
+        "GUEST  VFS     DESTINATION",
         "g1     data    host-b",
         "g2     2 data  stays: host-b: no VF left",
         "g3     -       host-c",
@@ -80,7 +80,7 @@ def test_the_tables() -> None:
         Fate(two, problems=("host-b: no VF left",)),
         Fate(three, FAILED, "host-c", 3.0, problems=("broken",), error=HostError("broken"), tried=["host-c"]),
     ]
-    assert list(evacuate_verb.table(evacuate_verb.results(fates))) == [
+    assert list(tables.table([*evacuate_verb.results(fates)], 80)) == [
         "GUEST  VFS     RESULT  HOST    SECONDS  DOWNTIME",
         "g1     data    moved   host-b  12.3     41 ms",
         "g2     2 data  stayed  -       -        -         host-b: no VF left",
@@ -97,10 +97,10 @@ def test_the_exit_status_is_of_what_went_wrong(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == ""
     broken = Fate(guest(2), FAILED, "b", error=HostError("broken"), problems=("broken",))
     assert evacuate_verb.status([moved, broken, Fate(guest(3))]) == HostError.exit_code
-    assert capsys.readouterr().err == "vfmigrate: still here: g2, g3; ask again for the rest\n"
+    assert capsys.readouterr().err == "vfmigrate: not moved: g2, g3; run the command again to retry\n"
     amiss = Fate(guest(4), MOVED, "b", problems=("no port",))
     assert evacuate_verb.status([amiss]) == Refused.exit_code
-    assert capsys.readouterr().err == "vfmigrate: moved, but not as they should be: g4\n"
+    assert capsys.readouterr().err == "vfmigrate: moved with problems: g4\n"
 
 
 def test_vfs_in_words() -> None:

@@ -47,7 +47,7 @@ def test_options_that_say_nothing_alone(words: list[str]) -> None:
 def test_numbers_that_are_none(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments().parse_args([*WORDS, f"--bandwidth={number}"])
-    assert "is not a whole number from 1 on" in capsys.readouterr().err
+    assert "is not a positive integer" in capsys.readouterr().err
 
 
 def test_nothing_stands_against_it() -> None:

@@ -73,7 +73,7 @@ def test_vfs_on_their_way_here_are_counted(rig: ProvisionRig) -> None:
     told = tell(rig)
     (pf,) = told["pools"][0]["pfs"]
     assert (pf["migrating"], pf["max_migrating"]) == (1, 4)
-    assert "1 of at most 4 VFs on their way here" in " ".join(" ".join(tables.status(told)).split())
+    assert "1 of at most 4 VFs migrating to this host" in " ".join(" ".join(tables.status(told, 80)).split())
 
 
 def test_what_is_wrong_is_said_in_words(rig: ProvisionRig) -> None:
@@ -151,11 +151,13 @@ def test_the_terminal_shows_the_status(rig: ProvisionRig) -> None:
     ports = rig.memory.devlink.vf_ports(PF)
     rig.memory.devlink.set_port_function(PF, ports[3].index, migratable=False)
     rig.memory.ovs.ports["other"] = SwitchPort("other", "br-data", None, (), {}, None, 9, None)
-    check("status.txt", tables.status(tell(rig, replace(POOL, vfs=8))))
+    check("status.txt", tables.status(tell(rig, replace(POOL, vfs=8)), 80))
 
 
 def test_the_terminal_shows_that_there_are_no_pools() -> None:
-    assert list(tables.status({"pools": []})) == ["no pools: see /etc/vfmigrate/vfmigrate.conf"]
+    assert list(tables.status({"pools": []}, 80)) == [
+        "no pools are configured: see /etc/vfmigrate/vfmigrate.conf"
+    ]
 
 
 def test_the_terminal_shows_what_provisioning_did(rig: ProvisionRig) -> None:
@@ -165,8 +167,6 @@ def test_the_terminal_shows_what_provisioning_did(rig: ProvisionRig) -> None:
     dry = provisioner.provision(dry_run=True)
     done = provisioner.provision()
     again = provisioner.provision()
-    lines = [*tables.provision(dry), "", *tables.provision(done), "", *tables.provision(again)]
-    check("provision.txt", iter(lines))
-    assert list(tables.provision({"pools": []})) == [
-        "nothing to provision: it belongs to no pool of this host"
-    ]
+    lines = [line for answer in (dry, done, again) for line in (*tables.provision(answer, 80), "")]
+    check("provision.txt", iter(lines[:-1]))
+    assert list(tables.provision({"pools": []}, 80)) == ["no pools are configured; nothing to provision"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vfmigrate.errors import Refused
-from vfmigrate.ovirt.vnic_profile import Change, Profile, changed, check, differences, find, lines
+from vfmigrate.ovirt.vnic_profile import Change, Profile, changed, check, differences, find
 
 PLAIN = Profile("1", "data", "net")
 STANDBY = Profile("2", "standby", "mgmt")
@@ -95,12 +95,3 @@ def test_finding_a_profile() -> None:
         find(ALL, "absent")
     with pytest.raises(Refused, match="its profiles: none"):
         find((), "absent")
-
-
-def test_a_profile_in_words() -> None:
-    assert list(lines(replace(USED, properties={"a": "b"}), ALL)) == [
-        "net/pair (5)",
-        "  pass_through: yes, migratable: yes",
-        "  failover: mgmt/standby",
-        "  a: b",
-    ]

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from vfmigrate.cli import check_report
+from vfmigrate.cli import tables
 from vfmigrate.domain.domain_xml import Domain, Standby, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.domain.migrating_guest import CarriedVf, Disk, Traveller
@@ -193,9 +193,8 @@ def test_a_clean_bill() -> None:
     lines = report.judge(prospect)
     assert bad(prospect) == []
     assert report.can_go(lines)
-    assert check_report.summary(prospect, lines).startswith(
-        "guest 'g' can go to there: 0 errors, 0 warnings, "
-    )
+    verdict = tables.verdict(report.plain(prospect, lines))
+    assert verdict.startswith("guest 'g' can migrate to there: 0 errors, 0 warnings, ")
     assert {line.side for line in lines} == {"source", "destination", "pair"}
 
 
@@ -500,15 +499,15 @@ def test_for_programs() -> None:
 
 def test_for_a_terminal() -> None:
     prospect = way(cpu=CpuFacts(False, baseline="<cpu>\n  <model>old</model>\n</cpu>"))(good())
-    shown = list(check_report.listed(prospect, report.judge(prospect)))
+    shown = list(tables.check(report.plain(prospect, report.judge(prospect)), 80))
     assert [line for line in shown if not line.startswith(" ")][:3] == [
         "source here:",
         "destination there:",
-        "both:",
+        "both hosts:",
     ]
     assert all(len(line) <= 80 for line in shown)
     assert "             <model>old</model>" in shown
-    assert shown[-1].startswith("guest 'g' cannot go to there: 1 error, 0 warnings")
+    assert shown[-1].startswith("guest 'g' cannot migrate to there: 1 error, 0 warnings")
 
 
 def test_hosts_of_the_same_version_understand_each_other() -> None:
