@@ -7,11 +7,12 @@ Opening a VFIO group to see whether it is free would be quicker, and wrong: a gr
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from vfmigrate.errors import HostError
 
@@ -28,11 +29,74 @@ def holders(nodes: Iterable[Path], *, proc: Path = Path("/proc")) -> dict[Path, 
     if not wanted:
         return found
     names = {node.name for node in wanted.values()}
+    filesystems = _Filesystems(wanted.values())
     for entry in os.listdir(proc):  # noqa: PTH208  (thousands of processes: names alone are quick)
         if entry.isdigit():
-            for node in _held_by(f"{proc}/{entry}/fd", wanted, names):
+            for node in _held_by(f"{proc}/{entry}", wanted, names, filesystems):
                 found.setdefault(node, int(entry))
     return found
+
+
+class _Filesystems:
+    """Tells which open files may be asked for their status: those of a file system that answers by itself.
+
+    Any user can serve a file by FUSE, name it like a VFIO group, and let a question for its status wait for ever, or
+    answer it with a device number of his choice. The kernel tells the file system of an open file without asking it
+    (proc_pid_fdinfo(5), proc_pid_mountinfo(5)).
+    """
+
+    def __init__(self, nodes: Iterable[Path]) -> None:
+        self._nodes = nodes
+
+    @functools.cached_property
+    def _own(self) -> dict[str, str]:
+        return _mounts("/proc/self")
+
+    @functools.cached_property
+    def _trusted(self) -> set[Optional[str]]:
+        # /dev is a devtmpfs, QEMU's private one a tmpfs; tests have their nodes elsewhere
+        return {"devtmpfs", "tmpfs", *map(self._type_of, self._nodes)} - {None}
+
+    def _type_of(self, node: Path) -> Optional[str]:
+        try:
+            descriptor = os.open(node, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return self._own.get(_mount_id("/proc/self", descriptor))
+        finally:
+            os.close(descriptor)
+
+    def are_trusted(self, process: str, descriptor: str) -> bool:
+        """Whether an open file may be asked for its status.
+
+        A file of a mount that neither the process nor this one has, as of a namespace that is gone, may be: libvirt
+        hands QEMU files that it opened elsewhere.
+        """
+        mount = _mount_id(process, descriptor)
+        kind = _mounts(process).get(mount) or self._own.get(mount)
+        return kind is None or kind in self._trusted
+
+
+def _mount_id(process: str, descriptor: Union[int, str]) -> str:
+    with open(f"{process}/fdinfo/{descriptor}", encoding="ascii", errors="replace") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key == "mnt_id":
+                return value.strip()
+    return ""
+
+
+def _mounts(process: str) -> dict[str, str]:
+    """File system types by the mounts' IDs, as a process sees them; none of a process that has ended."""
+    kinds = {}
+    try:
+        for line in Path(process, "mountinfo").read_text(errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            kinds[before.partition(" ")[0]] = after.partition(" ")[0]
+    except OSError:
+        pass
+    return kinds
 
 
 _Identity = tuple[bool, int, int]
@@ -54,19 +118,24 @@ def _identity(status: os.stat_result) -> _Identity:
     return False, status.st_dev, status.st_ino
 
 
-def _held_by(directory: str, wanted: dict[_Identity, Path], names: set[str]) -> list[Path]:
+def _held_by(
+    process: str, wanted: dict[_Identity, Path], names: set[str], filesystems: _Filesystems
+) -> list[Path]:
     held = []
+    directory = f"{process}/fd"
     try:
         for descriptor in os.listdir(directory):  # noqa: PTH208
             path = f"{directory}/{descriptor}"
             try:
                 # A status would wait for a dead file server; the link's text never does, and rules out nearly all.
                 name = os.readlink(path).rpartition("/")[2]  # noqa: PTH115
-                if name.removesuffix(" (deleted)") in names:
+                if name.removesuffix(" (deleted)") in names and filesystems.are_trusted(process, descriptor):
                     identity = _identity(os.stat(path))  # noqa: PTH116
                     if identity in wanted:
                         held.append(wanted[identity])
-            except FileNotFoundError:  # closed meanwhile
+            except PermissionError:
+                raise
+            except OSError:  # closed meanwhile, or broken in some other way: not a node of VFIO's
                 continue
     except (FileNotFoundError, ProcessLookupError):  # the process ended
         return []

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +121,73 @@ def test_a_process_that_may_not_be_looked_into(nobody: Path) -> None:
         HostError, match=r"1234/fd is closed to this process; run as root with CAP_SYS_PTRACE"
     ):
         holders([node], proc=nobody)
+
+
+_SLOW_FILE_SERVER = """
+import errno, stat, sys, time
+from mfusepy import FUSE, FuseOSError, Operations
+class OneFile(Operations):
+    opened = False
+    def getattr(self, path, fh=None):
+        if path == "/":
+            return {"st_mode": stat.S_IFDIR | 0o755}
+        if path != "/7":
+            raise FuseOSError(errno.ENOENT)
+        if OneFile.opened:
+            time.sleep(600)
+        return {"st_mode": stat.S_IFREG | 0o644}
+    def open(self, path, flags):
+        OneFile.opened = True
+        return 0
+    def init(self, path):
+        print("ready", flush=True)
+FUSE(OneFile(), sys.argv[1], foreground=True, attr_timeout=0, nothreads=False)
+"""
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+
+
+@needs_root
+def test_a_file_named_like_a_node_whose_server_does_not_answer(
+    node: Path, proc: Path, tmp_path: Path
+) -> None:
+    """Any user can have one: by its name it might be held, and asking for its status would wait for ever."""
+    pytest.importorskip("mfusepy")
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW_FILE_SERVER, str(mount)], stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        held = os.open(mount / "7", os.O_RDONLY)
+        found: list[dict[Path, int]] = []
+        # a daemon: one that waits for ever must not keep the test run from ending
+        look = threading.Thread(target=lambda: found.append(holders([node], proc=proc)), daemon=True)
+        look.start()
+        look.join(20)
+        try:
+            assert found == [{}]
+        finally:
+            server.kill()
+            server.wait()
+            subprocess.run(["umount", "--lazy", mount], check=True)
+            with contextlib.suppress(OSError):  # its server is gone
+                os.close(held)
+
+
+@needs_root
+def test_the_file_system_of_a_node_is_trusted(proc: Path, tmp_path: Path) -> None:
+    """QEMU's private /dev is a tmpfs, the tests' directory whatever it is."""
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", memory], check=True)
+    try:
+        ours, theirs = tmp_path / "7", memory / "7"
+        for each in (ours, theirs):
+            os.mknod(each, stat.S_IFCHR | 0o600, Path("/dev/full").stat().st_rdev)
+        with theirs.open():
+            assert holders([ours], proc=proc) == {ours: os.getpid()}
+    finally:
+        subprocess.run(["umount", memory], check=True)
