@@ -32,8 +32,6 @@ TEST_JOBS ?= 3
 # recursive: asked for (and made) only by the targets that use it
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
-SHELL_SCRIPTS = tests/packages.sh tests/venv.sh tests/integration/emulator.sh tests/integration/systemd_init.sh rpm/build.sh completion/vfmigrate .ci/run
-PYTHON_SOURCES = lib hooks/qemu vdsm_plugin vdsm_plugin/50_vfmigrate man tests
 
 .PHONY: help
 help: ## list the targets
@@ -73,21 +71,20 @@ soak: packages ## faults, operations and inputs by the thousand, an hour or two;
 	@PYTHONPATH=lib $(PY) -m tests.soak $(SOAK_ARGS)
 
 .PHONY: lint
-lint: packages ## ruff, import-linter, mypy, shellcheck and the Python 3.9 floor
-	$(VENV)/bin/ruff check $(PYTHON_SOURCES)
-	$(VENV)/bin/ruff format --check $(PYTHON_SOURCES)
-	PYTHONPATH=lib:vdsm_plugin $(VENV)/bin/lint-imports --no-cache
-	$(VENV)/bin/mypy lib/vfmigrate lib/vfmigrate_guest tests
-	$(VENV)/bin/mypy --scripts-are-modules hooks/qemu
-	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules -p vfmigrate_vdsm
-	MYPYPATH=vdsm_plugin $(VENV)/bin/mypy --scripts-are-modules vdsm_plugin/50_vfmigrate
-	$(VENV)/bin/vermin --quiet --no-tips --target=3.9- --violations --eval-annotations $(filter-out man,$(PYTHON_SOURCES))
-	shellcheck $(SHELL_SCRIPTS)
+lint: packages ## run every check of tests/lint.sh: ruff, import-linter, mypy, the Python 3.9 floor, shellcheck, man pages, news
+	tests/lint.sh
 
 .PHONY: format
-format: ## let ruff lay out the sources
-	$(VENV)/bin/ruff check --fix $(PYTHON_SOURCES)
-	$(VENV)/bin/ruff format $(PYTHON_SOURCES)
+format: packages ## let ruff fix and format the sources
+	tests/lint.sh --fix
+
+.PHONY: hooks
+hooks: packages ## have git run the checks of `make lint` before each commit (pre-commit)
+	$(VENV)/bin/pre-commit install
+
+.PHONY: news
+news: packages ## build CHANGELOG.md from newsfragments/ for the version in version.py, when it is released
+	$(VENV)/bin/towncrier build --yes --version "$$(sed -n 's/^VERSION = "\(.*\)"$$/\1/p' lib/vfmigrate/version.py)"
 
 .PHONY: install
 install: install-library install-host ## install below DESTDIR; for packagers of other distributions
