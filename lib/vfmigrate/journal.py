@@ -4,11 +4,15 @@
 Entries go to systemd's journal in its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/), so that
 `journalctl -t vfmigrated VFMIGRATE_DOMAIN=guest1` works; without a journal they are lines on standard error.
 Domain XML never comes here: it may hold passwords.
+
+A journal that does not read, stopped or stuck on its disk, must not stop the daemon: an entry that it does not take is
+counted and lost, and the count is logged when it reads again.
 """
 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 import sys
@@ -26,6 +30,10 @@ INFO = 6
 DEBUG = 7
 
 Value = Union[str, int, float]
+
+# How long the first entry waits for a journal that does not read, in seconds; a burst of entries may fill its queue for
+# a moment. Those after it do not wait, until one was taken.
+_PATIENCE = 0.2
 
 
 def encode(fields: dict[str, str]) -> bytes:
@@ -47,7 +55,9 @@ class Journal:
         self._lock = threading.Lock()
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(_PATIENCE)
         self._connected = self._connect()
+        self._lost = 0
 
     def event(self, name: str, message: str, *, level: int = INFO, **fields: Value) -> None:
         """Log that `name` happened, told by `message`; `fields` become VFMIGRATE_<FIELD>."""
@@ -60,8 +70,32 @@ class Journal:
             **{f"VFMIGRATE_{key.upper()}": str(value) for key, value in fields.items()},
         }
         with self._lock:
+            self._log(entry, f"<{level}>{name}: {message}")
+
+    def _log(self, entry: dict[str, str], line: str) -> None:
+        try:
             if not self._send(encode(entry)):
-                print(f"<{level}>{name}: {message}", file=sys.stderr, flush=True)
+                self._print(line)
+        except BlockingIOError:
+            self._lost += 1
+            self._socket.setblocking(False)
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self._socket.settimeout(_PATIENCE)
+            text = f"{lost} log entries were lost: the journal did not read them"
+            self._log(
+                {**entry, "MESSAGE": text, "VFMIGRATE_EVENT": "log-lost", "PRIORITY": str(WARNING)}, text
+            )
+
+    def _print(self, line: str) -> None:
+        try:
+            writable = bool(select.select([], [sys.stderr], [], 0)[1])
+        except (OSError, ValueError):  # no file of the kernel's: it cannot block
+            writable = True
+        if not writable:
+            raise BlockingIOError
+        print(line, file=sys.stderr, flush=True)
 
     def _connect(self) -> bool:
         try:
@@ -71,11 +105,16 @@ class Journal:
         return True
 
     def _send(self, entry: bytes) -> bool:
-        """Send an entry; False where there is no journal, or none that takes it."""
+        """Send an entry; False where there is no journal, or none that takes it.
+
+        Raises BlockingIOError where there is one that does not read.
+        """
         if self._connected:
             try:
                 self._socket.send(entry)
                 return True
+            except (BlockingIOError, socket.timeout):
+                raise BlockingIOError from None
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     return False
@@ -83,6 +122,8 @@ class Journal:
         self._connected = self._connect()
         try:
             return self._connected and self._socket.send(entry) > 0
+        except (BlockingIOError, socket.timeout):
+            raise BlockingIOError from None
         except OSError:
             return False
 

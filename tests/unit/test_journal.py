@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,30 @@ def test_an_entry_has_its_fields(journal: socket.socket, path: Path) -> None:
     assert {"VFMIGRATE_EVENT=start", "VFMIGRATE_VF=0000:01:00.2", "SYSLOG_IDENTIFIER=vfmigrated"} <= set(
         lines
     )
+    log.close()
+
+
+def test_a_journal_that_does_not_read_stops_nobody(journal: socket.socket, path: Path) -> None:
+    log = Journal(path)
+
+    def write() -> None:
+        for number in range(2000):  # more than any queue of datagrams holds (net.unix.max_dgram_qlen)
+            log.event("many", f"entry {number}")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(30)
+    assert not writer.is_alive()
+    taken = 0
+    journal.settimeout(0.2)
+    with contextlib.suppress(socket.timeout):
+        while True:
+            journal.recv(65536)
+            taken += 1
+    assert taken < 2000
+    log.event("after", "it reads again")
+    assert b"MESSAGE=it reads again" in journal.recv(65536)
+    assert f"MESSAGE={2000 - taken} log entries were lost".encode() in journal.recv(65536)
     log.close()
 
 
