@@ -26,7 +26,6 @@ from tests.fakes.card import SWITCHDEV, Card
 from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import Hardware, Netdev
 from tests.integration.ovs_server import OvsServer
-from vfmigrate.cards.mstconfig import FirmwareSettings
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.observe import Host
@@ -137,7 +136,6 @@ def status() -> Iterator[Status]:
             Networks(config, host.sysfs, store, cast("Hypervisor", None)),  # status asks no libvirt
             log,
             udev=Udev(),
-            firmware=FirmwareSettings(),
             offload=offload,
         )
         yield Status(config, host, store, offload, provisioner.check, Moves(config, host, store))

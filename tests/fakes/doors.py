@@ -15,12 +15,15 @@ from typing import Optional, cast
 
 from tests.fakes.card import Card
 from tests.fakes.hardware import DevlinkPort
+from vfmigrate.cards.mlx5 import Mlx5
+from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
+from vfmigrate.cards.registry import Vendors
 from vfmigrate.converge.observe import Host
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.host.devlink import Devlink, Info, Port
 from vfmigrate.host.links import Link, Links, Traffic
 from vfmigrate.host.sysfs import Sysfs
-from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings, SwitchPort
 
 
@@ -41,6 +44,12 @@ class CardSysfs:
 
     def exists(self, device: PciAddress) -> bool:
         return any(function.address == str(device) for function in self.card.functions())
+
+    def pci_id(self, device: PciAddress) -> Optional[PciId]:
+        if not self.exists(device):
+            return None
+        function = self.card.function(str(device))
+        return PciId(function.vendor, function.device)
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         if not self.exists(device):
@@ -301,10 +310,21 @@ class MemorySwitch:
         self.sent.set()
 
 
+#: the vendors of real cards, without a tool to ask a card that is not there
+NO_TOOL = Vendors([Mlx5(FirmwareSettings(tools=()))])
+
+
 class MemoryHost:
     """A host with one card in memory: VFs created, in switchdev mode, and the bridge of its pool."""
 
-    def __init__(self, *, vfs: int = 4, bridge: str = "br-data", card: Optional[Card] = None) -> None:
+    def __init__(
+        self,
+        *,
+        vfs: int = 4,
+        bridge: str = "br-data",
+        card: Optional[Card] = None,
+        vendors: Vendors = NO_TOOL,
+    ) -> None:
         self.card = card or Card(("0000:01:00.0",))
         self.pf = PciAddress.parse(self.card.pfs[0])
         self.card.autoprobe(str(self.pf), "0")
@@ -320,4 +340,5 @@ class MemoryHost:
             cast(Devlink, self.devlink),
             cast(Links, self.links),
             cast(OpenVswitch, self.ovs),
+            vendors,
         )

@@ -123,13 +123,14 @@ class Pool:
             otherwise="vfmigrate- and the name of the pool",
         ),
     )
-    firmware_min: tuple[int, ...] = field(
-        default=(28, 36, 1010),
+    firmware_min: Optional[tuple[int, ...]] = field(
+        default=None,
         metadata=_key(
             "firmware_min",
             setting.VERSION,
-            "The oldest firmware a card of the pool may run.",
-            otherwise="28.36.1010",
+            "The oldest firmware a card of the pool may run. Where versions begin with the number of a family of "
+            "cards, it holds for cards of that family.",
+            otherwise="what is known of the card's family",
         ),
     )
     restart_openvswitch: bool = field(
@@ -173,14 +174,15 @@ class Pool:
             "then not known, and cannot be compared. One pool may say take. A plain hostdev is never taken.",
         ),
     )
-    max_migrating: int = field(
-        default=4,
+    max_migrating: Optional[int] = field(
+        default=None,
         metadata=_key(
             "max_migrating",
             setting.number(1, 4095),
-            "How many VFs of one physical function may be on their way to this host at once. Cards of the ConnectX "
-            "family carry four. A further guest waits for migrating_wait of the section daemon, and is then refused; "
+            "How many VFs of one physical function may be on their way to this host at once. A further guest "
+            "waits for migrating_wait of the section daemon, and is then refused; "
             "one with more VFs on a physical function than that is refused at once.",
+            otherwise="what is known of the card; 4 where nothing is",
         ),
     )
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """VFs that were in use while they were not migratable.
 
-The variant driver reads the flag when it binds (mlx5_vfio_pci, igb_vfio_pci), and nothing tells afterwards what it
-read: once somebody has set the flag, a VF whose guest cannot migrate looks like any other. Who looks at a VF notes it
-here. Lives in memory only: what was so before the daemon started is not known.
+Where there is such a flag, the variant driver reads it when it binds, and nothing shows afterwards what it read: once
+somebody has set the flag, a VF whose guest cannot migrate looks like any other. Who looks at a VF notes it here. Lives
+in memory only: what was so before the daemon started is not known.
 """
 
 from __future__ import annotations

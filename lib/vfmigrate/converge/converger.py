@@ -5,8 +5,9 @@
 and `Converger` takes the steps; each door verifies its own change. It is idempotent and keeps no record of what it
 did: whatever was interrupted, at whichever point, is finished by converging once more.
 
-The order matters to the kernel: a variant driver reads the `migratable` flag when it binds, so it is set while the
-VF is unbound (Documentation/networking/devlink/devlink-port.rst, mlx5_vfio_pci).
+The order matters to the kernel: where it offers the `migratable` flag, a variant driver reads it when it binds, so it
+is set while the VF is unbound (Documentation/networking/devlink/devlink-port.rst). Whether a VF needs the flag to
+migrate is for the vendor of its card to say (`cards`).
 """
 
 from __future__ import annotations
@@ -302,20 +303,19 @@ class Converger:
         """Raises Refused when state could not be carried from or to this VF."""
         pf = self._host.sysfs.physfn(vf)
         port = self._host.devlink.vf_port(pf, self._host.sysfs.vf_index(vf)) if pf is not None else None
-        if port is None:
+        if pf is None or port is None:
             raise Refused(
                 f"PF {pf} is not in switchdev mode, so VF {vf} cannot take a guest's state",
                 f"run: devlink dev eswitch set pci/{pf} mode switchdev",
             )
-        if port.migratable is None:
-            raise Refused(
-                f"the firmware of PF {pf} cannot migrate its VFs",
-                f"run: mstconfig -d {pf} set VF_MIGRATION_MODE=2; then restart the card",
-            )
+        vendor = self._host.vendor(pf)
+        if vendor.lacks_flag(port.migratable):
+            found = vendor.cannot_migrate(str(pf))
+            raise Refused(found.text, found.remedy)
         if self._host.sysfs.variant_driver(vf) == "vfio-pci":
             raise Refused(
                 f"this kernel has no VFIO driver for VF {vf} that can migrate",
-                "install one (mlx5_vfio_pci), kernel 6.7 or newer",
+                vendor.install_variant,
             )
 
     def _is_hosts_own(self, state: VfState) -> bool:

@@ -6,9 +6,12 @@ Reads only. What a VF should look like and how it gets there is the business of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
+from vfmigrate.cards import registry
+from vfmigrate.cards.registry import Vendors
+from vfmigrate.cards.vendor import Vendor
 from vfmigrate.errors import HostError
 from vfmigrate.host.devlink import Devlink, Info, Port
 from vfmigrate.host.links import Links
@@ -49,6 +52,7 @@ class Host:
     devlink: Devlink
     links: Links
     ovs: OpenVswitch
+    vendors: Vendors = field(default_factory=registry.known)
 
     def observe(self, vf: PciAddress) -> VfState:
         """Look at one VF. Raises HostError when it does not exist, Unreachable when Open vSwitch is down."""
@@ -101,6 +105,10 @@ class Host:
             mtu=link.mtu,
             switch_port=switch_port(link.name),
         )
+
+    def vendor(self, pf: PciAddress) -> Vendor:
+        """The vendor of the card behind a PF."""
+        return self.vendors.of(self.sysfs.pci_id(pf))
 
     def card(self, pf: PciAddress) -> Info:
         """PSID and firmware of the card behind a PF."""

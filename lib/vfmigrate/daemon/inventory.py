@@ -35,6 +35,7 @@ from vfmigrate.ovs.bridge import OFFLOAD
 from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
+from vfmigrate.reservations.migration_slots import at_most
 from vfmigrate.rpc.protocol import Request
 from vfmigrate.version import VERSION
 
@@ -81,7 +82,7 @@ class Inventory:
             switch=self._switch(),
             migration=self._premises.migration(),
             pools=tuple(self._pool(pool, moving) for pool in self._config.pools.values()),
-            moving_at_once=min((pool.max_migrating for pool in self._config.pools.values()), default=4),
+            moving_at_once=min(map(self._at_most, self._config.pools.values()), default=4),
             hook=self._premises.hook(),
             bridges=self._bridges(bridges),
             files=tuple(self._premises.files(files)),
@@ -135,10 +136,13 @@ class Inventory:
             vlan=pool.vlan,
             vlans=tuple(sorted(pool.vlans)),
             network=pool.libvirt_network,
-            max_migrating=pool.max_migrating,
+            max_migrating=self._at_most(pool),
             pfs=pfs,
             findings=tuple(self._findings(pool, states)),
         )
+
+    def _at_most(self, pool: Pool) -> int:
+        return min(at_most(self._host, pool, address) for address in pool.pfs)
 
     def _findings(self, pool: Pool, states: dict[PciAddress, PfState]) -> Sequence[FindingFacts]:
         try:
@@ -161,6 +165,7 @@ class Inventory:
             return PfFacts(str(address), problem=str(error))
         return PfFacts(
             address=str(address),
+            pci_id=str(state.pci_id),
             psid=card.psid,
             firmware=card.firmware,
             mode=state.mode,

@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from vfmigrate import journal
 from vfmigrate.announce.announcer import Announcer
-from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.cards import registry
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config import configuration
 from vfmigrate.config.configuration import Config
@@ -60,7 +60,14 @@ class Daemon:
         self.log = log
         self.store = ClaimStore(claims)
         systemd = Systemd()
-        self.host = Host(Sysfs(load=systemd.load_module), Devlink(), Links(), OpenVswitch(settings.ovsdb))
+        vendors = registry.known()
+        self.host = Host(
+            Sysfs(load=systemd.load_module),
+            Devlink(remedies=vendors.kernel_remedies()),
+            Links(),
+            OpenVswitch(settings.ovsdb),
+            vendors,
+        )
         hypervisor = Hypervisor(settings.libvirt_uri)
         converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
         self.announcer = Announcer(settings, self.host, self.store, log)
@@ -115,7 +122,6 @@ class Daemon:
             self.keeper.networks,
             log,
             udev=Udev(),
-            firmware=FirmwareSettings(),
             offload=offload,
         )
         looks = (settings, self.host, self.store, offload, self.provisioner.check)

@@ -20,7 +20,7 @@ from vfmigrate.ovs.bridge import OFFLOAD
 from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
-from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.migration_slots import Moves, at_most
 from vfmigrate.rules.findings import Finding
 
 SCHEMA = 1
@@ -125,7 +125,7 @@ class Status:
             "address": str(address),
             "offload": offload,
             "migrating": len(self._moves.guests(address)),
-            "max_migrating": pool.max_migrating,
+            "max_migrating": at_most(self._host, pool, address),
             "vfs": [],
             "problems": [],
         }
@@ -199,7 +199,7 @@ def vf_problems(
         return problems
     if standby and claim is not None:
         problems.append(f"guest '{claim.domain_name}' has not taken it, and runs on its standby")
-    if vf.migratable is None and state.mode == pf.SWITCHDEV:
+    if state.mode == pf.SWITCHDEV and state.vendor.lacks_flag(vf.migratable):
         problems.append("its firmware cannot migrate it")
     try:
         want = wanted(claim, pool, driven=not standby)

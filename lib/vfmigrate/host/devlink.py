@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Optional
 
 from pyroute2.netlink import NLA_F_NESTED, ctrlmsg, genlmsg, nla
@@ -39,17 +40,6 @@ _CAP_MIGRATABLE = 0x2
 
 _MAC_ADDRESS = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
-#: What to do about a refusal, by a part of the kernel's text.
-_REMEDIES = {
-    "E-Switch is busy": "offloaded flows hold it: take the PF's ports out of their Open vSwitch bridges"
-    " and its tc filters away, then try again",
-    "Device doesn't support migration": "set VF_MIGRATION_MODE=2 with mlxconfig, restart the card's firmware,"
-    " and see that the firmware is 28.41.1000 or newer",
-    "Device doesn't support VHCA management": "update the card's firmware to 28.41.1000 or newer",
-    "Failed setting HCA migratable cap": "take the VF from its driver first:"
-    " the flag changes only while it is unbound",
-    "supported for VFs only": "name a port of flavour pcivf",
-}
 _REMEDIES_BY_ERRNO = {
     errno.EPERM: "run as root, or with CAP_NET_ADMIN",
     errno.ENODEV: "see 'devlink port show': the PF must be bound to its host driver, and the port exist",
@@ -145,10 +135,18 @@ class Devlink:
 
     Every method raises HostError: the PF, what was asked, the kernel's own text, and what can be done.
     `timeout` is in seconds; changing the eswitch mode of a card with many VFs takes many. `sock` hands in a
-    connected socket that carries netlink messages.
+    connected socket that carries netlink messages. `remedies` are what to do about a refusal, by a part of the
+    kernel's text, which is that of the card's driver.
     """
 
-    def __init__(self, *, timeout: float = 120.0, sock: Optional[socket.socket] = None) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float = 120.0,
+        sock: Optional[socket.socket] = None,
+        remedies: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._remedies = remedies
         self._netlink = NetlinkSocket(NETLINK_GENERIC, timeout=timeout, sock=sock)
         self._family_lock = threading.Lock()
         self._family: Optional[int] = None
@@ -177,7 +175,7 @@ class Devlink:
         except KernelRefusalError as refusal:
             if refusal.number == errno.ENODEV:
                 return []
-            raise _host_error(pf, "list the ports", refusal) from None
+            raise self._host_error(pf, "list the ports", refusal) from None
         # Kernels before 6.6 answer with the ports of every device.
         return [_port(answer) for answer in answers if answer.get_attr("DEVLINK_ATTR_DEV_NAME") == str(pf)]
 
@@ -268,7 +266,7 @@ class Devlink:
         try:
             return self._request(pf, command, attributes)
         except KernelRefusalError as refusal:
-            raise _host_error(pf, purpose, refusal) from None
+            raise self._host_error(pf, purpose, refusal) from None
 
     def _request(
         self,
@@ -285,6 +283,11 @@ class Devlink:
         family = self._family_id()
         return [_decoded(_Message, answer) for answer in self._netlink.ask(message, family, dump=dump)]
 
+    def _host_error(self, pf: PciAddress, purpose: str, refusal: KernelRefusalError) -> HostError:
+        known = [remedy for part, remedy in self._remedies.items() if part in refusal.text]
+        remedy = known[0] if known else _REMEDIES_BY_ERRNO.get(refusal.number, "")
+        return HostError(f"devlink: cannot {purpose} of PF {pf}: {refusal.text}", remedy)
+
     def _family_id(self) -> int:
         with self._family_lock:
             if self._family is None:
@@ -300,7 +303,7 @@ class Devlink:
             (answer,) = self._netlink.ask(message, _GENL_ID_CTRL)
         except KernelRefusalError as refusal:
             raise HostError(
-                f"this kernel has no devlink: {refusal.text}", "load the card's host driver (mlx5_core)"
+                f"this kernel has no devlink: {refusal.text}", "load the card's host driver"
             ) from None
         family = _decoded(ctrlmsg, answer).get_attr("CTRL_ATTR_FAMILY_ID")
         return int(family)
@@ -310,12 +313,6 @@ def _decoded(message_class: Any, data: bytes) -> Any:
     message = message_class(data)
     message.decode()
     return message
-
-
-def _host_error(pf: PciAddress, purpose: str, refusal: KernelRefusalError) -> HostError:
-    known = [remedy for part, remedy in _REMEDIES.items() if part in refusal.text]
-    remedy = known[0] if known else _REMEDIES_BY_ERRNO.get(refusal.number, "")
-    return HostError(f"devlink: cannot {purpose} of PF {pf}: {refusal.text}", remedy)
 
 
 def _port(message: Any) -> Port:

@@ -20,7 +20,7 @@ from typing import Callable, Optional
 from vfmigrate.errors import HostError
 from vfmigrate.host.holders import guest_of, holders
 from vfmigrate.host.variants import VfioVariants
-from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.model.vfio import GENERIC_DRIVER
 
 _MSIX_CAPABILITY = 0x11
@@ -67,6 +67,13 @@ class Sysfs:
     def is_pf(self, device: PciAddress) -> bool:
         """Tell whether a device can have VFs."""
         return (self._path(device) / "sriov_totalvfs").exists()
+
+    def pci_id(self, device: PciAddress) -> Optional[PciId]:
+        """Tell the vendor and device ID of a device; None when it is absent."""
+        if not self.exists(device):
+            return None
+        vendor, number = (int(self._read(self._path(device) / name), 16) for name in ("vendor", "device"))
+        return PciId(vendor, number)
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         """Name the PF of a VF; None when the device is not a VF, or absent."""

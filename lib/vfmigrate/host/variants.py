@@ -2,7 +2,7 @@
 """Which VFIO drivers this kernel has, and which of them fits a device best.
 
 Owns the reading of `modules.alias`, where depmod writes what each VFIO driver declares to be for:
-`alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci`. libvirt from 10.0 on chooses by the same lines
+`alias vfio_pci:v0000VVVVd0000DDDDsv*sd*bc*sc*i* MODULE`. libvirt from 10.0 on chooses by the same lines
 (virPCIDeviceFindBestVFIOVariant in src/util/virpci.c): of the lines that match, the one with fewest wildcards.
 """
 
@@ -37,7 +37,7 @@ class VfioVariants:
         self._aliases: tuple[_Alias, ...] = ()
 
     def best_module(self, modalias: str) -> Optional[str]:
-        """Name the module for a device, by its modalias as in sysfs (`pci:v000015B3d…`); None when none fits."""
+        """Name the module for a device, by its modalias in sysfs (`pci:v0000VVVVd0000DDDD…`); None when none fits."""
         identity = modalias.split(":", 1)[-1]
         fitting = [alias for alias in self._current() if fnmatch.fnmatchcase(identity, alias.pattern)]
         best = min(fitting, key=lambda alias: alias.wildcards, default=None)

@@ -25,7 +25,7 @@ class VfFacts:
     driver: Optional[str] = None
     #: it is bound to a VFIO driver
     vfio: bool = False
-    #: the flag of its devlink port; None where there is no port, or the firmware knows no such flag
+    #: the flag of its devlink port; None where there is no port, or the port has no such flag
     migratable: Optional[bool] = None
     msix: Optional[int] = None
     #: who has it, in words; None for a free one
@@ -49,6 +49,8 @@ class PfFacts:
     address: str
     #: why nothing more is told of it; None when all could be looked at
     problem: Optional[str] = None
+    #: vendor and device ID, such as 8086:10c9; None from a vfmigrate that does not report it
+    pci_id: Optional[str] = None
     psid: Optional[str] = None
     firmware: Optional[str] = None
     #: of the eswitch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""PCI addresses, as sysfs, devlink and libvirt's XML each write them."""
+"""PCI addresses, as sysfs, devlink and libvirt's XML each write them, and PCI IDs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vfmigrate.errors import InputError
 
 _TEXT = re.compile(r"([0-9a-fA-F]{4,8}):([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])")
+_ID_TEXT = re.compile(r"([0-9a-fA-F]{4}):([0-9a-fA-F]{4})")
 
 
 @dataclass(frozen=True, order=True)
@@ -36,3 +37,22 @@ class PciAddress:
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+@dataclass(frozen=True)
+class PciId:
+    """Vendor and device ID of a PCI device: the make of it, where the address is the place."""
+
+    vendor: int
+    device: int
+
+    @classmethod
+    def parse(cls, text: str) -> PciId:
+        """Read `8086:10c9`, the form of `lspci -n`. Raises InputError when `text` is anything else."""
+        match = _ID_TEXT.fullmatch(text)
+        if match is None:
+            raise InputError(f"'{text[:40]}' is not a PCI ID", "write it as 8086:10c9")
+        return cls(int(match[1], 16), int(match[2], 16))
+
+    def __str__(self) -> str:
+        return f"{self.vendor:04x}:{self.device:04x}"

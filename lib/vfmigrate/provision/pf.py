@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from vfmigrate.cards.vendor import Vendor
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Pool
@@ -22,7 +23,7 @@ from vfmigrate.converge.converger import Step
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.udev import Udev
-from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.pci import PciAddress, PciId
 
 SWITCHDEV = "switchdev"
 _SETTLE_SECONDS = 60.0
@@ -34,6 +35,9 @@ class PfState:
     """One PF as it is now."""
 
     pf: PciAddress
+    pci_id: PciId
+    #: of its card
+    vendor: Vendor
     numvfs: int
     autoprobe: bool
     mode: str
@@ -46,9 +50,14 @@ class PfState:
 
 def observe(host: Host, store: ClaimStore, pf: PciAddress) -> PfState:
     """Look at a PF and all its VFs. Raises HostError or Unreachable."""
+    pci_id = host.sysfs.pci_id(pf)
+    if pci_id is None:
+        raise HostError(f"there is no PCI device {pf}", "see lspci -D")
     vfs = tuple(host.survey(pf))
     return PfState(
         pf=pf,
+        pci_id=pci_id,
+        vendor=host.vendors.of(pci_id),
         numvfs=host.sysfs.numvfs(pf),
         autoprobe=host.sysfs.autoprobe(pf),
         mode=host.devlink.eswitch_mode(pf),
@@ -77,9 +86,11 @@ def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]
     return users
 
 
-def without_flag(state: PfState) -> list[PciAddress]:
-    """The VFs whose firmware knows no `migratable`, though the eswitch shows their ports."""
-    return [vf.vf for vf in state.vfs if vf.port_index is not None and vf.migratable is None]
+def lacks_flag(state: PfState) -> bool:
+    """Whether the eswitch shows ports of VFs, and one lacks the `migratable` flag that these VFs need."""
+    return state.mode == SWITCHDEV and any(
+        vf.port_index is not None and state.vendor.lacks_flag(vf.migratable) for vf in state.vfs
+    )
 
 
 def wanted_count(pool: Pool, state: PfState) -> int:
@@ -124,7 +135,7 @@ def steps(pool: Pool, state: PfState, udev: Udev) -> list[Step]:
     if made:
         todo.append(Step(f"create {made} VFs on PF {pf}", lambda host: host.sysfs.set_numvfs(pf, made)))
     if made or (state.numvfs and state.mode != SWITCHDEV):
-        return todo + _new_vf_steps(pool, pf, count, udev)
+        return todo + _new_vf_steps(pool, state, count, udev)
     for vf in state.vfs:
         todo += _vf_steps(pool, state, vf)
     return todo
@@ -165,7 +176,8 @@ def _unbind(state: VfState) -> Step:
     return Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
 
 
-def _new_vf_steps(pool: Pool, pf: PciAddress, count: int, udev: Udev) -> list[Step]:
+def _new_vf_steps(pool: Pool, state: PfState, count: int, udev: Udev) -> list[Step]:
+    pf = state.pf
     todo = [
         Step(
             f"wait for the {count} representors of PF {pf}",
@@ -181,7 +193,9 @@ def _new_vf_steps(pool: Pool, pf: PciAddress, count: int, udev: Udev) -> list[St
                 lambda host: _set_msix_of_all(host, pf, msix),
             )
         )
-    what = "bind to the host's driver" if pool.free_vfs == "host" else "set migratable of"
+    # Whether there is a flag to set cannot be seen before there are VFs.
+    ready = "set migratable of" if state.vendor.needs_flag else "prepare"
+    what = "bind to the host's driver" if pool.free_vfs == "host" else ready
     todo.append(Step(f"{what} the {count} VFs of PF {pf}", lambda host: _ready_all(host, pf, pool)))
     return todo
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Optional
 
 from vfmigrate import journal
-from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.cards.vendor import CardState
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Config, Pool
 from vfmigrate.converge.converger import Step
@@ -71,7 +71,6 @@ class Provisioner:
         log: Journal,
         *,
         udev: Udev,
-        firmware: FirmwareSettings,
         offload: OffloadRestart,
     ) -> None:
         self._config = config
@@ -80,7 +79,6 @@ class Provisioner:
         self._networks = networks
         self._log = log
         self._udev = udev
-        self._firmware = firmware
         self._offload = offload
         self._running = threading.Lock()
 
@@ -127,14 +125,12 @@ class Provisioner:
     ) -> list[Finding]:
         """All that stands against a pool now.
 
-        `states` are PFs that have been looked at already. What only mstconfig knows, which is slow to ask, is told
-        when `ask_tool` says so.
+        `states` are PFs that have been looked at already. `ask_tool` also asks the tool of the card's vendor, which
+        is slow.
         """
         found = findings.of_bridge(pool, list(self._config.pools.values()))
         for address in pool.pfs:
-            facts = self._facts(address, states.get(address))
-            if ask_tool and facts.psid is not None:
-                facts = replace(facts, vf_migration_mode=self._migration_mode(address, found))
+            facts = self._facts(pool, address, states.get(address), ask_tool)
             found += findings.of_pf(pool, facts)
         return found
 
@@ -304,34 +300,41 @@ class Provisioner:
 
     # -- what is found
 
-    def _facts(self, address: PciAddress, state: Optional[PfState]) -> PfFacts:
-        sysfs = self._host.sysfs
+    def _facts(self, pool: Pool, address: PciAddress, state: Optional[PfState], ask_tool: bool) -> PfFacts:
+        sysfs, vendor = self._host.sysfs, self._host.vendor(address)
+        remedies = vendor.remedies(address, pool.vfs)
         if not sysfs.exists(address):
-            return PfFacts(address, present=False)
+            return PfFacts(address, remedies, present=False)
         if not sysfs.is_pf(address):
-            return PfFacts(address, sriov=False)
+            return PfFacts(address, remedies, sriov=False)
         driver = sysfs.driver(address)
-        facts = PfFacts(address, driver=driver)
+        facts = PfFacts(address, remedies, driver=driver)
         if driver is None:
             return facts
         try:
             card = self._host.card(address)
             state = state or pf.observe(self._host, self._store, address)
         except HostError:
-            return PfFacts(address, driver=driver, devlink=False)
+            return PfFacts(address, remedies, driver=driver, devlink=False)
         vfs = [vf.vf for vf in state.vfs]
-        return PfFacts(
+        of_card = CardState(
             address,
-            driver=driver,
             psid=card.psid,
             firmware=card.firmware,
             stored_firmware=card.stored.get("fw.version"),
+            firmware_min=pool.firmware_min,
+            lacks_flag=pf.lacks_flag(state),
+        )
+        return PfFacts(
+            address,
+            remedies,
+            driver=driver,
             iommu=bool(sysfs.iommu_group(address)),
             totalvfs=sysfs.totalvfs(address),
             numvfs=sysfs.numvfs(address),
             vfio_driver=self._vfio_driver(address, vfs),
             shared_groups=self._shared_groups(vfs),
-            without_flag=pf.without_flag(state) if state.mode == pf.SWITCHDEV else [],
+            of_card=list(vendor.findings(of_card, ask_tool=ask_tool and card.psid is not None)),
         )
 
     def _vfio_driver(self, address: PciAddress, vfs: Sequence[PciAddress]) -> Optional[str]:
@@ -343,13 +346,6 @@ class Provisioner:
     def _shared_groups(self, vfs: Sequence[PciAddress]) -> Mapping[PciAddress, Sequence[PciAddress]]:
         groups = {vf: [other for other in self._host.sysfs.iommu_group(vf) if other != vf] for vf in vfs}
         return {vf: others for vf, others in groups.items() if others}
-
-    def _migration_mode(self, address: PciAddress, found: list[Finding]) -> Optional[int]:
-        try:
-            return self._firmware.vf_migration_mode(address)
-        except HostError as error:
-            found.append(Finding(WARNING, error.problem, error.remedy))
-            return None
 
 
 def _warn(outcome: Outcome, texts: Sequence[str]) -> None:

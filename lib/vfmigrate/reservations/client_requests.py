@@ -23,7 +23,7 @@ from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.departures import Departures
-from vfmigrate.reservations.migration_slots import Moves, check_number
+from vfmigrate.reservations.migration_slots import Moves, at_most, check_number
 from vfmigrate.reservations.selection import Selection
 from vfmigrate.rpc.protocol import Request
 from vfmigrate.rules import compatibility
@@ -287,8 +287,8 @@ class Promises:
         if wish.source is not None:
             compatibility.check_compatible(wish.source, wish.vf, facts[wish.vf])
         pf = self._host.sysfs.physfn(wish.vf)
-        if moves and pf in self._moves.full(pool):
-            raise compatibility.Crowded(pool, {pf: self._moves.guests(pf)})
+        if moves and pf is not None and pf in self._moves.full(pool):
+            raise compatibility.Crowded(pool, {pf: self._moves.guests(pf)}, at_most(self._host, pool, pf))
         return wish.vf
 
     def keep(self, domain: str, mac: str) -> bool:
@@ -326,8 +326,8 @@ class Promises:
             self._converger.check_ready(claim.vf)
         for pf, number in Counter(self._host.sysfs.physfn(claim.vf) for claim in moving).items():
             pool = self._config.pool_of(pf) if pf is not None else None
-            if pool is not None:
-                check_number(moving[0].domain_name, pf, number, pool)
+            if pf is not None and pool is not None:
+                check_number(moving[0].domain_name, pf, number, pool, at_most(self._host, pool, pf))
         return moving
 
     def counters(self, domain: str) -> list[dict[str, Any]]:
@@ -358,7 +358,7 @@ class Promises:
                 card["problem"] = str(error)
                 continue
             card.update(psid=info.psid, firmware=info.firmware)
-            card.update(migrating=len(self._moves.guests(pf)), max_migrating=pool.max_migrating)
+            card.update(migrating=len(self._moves.guests(pf)), max_migrating=at_most(self._host, pool, pf))
             told["vfs"] += len(vfs)
             told["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
         return told

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How many VFs of one physical function are on the move, and waiting for one's turn.
 
-A card carries the state of a few VFs of a physical function at a time; NVIDIA's and Red Hat's documents say four. Who
-comes is counted on the destination, where a guest is heard of before anything moves. libvirt has no hook on the source
-before a migration ends, so what leaves a host for several others at once is counted by nobody here.
+A card carries the state of a few VFs of a physical function at a time. Who comes is counted on the destination, where a
+guest is heard of before anything moves. libvirt has no hook on the source before a migration ends, so what leaves a
+host for several others at once is counted by nobody here.
 
 What is on the move is told by the claims: incoming, and their guest does not run here yet. A VF that a hostdev network
 is to give has no claim before libvirt has chosen it; until then its guest is expected. Waiting holds no lock.
@@ -46,6 +46,7 @@ class Moves:
 
     def __init__(self, config: Config, host: Host, store: ClaimStore) -> None:
         self._config = config
+        self._host = host
         self._sysfs = host.sysfs
         self._store = store
         self._expected: dict[str, _Expected] = {}
@@ -73,7 +74,7 @@ class Moves:
 
     def full(self, pool: Pool) -> frozenset[PciAddress]:
         """The physical functions of a pool of which no further VF may move now."""
-        return frozenset(pf for pf in pool.pfs if len(self.guests(pf)) >= pool.max_migrating)
+        return frozenset(pf for pf in pool.pfs if len(self.guests(pf)) >= at_most(self._host, pool, pf))
 
     def expect(self, domain: Domain, pfs: Iterable[PciAddress]) -> None:
         """A guest comes for which libvirt will choose VFs, of these physical functions as far as can be told."""
@@ -147,10 +148,13 @@ class Moves:
             if mark is not None and mark.pf is not None:
                 of_source[pool.name, mark.pf] += 1
         for (name, pf), number in of_source.items():
-            check_number(domain.name, pf, number, self._config.pools[name], "on the source")
+            pool = self._config.pools[name]
+            # The source's card is not known here, but it must be of the same make.
+            most = min(at_most(self._host, pool, each) for each in pool.pfs)
+            check_number(domain.name, pf, number, pool, most, "on the source")
         for name, number in of_pool.items():
             pool = self._config.pools[name]
-            room = pool.max_migrating * sum(self._sysfs.exists(pf) for pf in pool.pfs)
+            room = sum(at_most(self._host, pool, pf) for pf in pool.pfs if self._sysfs.exists(pf))
             if number > room:
                 raise Refused(
                     f"guest '{domain.name}' has {number} VFs of pool '{name}', and the cards of this host move {room} "
@@ -159,12 +163,17 @@ class Moves:
                 )
 
 
+def at_most(host: Host, pool: Pool, pf: PciAddress) -> int:
+    """How many VFs of a physical function may be on the move: what the pool says, else what its vendor says."""
+    return pool.max_migrating if pool.max_migrating is not None else host.vendor(pf).max_migrating
+
+
 def check_number(
-    guest: str, pf: Optional[PciAddress], number: int, pool: Pool, where: str = "on this host"
+    guest: str, pf: Optional[PciAddress], number: int, pool: Pool, most: int, where: str = "on this host"
 ) -> None:
     """Raises Refused for a guest that has more VFs of one physical function than can move at once."""
-    if number > pool.max_migrating:
+    if number > most:
         raise Refused(
-            f"guest '{guest}' has {number} VFs of PF {pf} {where}, and a card moves {pool.max_migrating} at a time",
+            f"guest '{guest}' has {number} VFs of PF {pf} {where}, and a card moves {most} at a time",
             f"unplug some of them, or see max_migrating of [pool {pool.name}]",
         )

@@ -16,7 +16,7 @@ from vfmigrate.converge.observe import Host
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.migration_slots import Moves, at_most
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.compatibility import Candidate, CardFacts, Crowded
 
@@ -84,7 +84,8 @@ class Selection:
         full = self._moves.full(pool) if moves and free else frozenset()
         fitting = [vf for vf in free if self._host.sysfs.physfn(vf) not in full]
         if free and not fitting:
-            raise Crowded(pool, {pf: self._moves.guests(pf) for pf in pool.pfs if pf in full})
+            most = min(at_most(self._host, pool, pf) for pf in full)
+            raise Crowded(pool, {pf: self._moves.guests(pf) for pf in pool.pfs if pf in full}, most)
         if preferred is not None and preferred in fitting:
             return preferred
         return compatibility.choose(

@@ -34,8 +34,8 @@ class CardFacts:
 class Crowded(Refused):
     """There are free VFs, but as many of their physical functions are on the move as may be at once."""
 
-    def __init__(self, pool: Pool, guests: Mapping[PciAddress, Sequence[str]]) -> None:
-        """`guests` are those on the move, by physical function."""
+    def __init__(self, pool: Pool, guests: Mapping[PciAddress, Sequence[str]], most: int) -> None:
+        """`guests` are those on the move, by physical function; `most` is how many VFs a card moves at a time."""
         told = "; ".join(
             f"{len(names)} {'VF' if len(names) == 1 else 'VFs'} of PF {pf} on the move already "
             f"(guests {', '.join(sorted(set(names)))})"
@@ -43,7 +43,7 @@ class Crowded(Refused):
         )
         super().__init__(
             f"pool '{pool.name}' can take no further VF now: {told}",
-            f"a card moves {pool.max_migrating} at a time: try again when they have arrived",
+            f"a card moves {most} at a time: try again when they have arrived",
         )
 
 

@@ -68,7 +68,7 @@ def test_what_provisioning_is_told(tmp_path: Path) -> None:
 def test_what_provisioning_does_unless_told(tmp_path: Path) -> None:
     pool = configuration.load(write(tmp_path, POOL)).pools["data"]
     assert (pool.vfs, pool.msix, pool.uplink) == (None, None, configuration.UPLINK_OF_PF)
-    assert (pool.libvirt_network, pool.firmware_min) == ("vfmigrate-data", (28, 36, 1010))
+    assert (pool.libvirt_network, pool.firmware_min, pool.max_migrating) == ("vfmigrate-data", None, None)
     assert (pool.restart_openvswitch, pool.representor_names) == (False, "kernel")
 
 

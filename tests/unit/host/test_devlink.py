@@ -14,6 +14,7 @@ import pytest
 from tests.fakes.card import Card
 from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import DevlinkPort, Hardware, Netdev
+from vfmigrate.cards import mlx5
 from vfmigrate.errors import HostError, InputError
 from vfmigrate.host.devlink import Devlink, Port
 from vfmigrate.model.pci import PciAddress
@@ -46,7 +47,7 @@ def devlink(card: Card) -> Iterator[Devlink]:
 
 def door_to(card: Card) -> Iterator[Devlink]:
     with DevlinkServer(card) as server:
-        door = Devlink(sock=server.connect())
+        door = Devlink(sock=server.connect(), remedies=mlx5.VENDOR.kernel_remedies)
         yield door
         door.close()
 

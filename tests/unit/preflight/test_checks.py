@@ -48,6 +48,7 @@ def vf(index: int, **changes: Any) -> VfFacts:
 def host(name: str, *vfs: VfFacts, **changes: Any) -> HostFacts:
     pf = PfFacts(
         "0000:01:00.0",
+        pci_id="15b3:1021",
         psid="MT_1",
         firmware="28.41.1000",
         mode="switchdev",

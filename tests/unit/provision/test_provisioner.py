@@ -16,7 +16,6 @@ from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Hardware
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import PF, Rig
-from vfmigrate.cards.mstconfig import FirmwareSettings
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config, Pool
@@ -72,7 +71,6 @@ class ProvisionRig(Rig):
             Networks(config, self.memory.host.sysfs, self.store, cast(Any, self.libvirt)),
             self.log,
             udev=self.udev,
-            firmware=FirmwareSettings(tools=()),
             offload=self.offload,
         )
 

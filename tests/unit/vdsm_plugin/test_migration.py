@@ -74,7 +74,7 @@ def test_another_guest_has_the_vf(vdsm: Vdsm) -> None:
 
 
 def test_a_card_moves_no_more_at_once_than_it_can(vdsm: Vdsm) -> None:
-    guests = [f"00000000-0000-4000-8000-0000000000c{n}" for n in range(POOL.max_migrating + 1)]
+    guests = [f"00000000-0000-4000-8000-0000000000c{n}" for n in range((POOL.max_migrating or 0) + 1)]
     given = [
         in_domain(on_vf(vf), marks=mark(vf)).replace(VM, guest) for vf, guest in zip(vdsm.memory.vfs, guests)
     ]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
+from vfmigrate.cards import registry
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.domain.migrating_guest import FAILOVER, VFIO, CarriedVf
 from vfmigrate.errors import Refused, VfmigrateError
@@ -134,11 +135,9 @@ def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding
         return
     _, pf, now = known
     restart = "then restart the guest, or unplug the VF and plug it in again"
-    if now.migratable is None and pf.mode == "switchdev":
-        yield error(
-            f"the firmware of PF {pf.address} on {facts.host} cannot migrate its VFs",
-            f"run: mstconfig -d {pf.address} set VF_MIGRATION_MODE=2; then mstfwreset -d {pf.address} reset",
-        )
+    vendor = registry.known().named(pf.pci_id)
+    if pf.mode == "switchdev" and vendor.lacks_flag(now.migratable):
+        yield vendor.cannot_migrate(pf.address, f" on {facts.host}")
     elif now.migratable is False:
         yield error(
             f"VF {now.address} on {facts.host} is not migratable, and its driver reads that when it binds: the "
@@ -148,7 +147,7 @@ def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding
     if now.driver == GENERIC_DRIVER:
         yield error(
             f"VF {now.address} on {facts.host} is bound to {GENERIC_DRIVER}, which carries no state",
-            f"see that the kernel has a variant driver (mlx5_vfio_pci); {restart}",
+            f"{vendor.install_variant}; {restart}",
         )
     elif now.bound_early:
         yield error(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vfmigrate.cards import mstconfig
-from vfmigrate.cards.mstconfig import FirmwareSettings
+from vfmigrate.cards import mlx5_mstconfig
+from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
 
@@ -45,7 +45,7 @@ def tool(place: Path, script: str) -> FirmwareSettings:
     ],
 )
 def test_lines(line: str, value: int) -> None:
-    assert mstconfig.parse(line, "VF_MIGRATION_MODE") == value
+    assert mlx5_mstconfig.parse(line, "VF_MIGRATION_MODE") == value
 
 
 def test_the_tool_is_asked_about_the_pf(tmp_path: Path) -> None:

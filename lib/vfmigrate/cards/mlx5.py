@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""NVIDIA (Mellanox) cards of the mlx5 driver: ConnectX-6 Dx and newer, BlueField-2 and newer.
+
+`mlx5_vfio_pci` reads the `migratable` flag of the port function when it binds (drivers/vfio/pci/mlx5 and
+Documentation/networking/devlink/devlink-port.rst), so the flag is set while the VF has no driver. The flag is offered
+only by firmware that was configured with VF_MIGRATION_MODE=2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Optional
+
+from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
+from vfmigrate.cards.vendor import CardState, Vendor, version
+from vfmigrate.errors import HostError
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules.findings import ERROR, WARNING, Finding
+
+#: The oldest firmware of each family that migrates VFs, by the family's number, with which its versions begin. The
+#: other two numbers name the release, and all families share them. Red Hat's documents name 28.36.1010 for ConnectX-7,
+#: NVIDIA's name ConnectX-6 Dx with the release of MLNX_EN 23.07. No minimum is known for a family that is not here: the
+#: flag decides.
+FIRMWARE_MIN = {
+    22: (22, 38, 1002),  # ConnectX-6 Dx
+    24: (24, 38, 1002),  # BlueField-2
+    28: (28, 36, 1010),  # ConnectX-7
+    32: (32, 36, 1010),  # BlueField-3
+    40: (40, 36, 1010),  # ConnectX-8
+}
+#: the value of VF_MIGRATION_MODE that lets VFs migrate (0: the firmware's default, 1: off)
+MIGRATION_ENABLED = 2
+
+
+class Mlx5(Vendor):
+    """These cards. `settings` reads their firmware's configuration."""
+
+    name = "ConnectX and BlueField"
+    pci_vendor = 0x15B3
+    udev_pfs = MappingProxyType({0x1021: "ConnectX-7", 0x1023: "ConnectX-8", 0xA2DC: "BlueField-3"})
+    udev_vfs = MappingProxyType({0x101E: "ConnectX-6 Dx and newer"})
+
+    needs_flag = True
+    # Red Hat's documents: four VFs of one PF at the same time
+    max_migrating = 4
+
+    load_driver = "modprobe mlx5_core; see dmesg"
+    install_variant = (
+        "install a kernel that has mlx5_vfio_pci (Linux 6.7 or newer, or a backport of it): "
+        "see alias vfio_pci in modules.alias"
+    )
+    # drivers/net/ethernet/mellanox/mlx5/core/eswitch_offloads.c
+    kernel_remedies = MappingProxyType(
+        {
+            "E-Switch is busy": "offloaded flows hold it: take the PF's ports out of their Open vSwitch bridges"
+            " and its tc filters away, then try again",
+            "Device doesn't support migration": f"set VF_MIGRATION_MODE={MIGRATION_ENABLED} with mstconfig, reset the"
+            " card, and see that its firmware is new enough: vfmigrate provision --dry-run",
+            "Device doesn't support VHCA management": "update the firmware of the card: mstflint",
+            "Failed setting HCA migratable cap": "take the VF from its driver first:"
+            " the flag changes only while it is unbound",
+        }
+    )
+
+    def __init__(self, tool: Optional[FirmwareSettings] = None) -> None:
+        self._tool = tool if tool is not None else FirmwareSettings()
+
+    def enable_sriov(self, pf: PciAddress, vfs: int) -> str:
+        """Remedy: the card is to offer `vfs` VFs on a PF."""
+        return f"run: mstconfig -d {pf} set SRIOV_EN=1 NUM_OF_VFS={vfs}; then {_reset(str(pf))}"
+
+    def enable_migration(self, pf: str) -> str:
+        """Remedy: the card is to offer migration of a PF's VFs."""
+        return f"run: mstconfig -d {pf} set VF_MIGRATION_MODE={MIGRATION_ENABLED}; then {_reset(pf)}"
+
+    def update_firmware(self, pf: PciAddress) -> str:
+        """Remedy: the card needs newer firmware."""
+        return f"update it: mstflint -d {pf} -i IMAGE burn; then {_reset(str(pf))}"
+
+    def firmware(self, card: CardState) -> Iterator[Finding]:
+        """What is wrong with the firmware of a card: too old for its family, another one to come, or not known."""
+        see = f"see devlink dev info pci/{card.pf}"
+        if card.firmware is None:
+            yield Finding(WARNING, f"PF {card.pf} does not report its firmware", see)
+        else:
+            yield from self.older(card, _oldest(version(card.firmware)[0], card.firmware_min))
+            yield from self.pending(card)
+        if card.psid is None:
+            text = f"PF {card.pf} does not report its PSID, so hosts with other cards cannot be distinguished"
+            yield Finding(WARNING, text, see)
+
+    def settings(self, pf: PciAddress) -> Iterator[Finding]:
+        """Whether VF_MIGRATION_MODE lets VFs migrate; nothing where no tool is installed to read it."""
+        try:
+            mode = self._tool.vf_migration_mode(pf)
+        except HostError as error:
+            yield Finding(WARNING, error.problem, error.remedy)
+            return
+        if mode not in (None, MIGRATION_ENABLED):
+            text = f"the firmware of PF {pf} has VF_MIGRATION_MODE={mode}, so its VFs cannot migrate"
+            yield Finding(ERROR, text, self.enable_migration(str(pf)))
+
+
+def _oldest(family: int, configured: Optional[tuple[int, ...]]) -> Optional[tuple[int, ...]]:
+    """The oldest firmware that will do for a family; what the pool says holds for the family that it begins with."""
+    if configured is not None and configured[0] == family:
+        return configured
+    return FIRMWARE_MIN.get(family)
+
+
+def _reset(pf: str) -> str:
+    return f"mstfwreset -d {pf} reset"
+
+
+VENDOR = Mlx5()

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The interface of a card vendor, and how to add one.
+
+A vendor is one module of this package, `cards/NAME.py`. It derives a class from `Vendor` and has an instance of it
+as `VENDOR`; that is all the registration there is. `Vendor` itself describes a card that asks for nothing but a VFIO
+variant driver, so a vendor overrides only what is different about its cards:
+
+1. **Which cards.** `pci_vendor`, and `pci_devices` where only some PFs of that vendor are meant, as when two drivers
+   share it. The core finds the vendor by the PCI ID of the PF (`registry`); a card that no module claims is `generic`.
+2. **What makes a VF migratable.** Most variant drivers need nothing: leave `needs_flag` alone. Set it where the
+   driver looks at the `migratable` flag of the devlink port function when it binds; the core then refuses a VF whose
+   port lacks the flag, with `cannot_migrate()`. Where the kernel offers the flag it is set, whoever the vendor is.
+3. **Firmware.** `firmware()` judges the versions that devlink reports. Numbers of different families of card do not
+   compare: keep a minimum for each family. Judge by what the kernel shows (the variant driver, the flag) wherever it
+   shows it, and by a version only where nothing else is to be seen. `settings()` is for what only the vendor's own
+   tool can read, which may take a second; it is asked while provisioning, never while a hook waits.
+4. **What to do.** `load_driver`, `install_variant` and `enable_sriov()` are remedies: what to run, on this host.
+   `kernel_remedies` has a remedy for a part of what the kernel answers when devlink refuses a change.
+5. **How many at once.** `max_migrating`: how many VFs of one PF may be on their way at the same time.
+6. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares as they appear. Add the
+   lines there; a test compares the two.
+
+Then write `tests/unit/cards/test_NAME.py`: each finding once, with what it says and its remedy.
+
+A vendor has no state, changes nothing, and must not raise: what it cannot find out is a warning among its findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Optional
+
+from vfmigrate.model.pci import PciAddress, PciId
+from vfmigrate.rules.findings import ERROR, WARNING, Finding, Remedies
+
+
+@dataclass(frozen=True)
+class CardState:
+    """What is known of the card behind one PF. None is what nobody could find out."""
+
+    pf: PciAddress
+    #: Parameter-Set Identification: the make of the board
+    psid: Optional[str] = None
+    #: the firmware that runs, and the one that will after the card's next reset
+    firmware: Optional[str] = None
+    stored_firmware: Optional[str] = None
+    #: `firmware_min` of the pool; None where the administrator left that to the vendor
+    firmware_min: Optional[tuple[int, ...]] = None
+    #: the eswitch shows ports of VFs, and a port lacks the `migratable` flag
+    lacks_flag: bool = False
+
+
+class Vendor:
+    """A vendor of cards; as it stands here, one whose cards ask for nothing but a variant driver."""
+
+    #: what an administrator calls these cards
+    name = "SR-IOV"
+    #: PCI vendor ID, and the device IDs of the PFs that are meant (None: all of that vendor)
+    pci_vendor: Optional[int] = None
+    pci_devices: Optional[frozenset[int]] = None
+    #: device IDs of the PFs that udev is to prepare, with the card's name, and of their VFs
+    udev_pfs: Mapping[int, str] = MappingProxyType({})
+    udev_vfs: Mapping[int, str] = MappingProxyType({})
+
+    #: a VF can migrate only when its devlink port has the `migratable` flag, and the driver was bound after it was set
+    needs_flag = False
+    #: VFs of one PF that may migrate at the same time, unless the pool says otherwise; no other number is documented
+    #: for any card than the four of the first that could
+    max_migrating = 4
+
+    #: remedy: the PF has no driver, or one without devlink
+    load_driver = "load the driver of the card; see dmesg"
+    #: remedy: the kernel has no variant driver for the VFs
+    install_variant = (
+        "install a kernel that has the variant driver of this card: see alias vfio_pci in modules.alias"
+    )
+    #: remedies for what the kernel answers through devlink, by a part of its text
+    kernel_remedies: Mapping[str, str] = MappingProxyType({})
+
+    def is_for(self, pci_id: PciId) -> bool:
+        """Whether a PF of this ID is one of this vendor's."""
+        return pci_id.vendor == self.pci_vendor and (
+            self.pci_devices is None or pci_id.device in self.pci_devices
+        )
+
+    def enable_sriov(self, pf: PciAddress, vfs: int) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: the card is to offer `vfs` VFs on a PF."""
+        return f"enable SR-IOV with {vfs} VFs in the setup of the card or in the BIOS"
+
+    def enable_migration(self, pf: str) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: the card is to offer migration of a PF's VFs."""
+        return "update the firmware of the card"
+
+    def lacks_flag(self, migratable: Optional[bool]) -> bool:
+        """Whether a VF cannot migrate because its port has no `migratable` flag; None is a port without one."""
+        return self.needs_flag and migratable is None
+
+    def cannot_migrate(self, pf: str, where: str = "") -> Finding:
+        """The card does not offer migration of its VFs; `where` names the host, as ` on host-b`."""
+        return Finding(
+            ERROR, f"the firmware of PF {pf}{where} cannot migrate its VFs", self.enable_migration(pf)
+        )
+
+    def firmware(self, card: CardState) -> Iterator[Finding]:
+        """What is wrong with the firmware of a card."""
+        yield from self.older(card, card.firmware_min)
+        yield from self.pending(card)
+
+    def settings(self, pf: PciAddress) -> Iterator[Finding]:  # noqa: ARG002 - for vendors that have a tool
+        """What is wrong with the settings of a card's firmware, read with the vendor's own tool; may be slow."""
+        return iter(())
+
+    # -- used as they are
+
+    def findings(self, card: CardState, *, ask_tool: bool = False) -> Iterator[Finding]:
+        """Everything that is wrong with a card; `ask_tool` also asks the vendor's tool."""
+        yield from self.firmware(card)
+        settings = list(self.settings(card.pf)) if ask_tool else []
+        yield from settings
+        told = any(finding.severity == ERROR for finding in settings)
+        if card.lacks_flag and self.needs_flag and not told:
+            yield self.cannot_migrate(str(card.pf))
+
+    def remedies(self, pf: PciAddress, vfs: Optional[int]) -> Remedies:
+        """What to do about a PF that is not as it must be whoever made it; `vfs` is how many the pool wants."""
+        return Remedies(
+            sriov=self.enable_sriov(pf, vfs or _SOME_VFS),
+            driver=self.load_driver,
+            variant=self.install_variant,
+        )
+
+    def update_firmware(self, pf: PciAddress) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: the card needs newer firmware."""
+        return "update the firmware of the card"
+
+    def older(self, card: CardState, oldest: Optional[tuple[int, ...]]) -> Iterator[Finding]:
+        """An error when the card runs older firmware than `oldest`."""
+        if card.firmware is None or oldest is None or version(card.firmware) >= oldest:
+            return
+        text = f"PF {card.pf} runs firmware {card.firmware}, migration needs {'.'.join(map(str, oldest))} or newer"
+        yield Finding(ERROR, text, self.update_firmware(card.pf))
+
+    def pending(self, card: CardState) -> Iterator[Finding]:
+        """A warning when the card will run other firmware after its next reset."""
+        if card.firmware is None or card.stored_firmware in (None, card.firmware):
+            return
+        text = f"PF {card.pf} runs firmware {card.firmware} and will run {card.stored_firmware} after its next reset"
+        yield Finding(
+            WARNING, text, "guests migrate only between hosts that run the same: reset the cards together"
+        )
+
+
+#: as many VFs as a remedy proposes where the pool names no number
+_SOME_VFS = 16
+
+
+def version(text: str) -> tuple[int, ...]:
+    """A firmware version as numbers to compare; what is not a number counts as 0."""
+    return tuple(int(part) if part.isdigit() else 0 for part in text.split("."))

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cards of a vendor that there is not: all that adding a vendor takes."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from vfmigrate.cards.vendor import Vendor
+
+
+class Acme(Vendor):
+    """Cards whose variant driver needs no flag."""
+
+    name = "Acme"
+    pci_vendor = 0xAC3E
+    pci_devices = frozenset({0x0001})
+    udev_pfs = MappingProxyType({0x0001: "Acme One"})
+    udev_vfs = MappingProxyType({0x0002: "Acme One"})
+    max_migrating = 2
+    load_driver = "modprobe acme"
+    install_variant = "install acme-kmod"
+
+
+VENDOR = Acme()

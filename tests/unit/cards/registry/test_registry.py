@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which vendor a card is found to be of, and that nobody else knows of any."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vfmigrate.cards import generic, mlx5, registry
+from vfmigrate.cards.registry import Vendors
+from vfmigrate.cards.vendor import Vendor
+from vfmigrate.model.pci import PciId
+
+TREE = Path(__file__).parents[4]
+LIBRARY = TREE / "lib" / "vfmigrate"
+#: names of vendors, of their cards, drivers and tools, and a PCI vendor ID
+NAMES = re.compile(
+    r"mlx5|mst(config|flint|fwreset)|mlxconfig|connectx|bluefield|nvidia|mellanox|15b3", re.IGNORECASE
+)
+
+
+def test_a_vendor_is_there_by_being_there() -> None:
+    found = registry.discover().all
+    assert mlx5.VENDOR in found
+    assert generic.VENDOR in found
+
+
+@pytest.mark.parametrize(
+    ("pci_id", "vendor"),
+    [
+        (PciId(0x15B3, 0x1021), mlx5.VENDOR),
+        (PciId(0x15B3, 0x101D), mlx5.VENDOR),  # also a card that udev does not prepare
+        (PciId(0x8086, 0x10C9), generic.VENDOR),
+        (None, generic.VENDOR),
+    ],
+)
+def test_a_vendor_is_found_by_the_id_of_the_pf(pci_id: PciId, vendor: Vendor) -> None:
+    assert registry.known().of(pci_id) is vendor
+
+
+@pytest.mark.parametrize("text", [None, "", "15b3", "15b3:1021:0", "zzzz:zzzz"])
+def test_what_another_host_reports_need_not_make_sense(text: str) -> None:
+    assert registry.known().named(text) is generic.VENDOR
+    assert registry.known().named("15b3:1021") is mlx5.VENDOR
+
+
+def test_one_that_names_devices_goes_before_one_for_the_whole_vendor() -> None:
+    class Whole(Vendor):
+        pci_vendor = 1
+
+    class Part(Vendor):
+        pci_vendor = 1
+        pci_devices = frozenset({7})
+
+    whole, part = Whole(), Part()
+    for vendors in (Vendors([whole, part]), Vendors([part, whole])):
+        assert vendors.of(PciId(1, 7)) is part
+        assert vendors.of(PciId(1, 8)) is whole
+
+
+def test_only_cards_names_a_vendor() -> None:
+    """Comments and docstrings too: what is true of one vendor's cards only is told where that vendor is."""
+    named = [
+        f"{file.relative_to(TREE)}:{number}: {line.strip()}"
+        for file in sorted(LIBRARY.rglob("*.py"))
+        if LIBRARY / "cards" not in file.parents
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if NAMES.search(line)
+    ]
+    assert named == [], "move it to the vendor's module in lib/vfmigrate/cards"
+
+
+def test_udev_prepares_the_cards_that_the_vendors_name() -> None:
+    rules = (TREE / "udev" / "70-vfmigrate.rules").read_text(encoding="utf-8")
+    line = re.compile(
+        r'^ENV\{VFMIGRATE_(PF|VF)\}=="", ATTR\{vendor\}=="0x(\w{4})", ATTR\{device\}=="([^"]*)", '
+        r'TEST=="(\w+)", ENV\{VFMIGRATE_\1\}="1"$',
+        re.MULTILINE,
+    )
+    written = {
+        (kind, PciId(int(vendor, 16), int(device, 16)))
+        for kind, vendor, devices, _ in line.findall(rules)
+        for device in devices.split("|")
+    }
+    named = {
+        (kind, PciId(vendor.pci_vendor, device))
+        for vendor in registry.known().all
+        if vendor.pci_vendor is not None
+        for kind, devices in (("PF", vendor.udev_pfs), ("VF", vendor.udev_vfs))
+        for device in devices
+    }
+    assert written == named
+    assert rules.count("ATTR{vendor}") == len(line.findall(rules)), (
+        "a line of another form than the test reads"
+    )
+    assert {(kind, test) for kind, _, _, test in line.findall(rules)} <= {
+        ("PF", "sriov_numvfs"),
+        ("VF", "physfn"),
+    }
+    for vendor in registry.known().all:
+        for name in vendor.udev_pfs.values():
+            assert name in rules
