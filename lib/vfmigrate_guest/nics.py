@@ -23,7 +23,7 @@ class Nic:
 
     name: str
     mac: str
-    #: kernel driver, such as virtio_net or mlx5_core; None where it is not told
+    #: kernel driver, such as virtio_net; None where it is not told
     driver: Optional[str]
     #: a virtio device that stands by for another: net_failover's
     standby: bool = False
