@@ -18,6 +18,7 @@ pytestmark = pytest.mark.hosts
 
 MAC = "52:54:00:00:00:02"
 NETWORK = "vfmigrate-data"
+CHECK = "vfmigrate check g qemu+tcp://host-b/system"
 # Nobody has run `vfmigrate provision`, which switches that on.
 UNPROVISIONED = {(side, "offload", "warning") for side in ("source", "destination")}
 
@@ -80,11 +81,15 @@ def test_for_an_administrator(guest: Pair) -> None:
     done = a.host.run("vfmigrate", "check", "g", "qemu+tcp://host-b/system", check=False)
     try:
         assert done.returncode == 1
-        text = " ".join(done.stdout.split())
-        assert f"error there is no bridge '{BRIDGE}' on host-b; run on host-b: vfmigrate provision" in text
+        problem = f"  error    host-b: there is no bridge '{BRIDGE}'; run on host-b: vfmigrate provision"
+        assert problem in done.stdout.splitlines()  # into a pipe, each result is one line
         assert done.stdout.splitlines()[0] == "source host-a:"
         assert done.stdout.splitlines()[-1].startswith("guest 'g' cannot migrate to host-b: 1 error, ")
-        assert all(len(line) <= 80 for line in done.stdout.splitlines())
+        narrow = a.host.run(
+            "env", "COLUMNS=80", "script", "-qec", CHECK, "/dev/null", check=False
+        ).stdout.splitlines()
+        assert all(len(line) <= 80 for line in narrow)
+        assert " ".join(" ".join(narrow).split()) == " ".join(done.stdout.split())
         assert done.stderr == ""
     finally:
         b.host.add_bridge()

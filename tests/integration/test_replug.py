@@ -144,7 +144,7 @@ def test_without_a_free_vf_there_nothing_is_touched(ready: Pair) -> None:
     before = (a.state(), b.state())
     done = migrate(a, b)
     assert done.returncode == 1
-    assert "guest 'g' cannot go: " in done.stderr  # as vfmigrate check tells beforehand
+    assert "guest 'g' cannot migrate: " in done.stderr  # as vfmigrate check tells beforehand
     assert (a.state(), b.state()) == before
     done = migrate(a, b, "--unchecked")
     assert done.returncode == 1

@@ -46,16 +46,16 @@ def _bandwidth(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Collect, judge and print; 0 if the guest can migrate, 1 if something blocks it."""
     # A command line is parsed without libvirt-python as well.
-    from vfmigrate.preflight.collect import Scout, Wish  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - with libvirt-python
     from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
 
-    wish = Wish(options.bandwidth, options.copy_storage_all)
+    wanted = CheckOptions(options.bandwidth, options.copy_storage_all)
     with Session(options.connect) as source, Session(options.destination) as destination:
-        prospect = Scout(source, destination, socket=options.socket).look(options.domain, wish)
-    lines = report.judge(prospect)
-    answer = report.plain(prospect, lines)
+        snapshot = Collector(source, destination, socket=options.socket).collect(options.domain, wanted)
+    results = report.judge(snapshot)
+    answer = report.plain(snapshot, results)
     if options.json:
         print(json.dumps(answer, indent=2))
     else:
         tables.show(lambda width: tables.check(answer, width))
-    return 0 if report.can_go(lines) else Refused.exit_code
+    return 0 if report.can_migrate(results) else Refused.exit_code

@@ -18,7 +18,7 @@ from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import Terms
 from vfmigrate.model.progress import Display
 from vfmigrate.preflight import report as preflight_report
-from vfmigrate.preflight.snapshot import Line
+from vfmigrate.preflight.snapshot import CheckResult
 from vfmigrate.rpc import protocol
 from vfmigrate.rules.findings import ERROR, WARNING
 
@@ -187,27 +187,26 @@ def run(
 
 
 def _check(options: argparse.Namespace, source: Session, destination: Session, shown: Display) -> None:
-    """Look at all that can be known before anything is touched; tells warnings, and raises Refused for errors."""
-    from vfmigrate.preflight.collect import Scout, Wish  # noqa: PLC0415 - with libvirt-python
+    """Run the preflight checks; shows warnings, and raises Refused for errors."""
+    from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - with libvirt-python
 
-    wish = Wish(options.bandwidth, options.copy_storage is not None)
-    lines = preflight_report.judge(
-        Scout(source, destination, socket=options.socket).look(options.domain, wish)
-    )
-    for line in lines:
-        if line.severity == WARNING:
-            told = f"warning: {line.text}; {line.remedy}" if line.remedy else f"warning: {line.text}"
-            shown.tell("warning", told, side=line.side, check=line.check)
-    refuse(options.domain, [line for line in lines if line.severity == ERROR])
+    wanted = CheckOptions(options.bandwidth, options.copy_storage is not None)
+    snapshot = Collector(source, destination, socket=options.socket).collect(options.domain, wanted)
+    results = preflight_report.judge(snapshot)
+    for each in results:
+        if each.severity == WARNING:
+            text = f"warning: {each.text}; {each.remedy}" if each.remedy else f"warning: {each.text}"
+            shown.tell("warning", text, side=each.side, check=each.check)
+    refuse(options.domain, [each for each in results if each.severity == ERROR])
 
 
-def refuse(name: str, errors: Sequence[Line]) -> None:
-    """Raises Refused with the first of these errors, if there is one, and how many there are."""
+def refuse(name: str, errors: Sequence[CheckResult]) -> None:
+    """Raises Refused with the first of these errors, if any, and their number."""
     if not errors:
         return
     first, more = errors[0], len(errors) - 1
-    others = f" (and {more} more: vfmigrate check tells all)" if more else ""
-    raise Refused(f"guest '{name}' cannot go: {first.text}{others}", first.remedy)
+    others = f" (and {more} more; vfmigrate check lists all)" if more else ""
+    raise Refused(f"guest '{name}' cannot migrate: {first.text}{others}", first.remedy)
 
 
 def _prepared(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `vfmigrate check` collects of both hosts, and how it judges that.
+"""Preflight checks: what would block a migration.
 
-Part of the command. Collecting asks both hosts; judging is pure. Nothing here changes anything anywhere.
+Part of the command. `collect` asks both hosts; the checks are pure. Nothing here changes anything on any host.
 """

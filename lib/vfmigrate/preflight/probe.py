@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to the network between two hosts: what a name resolves to here, and whether a port there can be reached."""
+"""Tests the network path to another host: what a name resolves to here, and whether a port there can be reached."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Optional
 from vfmigrate.preflight.checks.network import FILTERED, REACHABLE
 from vfmigrate.preflight.snapshot import AddressFacts
 
-# What a firewall's reject looks like: iptables and nftables answer by an ICMP message unless told otherwise.
+# Errors of a firewall's reject: iptables and nftables answer with an ICMP message by default.
 _REJECTED = (errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.ECONNABORTED)
 
 
-def look(host: str, port: int, seconds: float = 2.0) -> AddressFacts:
-    """How this host finds `host`, and what becomes of a connection to `port` there within `seconds`."""
+def observe(host: str, port: int, seconds: float = 2.0) -> AddressFacts:
+    """What this host resolves `host` to, and the result of a connection to `port` there within `seconds`."""
     addresses = resolve(host)
     if not addresses:
         return AddressFacts(host, None)
@@ -24,7 +24,7 @@ def look(host: str, port: int, seconds: float = 2.0) -> AddressFacts:
 
 
 def resolve(host: str) -> Optional[tuple[str, ...]]:
-    """The addresses of a name, as the emulator would resolve it; None when there are none."""
+    """The addresses of a name, as QEMU would resolve it; None if there are none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -33,7 +33,7 @@ def resolve(host: str) -> Optional[tuple[str, ...]]:
 
 
 def reach(address: str, port: int, seconds: float) -> str:
-    """What becomes of a connection: one that is refused got through, as long as nobody listens there."""
+    """The result of a connection; a refused one reached the host, where nothing listens yet."""
     try:
         with socket.create_connection((address, port), timeout=seconds):
             return REACHABLE
@@ -42,7 +42,7 @@ def reach(address: str, port: int, seconds: float) -> str:
     except TimeoutError:
         return FILTERED
     except OSError as error:
-        # Python 3.9's socket.timeout is an OSError of its own without a number.
+        # Python 3.9's socket.timeout is an OSError without a number.
         if error.errno is None or error.errno in _REJECTED:
             return FILTERED
         return os.strerror(error.errno)

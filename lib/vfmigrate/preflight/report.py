@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Judges whether a guest can move to another host, from all that can be known before. Pure: a prospect in, lines out.
+"""Judges whether a guest can migrate to another host. Pure: a snapshot in, results out.
 
-The judgement is in the modules beside it, one for each kind of thing: `check_host`, `check_vf`, `check_guest` and
-`check_way`. None of them changes anything anywhere.
+The checks are in `checks`, one module for each subject.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vfmigrate.preflight.checks import guest, host, network, vf
-from vfmigrate.preflight.snapshot import DESTINATION, PAIR, SOURCE, Line, Prospect
+from vfmigrate.preflight.snapshot import DESTINATION, PAIR, SOURCE, CheckResult, Snapshot
 from vfmigrate.rules.findings import ERROR
 
 SCHEMA = 1
@@ -19,32 +18,32 @@ SCHEMA = 1
 ORDER = (SOURCE, DESTINATION, PAIR)
 
 
-def judge(prospect: Prospect) -> list[Line]:
-    """Everything that was looked at, in the order in which it is to be read: by side."""
+def judge(snapshot: Snapshot) -> list[CheckResult]:
+    """The results of all checks, by side."""
     found = [
-        *guest.lines(prospect),
-        *host.lines(prospect, prospect.source),
-        *host.lines(prospect, prospect.destination),
-        *vf.lines(prospect),
-        *network.lines(prospect),
+        *guest.results(snapshot),
+        *host.results(snapshot, snapshot.source),
+        *host.results(snapshot, snapshot.destination),
+        *vf.results(snapshot),
+        *network.results(snapshot),
     ]
     unique = list(dict.fromkeys(found))
-    return sorted(unique, key=lambda line: ORDER.index(line.side))
+    return sorted(unique, key=lambda result: ORDER.index(result.side))
 
 
-def can_go(lines: Sequence[Line]) -> bool:
-    """Whether nothing stands against it."""
-    return not any(line.severity == ERROR for line in lines)
+def can_migrate(results: Sequence[CheckResult]) -> bool:
+    """Whether no check found an error."""
+    return not any(result.severity == ERROR for result in results)
 
 
-def plain(prospect: Prospect, lines: Sequence[Line]) -> dict[str, Any]:
-    """For programs (docs/check.md)."""
+def plain(snapshot: Snapshot, results: Sequence[CheckResult]) -> dict[str, Any]:
+    """The results as plain values (docs/check.md)."""
     return {
         "schema": SCHEMA,
-        "guest": prospect.guest.domain.name,
-        "uuid": prospect.guest.domain.uuid,
-        "source": prospect.source.name,
-        "destination": prospect.destination.name,
-        "can_go": can_go(lines),
-        "checks": [line.plain() for line in lines],
+        "guest": snapshot.guest.domain.name,
+        "uuid": snapshot.guest.domain.uuid,
+        "source": snapshot.source.name,
+        "destination": snapshot.destination.name,
+        "can_go": can_migrate(results),
+        "checks": [result.plain() for result in results],
     }

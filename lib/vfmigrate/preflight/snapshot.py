@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""All that is known before a guest moves, of both hosts and of the way between them, and what is found in it. Pure.
+"""What is known of guest, hosts and path before a migration, and the results of the checks. Pure.
 
-`scout` fills a `Prospect`, `check` judges it. None is what nobody could tell.
+`collect` fills a `Snapshot`, `report` judges it. None is a value that could not be collected.
 """
 
 from __future__ import annotations
@@ -24,73 +24,73 @@ OK = "ok"
 
 
 @dataclass(frozen=True)
-class Side:
+class HostSnapshot:
     """One of the two hosts."""
 
     side: str
     libvirt: LibvirtFacts
-    #: what its vfmigrated tells, or why it does not
+    #: the facts from its vfmigrated, or why there are none
     facts: Optional[HostFacts] = None
     trouble: Optional[VfmigrateError] = None
 
     @property
     def name(self) -> str:
-        """What the host calls itself."""
+        """The host's own name."""
         return self.libvirt.hostname
 
     def bridge(self, name: str) -> Optional[BridgeFacts]:
-        """A bridge that was asked for."""
+        """A bridge of the host, if it was asked about."""
         return next((each for each in self.facts.bridges if each.name == name), None) if self.facts else None
 
     def file(self, path: str) -> Optional[FileFacts]:
-        """A file that was asked for."""
+        """A file of the host, if it was asked about."""
         return next((each for each in self.facts.files if each.path == path), None) if self.facts else None
 
 
 @dataclass(frozen=True)
 class AddressFacts:
-    """How the source would reach the destination for the guest's memory; looked at on the source."""
+    """How the source reaches the destination's migration port, tested on the source."""
 
     host: str
-    #: None: the source cannot resolve the name
+    #: None: the name cannot be resolved
     addresses: Optional[tuple[str, ...]] = None
     port: int = 0
-    #: what became of a connection to `port`: `reachable` (refused, as long as nothing migrates), `filtered`, or why not
+    #: result of a connection to `port`: `reachable` (refused counts, as nothing listens yet), `filtered`, or the error
     outcome: Optional[str] = None
 
 
 @dataclass(frozen=True)
-class Prospect:
-    """A guest, where it is, and where it is to go."""
+class Snapshot:
+    """A guest, its source and its destination."""
 
     guest: Traveller
     running: bool
-    source: Side
-    destination: Side
+    source: HostSnapshot
+    destination: HostSnapshot
     vfs: tuple[CarriedVf, ...] = ()
     cpu: Optional[CpuFacts] = None
     #: why the destination cannot run the guest's machine type with its emulator
     machine_problem: Optional[str] = None
-    #: what the destination has under the guest's name or UUID already, in words
-    namesake: Optional[str] = None
-    #: how far the destination's clock is ahead, and by how much that may be wrong, in seconds
+    #: the destination's guest that has the same name or UUID, in words
+    name_conflict: Optional[str] = None
+    #: how far the destination's clock is ahead, and the uncertainty of that, in seconds
     clock_ahead: Optional[float] = None
     clock_error: float = 0.0
     address: Optional[AddressFacts] = None
-    #: MiB/s of memory that the guest writes anew
+    #: MiB/s of memory that the guest dirties
     dirty_mibs: Optional[float] = None
-    #: MiB/s that the migration may use; None: as much as there is
+    #: bandwidth limit of the migration in MiB/s; None: no limit
     bandwidth_mibs: Optional[int] = None
-    #: disks are copied along (--copy-storage-all)
+    #: disks are copied (--copy-storage-all)
     copies_storage: bool = False
 
 
 @dataclass(frozen=True)
-class Line:
-    """One thing that was looked at, and how it is."""
+class CheckResult:
+    """The result of one check."""
 
     side: str
-    #: what was looked at, a short name that stays
+    #: short, stable name of the check
     check: str
     severity: str
     text: str
@@ -103,22 +103,22 @@ class Line:
         return dict(self.__dict__)
 
 
-def settled(side: str, check: str, fine: str, found: Iterable[Finding]) -> list[Line]:
-    """What was found, or one line that says what is fine."""
-    lines = [Line(side, check, each.severity, each.text, each.remedy) for each in found]
-    return lines or [Line(side, check, OK, fine)]
+def as_results(side: str, check: str, fine: str, found: Iterable[Finding]) -> list[CheckResult]:
+    """The findings of a check, or the result `ok` with the text `fine` if there are none."""
+    results = [CheckResult(side, check, each.severity, each.text, each.remedy) for each in found]
+    return results or [CheckResult(side, check, OK, fine)]
 
 
 def error(text: str, remedy: str = "") -> Finding:
-    """Something with which the migration fails, or the guest is worse off."""
+    """A finding that makes the migration fail, or leaves the guest worse off."""
     return Finding(ERROR, text, remedy)
 
 
 def warning(text: str, remedy: str = "") -> Finding:
-    """Something to know before."""
+    """A finding that does not block the migration."""
     return Finding(WARNING, text, remedy)
 
 
 def refusal(failure: VfmigrateError) -> Finding:
-    """A refusal of the hook's, found before it refuses."""
+    """A finding for what the hook would refuse."""
     return Finding(ERROR, failure.problem, failure.remedy)

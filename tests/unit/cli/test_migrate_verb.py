@@ -8,14 +8,14 @@ import pytest
 from vfmigrate.cli.main import arguments
 from vfmigrate.cli.migrate_verb import check_options, refuse
 from vfmigrate.errors import Refused, UsageError
-from vfmigrate.preflight.snapshot import Line
+from vfmigrate.preflight.snapshot import CheckResult
 from vfmigrate.rules.findings import ERROR
 
 WORDS = ["migrate", "g", "qemu+ssh://b/system"]
 
 
-def line(text: str, remedy: str = "") -> Line:
-    return Line("destination", "pool", ERROR, text, remedy)
+def line(text: str, remedy: str = "") -> CheckResult:
+    return CheckResult("destination", "pool", ERROR, text, remedy)
 
 
 def test_what_virsh_users_type() -> None:
@@ -55,7 +55,7 @@ def test_nothing_stands_against_it() -> None:
 
 
 def test_one_thing_stands_against_it() -> None:
-    with pytest.raises(Refused, match="guest 'g' cannot go: there is no bridge; make one"):
+    with pytest.raises(Refused, match="guest 'g' cannot migrate: there is no bridge; make one"):
         refuse("g", [line("there is no bridge", "make one")])
 
 
@@ -63,5 +63,5 @@ def test_more_than_one_thing_stands_against_it() -> None:
     with pytest.raises(Refused) as refused:
         refuse("g", [line("there is no bridge", "make one"), line("x"), line("y")])
     assert refused.value.problem == (
-        "guest 'g' cannot go: there is no bridge (and 2 more: vfmigrate check tells all)"
+        "guest 'g' cannot migrate: there is no bridge (and 2 more; vfmigrate check lists all)"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `vfmigrate check` makes of what it is told: a clean bill when all is well, a line for each flaw."""
+"""The preflight checks: no finding for a good snapshot, one result for each fault."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vfmigrate.model.host_facts import (
 from vfmigrate.model.libvirt_facts import CpuFacts, LibvirtFacts
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.preflight import report
-from vfmigrate.preflight.snapshot import AddressFacts, Line, Prospect, Side
+from vfmigrate.preflight.snapshot import AddressFacts, CheckResult, HostSnapshot, Snapshot
 
 MAC = "52:54:00:00:00:02"
 UUID = "22222222-2222-4222-8222-222222222222"
@@ -78,7 +78,7 @@ LIBVIRT = LibvirtFacts("here", 11_003_000, 10_000_000, {"default": True, "vfmigr
 INTERFACE = VfInterface(1, "interface", MAC, ADDRESS, mark=Mark(mac=MAC, pool="data", vlan=42))
 
 
-def good(interface: VfInterface = INTERFACE, strategy: str = "vfio") -> Prospect:
+def good(interface: VfInterface = INTERFACE, strategy: str = "vfio") -> Snapshot:
     """A guest with a VF and a disk on NFS, for which all is well."""
     guest = Traveller(
         domain=Domain(UUID, "g", (interface,), viommu=False),
@@ -93,11 +93,13 @@ def good(interface: VfInterface = INTERFACE, strategy: str = "vfio") -> Prospect
         networks=("default",),
         bridges=("br0",),
     )
-    return Prospect(
+    return Snapshot(
         guest=guest,
         running=True,
-        source=Side("source", LIBVIRT, host("here", vf(1), HELD)),
-        destination=Side("destination", replace(LIBVIRT, hostname="there"), host("there", vf(1), vf(2))),
+        source=HostSnapshot("source", LIBVIRT, host("here", vf(1), HELD)),
+        destination=HostSnapshot(
+            "destination", replace(LIBVIRT, hostname="there"), host("there", vf(1), vf(2))
+        ),
         vfs=(CarriedVf(interface, "data", strategy),),
         cpu=CpuFacts(True),
         clock_ahead=0.5,
@@ -108,27 +110,27 @@ def good(interface: VfInterface = INTERFACE, strategy: str = "vfio") -> Prospect
     )
 
 
-def bad(prospect: Prospect) -> list[Line]:
-    return [line for line in report.judge(prospect) if line.severity != "ok"]
+def bad(snapshot: Snapshot) -> list[CheckResult]:
+    return [line for line in report.judge(snapshot) if line.severity != "ok"]
 
 
-def the(prospect: Prospect) -> Line:
+def the(snapshot: Snapshot) -> CheckResult:
     """The one thing that is wrong."""
-    lines = bad(prospect)
+    lines = bad(snapshot)
     assert len(lines) == 1, lines
     return lines[0]
 
 
-Change = Callable[[Prospect], Prospect]
+Change = Callable[[Snapshot], Snapshot]
 
 
-def on(side: str, change: Callable[[Side], Side]) -> Change:
+def on(side: str, change: Callable[[HostSnapshot], HostSnapshot]) -> Change:
     """A change of one host."""
 
-    def changed(prospect: Prospect) -> Prospect:
+    def changed(snapshot: Snapshot) -> Snapshot:
         if side == "source":
-            return replace(prospect, source=change(prospect.source))
-        return replace(prospect, destination=change(prospect.destination))
+            return replace(snapshot, source=change(snapshot.source))
+        return replace(snapshot, destination=change(snapshot.destination))
 
     return changed
 
@@ -136,7 +138,7 @@ def on(side: str, change: Callable[[Side], Side]) -> Change:
 def told(side: str, **changes: Any) -> Change:
     """A change of what one daemon tells."""
 
-    def change(host: Side) -> Side:
+    def change(host: HostSnapshot) -> HostSnapshot:
         assert host.facts is not None
         return replace(host, facts=replace(host.facts, **changes))
 
@@ -146,7 +148,7 @@ def told(side: str, **changes: Any) -> Change:
 def pool(side: str, **changes: Any) -> Change:
     """A change of one host's pool."""
 
-    def change(host: Side) -> Side:
+    def change(host: HostSnapshot) -> HostSnapshot:
         assert host.facts is not None
         return replace(host, facts=replace(host.facts, pools=(replace(host.facts.pools[0], **changes),)))
 
@@ -156,9 +158,9 @@ def pool(side: str, **changes: Any) -> Change:
 def pf(side: str, **changes: Any) -> Change:
     """A change of one host's physical function."""
 
-    def change(prospect: Prospect) -> Prospect:
-        host = getattr(prospect, side)
-        return pool(side, pfs=(replace(host.facts.pools[0].pfs[0], **changes),))(prospect)
+    def change(snapshot: Snapshot) -> Snapshot:
+        host = getattr(snapshot, side)
+        return pool(side, pfs=(replace(host.facts.pools[0].pfs[0], **changes),))(snapshot)
 
     return change
 
@@ -170,31 +172,31 @@ def libvirt(side: str, **changes: Any) -> Change:
 
 def guest(**changes: Any) -> Change:
     """A change of the guest."""
-    return lambda prospect: replace(prospect, guest=replace(prospect.guest, **changes))
+    return lambda snapshot: replace(snapshot, guest=replace(snapshot.guest, **changes))
 
 
 def way(**changes: Any) -> Change:
     """A change of what lies between."""
-    return lambda prospect: replace(prospect, **changes)
+    return lambda snapshot: replace(snapshot, **changes)
 
 
 def files(here: Optional[FileFacts], there: Optional[FileFacts]) -> Change:
     """What the hosts have of the disk."""
 
-    def change(prospect: Prospect) -> Prospect:
+    def change(snapshot: Snapshot) -> Snapshot:
         for side, file in (("source", here), ("destination", there)):
-            prospect = told(side, files=(file,) if file is not None else ())(prospect)
-        return prospect
+            snapshot = told(side, files=(file,) if file is not None else ())(snapshot)
+        return snapshot
 
     return change
 
 
-def test_a_clean_bill() -> None:
-    prospect = good()
-    lines = report.judge(prospect)
-    assert bad(prospect) == []
-    assert report.can_go(lines)
-    verdict = tables.verdict(report.plain(prospect, lines))
+def test_no_problem() -> None:
+    snapshot = good()
+    lines = report.judge(snapshot)
+    assert bad(snapshot) == []
+    assert report.can_migrate(lines)
+    verdict = tables.verdict(report.plain(snapshot, lines))
     assert verdict.startswith("guest 'g' can migrate to there: 0 errors, 0 warnings, ")
     assert {line.side for line in lines} == {"source", "destination", "pair"}
 
@@ -208,7 +210,7 @@ ERRORS: Mapping[str, tuple[Change, str, str, str]] = {
     "old libvirt": (libvirt("source", libvirt=9_000_000), "source", "libvirt", "libvirt 9.0.0"),
     "old QEMU": (libvirt("source", qemu=7_002_003), "source", "libvirt", "QEMU 7.2.3"),
     "old kernel": (told("source", kernel="6.6.9-1.el9"), "source", "kernel", "kernel 6.6.9-1.el9"),
-    "no hook": (told("destination", hook=False), "destination", "hook", "no hook"),
+    "no hook": (told("destination", hook=False), "destination", "hook", "does not find vfmigrate's hook"),
     "no switch": (
         told("destination", switch=SwitchFacts(problem="it is down")),
         "destination",
@@ -256,7 +258,7 @@ ERRORS: Mapping[str, tuple[Change, str, str, str]] = {
     "bound too early": (pf("source", vfs=(replace(HELD, bound_early=True),)), "source", "vf", "bound before"),
     "no flag": (pf("source", vfs=(replace(HELD, migratable=None),)), "source", "vf", "firmware of PF"),
     "generic driver": (pf("source", vfs=(replace(HELD, driver="vfio-pci"),)), "source", "vf", "vfio-pci"),
-    "unknown VF": (pf("source", vfs=(vf(1),)), "source", "vf", "there is no VF 0000:01:00.2"),
+    "unknown VF": (pf("source", vfs=(vf(1),)), "source", "vf", "VF 0000:01:00.2, the VF with MAC"),
     "viommu": (
         guest(domain=Domain(UUID, "g", (INTERFACE,), viommu=True)),
         "source",
@@ -264,13 +266,13 @@ ERRORS: Mapping[str, tuple[Change, str, str, str]] = {
         "virtual IOMMU",
     ),
     "USB": (guest(host_devices=("usb device",)), "source", "devices", "usb device"),
-    "name taken": (way(namesake="guest 'g' running already"), "destination", "name", "running already"),
+    "name taken": (way(name_conflict="guest 'g' running already"), "destination", "name", "running already"),
     "machine": (way(machine_problem="unknown machine"), "destination", "machine", "unknown machine"),
     "CPU": (
         way(cpu=CpuFacts(False, baseline="<cpu/>")),
         "destination",
         "cpu",
-        "cannot give the guest its CPU",
+        "cannot provide the guest's CPU",
     ),
     "no network": (
         libvirt("destination", networks={"vfmigrate-data": True}),
@@ -282,18 +284,23 @@ ERRORS: Mapping[str, tuple[Change, str, str, str]] = {
         libvirt("destination", networks={"default": False, "vfmigrate-data": True}),
         "destination",
         "networks",
-        "does not run",
+        "is not running",
     ),
     "no bridge br0": (told("destination", bridges=(BridgeFacts("br0"),)), "destination", "networks", "'br0'"),
-    "absent disk": (files(SHARED, FileFacts(DISK, False)), "pair", "disk", "is not on there"),
-    "local disk": (files(LOCAL, LOCAL), "pair", "disk", "of here alone (xfs)"),
-    "other disk": (files(SHARED, replace(SHARED, size=7)), "pair", "disk", "another than on here"),
+    "absent disk": (
+        files(SHARED, FileFacts(DISK, False)),
+        "pair",
+        "disk",
+        f"there: disk vda ({DISK}) does not exist",
+    ),
+    "local disk": (files(LOCAL, LOCAL), "pair", "disk", "on a local file system (xfs)"),
+    "other disk": (files(SHARED, replace(SHARED, size=7)), "pair", "disk", "differs from that on here"),
     "no name": (way(address=AddressFacts("there")), "pair", "address", "cannot resolve 'there'"),
     "loopback": (
         way(address=AddressFacts("there", ("127.0.1.1",), 49152, "reachable")),
         "pair",
         "address",
-        "here itself",
+        "to here itself instead of there",
     ),
     "firewall": (
         way(address=AddressFacts("there", ("10.0.0.2",), 49152, "filtered")),
@@ -308,13 +315,13 @@ WARNINGS: Mapping[str, tuple[Change, str, str, str]] = {
         told("destination", switch=SwitchFacts(running=True, offload="off")),
         "destination",
         "offload",
-        "is off on there",
+        "there: hardware offload of Open vSwitch is off",
     ),
     "offload waits": (
         told("source", switch=SwitchFacts(running=True, offload="restart")),
         "source",
         "offload",
-        "without effect",
+        "not in effect",
     ),
     "vswitchd of the source": (
         told("source", switch=SwitchFacts(offload="on")),
@@ -326,33 +333,33 @@ WARNINGS: Mapping[str, tuple[Change, str, str, str]] = {
         pf("destination", vfs=(vf(1, migratable=False), vf(2))),
         "destination",
         "vf-ready",
-        "not migratable, and was bound",
+        "not migratable, and was bound to mlx5_vfio_pci before",
     ),
     "crowded": (
         pf("destination", vfs=(vf(1), *(vf(n, holder="promised", moving=True) for n in range(2, 6)))),
         "destination",
         "free-vf",
-        "on the move",
+        "are migrating already",
     ),
     "crowded source": (
         pf("source", vfs=(HELD, *(vf(n, holder="held", moving=True, state="plugged") for n in range(3, 7)))),
         "source",
         "limit",
-        "on the move",
+        "are migrating already",
     ),
-    "no claim": (pf("source", vfs=(replace(HELD, state=None),)), "source", "vf", "without a claim"),
+    "no claim": (pf("source", vfs=(replace(HELD, state=None),)), "source", "vf", "has no claim"),
     "pool network stopped": (
         libvirt("destination", networks={"default": True, "vfmigrate-data": False}),
         "destination",
         "pool-network",
         "is stopped",
     ),
-    "stopped": (way(running=False), "source", "running", "does not run"),
+    "stopped": (way(running=False), "source", "running", "is not running"),
     "older QEMU": (libvirt("destination", qemu=9_000_000), "destination", "machine", "older"),
     "CPU unknown": (way(cpu=CpuFacts(None, "no idea")), "destination", "cpu", "no idea"),
     "passthrough": (guest(cpu_mode="host-passthrough"), "pair", "cpu", "host-passthrough"),
     "cached NFS": (guest(disks=(Disk("vda", "file", DISK, None),)), "pair", "disk", "cache='default'"),
-    "unseen disk": (files(SHARED, FileFacts(DISK)), "pair", "disk", "could not be looked up"),
+    "unseen disk": (files(SHARED, FileFacts(DISK)), "pair", "disk", "could not check whether"),
     "memory": (libvirt("destination", available_kib=1024), "destination", "memory", "1 MiB"),
     "clock": (way(clock_ahead=-7.0), "pair", "clock", "7 s behind"),
     "odd port": (
@@ -361,33 +368,33 @@ WARNINGS: Mapping[str, tuple[Change, str, str, str]] = {
         "ports",
         "Network is down",
     ),
-    "too busy": (way(dirty_mibs=900.0, bandwidth_mibs=500), "pair", "dirty-rate", "will not come to an end"),
+    "too busy": (way(dirty_mibs=900.0, bandwidth_mibs=500), "pair", "dirty-rate", "will not converge"),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error(name: str) -> None:
+def test_each_error(name: str) -> None:
     change, side, what, said = ERRORS[name]
     line = the(change(good()))
     assert (line.side, line.check, line.severity) == (side, what, "error")
     assert said in line.text
     assert line.remedy or name in ("no switch",)
-    assert not report.can_go(report.judge(change(good())))
+    assert not report.can_migrate(report.judge(change(good())))
 
 
 @pytest.mark.parametrize("name", WARNINGS)
-def test_a_warning(name: str) -> None:
+def test_each_warning(name: str) -> None:
     change, side, what, said = WARNINGS[name]
     line = the(change(good()))
     assert (line.side, line.check, line.severity) == (side, what, "warning")
     assert said in line.text
     assert line.remedy
-    assert report.can_go(report.judge(change(good())))
+    assert report.can_migrate(report.judge(change(good())))
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_a_daemon_that_does_not_answer(side: str) -> None:
-    """It is told once, and what it would have told is left open."""
+    """One error; the checks that need its facts are left out."""
     trouble = Unreachable("vfmigrated does not answer", "run: systemctl start vfmigrated")
     lines = bad(on(side, lambda host: replace(host, facts=None, trouble=trouble))(good()))
     mine = [line for line in lines if line.severity == "error"]
@@ -397,34 +404,34 @@ def test_a_daemon_that_does_not_answer(side: str) -> None:
 
 
 def test_a_guest_without_vfs_needs_no_daemon() -> None:
-    prospect = replace(good(), vfs=(), clock_ahead=None)
+    snapshot = replace(good(), vfs=(), clock_ahead=None)
     trouble = HostError("nobody there")
     for side in ("source", "destination"):
-        prospect = on(side, lambda host: replace(host, facts=None, trouble=trouble))(prospect)
-    assert all(line.severity != "error" for line in bad(prospect))
+        snapshot = on(side, lambda host: replace(host, facts=None, trouble=trouble))(snapshot)
+    assert all(line.severity != "error" for line in bad(snapshot))
 
 
-def test_a_vf_promised_to_this_guest_is_free_for_it() -> None:
+def test_a_vf_reserved_for_this_guest_counts_as_free() -> None:
     promised = vf(1, holder="promised to guest 'g'", guest=UUID, state="reserved")
     assert bad(pf("destination", vfs=(promised,))(good())) == []
 
 
 def test_disks_that_are_copied() -> None:
-    prospect = way(copies_storage=True)(files(LOCAL, FileFacts(DISK, False))(good()))
-    assert bad(prospect) == []
-    cdrom = guest(disks=(Disk("sda", "file", DISK, None, readonly=True),))(prospect)
-    assert the(cdrom).text == f"disk sda ({DISK}) is not on there"
+    snapshot = way(copies_storage=True)(files(LOCAL, FileFacts(DISK, False))(good()))
+    assert bad(snapshot) == []
+    cdrom = guest(disks=(Disk("sda", "file", DISK, None, readonly=True),))(snapshot)
+    assert the(cdrom).text == f"there: disk sda ({DISK}) does not exist"
 
 
-def test_more_vfs_than_a_card_moves() -> None:
+def test_more_vfs_than_a_card_migrates() -> None:
     several = tuple(
         VfInterface(n, "interface", f"52:54:00:00:00:0{n}", PciAddress(0, 1, 0, n), mark=Mark(pool="data"))
         for n in range(1, 6)
     )
     held = tuple(vf(n, holder="held by guest 'g'", guest=UUID, state="plugged") for n in range(1, 6))
-    prospect = replace(good(), vfs=tuple(CarriedVf(each, "data", "vfio") for each in several))
-    prospect = pf("source", vfs=held)(pf("destination", vfs=tuple(vf(n) for n in range(1, 6)))(prospect))
-    lines = bad(prospect)
+    snapshot = replace(good(), vfs=tuple(CarriedVf(each, "data", "vfio") for each in several))
+    snapshot = pf("source", vfs=held)(pf("destination", vfs=tuple(vf(n) for n in range(1, 6)))(snapshot))
+    lines = bad(snapshot)
     assert [(line.side, line.check, line.severity) for line in lines] == [
         ("source", "limit", "error"),
         ("destination", "free-vf", "warning"),
@@ -432,25 +439,29 @@ def test_more_vfs_than_a_card_moves() -> None:
     assert "5 VFs of PF 0000:01:00.0" in lines[0].text
 
 
-# -- the other ways of crossing
+# -- the other strategies
 
 
-def test_replug_is_for_our_own_command() -> None:
+def test_replug_needs_vfmigrate_migrate() -> None:
     line = the(replace(good(), vfs=(CarriedVf(INTERFACE, "data", "replug"),)))
-    assert (line.check, line.severity, line.remedy) == ("strategy", "warning", "run: vfmigrate migrate g")
+    assert (line.check, line.severity, line.remedy) == (
+        "strategy",
+        "warning",
+        "run: vfmigrate migrate g DESTURI",
+    )
 
 
-def test_a_device_that_is_no_vf_of_ours() -> None:
+def test_a_vf_of_no_pool() -> None:
     line = the(replace(good(), vfs=(CarriedVf(replace(INTERFACE, mark=None), None, "vfio"),)))
     assert (line.check, line.severity) == ("strategy", "error")
-    assert "is of no pool of here" in line.text
+    assert line.text.startswith(f"here: the VF with MAC {MAC} belongs to no pool")
 
 
-def paired(standby: Optional[Standby]) -> Prospect:
+def paired(standby: Optional[Standby]) -> Snapshot:
     interface = replace(INTERFACE, teaming="transient", standby="ua-s")
-    prospect = good(interface, "failover")
+    snapshot = good(interface, "failover")
     standbys = (standby,) if standby is not None else ()
-    return guest(domain=Domain(UUID, "g", (interface,), viommu=False, standbys=standbys))(prospect)
+    return guest(domain=Domain(UUID, "g", (interface,), viommu=False, standbys=standbys))(snapshot)
 
 
 STANDBY = Standby("ua-s", MAC, "virtio", "bridge", "br0", openvswitch=True, vlan=42)
@@ -466,27 +477,27 @@ def test_a_failover_pair() -> None:
     assert "the standby of its failover pair needs" in line.text
 
 
-def test_a_failover_pair_needs_no_state_to_travel() -> None:
+def test_a_failover_pair_migrates_without_device_state() -> None:
     """Neither the same firmware nor a flag nor a variant driver."""
-    prospect = paired(STANDBY)
-    prospect = pf("destination", firmware="1.2.3", psid="MT_9")(prospect)
-    prospect = pf("source", vfs=(replace(HELD, migratable=False, driver="vfio-pci"),))(prospect)
-    assert bad(prospect) == []
+    snapshot = paired(STANDBY)
+    snapshot = pf("destination", firmware="1.2.3", psid="MT_9")(snapshot)
+    snapshot = pf("source", vfs=(replace(HELD, migratable=False, driver="vfio-pci"),))(snapshot)
+    assert bad(snapshot) == []
 
 
-def test_a_strategy_that_lacks_its_standby() -> None:
+def test_strategy_failover_without_a_standby() -> None:
     interface = replace(INTERFACE, mark=Mark(mac=MAC, pool="data", strategy="failover"))
     line = the(good(interface, "failover"))
     assert "nothing that stands by" in line.text
 
 
-# -- how it is told
+# -- output
 
 
-def test_for_programs() -> None:
-    prospect = pf("destination", firmware="28.39.1")(good())
-    lines = report.judge(prospect)
-    plain = json.loads(json.dumps(report.plain(prospect, lines)))
+def test_json() -> None:
+    snapshot = pf("destination", firmware="28.39.1")(good())
+    lines = report.judge(snapshot)
+    plain = json.loads(json.dumps(report.plain(snapshot, lines)))
     assert {key: plain[key] for key in ("schema", "guest", "source", "destination", "can_go")} == {
         "schema": 1,
         "guest": "g",
@@ -498,9 +509,9 @@ def test_for_programs() -> None:
     assert set(card) == {"side", "check", "severity", "text", "remedy", "detail"}
 
 
-def test_for_a_terminal() -> None:
-    prospect = way(cpu=CpuFacts(False, baseline="<cpu>\n  <model>old</model>\n</cpu>"))(good())
-    shown = list(tables.check(report.plain(prospect, report.judge(prospect)), 80))
+def test_terminal() -> None:
+    snapshot = way(cpu=CpuFacts(False, baseline="<cpu>\n  <model>old</model>\n</cpu>"))(good())
+    shown = list(tables.check(report.plain(snapshot, report.judge(snapshot)), 80))
     assert [line for line in shown if not line.startswith(" ")][:3] == [
         "source here:",
         "destination there:",
@@ -511,7 +522,7 @@ def test_for_a_terminal() -> None:
     assert shown[-1].startswith("guest 'g' cannot migrate to there: 1 error, 0 warnings")
 
 
-def test_hosts_of_the_same_version_understand_each_other() -> None:
+def test_host_facts_survive_json() -> None:
     here = good().source.facts
     assert here is not None
     assert host_facts.read(json.loads(json.dumps(here.plain()))) == here

@@ -13,7 +13,9 @@ def test_a_port_on_which_nobody_listens_is_reached_all_the_same() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        assert probe.look("127.0.0.1", port) == AddressFacts("127.0.0.1", ("127.0.0.1",), port, "reachable")
+        assert probe.observe("127.0.0.1", port) == AddressFacts(
+            "127.0.0.1", ("127.0.0.1",), port, "reachable"
+        )
         listener.listen()
         assert probe.reach("127.0.0.1", port, 2.0) == "reachable"
 
@@ -36,5 +38,5 @@ def test_a_port_that_does_not_answer_is_filtered() -> None:
 
 
 def test_a_name_that_nobody_has() -> None:
-    assert probe.look("no-such-host.invalid", 49152) == AddressFacts("no-such-host.invalid")
+    assert probe.observe("no-such-host.invalid", 49152) == AddressFacts("no-such-host.invalid")
     assert probe.resolve("a" * 300) is None

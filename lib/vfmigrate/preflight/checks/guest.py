@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What must be true of the guest itself, and of what it needs on the destination besides VFs. Pure."""
+"""Checks of the guest, and of what it needs on the destination besides VFs. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from vfmigrate.preflight.snapshot import (
     OK,
     PAIR,
     SOURCE,
-    Line,
-    Prospect,
+    CheckResult,
+    Snapshot,
+    as_results,
     error,
     refusal,
-    settled,
     warning,
 )
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.findings import Finding
 
-#: file systems that several hosts can have mounted at the same time, as libvirt counts them (virFileIsSharedFSType)
+#: file systems that several hosts can mount at the same time, by libvirt's list (virFileIsSharedFSType)
 _NETWORKED = frozenset(
     (
         "nfs",
@@ -45,165 +45,172 @@ _NETWORKED = frozenset(
         "beegfs",
     )
 )
-#: those whose caches are kept the same on all hosts
+#: those that keep the caches of all hosts coherent
 _COHERENT = frozenset(("gfs", "gfs2", "ocfs2", "ceph", "fuse.ceph"))
 _UNCACHED = ("none", "directsync")
 
 
-def lines(prospect: Prospect) -> Iterator[Line]:
-    """All there is to say of the guest."""
-    guest = prospect.guest
-    yield from settled(SOURCE, "running", "the guest runs", _running(prospect))
-    if prospect.vfs:
-        yield from settled(SOURCE, "viommu", "the guest has no virtual IOMMU", _viommu(prospect))
-    yield from settled(SOURCE, "devices", "it has no devices that stay behind", _devices(prospect))
-    yield from settled(DESTINATION, "name", "its name and UUID are free", _namesake(prospect))
-    yield from settled(DESTINATION, "machine", f"it can run machine type {guest.machine}", _machine(prospect))
-    yield from _cpu(prospect)
+def results(snapshot: Snapshot) -> Iterator[CheckResult]:
+    """The results for the guest."""
+    guest = snapshot.guest
+    yield from as_results(SOURCE, "running", "the guest runs", _running(snapshot))
+    if snapshot.vfs:
+        yield from as_results(SOURCE, "viommu", "the guest has no virtual IOMMU", _viommu(snapshot))
+    yield from as_results(
+        SOURCE, "devices", "the guest has no devices that cannot migrate", _devices(snapshot)
+    )
+    yield from as_results(DESTINATION, "name", "the guest's name and UUID are free", _name_conflict(snapshot))
+    yield from as_results(
+        DESTINATION, "machine", f"machine type {guest.machine} is supported", _machine(snapshot)
+    )
+    yield from _cpu(snapshot)
     if guest.networks or guest.bridges:
-        yield from settled(
+        yield from as_results(
             DESTINATION,
             "networks",
-            "the networks and bridges of its interfaces are there",
-            _networks(prospect),
+            "the networks and bridges of the guest's interfaces exist",
+            _networks(snapshot),
         )
     for disk in guest.disks:
-        yield from settled(PAIR, "disk", _fine_disk(prospect, disk), _disk(prospect, disk))
-    yield from settled(DESTINATION, "memory", "there is memory for it", _memory(prospect))
+        yield from as_results(PAIR, "disk", _fine_disk(snapshot, disk), _disk(snapshot, disk))
+    yield from as_results(DESTINATION, "memory", "there is enough memory for the guest", _memory(snapshot))
 
 
-def _running(prospect: Prospect) -> Iterator[Finding]:
-    if not prospect.running:
+def _running(snapshot: Snapshot) -> Iterator[Finding]:
+    if not snapshot.running:
         yield warning(
-            f"guest '{prospect.guest.domain.name}' does not run: it can be moved with --offline only",
-            f"run: virsh migrate --offline --persistent {prospect.guest.domain.name} DESTURI",
+            f"guest '{snapshot.guest.domain.name}' is not running: only its definition can be migrated",
+            f"run: virsh migrate --offline --persistent {snapshot.guest.domain.name} DESTURI",
         )
 
 
-def _viommu(prospect: Prospect) -> Iterator[Finding]:
-    carried = [vf.interface for vf in prospect.vfs if vf.strategy == VFIO]
+def _viommu(snapshot: Snapshot) -> Iterator[Finding]:
+    carried = [vf.interface for vf in snapshot.vfs if vf.strategy == VFIO]
     try:
-        compatibility.check_guest(prospect.guest.domain, carried)
+        compatibility.check_guest(snapshot.guest.domain, carried)
     except Refused as failure:
         yield refusal(failure)
 
 
-def _devices(prospect: Prospect) -> Iterator[Finding]:
-    for device in prospect.guest.host_devices:
+def _devices(snapshot: Snapshot) -> Iterator[Finding]:
+    for device in snapshot.guest.host_devices:
         yield error(
-            f"guest '{prospect.guest.domain.name}' has a {device} of {prospect.source.name}, which cannot travel",
-            "unplug it: virsh detach-device --live",
+            f"guest '{snapshot.guest.domain.name}' has a {device} of {snapshot.source.name}, which cannot migrate",
+            f"run: virsh detach-device {snapshot.guest.domain.name} FILE --live",
         )
 
 
-def _namesake(prospect: Prospect) -> Iterator[Finding]:
-    if prospect.namesake is not None:
+def _name_conflict(snapshot: Snapshot) -> Iterator[Finding]:
+    if snapshot.name_conflict is not None:
         yield error(
-            f"{prospect.destination.name} has {prospect.namesake}",
-            f"end or undefine it on {prospect.destination.name}",
+            f"{snapshot.destination.name}: there is {snapshot.name_conflict}",
+            f"shut it down or undefine it on {snapshot.destination.name}",
         )
 
 
-def _machine(prospect: Prospect) -> Iterator[Finding]:
-    guest, there = prospect.guest, prospect.destination
-    if prospect.machine_problem is not None:
+def _machine(snapshot: Snapshot) -> Iterator[Finding]:
+    guest, there = snapshot.guest, snapshot.destination
+    if snapshot.machine_problem is not None:
         yield error(
-            f"{there.name} cannot run machine type {guest.machine} with {guest.emulator}: "
-            f"{prospect.machine_problem}",
-            "bring QEMU there to the version of the source, or give the guest an older machine type",
+            f"{there.name}: {guest.emulator} cannot run machine type {guest.machine}: "
+            f"{snapshot.machine_problem}",
+            f"update QEMU on {there.name} to the version of {snapshot.source.name}, "
+            "or use an older machine type: virsh edit",
         )
-    elif there.libvirt.qemu < prospect.source.libvirt.qemu:
+    elif there.libvirt.qemu < snapshot.source.libvirt.qemu:
         yield warning(
-            f"QEMU on {there.name} is older than on {prospect.source.name}; migration to an older one is not "
-            "supported everywhere",
-            "update it",
+            f"{there.name}: QEMU is older than on {snapshot.source.name}; not every vendor supports migration to an "
+            "older QEMU",
+            f"update QEMU on {there.name}",
         )
 
 
-def _cpu(prospect: Prospect) -> Iterator[Line]:
-    cpu, name = prospect.cpu, prospect.destination.name
+def _cpu(snapshot: Snapshot) -> Iterator[CheckResult]:
+    cpu, name = snapshot.cpu, snapshot.destination.name
     if cpu is None:
         return
-    fine = "the destination has what the guest's CPU needs"
+    fine = "the host can provide the guest's CPU"
     if cpu.fits is None:
         found = [
             warning(
-                f"libvirt could not compare the guest's CPU with that of {name}: {cpu.problem}",
-                f"see virsh -c DESTURI hypervisor-cpu-compare, or move a guest of this CPU model to {name} once",
+                f"{name}: libvirt could not compare the guest's CPU with the host's: {cpu.problem}",
+                "compare them with: virsh -c DESTURI hypervisor-cpu-compare FILE",
             )
         ]
-        yield from settled(DESTINATION, "cpu", fine, found)
+        yield from as_results(DESTINATION, "cpu", fine, found)
     elif cpu.fits:
-        yield Line(DESTINATION, "cpu", OK, fine)
-        if prospect.guest.cpu_mode == "host-passthrough":
-            yield Line(
+        yield CheckResult(DESTINATION, "cpu", OK, fine)
+        if snapshot.guest.cpu_mode == "host-passthrough":
+            yield CheckResult(
                 PAIR,
                 "cpu",
                 "warning",
-                "the guest's CPU is host-passthrough: it moves only between hosts of the same CPU, firmware and kernel",
-                "give it the baseline of both, or mode host-model",
+                "the guest's CPU mode is host-passthrough: both hosts must have the same CPU, microcode and kernel",
+                "use CPU mode host-model, or a baseline of both hosts: virsh edit",
             )
     else:
         why = f": {cpu.problem}" if cpu.problem else ""
         remedy = (
-            "give the guest the CPU below, which both hosts have, and restart it"
+            "set the CPU below, which both hosts can provide, with virsh edit, and restart the guest"
             if cpu.baseline
-            else ("give the guest a CPU model that both hosts have: virsh hypervisor-cpu-baseline")
+            else "set a CPU model that both hosts can provide: virsh hypervisor-cpu-baseline"
         )
-        text = f"{name} cannot give the guest its CPU{why}"
-        yield Line(DESTINATION, "cpu", "error", text, remedy, cpu.baseline or "")
+        text = f"{name}: the host cannot provide the guest's CPU{why}"
+        yield CheckResult(DESTINATION, "cpu", "error", text, remedy, cpu.baseline or "")
 
 
-def _networks(prospect: Prospect) -> Iterator[Finding]:
-    there = prospect.destination
-    for name in prospect.guest.networks:
+def _networks(snapshot: Snapshot) -> Iterator[Finding]:
+    there = snapshot.destination
+    for name in snapshot.guest.networks:
         if name not in there.libvirt.networks:
-            ours = _pool_of_network(prospect, name)
+            ours = _pool_of_network(snapshot, name)
             remedy = (
-                f"run on {there.name}: vfmigrate provision" if ours else "define it there: virsh net-define"
+                f"run on {there.name}: vfmigrate provision"
+                if ours
+                else f"run on {there.name}: virsh net-define FILE"
             )
-            yield error(f"libvirt on {there.name} has no network '{name}'", remedy)
+            yield error(f"{there.name}: libvirt has no network '{name}'", remedy)
         elif not there.libvirt.networks[name]:
             yield error(
-                f"libvirt network '{name}' does not run on {there.name}",
+                f"{there.name}: libvirt network '{name}' is not running",
                 f"run on {there.name}: virsh net-start {name}",
             )
-    for name in prospect.guest.bridges:
+    for name in snapshot.guest.bridges:
         bridge = there.bridge(name)
         if bridge is None or bridge.kind is not None:
             continue
-        here = prospect.source.bridge(name)
+        here = snapshot.source.bridge(name)
         how = f"ip link add {name} type bridge"
         if here is None or here.kind != "linux":
             how = f"ovs-vsctl add-br {name}"
-        standby = any(each.source == name for each in prospect.guest.domain.standbys)
+        standby = any(each.source == name for each in snapshot.guest.domain.standbys)
         whose = "the standby of its failover pair" if standby else "an interface of the guest"
         yield error(
-            f"there is no bridge '{name}' on {there.name}, which {whose} needs", f"run on {there.name}: {how}"
+            f"{there.name}: there is no bridge '{name}', which {whose} needs", f"run on {there.name}: {how}"
         )
 
 
-def _pool_of_network(prospect: Prospect, network: str) -> bool:
-    facts = prospect.destination.facts
+def _pool_of_network(snapshot: Snapshot, network: str) -> bool:
+    facts = snapshot.destination.facts
     return facts is not None and any(pool.network == network for pool in facts.pools)
 
 
-def _fine_disk(prospect: Prospect, disk: Disk) -> str:
-    told = f"disk {disk.target} ({disk.path or disk.kind})"
-    if prospect.copies_storage and disk.path is not None and not disk.readonly:
-        return f"{told} is copied along"
-    there = prospect.destination.file(disk.path) if disk.path is not None else None
+def _fine_disk(snapshot: Snapshot, disk: Disk) -> str:
+    which = f"disk {disk.target} ({disk.path or disk.kind})"
+    if snapshot.copies_storage and disk.path is not None and not disk.readonly:
+        return f"{which} will be copied"
+    there = snapshot.destination.file(disk.path) if disk.path is not None else None
     if disk.path is None:
-        return f"{told} is reached over the network"
-    return f"{told} is on both hosts" if there is not None and there.exists else f"{told}: nobody could look"
+        return f"{which} is on the network"
+    return f"{which} is on both hosts" if there is not None and there.exists else f"{which}: not checked"
 
 
-def _disk(prospect: Prospect, disk: Disk) -> Iterator[Finding]:
+def _disk(snapshot: Snapshot, disk: Disk) -> Iterator[Finding]:
     if disk.path is None:
         return
-    here, there = prospect.source.file(disk.path), prospect.destination.file(disk.path)
-    told, name = f"disk {disk.target} ({disk.path})", prospect.destination.name
-    if prospect.copies_storage and not disk.readonly:
+    here, there = snapshot.source.file(disk.path), snapshot.destination.file(disk.path)
+    which, name = f"disk {disk.target} ({disk.path})", snapshot.destination.name
+    if snapshot.copies_storage and not disk.readonly:
         return
     if there is not None and there.exists is False:
         copy = (
@@ -211,41 +218,43 @@ def _disk(prospect: Prospect, disk: Disk) -> Iterator[Finding]:
             if disk.readonly
             else "share it between the hosts, or migrate with --copy-storage-all"
         )
-        yield error(f"{told} is not on {name}", copy)
+        yield error(f"{name}: {which} does not exist", copy)
         return
     if here is None or there is None or here.exists is not True or there.exists is not True:
-        yield warning(f"{told}: whether {name} can reach it could not be looked up", "see that it is shared")
+        yield warning(
+            f"{name}: could not check whether {which} exists",
+            f"check that {disk.path} is shared by both hosts",
+        )
         return
     if here.kind != there.kind or (here.kind == "file" and here.size != there.size):
         yield error(
-            f"{told} on {name} is another than on {prospect.source.name}: their sizes or kinds differ",
+            f"{name}: {which} differs from that on {snapshot.source.name} in size or type",
             "share it between the hosts, or migrate with --copy-storage-all",
         )
     elif here.kind == "file" and not disk.readonly:
-        yield from _shared(prospect, disk, told, here.filesystem, there.filesystem)
+        yield from _shared(snapshot, disk, which, here.filesystem, there.filesystem)
 
 
-def _shared(prospect: Prospect, disk: Disk, told: str, here: object, there: object) -> Iterator[Finding]:
+def _shared(snapshot: Snapshot, disk: Disk, which: str, here: object, there: object) -> Iterator[Finding]:
     if here not in _NETWORKED or there not in _NETWORKED:
-        where = prospect.source.name if here not in _NETWORKED else prospect.destination.name
+        where = snapshot.source.name if here not in _NETWORKED else snapshot.destination.name
         kind = here if here not in _NETWORKED else there
         yield error(
-            f"{told} is on a file system of {where} alone ({kind})",
+            f"{where}: {which} is on a local file system ({kind})",
             "share it between the hosts, or migrate with --copy-storage-all",
         )
     elif disk.cache not in _UNCACHED and here not in _COHERENT:
         yield warning(
-            f"{told} is on {here} with cache='{disk.cache or 'default'}': what one host has cached the other may "
-            "not see",
-            "set cache='none' for it: virsh edit, and restart the guest",
+            f"{which} is on {here} with cache='{disk.cache or 'default'}': the hosts' caches can differ",
+            "set cache='none' for this disk with virsh edit, and restart the guest",
         )
 
 
-def _memory(prospect: Prospect) -> Iterator[Finding]:
-    there = prospect.destination
-    available, needed = there.libvirt.available_kib, prospect.guest.memory_kib
+def _memory(snapshot: Snapshot) -> Iterator[Finding]:
+    there = snapshot.destination
+    available, needed = there.libvirt.available_kib, snapshot.guest.memory_kib
     if available is not None and available < needed:
         yield warning(
-            f"{there.name} has {available // 1024} MiB of memory to give, and the guest has {needed // 1024}",
-            "move or shut down another guest there first",
+            f"{there.name}: {available // 1024} MiB of memory are free, and the guest has {needed // 1024} MiB",
+            f"migrate or shut down another guest on {there.name}",
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What must be true of the way between two hosts: clocks, names, ports, and how fast memory travels. Pure."""
+"""Checks of the path between the two hosts: clocks, names, ports, and bandwidth against the dirty rate. Pure."""
 
 from __future__ import annotations
 
@@ -7,92 +7,101 @@ from collections.abc import Iterator
 
 from vfmigrate.domain.migrating_guest import VFIO
 from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS
-from vfmigrate.preflight.snapshot import OK, PAIR, AddressFacts, Line, Prospect, error, settled, warning
+from vfmigrate.preflight.snapshot import (
+    OK,
+    PAIR,
+    AddressFacts,
+    CheckResult,
+    Snapshot,
+    as_results,
+    error,
+    warning,
+)
 from vfmigrate.rules.findings import Finding
 
-#: seconds by which clocks may differ: guests that read the host's clock notice more, and so do certificates
+#: seconds by which the clocks may differ; larger steps disturb guests that read the host's clock, and certificates
 CLOCK_TOLERANCE = 2.0
 
 REACHABLE = "reachable"
 FILTERED = "filtered"
 
 
-def lines(prospect: Prospect) -> Iterator[Line]:
-    """All there is to say of the way."""
-    if prospect.clock_ahead is not None:
-        yield from settled(PAIR, "clock", "both clocks tell the same time", _clock(prospect))
-    if prospect.address is not None:
-        address = prospect.address
-        fine = f"{prospect.source.name} finds {address.host}"
-        yield from settled(PAIR, "address", fine, _address(prospect, address))
+def results(snapshot: Snapshot) -> Iterator[CheckResult]:
+    """The results for the path."""
+    if snapshot.clock_ahead is not None:
+        yield from as_results(PAIR, "clock", "the clocks are synchronised", _clock(snapshot))
+    if snapshot.address is not None:
+        address = snapshot.address
+        fine = f"{snapshot.source.name} resolves {address.host}"
+        yield from as_results(PAIR, "address", fine, _address(snapshot, address))
         if address.outcome is not None:
-            fine = f"{address.host} lets migrations in (port {address.port})"
-            yield from settled(PAIR, "ports", fine, _ports(prospect, address))
-    if any(vf.strategy == VFIO for vf in prospect.vfs):
-        yield Line(
-            PAIR, "post-copy", OK, "moves by pre-copy only: post-copy is not possible with the state of a VF"
+            fine = f"{address.host} accepts migrations (port {address.port})"
+            yield from as_results(PAIR, "ports", fine, _ports(snapshot, address))
+    if any(vf.strategy == VFIO for vf in snapshot.vfs):
+        yield CheckResult(
+            PAIR, "post-copy", OK, "migrates by pre-copy: post-copy is not possible with a VF's device state"
         )
-    if prospect.dirty_mibs is not None:
-        yield from settled(PAIR, "dirty-rate", _rates(prospect), _dirty(prospect))
+    if snapshot.dirty_mibs is not None:
+        yield from as_results(PAIR, "dirty-rate", _rates(snapshot), _dirty(snapshot))
 
 
-def _clock(prospect: Prospect) -> Iterator[Finding]:
-    ahead = prospect.clock_ahead or 0.0
-    if abs(ahead) > CLOCK_TOLERANCE + prospect.clock_error:
+def _clock(snapshot: Snapshot) -> Iterator[Finding]:
+    ahead = snapshot.clock_ahead or 0.0
+    if abs(ahead) > CLOCK_TOLERANCE + snapshot.clock_error:
         than = "ahead of" if ahead > 0 else "behind"
         yield warning(
-            f"the clock of {prospect.destination.name} is {abs(ahead):.0f} s {than} that of {prospect.source.name}",
-            "synchronise both: systemctl status chronyd",
+            f"{snapshot.destination.name}: the clock is {abs(ahead):.0f} s {than} that of {snapshot.source.name}",
+            "run on both hosts: systemctl enable --now chronyd",
         )
 
 
-def _address(prospect: Prospect, address: AddressFacts) -> Iterator[Finding]:
-    here, there = prospect.source.name, prospect.destination.name
+def _address(snapshot: Snapshot, address: AddressFacts) -> Iterator[Finding]:
+    here, there = snapshot.source.name, snapshot.destination.name
     remedy = (
-        f"make the name known to DNS or /etc/hosts of {here}, or set migration_host in qemu.conf of {there}"
+        f"add the name to DNS or to /etc/hosts on {here}, "
+        f"or set migration_host in /etc/libvirt/qemu.conf on {there}"
     )
     if address.addresses is None:
-        yield error(f"{here} cannot resolve '{address.host}', by which {there} is to be reached", remedy)
+        yield error(f"{here}: cannot resolve '{address.host}', the migration address of {there}", remedy)
     elif any(each.startswith("127.") or each == "::1" for each in address.addresses):
-        yield error(f"for {here}, '{address.host}' is {here} itself and not {there}", remedy)
+        yield error(f"{here}: '{address.host}' resolves to {here} itself instead of {there}", remedy)
 
 
-def _ports(prospect: Prospect, address: AddressFacts) -> Iterator[Finding]:
+def _ports(snapshot: Snapshot, address: AddressFacts) -> Iterator[Finding]:
     if address.outcome == REACHABLE:
         return
-    facts = prospect.destination.facts
+    facts = snapshot.destination.facts
     ports = f"{facts.migration.port_min}-{facts.migration.port_max}" if facts else "49152-49215"
     opened = f"firewall-cmd --permanent --add-port={ports}/tcp; firewall-cmd --reload"
-    remedy = f"run on {prospect.destination.name}: {opened}"
+    remedy = f"run on {snapshot.destination.name}: {opened}"
     if address.outcome == FILTERED:
         yield error(
-            f"{address.host} does not let migrations in: port {address.port} is closed by a firewall "
-            f"(libvirt takes {ports})",
+            f"{address.host}: a firewall blocks port {address.port} (libvirt's migration ports are {ports})",
             remedy,
         )
     else:
-        yield warning(f"port {address.port} of {address.host} could not be tried: {address.outcome}", remedy)
+        yield warning(f"{address.host}: could not connect to port {address.port}: {address.outcome}", remedy)
 
 
-def _rates(prospect: Prospect) -> str:
-    uncounted = " (what its VF writes is not counted)" if prospect.vfs else ""
-    told = f"the guest writes {prospect.dirty_mibs or 0.0:.0f} MiB/s of its memory anew{uncounted}"
-    return f"{told}, and may migrate at {_bandwidth(prospect)}"
+def _rates(snapshot: Snapshot) -> str:
+    uncounted = " (without DMA of its VF)" if snapshot.vfs else ""
+    return f"the guest dirties {snapshot.dirty_mibs or 0.0:.0f} MiB/s{uncounted}; {_bandwidth(snapshot)}"
 
 
-def _bandwidth(prospect: Prospect) -> str:
-    most = prospect.bandwidth_mibs
+def _bandwidth(snapshot: Snapshot) -> str:
+    most = snapshot.bandwidth_mibs
     if most is None or most >= UNLIMITED_MIBS:
-        return "whatever the wire gives"
-    return f"{most} MiB/s"
+        return "no bandwidth limit"
+    return f"bandwidth limit {most} MiB/s"
 
 
-def _dirty(prospect: Prospect) -> Iterator[Finding]:
-    dirty, most = prospect.dirty_mibs or 0.0, prospect.bandwidth_mibs
+def _dirty(snapshot: Snapshot) -> Iterator[Finding]:
+    dirty, most = snapshot.dirty_mibs or 0.0, snapshot.bandwidth_mibs
     if most is not None and most < UNLIMITED_MIBS and dirty >= most:
-        uncounted = ", what its VF writes not counted" if prospect.vfs else ""
+        uncounted = " (without DMA of its VF)" if snapshot.vfs else ""
         yield warning(
-            f"the guest writes {dirty:.0f} MiB/s of its memory anew{uncounted}, and may migrate at {most} MiB/s: it "
-            "will not come to an end",
-            "allow more bandwidth (virsh migrate-setspeed), or use --auto-converge, or migrate when it is quieter",
+            f"the guest dirties {dirty:.0f} MiB/s{uncounted}, more than the bandwidth limit of {most} MiB/s: the "
+            "migration will not converge",
+            f"raise the limit (virsh migrate-setspeed {snapshot.guest.domain.name} MIB), use --auto-converge, or "
+            "reduce the guest's load",
         )

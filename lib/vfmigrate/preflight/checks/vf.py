@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What must be true of a guest's VFs where they are, and of the pools that are to take them. Pure.
+"""Checks of a guest's VFs on the source, and of the pools on the destination that take them. Pure.
 
-Asks the same of the destination's facts as its hook will of the host itself, with the same words where there is one
-(choice.py, pair.py).
+Applies the rules of the destination's hook to the destination's facts, with the same messages (rules.compatibility,
+rules.failover_pair).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from vfmigrate.preflight.snapshot import (
     DESTINATION,
     PAIR,
     SOURCE,
-    Line,
-    Prospect,
-    Side,
+    CheckResult,
+    HostSnapshot,
+    Snapshot,
+    as_results,
     error,
     refusal,
-    settled,
     warning,
 )
 from vfmigrate.rules import compatibility, failover_pair
@@ -36,55 +36,63 @@ from vfmigrate.rules.compatibility import CardFacts
 from vfmigrate.rules.findings import Finding
 
 
-def lines(prospect: Prospect) -> Iterator[Line]:
-    """All there is to say of the VFs."""
-    for vf in prospect.vfs:
-        yield from settled(PAIR, "strategy", _told_strategy(vf), _strategy(prospect, vf))
-    if prospect.source.facts is not None:
-        for vf in prospect.vfs:
+def results(snapshot: Snapshot) -> Iterator[CheckResult]:
+    """The results for the VFs."""
+    for vf in snapshot.vfs:
+        yield from as_results(PAIR, "strategy", _told_strategy(vf), _strategy(snapshot, vf))
+    if snapshot.source.facts is not None:
+        for vf in snapshot.vfs:
             fine = f"{vf.told} is ready to leave"
-            yield from settled(SOURCE, "vf", fine, _leaving(prospect.source.facts, prospect.running, vf))
-        yield from settled(
-            SOURCE, "limit", "no more VFs move than a card can", _limit(prospect, prospect.source.facts)
+            yield from as_results(SOURCE, "vf", fine, _leaving(snapshot.source.facts, snapshot.running, vf))
+        yield from as_results(
+            SOURCE,
+            "limit",
+            "fewer VFs migrate than the card's limit",
+            _limit(snapshot, snapshot.source.facts),
         )
-    if prospect.destination.facts is not None:
-        yield from _destination(prospect, prospect.destination.facts)
+    if snapshot.destination.facts is not None:
+        yield from _destination(snapshot, snapshot.destination.facts)
 
 
-def _destination(prospect: Prospect, facts: HostFacts) -> Iterator[Line]:
-    wanted: Counter[str] = Counter(vf.pool for vf in prospect.vfs if vf.pool is not None)
+def _destination(snapshot: Snapshot, facts: HostFacts) -> Iterator[CheckResult]:
+    wanted: Counter[str] = Counter(vf.pool for vf in snapshot.vfs if vf.pool is not None)
     for name, count in wanted.items():
-        carried = [vf for vf in prospect.vfs if vf.pool == name]
+        carried = [vf for vf in snapshot.vfs if vf.pool == name]
         pool = facts.pool(name)
-        found = [] if pool is not None else [_no_pool(prospect.destination, facts, name)]
-        yield from settled(DESTINATION, "pool", f"there is a pool '{name}'", found)
+        found = [] if pool is not None else [_no_pool(snapshot.destination, facts, name)]
+        yield from as_results(DESTINATION, "pool", f"pool '{name}' exists", found)
         if pool is None:
             continue
-        yield from settled(
-            DESTINATION, "bridge", f"there is the bridge '{pool.bridge}'", _bridge(prospect.destination, pool)
+        yield from as_results(
+            DESTINATION, "bridge", f"bridge '{pool.bridge}' exists", _bridge(snapshot.destination, pool)
         )
-        yield from settled(DESTINATION, "vlan", "the pool allows the VLANs", _vlans(pool, carried, prospect))
+        yield from as_results(
+            DESTINATION, "vlan", "the pool allows the VLANs", _vlans(pool, carried, snapshot)
+        )
         network = pool.network
         if network is not None:
-            yield from settled(
-                DESTINATION, "pool-network", f"libvirt network '{network}' runs", _network(prospect, pool)
+            yield from as_results(
+                DESTINATION,
+                "pool-network",
+                f"libvirt network '{network}' is running",
+                _network(snapshot, pool),
             )
         if any(pf.problem is None for pf in pool.pfs):
             free = pool.free
-            yield from settled(
+            yield from as_results(
                 DESTINATION,
                 "free-vf",
-                f"pool '{name}' has {free} free VFs",
-                _free(prospect, pool, count),
+                f"pool '{name}' has {free} free VF{'s' if free != 1 else ''}",
+                _free(snapshot, pool, count),
             )
-            yield from settled(
+            yield from as_results(
                 PAIR,
                 "card",
                 "PSID, firmware and MSI-X count are the same",
-                _same_card(prospect, pool, carried),
+                _same_card(snapshot, pool, carried),
             )
-            yield from settled(
-                DESTINATION, "vf-ready", "its free VFs are ready", _ready(prospect.destination, pool, carried)
+            yield from as_results(
+                DESTINATION, "vf-ready", "the free VFs are ready", _ready(snapshot.destination, pool, carried)
             )
 
 
@@ -96,18 +104,18 @@ def _told_strategy(vf: CarriedVf) -> str:
     return f"{vf.told} crosses by {vf.strategy}: {how}"
 
 
-def _strategy(prospect: Prospect, vf: CarriedVf) -> Iterator[Finding]:
-    domain = prospect.guest.domain
-    if vf.pool is None and prospect.source.facts is not None:
+def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
+    domain = snapshot.guest.domain
+    if vf.pool is None and snapshot.source.facts is not None:
         yield error(
-            f"{vf.told} is of no pool of {prospect.source.name}: vfmigrate does not carry it",
-            "unplug it first, or add its physical function to a pool in vfmigrate.conf",
+            f"{snapshot.source.name}: {vf.told} belongs to no pool, so vfmigrate cannot migrate it",
+            f"unplug it, or add its physical function to a pool in vfmigrate.conf on {snapshot.source.name}",
         )
         return
     if vf.strategy == "replug":
         yield warning(
-            f"{vf.told} has strategy replug, with which a plain virsh migrate is refused",
-            f"run: vfmigrate migrate {domain.name}",
+            f"{vf.told} has strategy replug, which virsh migrate refuses",
+            f"run: vfmigrate migrate {domain.name} DESTURI",
         )
         return
     try:
@@ -129,8 +137,8 @@ def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding
     if known is None:
         if vf.pool is not None and not any(pf.problem for pool in facts.pools for pf in pool.pfs):
             yield error(
-                f"{vf.told}: there is no VF {vf.interface.address} in the pools of {facts.host}",
-                "add its physical function to the pool in vfmigrate.conf",
+                f"{facts.host}: VF {vf.interface.address}, {vf.told}, is in no pool",
+                f"add its physical function to the pool in vfmigrate.conf on {facts.host}",
             )
         return
     _, pf, now = known
@@ -157,14 +165,14 @@ def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding
         )
     if now.holder is not None and now.state is None:
         yield warning(
-            f"VF {now.address} on {facts.host} is {now.holder}, without a claim",
+            f"{facts.host}: VF {now.address} is {now.holder}, but has no claim",
             f"run on {facts.host}: vfmigrate reconcile",
         )
 
 
-def _limit(prospect: Prospect, facts: HostFacts) -> Iterator[Finding]:
-    """How many VFs of one card move at a time, here; the destination's are counted as it gives them."""
-    addresses = [str(vf.interface.address) for vf in prospect.vfs if vf.strategy == VFIO]
+def _limit(snapshot: Snapshot, facts: HostFacts) -> Iterator[Finding]:
+    """The VFs of one card that migrate at once, on the source; the destination counts its own when it reserves them."""
+    addresses = [str(vf.interface.address) for vf in snapshot.vfs if vf.strategy == VFIO]
     for pool in facts.pools:
         for pf in pool.pfs:
             here = [vf for vf in pf.vfs if vf.address in addresses]
@@ -176,63 +184,61 @@ def _too_many(facts: HostFacts, pool: PoolFacts, pf: PfFacts, count: tuple[int, 
     most, (more, moving) = pool.max_migrating, count
     if more > most:
         yield error(
-            f"the guest has {more} VFs of PF {pf.address} on {facts.host}, and a card moves {most} at a time",
+            f"{facts.host}: the guest has {more} VFs of PF {pf.address}, and a card migrates {most} at a time",
             "unplug some of them",
         )
     elif more and more + moving > most:
         yield warning(
-            f"{moving} VFs of PF {pf.address} on {facts.host} are on the move already, and a card moves {most} at "
+            f"{facts.host}: {moving} VFs of PF {pf.address} are migrating already, and a card migrates {most} at "
             "a time",
-            "wait until they have arrived",
+            "wait until their migrations have ended",
         )
 
 
 # -- where it is to go
 
 
-def _no_pool(side: Side, facts: HostFacts, name: str) -> Finding:
-    there_are = ", ".join(sorted(pool.name for pool in facts.pools)) or "none"
+def _no_pool(host: HostSnapshot, facts: HostFacts, name: str) -> Finding:
+    pools = ", ".join(sorted(pool.name for pool in facts.pools)) or "none"
     return error(
-        f"the guest has a VF of pool '{name}', which {side.name} does not have; its pools: {there_are}",
-        f"add the pool to vfmigrate.conf on {side.name}",
+        f"{host.name}: there is no pool '{name}', which the guest has a VF of; its pools: {pools}",
+        f"add the pool to vfmigrate.conf on {host.name}",
     )
 
 
-def _bridge(side: Side, pool: PoolFacts) -> Iterator[Finding]:
+def _bridge(host: HostSnapshot, pool: PoolFacts) -> Iterator[Finding]:
     if pool.bridge_exists is False:
         yield error(
-            f"there is no bridge '{pool.bridge}' on {side.name}", f"run on {side.name}: vfmigrate provision"
+            f"{host.name}: there is no bridge '{pool.bridge}'", f"run on {host.name}: vfmigrate provision"
         )
 
 
-def _network(prospect: Prospect, pool: PoolFacts) -> Iterator[Finding]:
-    """Guests that name a VF's address do without the pool's network; those that name it are told of it elsewhere."""
-    side, name = prospect.destination, pool.network or ""
-    if name not in prospect.guest.networks and not side.libvirt.networks.get(name, False):
-        state = "is stopped" if name in side.libvirt.networks else "does not exist"
+def _network(snapshot: Snapshot, pool: PoolFacts) -> Iterator[Finding]:
+    """Guests that name a VF's address do not need the pool's network; for those that name the network, see `guest`."""
+    host, name = snapshot.destination, pool.network or ""
+    if name not in snapshot.guest.networks and not host.libvirt.networks.get(name, False):
+        state = "is stopped" if name in host.libvirt.networks else "does not exist"
         yield warning(
-            f"libvirt network '{name}' of pool '{pool.name}' {state} on {side.name}",
-            f"run on {side.name}: vfmigrate provision",
+            f"{host.name}: libvirt network '{name}' of pool '{pool.name}' {state}",
+            f"run on {host.name}: vfmigrate provision",
         )
 
 
-def _vlans(pool: PoolFacts, carried: Sequence[CarriedVf], prospect: Prospect) -> Iterator[Finding]:
-    name = prospect.destination.name
+def _vlans(pool: PoolFacts, carried: Sequence[CarriedVf], snapshot: Snapshot) -> Iterator[Finding]:
+    name = snapshot.destination.name
     for vf in carried:
-        told = failover_pair.with_vlan_of_standby(prospect.guest.domain, vf.interface)
-        mark = told.mark
+        mark = failover_pair.with_vlan_of_standby(snapshot.guest.domain, vf.interface).mark
         if mark is None:
             continue
-        asked = [*mark.trunks, *([mark.vlan] if mark.vlan is not None else [])]
-        for vlan in asked:
+        for vlan in [*mark.trunks, *([mark.vlan] if mark.vlan is not None else [])]:
             if not pool.allows_vlan(vlan):
                 yield error(
-                    f"{vf.told} is in VLAN {vlan}, which pool '{pool.name}' does not allow on {name}",
-                    f"add it to the vlans of [pool {pool.name}] on {name}",
+                    f"{name}: pool '{pool.name}' does not allow VLAN {vlan}, which {vf.told} uses",
+                    f"add {vlan} to 'vlans' of [pool {pool.name}] in vfmigrate.conf on {name}",
                 )
         if vf.interface.teaming is not None:
-            with contextlib.suppress(Refused):  # a pair that is none is told as such
-                both = failover_pair.pair_of(prospect.guest.domain, vf.interface)
+            with contextlib.suppress(Refused):  # `_strategy` reports an incomplete pair
+                both = failover_pair.pair_of(snapshot.guest.domain, vf.interface)
                 yield from _pair_vlan(both, mark.vlan if mark.vlan is not None else pool.vlan, mark.trunks)
 
 
@@ -243,9 +249,9 @@ def _pair_vlan(both: failover_pair.Pair, vlan: Optional[int], trunks: tuple[int,
         yield refusal(failure)
 
 
-def _free(prospect: Prospect, pool: PoolFacts, count: int) -> Iterator[Finding]:
-    side = prospect.destination
-    mine = prospect.guest.domain.uuid
+def _free(snapshot: Snapshot, pool: PoolFacts, count: int) -> Iterator[Finding]:
+    host = snapshot.destination
+    mine = snapshot.guest.domain.uuid
     free = sum(_is_free(vf, mine) for pf in pool.pfs for vf in pf.vfs)
     if free < count:
         taken = "; ".join(
@@ -253,12 +259,12 @@ def _free(prospect: Prospect, pool: PoolFacts, count: int) -> Iterator[Finding]:
         )
         there = f"has {free} free VF{'s' if free != 1 else ''}" if free else "has no free VF"
         yield error(
-            f"pool '{pool.name}' {there} on {side.name}, and the guest needs {count}"
+            f"{host.name}: pool '{pool.name}' {there}, and the guest needs {count}"
             + (f": {taken}" if taken else ""),
-            "move or shut down one of these guests, or add VFs",
+            "migrate or shut down one of these guests, or raise 'vfs' of the pool",
         )
         return
-    vfio = sum(vf.strategy == VFIO for vf in prospect.vfs if vf.pool == pool.name)
+    vfio = sum(vf.strategy == VFIO for vf in snapshot.vfs if vf.pool == pool.name)
     room = sum(
         min(sum(_is_free(vf, mine) for vf in pf.vfs), max(0, pool.max_migrating - pf.moving))
         for pf in pool.pfs
@@ -266,22 +272,22 @@ def _free(prospect: Prospect, pool: PoolFacts, count: int) -> Iterator[Finding]:
     if vfio > room:
         moving = sum(pf.moving for pf in pool.pfs)
         yield warning(
-            f"{moving} VFs of pool '{pool.name}' are on the move on {side.name} already, and a card moves "
+            f"{host.name}: {moving} VFs of pool '{pool.name}' are migrating already, and a card migrates "
             f"{pool.max_migrating} at a time",
-            "wait until they have arrived",
+            "wait until their migrations have ended",
         )
 
 
 def _is_free(vf: VfFacts, uuid: str) -> bool:
-    """Also a VF that was promised to this guest, and that it does not have yet."""
+    """Whether the guest can take it: free, or reserved for this guest and not plugged yet."""
     return vf.holder is None or (vf.guest == uuid and vf.state != "plugged")
 
 
-def _same_card(prospect: Prospect, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
-    """Whether one of the free VFs can take each state."""
-    mine = prospect.guest.domain.uuid
+def _same_card(snapshot: Snapshot, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
+    """Whether a free VF can take each device state."""
+    mine = snapshot.guest.domain.uuid
     for vf in carried:
-        mark = _mark(prospect, vf) if vf.strategy == VFIO else None
+        mark = _mark(snapshot, vf) if vf.strategy == VFIO else None
         if mark is None:
             continue
         unfit: Optional[Refused] = None
@@ -295,20 +301,24 @@ def _same_card(prospect: Prospect, pool: PoolFacts, carried: Sequence[CarriedVf]
                 except Refused as failure:
                     unfit = unfit or failure
         if unfit is not None and not fits:
-            told = unfit.problem.replace(" here", f" on {prospect.destination.name}")
-            yield error(f"{vf.told} fits no free VF of pool '{pool.name}': {told}", unfit.remedy)
+            name = snapshot.destination.name
+            problem = unfit.problem.replace(" here", f" on {name}")
+            yield error(
+                f"{name}: no free VF of pool '{pool.name}' can take the device state of {vf.told}: {problem}",
+                unfit.remedy,
+            )
 
 
-def _mark(prospect: Prospect, vf: CarriedVf) -> Optional[Mark]:
-    """What the state would have to fit: the card as it is now, else what the metadata says of it."""
-    known = prospect.source.facts.vf(str(vf.interface.address)) if prospect.source.facts else None
+def _mark(snapshot: Snapshot, vf: CarriedVf) -> Optional[Mark]:
+    """What the device state requires: the present card's values, else those in the metadata."""
+    known = snapshot.source.facts.vf(str(vf.interface.address)) if snapshot.source.facts else None
     if known is None:
         return vf.interface.mark
     _, pf, now = known
     return Mark(mac=vf.interface.wanted_mac, psid=pf.psid, firmware=pf.firmware, msix=now.msix)
 
 
-def _ready(side: Side, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
+def _ready(host: HostSnapshot, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
     if not any(vf.strategy == VFIO for vf in carried):
         return
     for pf in pool.pfs:
@@ -316,14 +326,14 @@ def _ready(side: Side, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterato
             continue  # the cards' own findings tell
         for vf in pf.vfs:
             if vf.holder is None and vf.migratable is False:
-                bound = f", and was bound to {vf.driver} without that" if vf.vfio else ""
+                bound = f", and was bound to {vf.driver} before" if vf.vfio else ""
                 yield warning(
-                    f"the free VF {vf.address} on {side.name} is not migratable{bound}; it is made so when a guest "
-                    "comes",
-                    f"run on {side.name}: vfmigrate reconcile",
+                    f"{host.name}: free VF {vf.address} is not migratable{bound}; it is made migratable when a guest "
+                    "takes it",
+                    f"run on {host.name}: vfmigrate reconcile",
                 )
             elif vf.holder is None and vf.bound_early:
                 yield error(
-                    f"the free VF {vf.address} on {side.name} was bound to {vf.driver} before it was made migratable",
-                    f"run on {side.name}: echo {vf.address} > /sys/bus/pci/drivers/{vf.driver}/unbind",
+                    f"{host.name}: free VF {vf.address} was bound to {vf.driver} before it was made migratable",
+                    f"run on {host.name}: echo {vf.address} > /sys/bus/pci/drivers/{vf.driver}/unbind",
                 )
