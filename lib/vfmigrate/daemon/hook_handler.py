@@ -32,6 +32,10 @@ from vfmigrate.rules import compatibility
 
 #: operations whose failure libvirt takes as a refusal; a failure of any other is logged and changes nothing
 REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
+#: operations that say that a guest's QEMU has ended
+ENDING = frozenset({"stopped", "release"})
+# The hook waits for less (hooks/qemu), so nothing was handled between it and an event that is younger.
+_LATE_SECONDS = 1.0
 
 
 class HookOperations:
@@ -69,9 +73,12 @@ class HookOperations:
         self.adoption = Adoption(host, store, self._placements, log)
         self._on_started = on_started
 
-    def handle(self, operation: str, sub_operation: str, extra: str, xml: str) -> Optional[str]:
+    def handle(
+        self, operation: str, sub_operation: str, extra: str, xml: str, *, happened_ms: Optional[int] = None
+    ) -> Optional[str]:
         """Do what an operation asks for; returns the XML that replaces the domain's, or None to leave it.
 
+        `happened_ms`: when libvirt called the hook, in milliseconds of CLOCK_BOOTTIME.
         Raises Refused, HostError, Unreachable or InputError where libvirt must not go on.
         """
         operations: dict[str, Callable[[Domain, str], Optional[str]]] = {
@@ -88,6 +95,15 @@ class HookOperations:
             raise UsageError(f"libvirt's hook operation '{operation[:20]}' is not one we know")
         domain = read(xml, lenient=operation not in REFUSING)
         before = self._store.clock()
+        if happened_ms is not None and self._is_overtaken(operation, domain, before - happened_ms / 1000):
+            self._log.event(
+                operation,
+                f"{operation} of guest '{domain.name}' came late, and the guest runs again: ignored",
+                domain=domain.name,
+                uuid=domain.uuid,
+                outcome="ignored",
+            )
+            return None
         try:
             answer = operations[operation](domain, xml)
         except VfmigrateError as error:
@@ -118,6 +134,15 @@ class HookOperations:
                 ms=round((self._store.clock() - before) * 1000),
             )
         return answer
+
+    def _is_overtaken(self, operation: str, domain: Domain, age: float) -> bool:
+        """Whether a guest's end, `age` seconds ago, is heard of when the guest runs again.
+
+        The hook does not wait for a daemon that stands still, so a later start of the guest may be handled first.
+        """
+        if operation not in ENDING or age < _LATE_SECONDS:
+            return False
+        return any(self._host.sysfs.in_use(claim.vf) for claim in self._store.of_domain(domain.uuid))
 
     # -- a guest is about to start, from cold or from elsewhere
 

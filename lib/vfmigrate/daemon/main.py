@@ -177,6 +177,7 @@ class Daemon:
                 request.text("sub_operation"),
                 request.text("extra"),
                 request.text("xml"),
+                happened_ms=request.optional_number("at_ms", 0, 1 << 62),
             )
             return {} if xml is None else {"xml": xml}
         if request.name == "reconcile":

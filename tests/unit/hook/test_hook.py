@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -132,17 +134,63 @@ def test_an_answer_that_is_none_is_a_refusal(hook: Path, tmp_path: Path, answer:
         listener.listen()
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection, connection.makefile("rb") as stream:
-                stream.readline()
-                connection.sendall(answer)
+            with contextlib.suppress(OSError):  # closed below
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, connection.makefile("rb") as stream:
+                        stream.readline()
+                        connection.sendall(answer)
 
         server = threading.Thread(target=serve)
         server.start()
         done = run(hook, "start", VF)
+        listener.shutdown(socket.SHUT_RDWR)
         server.join(10)
     assert done.returncode == 1
     assert "vfmigrated does not answer" in done.stderr
+
+
+def test_a_daemon_that_ends_in_the_middle_is_asked_again(hook: Path, tmp_path: Path) -> None:
+    """Its watchdog ends one that stands still, and systemd starts another on the same socket."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sock"))
+        listener.listen()
+
+        def serve() -> None:
+            first, _ = listener.accept()
+            with first, first.makefile("rb") as stream:
+                stream.readline()
+            second, _ = listener.accept()
+            with second, second.makefile("rb") as stream:
+                stream.readline()
+                second.sendall(protocol.encode_result({"xml": "<domain/>"}))
+
+        server = threading.Thread(target=serve)
+        server.start()
+        done = run(hook, "migrate", VF)
+        server.join(10)
+    assert (done.returncode, done.stdout) == (0, "<domain/>")
+
+
+@pytest.mark.parametrize("operation", ["started", "stopped", "release", "reconnect"])
+def test_where_the_answer_changes_nothing_nobody_waits_for_a_daemon_that_stands_still(
+    hook: Path, tmp_path: Path, operation: str
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sock"))
+        listener.listen()
+        began = time.monotonic()
+        done = run(hook, operation, VF)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert time.monotonic() - began < 30  # half of what a hook waits for an answer that decides
+        # the event is there for when the daemon goes on
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            request = protocol.decode_request(stream.readline())
+    assert request.text("operation") == operation
+    at_ms = request.optional_number("at_ms", 1, 1 << 62)
+    assert at_ms is not None
+    assert at_ms <= time.clock_gettime(time.CLOCK_BOOTTIME) * 1000
 
 
 def imported(*command: str, xml: str = "") -> set[str]:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Events that are handled late: the hook did not wait for a daemon that stood still."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes.guest_xml import guest
+from tests.fakes.rig import Rig
+
+
+def held(rig: Rig, index: int) -> set[str]:
+    """What a QEMU that has this VF holds open."""
+    return {str(rig.memory.vfs[index])}
+
+
+@pytest.mark.parametrize("operation", ["stopped", "release"])
+def test_a_guest_that_runs_again_keeps_its_vf(rig: Rig, operation: str) -> None:
+    xml = guest(1, rig.memory.vfs[2])
+    rig.run(xml)
+    rig.memory.sysfs.open_groups.update(held(rig, 2))
+    before = rig.store.all()
+    rig.operations.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 5) * 1000))
+    assert rig.store.all() == before
+    assert len(rig.memory.ovs.ports) == 1
+
+
+@pytest.mark.parametrize("operation", ["stopped", "release"])
+def test_a_guest_that_is_gone_loses_its_port_however_late(rig: Rig, operation: str) -> None:
+    xml = guest(1, rig.memory.vfs[2])
+    rig.run(xml)
+    rig.operations.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 500) * 1000))
+    assert not rig.memory.ovs.ports
+
+
+def test_an_event_in_time_is_not_doubted(rig: Rig) -> None:
+    """QEMU may close its VF a moment after libvirt sees it end."""
+    xml = guest(1, rig.memory.vfs[2])
+    rig.run(xml)
+    rig.memory.sysfs.open_groups.update(held(rig, 2))
+    rig.operations.handle("stopped", "end", "-", xml, happened_ms=int(rig.now * 1000))
+    assert not rig.memory.ovs.ports
