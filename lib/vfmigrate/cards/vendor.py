@@ -14,8 +14,9 @@ variant driver, so a vendor overrides only what is different about its cards:
    compare: keep a minimum for each family. Judge by what the kernel shows (the variant driver, the flag) wherever it
    shows it, and by a version only where nothing else is to be seen. `settings()` is for what only the vendor's own
    tool can read, which may take a second; it is asked while provisioning, never while a hook waits.
-4. **What to do.** `load_driver`, `install_variant` and `enable_sriov()` are remedies: what to run, on this host.
-   `kernel_remedies` has a remedy for a part of what the kernel answers when devlink refuses a change.
+4. **Remedies.** `load_driver`, `install_variant`, `enable_sriov()`, `enable_migration()` and `update_firmware()` say
+   what to run, as it works when pasted on that host. `kernel_remedies` has one for a part of what the kernel answers
+   when it refuses a change through devlink.
 5. **How many at once.** `max_migrating`: how many VFs of one PF may be on their way at the same time.
 6. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares as they appear. Add the
    lines there; a test compares the two.
@@ -93,15 +94,9 @@ class Vendor:
         """Remedy: the card is to offer migration of a PF's VFs."""
         return "update the firmware of the card"
 
-    def lacks_flag(self, migratable: Optional[bool]) -> bool:
-        """Whether a VF cannot migrate because its port has no `migratable` flag; None is a port without one."""
-        return self.needs_flag and migratable is None
-
-    def cannot_migrate(self, pf: str, where: str = "") -> Finding:
-        """The card does not offer migration of its VFs; `where` names the host, as ` on host-b`."""
-        return Finding(
-            ERROR, f"the firmware of PF {pf}{where} cannot migrate its VFs", self.enable_migration(pf)
-        )
+    def update_firmware(self, pf: PciAddress) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: the card needs newer firmware."""
+        return "update the firmware of the card"
 
     def firmware(self, card: CardState) -> Iterator[Finding]:
         """What is wrong with the firmware of a card."""
@@ -113,6 +108,14 @@ class Vendor:
         return iter(())
 
     # -- used as they are
+
+    def lacks_flag(self, migratable: Optional[bool]) -> bool:
+        """Whether a VF cannot migrate because its port has no `migratable` flag; None is a port without one."""
+        return self.needs_flag and migratable is None
+
+    def cannot_migrate(self, pf: str) -> Finding:
+        """The card does not offer migration of a PF's VFs."""
+        return Finding(ERROR, f"the firmware of PF {pf} cannot migrate its VFs", self.enable_migration(pf))
 
     def findings(self, card: CardState, *, ask_tool: bool = False) -> Iterator[Finding]:
         """Everything that is wrong with a card; `ask_tool` also asks the vendor's tool."""
@@ -130,10 +133,6 @@ class Vendor:
             driver=self.load_driver,
             variant=self.install_variant,
         )
-
-    def update_firmware(self, pf: PciAddress) -> str:  # noqa: ARG002 - for vendors that have a command
-        """Remedy: the card needs newer firmware."""
-        return "update the firmware of the card"
 
     def older(self, card: CardState, oldest: Optional[tuple[int, ...]]) -> Iterator[Finding]:
         """An error when the card runs older firmware than `oldest`."""

@@ -200,7 +200,7 @@ def vf_problems(
     if standby and claim is not None:
         problems.append(f"guest '{claim.domain_name}' has not taken it, and runs on its standby")
     if state.mode == pf.SWITCHDEV and state.vendor.lacks_flag(vf.migratable):
-        problems.append("its firmware cannot migrate it")
+        problems.append(state.vendor.cannot_migrate(str(state.pf)).text)
     try:
         want = wanted(claim, pool, driven=not standby)
         problems += [f"still to do: {step.text}" for step in steps(vf, want)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.card import LEGACY
+from tests.fakes.card import LEGACY, SWITCHDEV
 from tests.fakes.rig import PF
 from tests.unit.provision.test_provisioner import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PREPARED
@@ -66,6 +66,18 @@ def test_a_good_host_has_no_problems(rig: ProvisionRig) -> None:
     vf = pf["vfs"][1]
     assert (vf["guest"], vf["tag"], vf["bridge"], vf["migratable"]) == ("guest1", 42, "br-data", True)
     assert vf["claim"] == told["claims"][0]["id"]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "said"), [(0x15B3, ["the firmware of PF 0000:01:00.0 cannot migrate its VFs"]), (0x7777, [])]
+)
+def test_vfs_without_the_flag(tmp_path: Path, vendor: int, said: list[str]) -> None:
+    with ProvisionRig(tmp_path, vendor=vendor, migration=False) as rig:
+        rig.card.autoprobe(str(PF), "0")
+        rig.card.numvfs(str(PF), "4")
+        rig.card.set_eswitch_mode(str(PF), SWITCHDEV)
+        (pf,) = tell(rig)["pools"][0]["pfs"]
+        assert [vf["problems"] for vf in pf["vfs"]] == [said] * 4
 
 
 def test_vfs_on_their_way_here_are_counted(rig: ProvisionRig) -> None:

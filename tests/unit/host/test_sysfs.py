@@ -14,7 +14,7 @@ from tests.fakes.card import Card
 from tests.fakes.hardware import Hardware
 from vfmigrate.errors import HostError
 from vfmigrate.host.sysfs import Sysfs
-from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.pci import PciAddress, PciId
 
 PF = PciAddress.parse("0000:e1:00.0")
 ABSENT = PciAddress.parse("0000:99:00.0")
@@ -61,6 +61,7 @@ def test_inventory(show: Show) -> None:
     assert sysfs.physfn(vfs[6]) == PF
     assert sysfs.physfn(PF) is None
     assert sysfs.exists(PF)
+    assert (sysfs.pci_id(PF), sysfs.pci_id(vfs[6])) == (PciId(0x15B3, 0x1021), PciId(0x15B3, 0x101E))
     assert (sysfs.numvfs(PF), sysfs.totalvfs(PF), sysfs.autoprobe(PF)) == (8, 8, False)
 
 
@@ -72,6 +73,7 @@ def test_vfs_are_in_the_order_of_their_numbers(show: Show) -> None:
 def test_an_absent_device(show: Show) -> None:
     sysfs = show(card_with(0))
     assert not sysfs.exists(ABSENT)
+    assert sysfs.pci_id(ABSENT) is None
     assert sysfs.physfn(ABSENT) is None
     assert sysfs.driver(ABSENT) is None
     assert sysfs.vfs(ABSENT) == []

@@ -63,8 +63,9 @@ def test_a_ready_host(rig: ProvisionRig) -> None:
     pool, pf = the(told)
     assert (told.switch.running, told.switch.offload, told.switch.problem) == (True, "on", None)
     assert (pool.bridge_exists, pool.findings, pool.network) == (True, (), "vfmigrate-data")
-    assert (pf.problem, pf.mode, pf.psid, pf.variant_driver) == (
+    assert (pf.problem, pf.pci_id, pf.mode, pf.psid, pf.variant_driver) == (
         None,
+        "15b3:1021",
         "switchdev",
         Hardware().psid,
         Hardware().variant_driver,

@@ -136,6 +136,23 @@ def test_everything_in_the_kernels_order_and_nothing_twice(rig: ProvisionRig) ->
     assert len(rig.card.trace) == done
 
 
+def test_a_card_whose_vfs_need_no_flag(make_rig: MakeProvisionRig) -> None:
+    rig = make_rig(vendor=0x7777, migration=False, firmware="1.0")
+    outcome = rig.provision()
+    prepared = [text.replace("set migratable of", "prepare") for text in CHANGES]
+    assert (outcome["error"], outcome["changes"], texts(outcome)) == (None, prepared, [RESTART])
+    assert rig.provision()["changes"] == []
+
+
+def test_a_card_whose_vfs_lack_the_flag_that_they_need(make_rig: MakeProvisionRig) -> None:
+    rig = make_rig(migration=False)
+    rig.card.numvfs(str(PF), "4")
+    rig.card.set_eswitch_mode(str(PF), SWITCHDEV)
+    outcome = rig.provision()
+    assert "the firmware of PF 0000:01:00.0 cannot migrate its VFs" in texts(outcome)
+    assert outcome["error"]["problem"].startswith("pool 'data' is not provisioned: the firmware of PF")
+
+
 def test_a_dry_run_tells_the_same_and_changes_nothing(rig: ProvisionRig) -> None:
     outcome = rig.provision(dry_run=True)
     assert outcome["changes"] == CHANGES

@@ -145,7 +145,8 @@ def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding
     restart = "then restart the guest, or unplug the VF and plug it in again"
     vendor = registry.known().named(pf.pci_id)
     if pf.mode == "switchdev" and vendor.lacks_flag(now.migratable):
-        yield vendor.cannot_migrate(pf.address, f" on {facts.host}")
+        found = vendor.cannot_migrate(pf.address)
+        yield error(f"{facts.host}: {found.text}", found.remedy)
     elif now.migratable is False:
         yield error(
             f"VF {now.address} on {facts.host} is not migratable, and its driver reads that when it binds: the "
