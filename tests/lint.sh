@@ -33,8 +33,13 @@ check() {
             ;;
         shellcheck) shellcheck $shell ;;
         man) PYTHONPATH=lib "$bin/python" man/write.py --check ;;
-        # towncrier refuses fragments of unknown types; it shows the text when all is well, which nobody needs here
-        news) "$bin/towncrier" build --draft --version next > /dev/null ;;
+        # towncrier refuses fragments of unknown types
+        news)
+            said=$("$bin/towncrier" build --draft --version next 2>&1) || {
+                echo "$said" >&2
+                return 1
+            }
+            ;;
     esac
 }
 
