@@ -109,7 +109,7 @@ install-host:
 	install -d $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man5 man/vfmigrate.conf.5
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate.8 man/vfmigrated.8
-	install -Dpm 0644 completion/vfmigrate $(DESTDIR)$(COMPLETIONDIR)/vfmigrate
+	install -Dpm 0644 -t $(DESTDIR)$(COMPLETIONDIR) completion/vfmigrate completion/vfmigrated
 
 .PHONY: install-vdsm
 install-vdsm: ## install the plugin for oVirt's vdsm below DESTDIR
@@ -130,6 +130,7 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 	printf '#!%s -I\nimport sys\nfrom vfmigrate_guest.cli import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(BINDIR)/vfmigrate-guest
 	chmod 0755 $(DESTDIR)$(BINDIR)/vfmigrate-guest
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate-guest.8
+	install -Dpm 0644 -t $(DESTDIR)$(COMPLETIONDIR) completion/vfmigrate-guest
 
 .PHONY: man
 man: packages ## write the manual pages and the completion anew from what the programs take

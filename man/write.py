@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-r"""Write the manual pages and the shell's completion: prose from *.in, facts from the code that obeys them.
+r"""Write the manual pages and the completion: prose from *.in, facts from the code that acts on them.
 
-A line `.\" @OPTIONS@` and its like in a template is replaced by what the argument parsers, the configuration's
-dataclasses and the error kinds say. What is written is kept in the repository beside the templates, so that a packager
-needs none of the product's libraries; `--check` tells whether it is still what the code says.
+A line `.\" @OPTIONS@` or the like in a template is replaced by what the argument parsers, the configuration's
+dataclasses and the error kinds say. The results are kept in the repository beside the templates, so that a packager
+needs none of the product's libraries; `--check` says whether they still match the code.
 
     PYTHONPATH=lib python3 man/write.py [--check]
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Callable
 
 from vfmigrate import errors
 from vfmigrate.cli import main as cli
@@ -25,6 +26,12 @@ from vfmigrate_guest import cli as guest
 
 HERE = Path(__file__).parent
 COMPLETION = HERE.parent / "completion"
+#: the programs, by the names of their completion's templates
+PROGRAMS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {
+    "vfmigrate": cli.arguments,
+    "vfmigrated": daemon_options.arguments,
+    "vfmigrate-guest": guest.arguments,
+}
 
 
 def escape(text: str) -> str:
@@ -34,7 +41,7 @@ def escape(text: str) -> str:
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """What a parser takes and tells of, sub-commands apart."""
+    """The options and arguments that a parser shows, without its sub-commands."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no other list of them
         hidden = action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
         if not hidden:
@@ -58,11 +65,22 @@ def options(parser: argparse.ArgumentParser) -> str:
     """A list of a parser's options and arguments."""
     lines = []
     for action in actions(parser):
-        metavar = action.metavar if isinstance(action.metavar, str) else action.dest
-        value = "" if action.nargs == 0 else f" \\fI{escape(metavar)}\\fR"
-        names = ", ".join(f"\\fB{escape(name)}\\fR{value}" for name in action.option_strings)
-        lines.append(f".TP\n{names or value.strip()}\n{escape(told(parser, action))}\n")
+        shown = "" if action.nargs == 0 else f" {value(action)}"
+        names = ", ".join(f"\\fB{escape(name)}\\fR{shown}" for name in action.option_strings)
+        lines.append(f".TP\n{names or shown.strip()}\n{escape(told(parser, action))}\n")
     return "".join(lines)
+
+
+def value(action: argparse.Action) -> str:
+    """What an action takes: each of its choices in bold, or its metavar in italics."""
+    if action.choices is not None:
+        return "{" + "|".join(f"\\fB{escape(str(choice))}\\fR" for choice in action.choices) + "}"
+    return f"\\fI{escape(metavar(action))}\\fR"
+
+
+def metavar(action: argparse.Action) -> str:
+    """The name of an action's value, as --help shows it."""
+    return action.metavar if isinstance(action.metavar, str) else action.dest.upper()
 
 
 def sentence(text: str) -> str:
@@ -108,15 +126,16 @@ def written(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def exit_codes() -> str:
-    """What each exit status means."""
-    lines = [".TP\n.B 0\nIt went well.\n"]
-    for kind in sorted(errors.KINDS.values(), key=lambda kind: kind.exit_code):
-        meaning = (kind.__doc__ or "").split("\n")[0]
-        if kind is errors.VfmigrateError:
-            meaning = "A fault of vfmigrate's own; please report it."
-        lines.append(f".TP\n.B {kind.exit_code}\n{escape(meaning)}\n")
-    return "".join(lines)
+def exit_status(meanings: Mapping[int, str]) -> str:
+    """A list of the exit statuses of a program."""
+    return "".join(f".TP\n.B {code}\n{escape(meanings[code])}\n" for code in sorted(meanings))
+
+
+def failures(kinds: Iterable[type[errors.VfmigrateError]]) -> dict[int, str]:
+    """The exit status of each kind of error, and what it means."""
+    meanings = {kind.exit_code: (kind.__doc__ or "").split("\n")[0] for kind in kinds}
+    meanings[errors.VfmigrateError.exit_code] = "Internal error of vfmigrate; please report it."
+    return meanings
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -132,64 +151,93 @@ def kind(action: argparse.Action) -> str:
     """What kind of value an action takes, as the completion names it: its choices, or its name in the usage."""
     if action.choices is not None:
         return "=" + " ".join(map(str, action.choices))
-    return str(action.metavar or action.dest.upper())
+    return metavar(action)
 
 
-def completion(parser: argparse.ArgumentParser) -> str:
-    """Tables of verbs, options, arguments and kinds of values, as bash declares them."""
-    tables: dict[str, dict[str, str]] = {"verbs": {}, "options": {}, "arguments": {}, "values": {}}
-    for each in parsers(parser):
-        path = " ".join(word for word in each.prog.split() if word.isidentifier())
+def variables(program: str) -> str:
+    """What the names of a program's functions and variables in bash begin with, after a "_"."""
+    return program.replace("-", "_")
+
+
+def tables(program: str) -> str:
+    """Tables of a program's verbs, options, arguments and kinds of values, as bash declares them."""
+    table: dict[str, dict[str, str]] = {"verbs": {}, "options": {}, "arguments": {}, "values": {}}
+    for each in parsers(PROGRAMS[program]()):
+        path = " ".join(word for word in each.prog.split() if variables(word).isidentifier())
         found = list(actions(each))
         named = [action for action in found if action.option_strings]
-        tables["options"][path] = " ".join(name for action in named for name in action.option_strings)
+        table["options"][path] = " ".join(name for action in named for name in action.option_strings)
         for action in named:
             if action.nargs != 0:
-                tables["values"].update({f"{path} {name}": kind(action) for name in action.option_strings})
+                table["values"].update({f"{path} {name}": kind(action) for name in action.option_strings})
         kinds = [
             kind(action) + ("..." if action.nargs in ("*", "+") else "")
             for action in found
             if not action.option_strings
         ]
         if kinds:
-            tables["arguments"][path] = " ".join(kinds)
+            table["arguments"][path] = " ".join(kinds)
         for action in each._actions:  # noqa: SLF001
             if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-                tables["verbs"][path] = " ".join(action.choices)
-    lines = []
-    for name, table in tables.items():
-        lines.append(f"declare -gA _vfmigrate_{name}=(\n")
-        lines += [f'    ["{key}"]="{words}"\n' for key, words in table.items()]
+                table["verbs"][path] = " ".join(action.choices)
+    lines = [TABLES]
+    for name, rows in table.items():
+        lines.append(f"declare -gA _{variables(program)}_{name}=(\n")
+        lines += [f'    ["{key}"]="{words}"\n' for key, words in rows.items()]
         lines.append(")\n")
     return "".join(lines)
 
 
-def page(template: str) -> str:
+TABLES = """\
+# The key is the program's name and the verbs so far. verbs: those that may follow; options; arguments: the kinds of
+# positional arguments, of which the last may be repeated if it ends in "..."; values: for key and option, the kind of
+# value that the option takes, or its choices after "=".
+"""
+
+
+def completion_template(program: str) -> Path:
+    """The template of a program's completion."""
+    return COMPLETION / f"{program}.in"
+
+
+def completion(template: Path) -> str:
+    """A program's completion from its template."""
+    program, text = template.stem, template.read_text(encoding="utf-8")
+    engine = (COMPLETION / "engine.in").read_text(encoding="utf-8")
+    engine = engine.replace("@NAME@", variables(program)).replace("@PROGRAM@", program)
+    return text.replace("# @TABLES@\n", tables(program)).replace("# @ENGINE@\n", engine)
+
+
+def page(template: Path) -> str:
     """A page from its template."""
     blocks = {
         "CLI-SYNOPSIS": synopsis(cli.arguments()),
         "CLI-OPTIONS": options(cli.arguments()),
         "CLI-VERBS": verbs(cli.arguments()),
+        "CLI-EXIT-STATUS": exit_status({0: "Success.", **failures(cli.FAILURES)}),
         "DAEMON-SYNOPSIS": synopsis(daemon_options.arguments()),
         "DAEMON-OPTIONS": options(daemon_options.arguments()),
+        "DAEMON-EXIT-STATUS": exit_status(daemon_options.EXIT_STATUS),
         "POOL-KEYS": keys(Pool),
         "DAEMON-KEYS": keys(Config),
         "GUEST-SYNOPSIS": synopsis(guest.arguments()),
         "GUEST-OPTIONS": options(guest.arguments()),
         "GUEST-VERBS": verbs(guest.arguments()),
-        "EXIT-CODES": exit_codes(),
+        "GUEST-EXIT-STATUS": exit_status(guest.EXIT_STATUS),
     }
-    text = template.replace("@VERSION@", VERSION)
+    text = template.read_text(encoding="utf-8").replace("@VERSION@", VERSION)
     for name, block in blocks.items():
         text = text.replace(f'.\\" @{name}@\n', block)
-    return text.replace("# @COMPLETION@\n", completion(cli.arguments()))
+    return text
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write what is out of date, or with --check say what that is."""
+    """Write what is out of date, or with --check only list it."""
     stale = []
-    for source in sorted([*HERE.glob("*.in"), *COMPLETION.glob("*.in")]):
-        target, text = source.with_suffix(""), page(source.read_text(encoding="utf-8"))
+    made = {source: page(source) for source in HERE.glob("*.in")}
+    made.update({source: completion(source) for source in map(completion_template, PROGRAMS)})
+    for source, text in sorted(made.items()):
+        target = source.with_suffix("")
         if target.exists() and target.read_text(encoding="utf-8") == text:
             continue
         stale.append(target.name)

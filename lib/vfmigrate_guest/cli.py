@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate-guest`: joins VF and virtio device in a bond, shows it, and takes it away again."""
+"""`vfmigrate-guest`: joins a VF and a virtio device in a bond, shows the bond, and removes it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from vfmigrate_guest.nics import SYSFS, Nic
 
 if TYPE_CHECKING:
     from vfmigrate_guest.networkmanager import NetworkManager
+
+#: the exit statuses, for vfmigrate-guest(8)
+EXIT_STATUS = {
+    0: "Success.",
+    1: "Refused or failed; one line on standard error says why. Profiles that it had added are deleted again.",
+    2: "The command line is not valid.",
+}
 
 _DEFAULT_NAME = "bond0"
 _CONNECT_SECONDS = 45.0
@@ -174,53 +181,62 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="vfmigrate-guest",
-        description="In a guest with a VF: keep its network up while a migration takes the VF away.",
+        description="Run in a guest with a VF: keep its network up while a migration unplugs the VF.",
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="show the version and end")
+    parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    told = "show the network devices, the bond, and which of net_failover and bond this guest needs"
+    told = "show network devices and the bond, and whether this guest needs a bond or has net_failover"
     verb = verbs.add_parser("show", help=told, description=told)
     _add_name(verb)
-    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=_show)
 
-    told = "join VF and virtio device in an active-backup bond, by NetworkManager"
+    told = "join a VF and a virtio device in an active-backup bond, through NetworkManager"
     verb = verbs.add_parser("bond", help=told, description=told)
     _add_name(verb)
     verb.add_argument(
-        "--vf", metavar="DEVICE", help="name or MAC of the VF; default: the only device besides virtio"
+        "--vf", metavar="DEVICE", help="name or MAC of the VF; default: the only device that is not virtio"
     )
     verb.add_argument(
-        "--standby", metavar="DEVICE", help="name or MAC of the virtio device; default: the only one"
+        "--standby",
+        metavar="DEVICE",
+        help="name or MAC of the virtio device; default: the only virtio device",
     )
     verb.add_argument(
         "--fail-over-mac",
         choices=("active", "follow", "none"),
         default="active",
-        help="whose MAC the bond has; active fits a VF that may not change its own (default: active)",
+        help="bonding's fail_over_mac; active suits a VF that cannot change its MAC (default: active)",
     )
     verb.add_argument(
         "--address",
         type=_address,
         action="append",
         metavar="ADDRESS/LENGTH",
-        help="IPv4 address of the bond; default: the settings that its ports had",
+        help="IPv4 address of the bond; can be repeated; default: the settings of its ports",
     )
-    verb.add_argument("--gateway", type=ipaddress.IPv4Address, help="IPv4 gateway, with --address")
-    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.add_argument(
+        "--gateway", type=ipaddress.IPv4Address, metavar="ADDRESS", help="IPv4 gateway, with --address"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
     verb.set_defaults(run=_join)
 
-    told = "take the bond away; the devices go back to the profiles they had"
+    told = "remove the bond; the devices get their former profiles back"
     verb = verbs.add_parser("remove", help=told, description=told)
     _add_name(verb)
-    verb.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
     verb.set_defaults(run=_remove)
     return parser
 
 
 def _add_name(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--name", default=_DEFAULT_NAME, help=f"name of the bond (default: {_DEFAULT_NAME})")
+    verb.add_argument(
+        "--name",
+        metavar="BOND",
+        default=_DEFAULT_NAME,
+        help=f"name of the bond (default: {_DEFAULT_NAME})",
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

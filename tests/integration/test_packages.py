@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import re
 import shutil
+import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ LISTS = {
         /usr/lib/udev/rules.d/70-vfmigrate.rules
         /usr/sbin/vfmigrated
         /usr/share/bash-completion/completions/vfmigrate
+        /usr/share/bash-completion/completions/vfmigrated
         /usr/share/doc/vfmigrate
         /usr/share/man/man5/vfmigrate.conf.5.gz
         /usr/share/man/man8/vfmigrate.8.gz
@@ -66,6 +68,7 @@ LISTS = {
     "vfmigrate-guest": """
         /usr/bin/vfmigrate-guest
         /usr/lib/python3/dist-packages/vfmigrate_guest
+        /usr/share/bash-completion/completions/vfmigrate-guest
         /usr/share/licenses/vfmigrate-guest
         /usr/share/licenses/vfmigrate-guest/LICENSE
         /usr/share/man/man8/vfmigrate-guest.8.gz
@@ -286,6 +289,19 @@ def test_installing_and_removing_leaves_the_root_as_it_was(built: dict[str, Path
     assert run("chroot", root.tree, "vfmigrated", "--check") == ""
     root.rpm("-e", *packages.FOR_A_HOST)
     assert root.files() == before
+
+
+def test_the_daemon_exits_as_its_manual_page_says(built: dict[str, Path], root: Root) -> None:
+    root.rpm("-U", *for_a_host(built))
+
+    def status(*words: str) -> int:
+        command = ["chroot", str(root.tree), "vfmigrated", *words]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert status("--nonsense") == 2
+    assert status("--claims", "/etc/vfmigrate/vfmigrate.conf/claims") == 69
+    root.path("/etc/vfmigrate/vfmigrate.conf").write_text("[nonsense]\n")
+    assert status("--check") == 78
 
 
 def test_changed_configuration_survives_upgrade_and_removal(

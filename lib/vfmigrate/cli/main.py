@@ -14,9 +14,12 @@ from typing import Any, Callable, Optional
 
 from vfmigrate.cli import examples, tables
 from vfmigrate.cli.tables import Answer, Width
-from vfmigrate.errors import Cancelled, VfmigrateError
+from vfmigrate.errors import KINDS, Cancelled, ConfigError, VfmigrateError
 from vfmigrate.rpc import protocol
 from vfmigrate.version import VERSION
+
+#: the errors whose exit statuses are in vfmigrate(8); only the daemon reads the configuration
+FAILURES = tuple(kind for kind in KINDS.values() if kind is not ConfigError)
 
 _PROVISION_SECONDS = 1800.0
 

@@ -7,28 +7,37 @@ import argparse
 from pathlib import Path
 
 from vfmigrate.config import configuration
+from vfmigrate.errors import ConfigError, HostError, UsageError
 from vfmigrate.rpc import protocol
 from vfmigrate.version import VERSION
 
 CLAIMS = Path("/run/vfmigrate/claims")
+
+#: the exit statuses, for vfmigrated(8)
+EXIT_STATUS = {
+    0: "SIGTERM or SIGINT ended it; with --check: the configuration is valid.",
+    UsageError.exit_code: "The command line is not valid.",
+    HostError.exit_code: "It cannot listen at its socket, or cannot use the directory of the claims.",
+    ConfigError.exit_code: "The configuration is not valid; the message names file, section and key.",
+}
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line; vfmigrated(8) is written from it."""
     parser = argparse.ArgumentParser(
         prog="vfmigrated",
-        description="Daemon of vfmigrate; usually started by systemd through vfmigrated.socket.",
+        description="The daemon of vfmigrate. systemd usually starts it through vfmigrated.socket.",
     )
     for option, default, metavar, told in (
-        ("--config", configuration.DEFAULT_PATH, "FILE", "the configuration"),
-        ("--socket", protocol.SOCKET, "PATH", "where to listen when systemd hands over no socket"),
-        ("--claims", CLAIMS, "DIRECTORY", "where to keep the claims"),
+        ("--config", configuration.DEFAULT_PATH, "FILE", "configuration file"),
+        ("--socket", protocol.SOCKET, "PATH", "socket to listen at if systemd passes none"),
+        ("--claims", CLAIMS, "DIRECTORY", "directory of the claims"),
     ):
         parser.add_argument(
             option, type=Path, default=default, metavar=metavar, help=f"{told} (default: %(default)s)"
         )
     parser.add_argument(
-        "--check", action="store_true", help="read the configuration, say what is wrong, and end"
+        "--check", action="store_true", help="read the configuration, report what is wrong, and exit"
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="show the version and end")
+    parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     return parser
