@@ -9,7 +9,7 @@ from pathlib import Path
 
 TREE = Path(__file__).parents[3]
 
-_FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]\n]+\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+?)\s*$", re.MULTILINE)
@@ -42,3 +42,10 @@ def anchors(text: str) -> set[str]:
             number += 1
         found.add(unique)
     return found
+
+
+def code_blocks(text: str) -> list[str]:
+    """The blocks of code: fenced ones, and those that are indented by four columns."""
+    fenced = [block.group().split("\n", 1)[1] for block in _FENCE.finditer(text)]
+    indented = re.findall(r"(?:^ {4}\S.*\n)+", _FENCE.sub("", text), re.MULTILINE)
+    return [*fenced, *indented]
