@@ -112,7 +112,7 @@ def test_who_has_no_vf_there_stays_until_asked_again(ready: Pair) -> None:
         ("g0", "moved"),
         ("g1", "stayed"),
     ]
-    assert end["guests"][1]["problems"] == ["host-b: pool 'data' has no VF left"]
+    assert end["guests"][1]["problems"] == ["host-b: pool 'data' has no free VF left"]
     assert running(a) == {"g1"}
     b.host.virsh("destroy", "holder")
     wait_for("the VFs to be free", lambda: len(b.product.claims()) == 1)
@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_every_guest_on_one_host_and_asking_again_does_the_rest(re
     ("words", "status", "problem"),
     [
         (("qemu+tcp://host-a/system",), 2, "qemu+tcp://host-a/system is this host"),
-        ((TO_B, TO_B), 2, "leads to host-b, which is named already"),
+        ((TO_B, TO_B), 2, "is host-b, which is given twice"),
         (("qemu+tcp://host-c/system",), 75, "cannot connect to libvirt at qemu+tcp://host-c/system"),
         (("--only", "nobody", TO_B), 1, "no guest 'nobody' runs here"),
     ],

@@ -38,7 +38,7 @@ class LineDisplay:
     def _print(self, text: str) -> None:
         print(text, file=self._file, flush=True)
 
-    def tell(self, _event: str, text: str, /, **_facts: Any) -> None:
+    def event(self, _event: str, text: str, /, **_facts: Any) -> None:
         """Print what happened."""
         self._print(text)
 
@@ -59,7 +59,7 @@ class JsonDisplay:
         self._begun = clock()
         self._next = 0.0
 
-    def tell(self, event: str, text: str, /, **facts: Any) -> None:
+    def event(self, event: str, text: str, /, **facts: Any) -> None:
         """Write an event."""
         at = round(self._clock() - self._begun, 3)
         line = {"schema": SCHEMA, "event": event, "at": at, "text": text, **facts}
@@ -70,7 +70,7 @@ class JsonDisplay:
         if self._clock() < self._next:
             return
         self._next = self._clock() + _EVENT_PERIOD
-        self.tell(
+        self.event(
             "progress",
             ", ".join(progress_text.figures(now, allowed_ms)),
             iteration=now.iteration,

@@ -23,8 +23,8 @@ from vfmigrate.domain.metadata import Mark
 from vfmigrate.domain.migrating_vf import strategy
 from vfmigrate.errors import Cancelled, Refused, UsageError, VfmigrateError
 from vfmigrate.evacuate import planner, runner
-from vfmigrate.evacuate.planner import Leaver, Place, Plan, VfNeed
-from vfmigrate.evacuate.runner import Arrival, Evacuator, Fate, TurnedAway
+from vfmigrate.evacuate.planner import Destination, EvacuatingGuest, Plan, VfRequirement
+from vfmigrate.evacuate.runner import Arrival, DestinationRefused, Evacuation, GuestResult
 from vfmigrate.model import host_facts
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.model.progress import Progress
@@ -58,36 +58,36 @@ def add(verbs: Any) -> None:
     verb.set_defaults(run=_evacuate)
 
 
-# -- who leaves, and where to
+# -- the guests and hosts
 
 
-def leaver(xml: str, here: Optional[HostFacts]) -> Leaver:
-    """A running guest as the plan needs to know it. Raises InputError."""
+def read_guest(xml: str, here: Optional[HostFacts]) -> EvacuatingGuest:
+    """What the plan needs to know of a running guest. Raises InputError."""
     guest = domain_xml.read(xml)
-    needs = []
+    vfs = []
     for interface in guest.interfaces:
         mark = interface.mark or Mark()
-        pf, pool = _place_of(guest.uuid, interface.wanted_mac, str(interface.address), here)
+        pf, pool = _pf_and_pool(guest.uuid, interface.wanted_mac, str(interface.address), here)
         if interface.form == "network" and mark.pool is None:
-            continue  # of a network that gives no VFs
-        needs.append(
-            VfNeed(
+            continue  # an interface of a network without VFs
+        vfs.append(
+            VfRequirement(
                 pool=mark.pool or pool,
                 mac=interface.wanted_mac,
-                travels=strategy(interface) == "vfio",
+                with_state=strategy(interface) == "vfio",
                 vlans=(*mark.trunks, *([mark.vlan] if mark.vlan is not None else [])),
                 pf=pf,
                 mark=mark,
             )
         )
     memory = etree.fromstring(xml.encode()).findtext("currentMemory") or "0"  # libvirt writes KiB
-    return Leaver(guest.uuid, guest.name, tuple(needs), int(memory) // 1024)
+    return EvacuatingGuest(guest.uuid, guest.name, tuple(vfs), int(memory) // 1024)
 
 
-def _place_of(
+def _pf_and_pool(
     uuid: str, mac: Optional[str], address: str, here: Optional[HostFacts]
 ) -> tuple[Optional[str], Optional[str]]:
-    """PF and pool of a guest's VF on this host, as the daemon tells of them."""
+    """The PF and pool of a guest's VF on this host, by the daemon's facts."""
     for pool in here.pools if here is not None else ():
         for pf in pool.pfs:
             for vf in pf.vfs:
@@ -97,181 +97,185 @@ def _place_of(
 
 
 @dataclass(frozen=True)
-class _Destination:
+class _DestinationHost:
     name: str
     uri: str
     session: Session
 
-    def look(self) -> Place:
-        """What is there now; a daemon that does not answer keeps guests with VFs away, and no others."""
+    def observe(self) -> Destination:
+        """The destination now. Without an answer of its daemon, only guests without VFs can migrate there."""
         from vfmigrate.rpc.remote_client import Remote  # noqa: PLC0415 - with libvirt-python
 
         try:
-            told = host_facts.read(Remote(self.session.mailbox(), self.name).ask("facts", {}))
+            facts = host_facts.read(Remote(self.session.mailbox(), self.name).ask("facts", {}))
         except VfmigrateError as error:
-            return Place(self.name, self.uri, problem=str(error), memory_mib=self.session.free_memory_mib())
-        return Place(self.name, self.uri, told, memory_mib=self.session.free_memory_mib())
+            return Destination(
+                self.name, self.uri, problem=str(error), memory_mib=self.session.free_memory_mib()
+            )
+        return Destination(self.name, self.uri, facts, memory_mib=self.session.free_memory_mib())
 
 
 class _Hosts:
-    """This host and the destinations, and how guests move between them."""
+    """This host and the destinations, and migrations between them."""
 
     def __init__(
         self,
         options: argparse.Namespace,
-        destinations: Sequence[_Destination],
-        screen: _Screen,
+        destination_hosts: Sequence[_DestinationHost],
+        output: _Output,
     ) -> None:
         self._options = options
-        self._destinations = {each.name: each for each in destinations}
-        self._screen = screen
+        self._destinations = {each.name: each for each in destination_hosts}
+        self._output = output
 
-    def look(self) -> tuple[Optional[HostFacts], Sequence[Place]]:
-        """See evacuator.Ground."""
-        return here(self._options), [each.look() for each in self._destinations.values()]
+    def observe(self) -> tuple[Optional[HostFacts], Sequence[Destination]]:
+        """See runner.EvacuationHosts."""
+        return here(self._options), [each.observe() for each in self._destinations.values()]
 
-    def move(self, guest: Leaver, place: Place, cancelled: threading.Event) -> Arrival:
-        """See evacuator.Ground."""
+    def migrate(
+        self, guest: EvacuatingGuest, destination: Destination, cancelled: threading.Event
+    ) -> Arrival:
+        """See runner.EvacuationHosts."""
         from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
 
-        voice = _Voice(self._screen, guest)
+        shown = _GuestDisplay(self._output, guest)
         try:
-            # Connections of its own: on one, libvirt takes a program's ear for a kind of event once only.
-            with Session(self._options.connect) as source, Session(place.uri) as destination:
-                for session in (source, destination):
+            # Connections of its own: on one connection, libvirt allows one callback for each kind of event.
+            with Session(self._options.connect) as source, Session(destination.uri) as there:
+                for session in (source, there):
                     session.keep_alive()
                 persistent = source.is_persistent(guest.uuid)
-                asked = {
+                changed = {
                     **vars(self._options),
                     "domain": guest.uuid,
-                    "desturi": place.uri,
+                    "desturi": destination.uri,
                     "persistent": persistent,
                     "undefinesource": persistent,
                     "migrateuri": None,
                 }
-                report = migrate_verb.run(argparse.Namespace(**asked), source, destination, voice, cancelled)
+                report = migrate_verb.run(argparse.Namespace(**changed), source, there, shown, cancelled)
         except Cancelled:
             raise
         except VfmigrateError as error:
-            if voice.copying:
+            if shown.copying:
                 raise
-            raise TurnedAway(error) from None
+            raise DestinationRefused(error) from None
         return Arrival(report.downtime_ms, tuple(report.problems))
 
-    def tell(self, event: str, guest: Leaver, place: str, text: str) -> None:
-        """See evacuator.Ground."""
-        self._screen.tell(
-            event, f"{guest.name} {text}", domain=guest.name, uuid=guest.uuid, destination=place
+    def event(self, event: str, guest: EvacuatingGuest, destination: str, text: str) -> None:
+        """See runner.EvacuationHosts."""
+        self._output.event(
+            event, f"{guest.name}: {text}", domain=guest.name, uuid=guest.uuid, destination=destination
         )
 
 
 def here(options: argparse.Namespace) -> Optional[HostFacts]:
-    """What this host's daemon tells; None when there is none that answers, as on a host without VFs."""
+    """The facts of this host's daemon; None if none answers, as on a host without VFs."""
     try:
         return host_facts.read(protocol.ask("facts", {}, path=options.socket))
     except VfmigrateError:
         return None
 
 
-# -- what is shown
+# -- output
 
 
-class _Screen:
-    """Lines for a reader, or an event on each line for a program. Thread-safe."""
+class _Output:
+    """Plain lines or JSON events, written by several threads."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._display = display.JsonDisplay() if as_json else display.LineDisplay()
         self._lock = threading.Lock()
 
-    def tell(self, event: str, text: str, **told: Any) -> None:
-        """Something happened."""
+    def event(self, event: str, text: str, **facts: Any) -> None:
+        """Show an event."""
         with self._lock:
-            self._display.tell(event, text, **told)
+            self._display.event(event, text, **facts)
 
 
-class _Voice:
-    """What is told of one guest's migration while others go on."""
+class _GuestDisplay:
+    """The display of one guest's migration among others."""
 
-    def __init__(self, screen: _Screen, guest: Leaver) -> None:
-        self._screen = screen
+    def __init__(self, output: _Output, guest: EvacuatingGuest) -> None:
+        self._output = output
         self._guest = guest
-        #: memory has begun to be copied: the destination did not refuse
+        #: memory is being copied: the destination did not refuse
         self.copying = False
 
-    def tell(self, event: str, text: str, /, **told: Any) -> None:
-        """Something happened to it."""
-        if event == "begin":  # told as one of an evacuation already
+    def event(self, event: str, text: str, /, **facts: Any) -> None:
+        """Show an event with the guest's name."""
+        if event == "begin":  # the evacuation has shown it
             return
         guest = {"domain": self._guest.name, "uuid": self._guest.uuid}
-        self._screen.tell(event, f"{self._guest.name}: {text}", **{**told, **guest})
+        self._output.event(event, f"{self._guest.name}: {text}", **{**facts, **guest})
 
     def progress(self, now: Progress, _allowed_ms: int, /) -> None:
-        """It goes on; with several at once nobody could follow how."""
+        """Not shown: several at once would be unreadable."""
         self.copying = self.copying or now.total > 0
 
 
-def rows(guests: Sequence[Leaver], plan: Plan) -> Iterator[tuple[str, ...]]:
+def plan_rows(guests: Sequence[EvacuatingGuest], plan: Plan) -> Iterator[tuple[str, ...]]:
     """The plan as a table."""
     yield ("GUEST", "VFS", "DESTINATION")
     for guest in guests:
-        where = plan.moves.get(guest.uuid) or f"stays: {plan.stuck[guest.uuid]}"
+        where = plan.moves.get(guest.uuid) or f"stays: {plan.obstacles[guest.uuid]}"
         yield (guest.name, vfs_of(guest), where)
 
 
-def results(fates: Sequence[Fate]) -> Iterator[tuple[str, ...]]:
-    """What became of the guests as a table."""
+def result_rows(results: Sequence[GuestResult]) -> Iterator[tuple[str, ...]]:
+    """The results as a table."""
     yield ("GUEST", "VFS", "RESULT", "HOST", "SECONDS", "DOWNTIME", "")
-    for fate in fates:
-        moved = fate.outcome == runner.MOVED
-        downtime = f"{fate.downtime_ms:.0f} ms" if fate.downtime_ms is not None else "-"
-        seconds = f"{fate.seconds:.1f}" if fate.tried else "-"
-        where = (fate.place if moved else None) or "-"
+    for result in results:
+        moved = result.outcome == runner.MOVED
+        downtime = f"{result.downtime_ms:.0f} ms" if result.downtime_ms is not None else "-"
+        seconds = f"{result.seconds:.1f}" if result.tried else "-"
+        where = (result.destination if moved else None) or "-"
         yield (
-            fate.guest.name,
-            vfs_of(fate.guest),
-            fate.outcome,
+            result.guest.name,
+            vfs_of(result.guest),
+            result.outcome,
             where,
             seconds,
             downtime,
-            "; ".join(fate.problems),
+            "; ".join(result.problems),
         )
 
 
-def vfs_of(guest: Leaver) -> str:
-    """How many VFs of which pool, in words."""
-    told = [f"{number} {pool}" if number > 1 else pool for pool, number in sorted(guest.pools.items())]
-    return ", ".join(told) or "-"
+def vfs_of(guest: EvacuatingGuest) -> str:
+    """The number of VFs of each pool, in words."""
+    counts = [f"{number} {pool}" if number > 1 else pool for pool, number in sorted(guest.pools.items())]
+    return ", ".join(counts) or "-"
 
 
-def told_plan(guests: Sequence[Leaver], plan: Plan) -> list[dict[str, Any]]:
-    """The plan for programs."""
+def plain_plan(guests: Sequence[EvacuatingGuest], plan: Plan) -> list[dict[str, Any]]:
+    """The plan as plain values."""
     return [
         {
             "domain": guest.name,
             "uuid": guest.uuid,
-            "vfs": [{"mac": vf.mac, "pool": vf.pool, "travels": vf.travels} for vf in guest.vfs],
+            "vfs": [{"mac": vf.mac, "pool": vf.pool, "travels": vf.with_state} for vf in guest.vfs],
             "destination": plan.moves.get(guest.uuid),
-            "obstacle": plan.stuck.get(guest.uuid),
+            "obstacle": plan.obstacles.get(guest.uuid),
         }
         for guest in guests
     ]
 
 
-def told_fates(fates: Sequence[Fate]) -> list[dict[str, Any]]:
-    """What became of the guests, for programs."""
+def plain_results(results: Sequence[GuestResult]) -> list[dict[str, Any]]:
+    """The results as plain values."""
     return [
         {
-            "domain": fate.guest.name,
-            "uuid": fate.guest.uuid,
-            "outcome": fate.outcome,
-            "destination": fate.place if fate.outcome == runner.MOVED else None,
-            "tried": fate.tried,
-            "seconds": round(fate.seconds, 3),
-            "downtime_ms": fate.downtime_ms,
-            "problems": list(fate.problems),
-            "error": protocol.plain(fate.error) if fate.error is not None else None,
+            "domain": result.guest.name,
+            "uuid": result.guest.uuid,
+            "outcome": result.outcome,
+            "destination": result.destination if result.outcome == runner.MOVED else None,
+            "tried": result.tried,
+            "seconds": round(result.seconds, 3),
+            "downtime_ms": result.downtime_ms,
+            "problems": list(result.problems),
+            "error": protocol.plain(result.error) if result.error is not None else None,
         }
-        for fate in fates
+        for result in results
     ]
 
 
@@ -284,44 +288,48 @@ def _evacuate(options: argparse.Namespace) -> int:
 
     migrate_verb.check_options(options)
     run_events()
-    screen = _Screen(as_json=options.json)
+    output = _Output(as_json=options.json)
     with ExitStack() as stack:
         source = stack.enter_context(Session(options.connect))
-        destinations = _destinations(options.desturi, source, stack)
-        hosts = _Hosts(options, destinations, screen)
-        now, places = hosts.look()
-        guests = [leaver(xml, now) for xml in _chosen(source.running(), options.only)]
+        destination_hosts = _connect(options.desturi, source, stack)
+        hosts = _Hosts(options, destination_hosts, output)
+        now, destinations = hosts.observe()
+        guests = [read_guest(xml, now) for xml in _chosen(source.running(), options.only)]
         if now is None and any(guest.vfs for guest in guests):
-            protocol.ask("facts", {}, path=options.socket)  # raises why it does not answer
-        plan = planner.plan(guests, places)
+            protocol.ask("facts", {}, path=options.socket)  # raises the reason
+        plan = planner.plan(guests, destinations)
         width = None if options.json else tables.width()
-        lines = list(tables.table([*rows(guests, plan)], width)) if guests else ["no guest runs on this host"]
-        screen.tell("plan", "\n".join(lines), guests=told_plan(guests, plan))
+        lines = (
+            list(tables.table([*plan_rows(guests, plan)], width))
+            if guests
+            else ["no guest runs on this host"]
+        )
+        output.event("plan", "\n".join(lines), guests=plain_plan(guests, plan))
         if options.dry_run or not guests:
-            return Refused.exit_code if plan.stuck else 0
+            return Refused.exit_code if plan.obstacles else 0
         with keyboard.interruptible() as cancelled:
-            fates = Evacuator(hosts, cancelled, now, places, options.jobs).run(guests, plan)
-    lines = ["", *tables.table([*results(fates)], width)]
-    screen.tell("end", "\n".join(lines), guests=told_fates(fates))
-    return status(fates)
+            results = Evacuation(hosts, cancelled, now, destinations, options.jobs).run(guests, plan)
+    lines = ["", *tables.table([*result_rows(results)], width)]
+    output.event("end", "\n".join(lines), guests=plain_results(results))
+    return status(results)
 
 
-def status(fates: Sequence[Fate]) -> int:
-    """The exit status; what went wrong is said on standard error as well."""
-    stayed = [fate for fate in fates if fate.outcome != runner.MOVED]
-    amiss = [fate.guest.name for fate in fates if fate.outcome == runner.MOVED and fate.problems]
+def status(results: Sequence[GuestResult]) -> int:
+    """The exit status; prints problems on standard error."""
+    stayed = [result for result in results if result.outcome != runner.MOVED]
+    amiss = [result.guest.name for result in results if result.outcome == runner.MOVED and result.problems]
     if stayed:
-        names = ", ".join(fate.guest.name for fate in stayed)
+        names = ", ".join(result.guest.name for result in stayed)
         print(f"vfmigrate: not moved: {names}; run the command again to retry", file=sys.stderr)
     if amiss:
         print(f"vfmigrate: moved with problems: {', '.join(amiss)}", file=sys.stderr)
-    error = next((fate.error for fate in stayed if fate.error is not None), None)
+    error = next((result.error for result in stayed if result.error is not None), None)
     if error is not None:
         return error.exit_code
     return Refused.exit_code if stayed or amiss else 0
 
 
-def _destinations(uris: Sequence[str], source: Session, stack: ExitStack) -> list[_Destination]:
+def _connect(uris: Sequence[str], source: Session, stack: ExitStack) -> list[_DestinationHost]:
     from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
 
     source.keep_alive()
@@ -333,13 +341,13 @@ def _destinations(uris: Sequence[str], source: Session, stack: ExitStack) -> lis
         name = session.hostname()
         if name in taken:
             raise UsageError(f"{uri} {taken[name]}")
-        taken[name] = f"leads to {name}, which is named already"
-        found.append(_Destination(name, uri, session))
+        taken[name] = f"is {name}, which is given twice"
+        found.append(_DestinationHost(name, uri, session))
     return found
 
 
 def _chosen(running: Mapping[str, str], only: Optional[Sequence[str]]) -> list[str]:
-    """The XML of the guests that are to leave; `running` is all of it by name."""
+    """The XML of the guests to migrate; `running` has the XML of all by name."""
     for name in only or ():
         if name not in running:
             raise Refused(f"no guest '{name}' runs on this host", "see: virsh list")

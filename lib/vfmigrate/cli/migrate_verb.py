@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vfmigrate.cli import display, keyboard
 from vfmigrate.domain.migrating_vf import crossings
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
-from vfmigrate.migrate.convergence import Terms
+from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.model.progress import Display
 from vfmigrate.preflight import report as preflight_report
 from vfmigrate.preflight.snapshot import CheckResult
@@ -23,7 +23,7 @@ from vfmigrate.rpc import protocol
 from vfmigrate.rules.findings import ERROR, WARNING
 
 if TYPE_CHECKING:
-    from vfmigrate.migrate.workflow import Migration, Report
+    from vfmigrate.migrate.workflow import Migration, MigrationReport
     from vfmigrate.virt.session import Session
 
 #: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
@@ -135,11 +135,11 @@ def _migrate(options: argparse.Namespace) -> int:
                 report = run(options, source, destination, shown, cancelled)
             except VfmigrateError as error:
                 if options.json:
-                    shown.tell("failed", str(error), **protocol.plain(error))
+                    shown.event("failed", str(error), **protocol.plain(error))
                 raise
-            _tell(report, shown)
+            shown.event("end", "\n".join(summary(report)), **dataclasses.asdict(report))
     if report.problems:
-        raise HostError(f"guest '{options.domain}' has arrived, but {'; '.join(report.problems)}")
+        raise HostError(f"guest '{options.domain}' has arrived with problems: {'; '.join(report.problems)}")
     return 0
 
 
@@ -149,12 +149,12 @@ def run(
     destination: Session,
     shown: Display,
     cancelled: threading.Event,
-) -> Report:
-    """Move one guest as the options say, and return when it is there. Raises VfmigrateError when it did not move."""
+) -> MigrationReport:
+    """Migrate one guest by the options, and return when it has arrived. Raises VfmigrateError if it did not."""
     migration = _prepared(options, source, destination, shown, cancelled)
-    shown.tell(
+    shown.event(
         "begin",
-        f"guest '{migration.name}' goes to {destination.hostname()}{_ways(migration)}",
+        f"migrating guest '{migration.name}' to {destination.hostname()}{_strategies(migration)}",
         domain=migration.name,
         uuid=migration.uuid,
         destination=destination.hostname(),
@@ -162,7 +162,7 @@ def run(
     )
     if migration.crossings and not getattr(options, "unchecked", True):
         _check(options, source, destination, shown)
-    terms = Terms(
+    limits = ConvergenceLimits(
         max_downtime_ms=options.max_downtime,
         vfs=any(one.strategy == "vfio" for one in migration.crossings),
         limited=options.bandwidth is not None,
@@ -183,7 +183,7 @@ def run(
         unsafe=options.unsafe,
         migrate_uri=options.migrateuri,
     )
-    return migration.run(wanted, terms, timeout=options.timeout, cancel_at_timeout=options.timeout_cancel)
+    return migration.run(wanted, limits, timeout=options.timeout, cancel_at_timeout=options.timeout_cancel)
 
 
 def _check(options: argparse.Namespace, source: Session, destination: Session, shown: Display) -> None:
@@ -196,7 +196,7 @@ def _check(options: argparse.Namespace, source: Session, destination: Session, s
     for each in results:
         if each.severity == WARNING:
             text = f"warning: {each.text}; {each.remedy}" if each.remedy else f"warning: {each.text}"
-            shown.tell("warning", text, side=each.side, check=each.check)
+            shown.event("warning", text, side=each.side, check=each.check)
     refuse(options.domain, [each for each in results if each.severity == ERROR])
 
 
@@ -223,7 +223,8 @@ def _prepared(
 
     if not source.is_running(options.domain):
         raise Refused(
-            f"guest '{options.domain}' does not run", "virsh migrate --offline moves its definition"
+            f"guest '{options.domain}' is not running",
+            f"to migrate its definition, run: virsh migrate --offline --persistent {options.domain} {options.desturi}",
         )
     transfer = Transfer(source, destination, options.desturi, options.domain)
     return Migration(
@@ -231,34 +232,29 @@ def _prepared(
         crossings(transfer.xml("source")),
         shown,
         cancelled,
-        near=Remote(source.mailbox(), source.hostname()),
-        far=Remote(destination.mailbox(), destination.hostname()),
+        source_daemon=Remote(source.mailbox(), source.hostname()),
+        destination_daemon=Remote(destination.mailbox(), destination.hostname()),
         source=Devices(source, transfer.uuid),
         destination=Devices(destination, transfer.uuid),
     )
 
 
-def _ways(migration: Migration) -> str:
-    told = [f"{one.mac or 'a VF without MAC'} by {one.strategy}" for one in migration.crossings]
-    return f" with {', '.join(told)}" if told else ""
+def _strategies(migration: Migration) -> str:
+    found = [f"{one.mac or 'a VF without MAC'} by {one.strategy}" for one in migration.crossings]
+    return f" with {', '.join(found)}" if found else ""
 
 
-def _tell(report: Report, shown: Display) -> None:
-    facts = dataclasses.asdict(report)
-    shown.tell("end", "\n".join(summary(report)), **facts)
-
-
-def summary(report: Report) -> Iterator[str]:
-    """What is said of a guest that has arrived."""
+def summary(report: MigrationReport) -> Iterator[str]:
+    """The lines for a guest that has arrived."""
     yield f"arrived after {report.total_ms / 1000:.1f} s"
     if report.downtime_ms is not None:
         yield f"downtime {report.downtime_ms} ms (by libvirt)"
     if report.standstill_ms is not None:
         yield (
-            f"silence about {report.standstill_ms:.0f} ms (estimated: from the event that the guest stopped to the one "
-            "that it runs, as they reached this command; the network's part is not in it)"
+            f"stopped for about {report.standstill_ms:.0f} ms (estimated from libvirt's events, as this command "
+            "received them; without the network's part)"
         )
     for mac, away in report.away_ms.items():
-        yield f"{mac} was without its VF for {away / 1000:.1f} s, and on the bond's other port meanwhile"
-    for mac, told in report.verified.items():
-        yield f"{mac} {told}"
+        yield f"{mac} had no VF for {away / 1000:.1f} s, and used the other port of the bond"
+    for mac, verified in report.verified.items():
+        yield f"{mac} {verified}"

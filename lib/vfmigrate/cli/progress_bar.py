@@ -25,7 +25,7 @@ class BarDisplay:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def tell(self, _event: str, text: str, /, **_facts: Any) -> None:
+    def event(self, _event: str, text: str, /, **_facts: Any) -> None:
         """Print an event above the bar."""
         self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

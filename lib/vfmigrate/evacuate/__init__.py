@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Emptying a host: which guest goes where, and the migrations one beside the other.
+"""The evacuation of a host: plans the destination of each guest, and runs several migrations at once.
 
-Part of the command. It decides and drives; each migration is `migrate`'s.
+Part of the command. Each migration is done by `migrate`.
 """

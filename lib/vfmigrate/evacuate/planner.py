@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which guest of a host that is to be emptied goes where, and which may be on its way at the same time. Pure.
+"""Plans an evacuation: the destination of each guest, and how many guests migrate at the same time. Pure.
 
-A plan never gives away more VFs than a destination has free, nor one that a guest's state does not fit. A card moves
-the states of a few VFs at a time (`HostFacts.moving_at_once`): on this host the PF of each VF is known, and that is
-what is counted. On a destination the daemon there chooses the VF, so all VFs of a pool count as if they were of one PF.
+A plan uses only VFs that are free on the destination and can take the guest's device state. A card migrates a limited
+number of VFs with device state at a time (`HostFacts.moving_at_once`). On this host the PF of each VF is known, and its
+VFs are counted. On a destination, the daemon chooses the VF, so all VFs of a pool count as if they were of one PF.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ from vfmigrate.rules.compatibility import CardFacts
 
 
 @dataclass(frozen=True)
-class VfNeed:
-    """A VF that a guest has here and needs there."""
+class VfRequirement:
+    """A VF that a guest has on this host and needs on the destination."""
 
-    #: None: of no pool of this host
+    #: None: it belongs to no pool of this host
     pool: Optional[str]
     mac: Optional[str] = None
-    #: its state travels (strategy vfio); else it stays behind and another one takes its place
-    travels: bool = True
-    #: VLANs that its port is in, apart from the pool's own
+    #: it migrates with its device state (strategy vfio); otherwise it is replaced on the destination
+    with_state: bool = True
+    #: VLANs of its port besides the pool's own
     vlans: tuple[int, ...] = ()
-    #: the physical function it is of here
+    #: its physical function on this host
     pf: Optional[str] = None
-    #: what its state must fit
+    #: the card that its device state requires
     mark: Mark = field(default_factory=Mark)
 
 
 @dataclass(frozen=True)
-class Leaver:
-    """A guest that is to leave."""
+class EvacuatingGuest:
+    """A guest that is to be migrated away."""
 
     uuid: str
     name: str
-    vfs: tuple[VfNeed, ...] = ()
+    vfs: tuple[VfRequirement, ...] = ()
     memory_mib: int = 0
 
     @property
     def pools(self) -> Counter[str]:
-        """How many VFs of which pool it needs."""
+        """The number of VFs that it needs of each pool."""
         return Counter(vf.pool for vf in self.vfs if vf.pool is not None)
 
     @property
-    def travelling(self) -> Counter[str]:
-        """How many VFs of which pool take their state along."""
-        return Counter(vf.pool for vf in self.vfs if vf.pool is not None and vf.travels)
+    def vfs_with_state(self) -> Counter[str]:
+        """The number of VFs with device state, by pool."""
+        return Counter(vf.pool for vf in self.vfs if vf.pool is not None and vf.with_state)
 
     @property
     def from_pfs(self) -> Counter[str]:
-        """The same by physical function of this host."""
-        return Counter(vf.pf for vf in self.vfs if vf.pf is not None and vf.travels)
+        """The number of VFs with device state, by physical function of this host."""
+        return Counter(vf.pf for vf in self.vfs if vf.pf is not None and vf.with_state)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A destination as it is now."""
+class Destination:
+    """A destination host, as observed."""
 
     name: str
     uri: str
-    #: None: its daemon does not answer; guests without VFs can go there all the same
+    #: None: its daemon does not answer; guests without VFs can still migrate there
     facts: Optional[HostFacts] = None
     #: why there are no facts
     problem: str = ""
@@ -80,44 +80,44 @@ class Place:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each guest goes, by UUID, and why the others go nowhere."""
+    """The destination of each guest by UUID, and why the other guests have none."""
 
     moves: Mapping[str, str] = field(default_factory=dict)
-    stuck: Mapping[str, str] = field(default_factory=dict)
+    obstacles: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Room:
-    """What is left of a place while guests are planned onto it."""
+class _Capacity:
+    """The remaining VFs and memory of a destination during planning."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.memory_mib = place.memory_mib
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.memory_mib = destination.memory_mib
         self._taken: set[str] = set()
 
-    def obstacle(self, guest: Leaver) -> Optional[str]:
-        """Why a guest cannot go there, or None."""
+    def obstacle(self, guest: EvacuatingGuest) -> Optional[str]:
+        """Why a guest cannot migrate there, or None."""
         try:
             self._chosen(guest)
         except Refused as error:
             return error.problem
         return None
 
-    def take(self, guest: Leaver) -> None:
-        """Give the guest what it needs there. Raises Refused."""
+    def take(self, guest: EvacuatingGuest) -> None:
+        """Assign the guest the VFs and memory that it needs. Raises Refused."""
         self._taken |= self._chosen(guest)
         self.memory_mib -= guest.memory_mib
 
-    def expect(self, guest: Leaver) -> None:
-        """Count a guest that is on its way there, as far as the place does not tell of its VFs already."""
-        facts = self.place.facts
+    def take_migrating(self, guest: EvacuatingGuest) -> None:
+        """Count a guest that is migrating there, unless the observed VFs include its own already."""
+        facts = self.destination.facts
         vfs = [vf for pool in facts.pools for pf in pool.pfs for vf in pf.vfs] if facts is not None else []
         if not any(vf.guest == guest.uuid for vf in vfs):
-            with contextlib.suppress(Refused):  # the daemon there has the last word, and has it now
+            with contextlib.suppress(Refused):  # the daemon there decides
                 self.take(guest)
 
-    def spare(self, guest: Leaver) -> int:
-        """How many VFs the scarcest of the guest's pools has left."""
-        facts = self.place.facts
+    def spare(self, guest: EvacuatingGuest) -> int:
+        """The free VFs in that of the guest's pools which has the fewest."""
+        facts = self.destination.facts
         pools = [facts.pool(name) for name in guest.pools] if facts is not None else []
         return min((len(self._free(pool)) for pool in pools if pool is not None), default=0)
 
@@ -129,25 +129,25 @@ class _Room:
             if vf.holder is None and vf.address not in self._taken
         ]
 
-    def _chosen(self, guest: Leaver) -> set[str]:
+    def _chosen(self, guest: EvacuatingGuest) -> set[str]:
         chosen: set[str] = set()
         if not guest.vfs:
             return chosen
-        facts = self.place.facts
+        facts = self.destination.facts
         if facts is None:
-            raise Refused(f"vfmigrated there does not answer: {self.place.problem}")
-        for name, number in guest.travelling.items():
+            raise Refused(f"vfmigrated does not answer: {self.destination.problem}")
+        for name, number in guest.vfs_with_state.items():
             if number > facts.moving_at_once:
                 raise Refused(
-                    f"it has {number} VFs of pool '{name}', and a card moves {facts.moving_at_once} at a time"
+                    f"the guest has {number} VFs of pool '{name}', and a card migrates {facts.moving_at_once} at a time"
                 )
         for need in guest.vfs:
             chosen.add(self._vf_for(need, facts, chosen))
         return chosen
 
-    def _vf_for(self, need: VfNeed, facts: HostFacts, chosen: Collection[str]) -> str:
+    def _vf_for(self, need: VfRequirement, facts: HostFacts, chosen: Collection[str]) -> str:
         if need.pool is None:
-            raise Refused(f"its VF with MAC {need.mac} is of no pool of this host")
+            raise Refused(f"the VF with MAC {need.mac} belongs to no pool of the source")
         pool = facts.pool(need.pool)
         if pool is None:
             raise Refused(f"there is no pool '{need.pool}'")
@@ -155,117 +155,117 @@ class _Room:
             raise Refused(f"there is no bridge '{pool.bridge}'")
         for vlan in need.vlans:
             if not pool.allows_vlan(vlan):
-                raise Refused(f"VLAN {vlan} is not allowed in pool '{pool.name}'")
+                raise Refused(f"pool '{pool.name}' does not allow VLAN {vlan}")
         unfit: Optional[Refused] = None
         for pf, vf in self._free(pool):
             if vf.address in chosen:
                 continue
             try:
-                if need.travels:
+                if need.with_state:
                     card = CardFacts(pf.psid, pf.firmware, vf.msix)
                     compatibility.check_compatible(need.mark, PciAddress.parse(vf.address), card)
             except Refused as error:
                 unfit = error
                 continue
             return vf.address
-        raise unfit or Refused(f"pool '{pool.name}' has no VF left")
+        raise unfit or Refused(f"pool '{pool.name}' has no free VF left")
 
 
 def plan(
-    guests: Iterable[Leaver],
-    places: Sequence[Place],
+    guests: Iterable[EvacuatingGuest],
+    destinations: Sequence[Destination],
     *,
     refused: Mapping[str, Collection[str]] = MappingProxyType({}),
-    under_way: Iterable[tuple[Leaver, str]] = (),
+    migrating: Iterable[tuple[EvacuatingGuest, str]] = (),
 ) -> Plan:
-    """Decide where each guest goes.
+    """Choose a destination for each guest.
 
-    `refused` are the names of the places that turned a guest away already, by its UUID; `under_way` are guests that
-    have set out, whose VFs the places may or may not tell of yet. Guests with many VFs come first, since they are the
-    hardest to find a place for; each goes where most is left of what it needs.
+    `refused` are the destinations that have refused a guest already, by its UUID. `migrating` are guests whose
+    migration has begun; the destinations may or may not show their VFs yet. Guests with many VFs are planned first,
+    as they are the hardest to place; each goes to the destination with the most free VFs of its pools.
     """
-    rooms = [_Room(place) for place in places]
-    for guest, name in under_way:
-        for room in rooms:
-            if room.place.name == name:
-                room.expect(guest)
+    capacities = [_Capacity(destination) for destination in destinations]
+    for guest, name in migrating:
+        for capacity in capacities:
+            if capacity.destination.name == name:
+                capacity.take_migrating(guest)
     moves: dict[str, str] = {}
-    stuck: dict[str, str] = {}
+    obstacles: dict[str, str] = {}
     for guest in sorted(guests, key=lambda each: (-len(each.vfs), -each.memory_mib, each.name)):
-        obstacles = {room.place.name: room.obstacle(guest) for room in rooms}
+        why = {each.destination.name: each.obstacle(guest) for each in capacities}
         for name in refused.get(guest.uuid, ()):
-            obstacles[name] = "it refused the guest"
-        fitting = [room for room in rooms if obstacles[room.place.name] is None]
+            why[name] = "refused the guest"
+        fitting = [each for each in capacities if why[each.destination.name] is None]
         if fitting:
-            room = max(fitting, key=lambda each: (each.spare(guest), each.memory_mib))
-            room.take(guest)
-            moves[guest.uuid] = room.place.name
+            best = max(fitting, key=lambda each: (each.spare(guest), each.memory_mib))
+            best.take(guest)
+            moves[guest.uuid] = best.destination.name
         else:
-            stuck[guest.uuid] = "; ".join(f"{name}: {why}" for name, why in obstacles.items())
-    return Plan(moves, stuck)
+            obstacles[guest.uuid] = "; ".join(f"{name}: {each}" for name, each in why.items())
+    return Plan(moves, obstacles)
 
 
-class Lanes:
-    """How many guests, and states of VFs, are on their way; nothing begins that would exceed a limit."""
+class Concurrency:
+    """Counts the guests and the VFs with device state that are migrating, against the limits."""
 
-    def __init__(self, jobs: int, here: Optional[HostFacts], places: Iterable[Place]) -> None:
-        """`here` and `places` tell the limits, and what others have on the move already."""
+    def __init__(self, jobs: int, here: Optional[HostFacts], destinations: Iterable[Destination]) -> None:
+        """`here` and `destinations` have the limits, and the VFs that are migrating for others."""
         self._jobs = jobs
-        self._moving: dict[str, tuple[Leaver, str]] = {}
+        self._moving: dict[str, tuple[EvacuatingGuest, str]] = {}
         self._limits: dict[str, int] = {}
         self._others: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._here_limit = 0
-        self.look(here, places)
+        self.update(here, destinations)
 
-    def look(self, here: Optional[HostFacts], places: Iterable[Place]) -> None:
-        """Learn anew what others have on the move; only while nothing of ours is."""
+    def update(self, here: Optional[HostFacts], destinations: Iterable[Destination]) -> None:
+        """Update the VFs that are migrating for others; only while none of our guests is migrating."""
         self._others.clear()
         if here is not None:
             self._here_limit = here.moving_at_once
             for pool in here.pools:
                 for pf in pool.pfs:
                     self._others["", pf.address] += pf.moving
-        for place in places:
-            if place.facts is not None:
-                self._limits[place.name] = place.facts.moving_at_once
-                for pool in place.facts.pools:
-                    self._others[place.name, pool.name] += sum(pf.moving for pf in pool.pfs)
+        for destination in destinations:
+            if destination.facts is not None:
+                self._limits[destination.name] = destination.facts.moving_at_once
+                for pool in destination.facts.pools:
+                    self._others[destination.name, pool.name] += sum(pf.moving for pf in pool.pfs)
 
     @property
-    def under_way(self) -> list[tuple[Leaver, str]]:
-        """The guests that are on their way, each with the place it goes to."""
+    def migrating(self) -> list[tuple[EvacuatingGuest, str]]:
+        """The guests that are migrating, each with its destination."""
         return list(self._moving.values())
 
     def loads(self) -> Counter[tuple[str, str]]:
-        """VF states on their way: by PF of this host (first name empty), and by place and its pool."""
+        """Migrating VFs with device state: by PF of this host (first name empty), and by destination and pool."""
         found: Counter[tuple[str, str]] = Counter(self._others)
-        for guest, place in self._moving.values():
-            found.update(_load(guest, place))
+        for guest, destination in self._moving.values():
+            found.update(_load(guest, destination))
         return found
 
-    def may_begin(self, guest: Leaver, place: str) -> bool:
-        """Whether a guest can set out now."""
+    def can_start(self, guest: EvacuatingGuest, destination: str) -> bool:
+        """Whether the limits allow the migration of this guest now."""
         if len(self._moving) >= self._jobs:
             return False
         loads = self.loads()
         return all(
             loads[where] + number <= (self._limits.get(where[0], 0) if where[0] else self._here_limit)
-            for where, number in _load(guest, place).items()
+            for where, number in _load(guest, destination).items()
         )
 
-    def begin(self, guest: Leaver, place: str) -> None:
-        """A guest sets out."""
-        self._moving[guest.uuid] = (guest, place)
+    def start(self, guest: EvacuatingGuest, destination: str) -> None:
+        """Count a guest whose migration starts."""
+        self._moving[guest.uuid] = (guest, destination)
 
-    def end(self, guest: Leaver) -> None:
-        """A guest has arrived, or stays."""
+    def end(self, guest: EvacuatingGuest) -> None:
+        """Stop counting a guest whose migration has ended."""
         self._moving.pop(guest.uuid, None)
 
 
-def _load(guest: Leaver, place: str) -> Counter[tuple[str, str]]:
+def _load(guest: EvacuatingGuest, destination: str) -> Counter[tuple[str, str]]:
     load: Counter[tuple[str, str]] = Counter()
     for pf, number in guest.from_pfs.items():
         load["", pf] = number
-    for pool, number in guest.travelling.items():
-        load[place, pool] = number
+    for pool, number in guest.vfs_with_state.items():
+        load[destination, pool] = number
     return load

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Carries out an evacuation: several guests at once, elsewhere when a destination refuses, until nobody is left to try.
+"""Runs an evacuation: migrates several guests at once, and plans again for a guest that a destination refuses.
 
-How one guest is moved and how hosts are looked at comes from outside; what is counted and planned is `evacuation`'s.
-There is no record of what was done: a guest that has left is not here any more, so that asking again does the rest.
+How a guest is migrated and how hosts are observed comes from outside; planning and counting is in `planner`. Nothing is
+recorded: a guest that has migrated is no longer on this host, so running the command again retries the rest.
 """
 
 from __future__ import annotations
@@ -18,204 +18,213 @@ from typing import Optional, Protocol
 
 from vfmigrate.errors import Cancelled, VfmigrateError
 from vfmigrate.evacuate import planner
-from vfmigrate.evacuate.planner import Lanes, Leaver, Place
+from vfmigrate.evacuate.planner import Concurrency, Destination, EvacuatingGuest
 from vfmigrate.model.host_facts import HostFacts
 
 MOVED = "moved"
 FAILED = "failed"
 STAYED = "stayed"
 
-_OTHERS_SECONDS = 2.0
+_WAIT_SECONDS = 2.0
 _EVENT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a guest arrived."""
+    """A guest that runs on its destination."""
 
     downtime_ms: Optional[float] = None
-    #: what is not as it should be there
+    #: what is wrong with it there
     problems: tuple[str, ...] = ()
 
 
-class TurnedAway(Exception):
-    """A destination refused a guest before anything was copied; it may be tried elsewhere."""
+class DestinationRefused(Exception):
+    """The destination refused a guest before anything was copied; another destination may take it."""
 
     def __init__(self, error: VfmigrateError) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-class Ground(Protocol):
-    """The hosts, as far as an evacuation acts on them. `move` is called in several threads at once."""
+class EvacuationHosts(Protocol):
+    """The hosts of an evacuation. `migrate` is called in several threads at once."""
 
-    def look(self) -> tuple[Optional[HostFacts], Sequence[Place]]:
-        """This host and the destinations as they are now."""
+    def observe(self) -> tuple[Optional[HostFacts], Sequence[Destination]]:
+        """The facts of this host, and the destinations."""
 
-    def move(self, guest: Leaver, place: Place, cancelled: threading.Event) -> Arrival:
-        """Move one guest, and return when it is there.
+    def migrate(
+        self, guest: EvacuatingGuest, destination: Destination, cancelled: threading.Event
+    ) -> Arrival:
+        """Migrate one guest, and return when it has arrived.
 
-        Raises TurnedAway when the destination refused it at once, VfmigrateError when it did not arrive.
+        Raises DestinationRefused if the destination refused it before anything was copied, VfmigrateError if the
+        migration failed.
         """
 
-    def tell(self, event: str, guest: Leaver, place: str, text: str) -> None:
-        """Something happened to a guest."""
+    def event(self, event: str, guest: EvacuatingGuest, destination: str, text: str) -> None:
+        """Show an event of a guest."""
 
 
 @dataclass
-class Fate:
-    """What became of a guest."""
+class GuestResult:
+    """The result for one guest."""
 
-    guest: Leaver
+    guest: EvacuatingGuest
     outcome: str = STAYED
-    #: where it is, or was last tried; None when it was tried nowhere
-    place: Optional[str] = None
+    #: the last destination that was tried; None: none was
+    destination: Optional[str] = None
     seconds: float = 0.0
     downtime_ms: Optional[float] = None
-    #: why it did not move, or what is wrong with it there
+    #: why it did not migrate, or what is wrong with it there
     problems: tuple[str, ...] = ()
     error: Optional[VfmigrateError] = None
-    #: the places that it was sent to, in order
+    #: all destinations that were tried, in order
     tried: list[str] = field(default_factory=list)
 
 
-class Evacuator:
+class Evacuation:
     """One evacuation."""
 
     def __init__(
         self,
-        ground: Ground,
+        hosts: EvacuationHosts,
         cancelled: threading.Event,
         here: Optional[HostFacts],
-        places: Sequence[Place],
+        destinations: Sequence[Destination],
         jobs: int,
         *,
-        patience: float = _OTHERS_SECONDS,
+        period: float = _WAIT_SECONDS,
     ) -> None:
-        """`patience`: seconds between two looks whether others are done whose migrations fill a card."""
-        self._ground = ground
+        """`period`: seconds between two observations while VFs of others fill the cards."""
+        self._hosts = hosts
         self._cancelled = cancelled
-        self._places = list(places)
+        self._destinations = list(destinations)
         self._jobs = jobs
-        self._patience = patience
-        self._lanes = Lanes(jobs, here, places)
+        self._period = period
+        self._concurrency = Concurrency(jobs, here, destinations)
         self._refused: defaultdict[str, set[str]] = defaultdict(set)
-        self._waiting: list[tuple[Leaver, str]] = []
-        self._fates: dict[str, Fate] = {}
-        self._second_chance = True
-        self._told_to_wait = False
-        self._ended: queue.Queue[tuple[Leaver, str, float, Optional[Arrival], Optional[Exception]]] = (
-            queue.Queue()
-        )
+        self._waiting: list[tuple[EvacuatingGuest, str]] = []
+        self._results: dict[str, GuestResult] = {}
+        self._may_retry = True
+        self._wait_reported = False
+        self._ended: queue.Queue[
+            tuple[EvacuatingGuest, str, float, Optional[Arrival], Optional[Exception]]
+        ] = queue.Queue()
 
-    def run(self, guests: Sequence[Leaver], plan: planner.Plan) -> list[Fate]:
-        """Move the guests as planned, as far as that goes; what became of each, in the order given."""
-        self._fates = {guest.uuid: Fate(guest) for guest in guests}
-        self._take(guests, plan)
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="evacuate") as crew:
-            while self._goes_on():
+    def run(self, guests: Sequence[EvacuatingGuest], plan: planner.Plan) -> list[GuestResult]:
+        """Migrate the guests by the plan; returns their results in the order given."""
+        self._results = {guest.uuid: GuestResult(guest) for guest in guests}
+        self._take_plan(guests, plan)
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="evacuate") as threads:
+            while self._continues():
                 if not self._cancelled.is_set():
-                    self._send(crew)
-                if self._lanes.under_way:
-                    self._await_end()
+                    self._start(threads)
+                if self._concurrency.migrating:
+                    self._wait_for_end()
                 elif self._waiting and not self._cancelled.is_set():
-                    self._await_others()
+                    self._wait_for_others()
                 else:
                     self._waiting.clear()
         for guest in guests:
-            fate = self._fates[guest.uuid]
-            if fate.outcome == STAYED and not fate.problems and self._cancelled.is_set():
-                fate.error = Cancelled("cancelled before it set out")
-                fate.problems = (fate.error.problem,)
-        return [self._fates[guest.uuid] for guest in guests]
+            result = self._results[guest.uuid]
+            if result.outcome == STAYED and not result.problems and self._cancelled.is_set():
+                result.error = Cancelled("cancelled before its migration began")
+                result.problems = (result.error.problem,)
+        return [self._results[guest.uuid] for guest in guests]
 
-    def _goes_on(self) -> bool:
-        if self._waiting or self._lanes.under_way:
+    def _continues(self) -> bool:
+        if self._waiting or self._concurrency.migrating:
             return True
-        again = [self._fates[uuid].guest for uuid in self._refused if self._fates[uuid].outcome == STAYED]
-        if not again or not self._second_chance or self._cancelled.is_set():
+        again = [self._results[uuid].guest for uuid in self._refused if self._results[uuid].outcome == STAYED]
+        if not again or not self._may_retry or self._cancelled.is_set():
             return False
-        # A refusal may have been of the moment: a VF that was promised to a guest which did not come after all.
-        self._second_chance = False
+        # A refusal can be temporary: a VF may have been reserved for a guest that did not come.
+        self._may_retry = False
         self._refused.clear()
-        self._plan_anew(again)
+        self._replan(again)
         return bool(self._waiting)
 
-    def _take(self, guests: Sequence[Leaver], plan: planner.Plan) -> None:
-        """Take up a plan for guests that wait."""
+    def _take_plan(self, guests: Sequence[EvacuatingGuest], plan: planner.Plan) -> None:
+        """Use a plan for the guests that wait."""
         self._waiting = [(guest, plan.moves[guest.uuid]) for guest in guests if guest.uuid in plan.moves]
         for guest in guests:
-            if guest.uuid in plan.stuck:
-                fate = self._fates[guest.uuid]
-                if not fate.tried:
-                    fate.problems = (plan.stuck[guest.uuid],)
+            if guest.uuid in plan.obstacles:
+                result = self._results[guest.uuid]
+                if not result.tried:
+                    result.problems = (plan.obstacles[guest.uuid],)
 
-    def _plan_anew(self, more: Sequence[Leaver]) -> None:
-        _here, places = self._ground.look()
-        self._places = list(places)
+    def _replan(self, more: Sequence[EvacuatingGuest]) -> None:
+        _here, destinations = self._hosts.observe()
+        self._destinations = list(destinations)
         guests = [*(guest for guest, _ in self._waiting), *more]
-        plan = planner.plan(guests, places, refused=self._refused, under_way=self._lanes.under_way)
-        self._take(guests, plan)
+        plan = planner.plan(
+            guests, destinations, refused=self._refused, migrating=self._concurrency.migrating
+        )
+        self._take_plan(guests, plan)
 
-    def _send(self, crew: ThreadPoolExecutor) -> None:
-        """Let all set out that can."""
+    def _start(self, threads: ThreadPoolExecutor) -> None:
+        """Start all migrations that the limits allow."""
         left = []
         for guest, name in self._waiting:
-            if not self._lanes.may_begin(guest, name):
+            if not self._concurrency.can_start(guest, name):
                 left.append((guest, name))
                 continue
-            self._lanes.begin(guest, name)
-            fate = self._fates[guest.uuid]
-            fate.tried.append(name)
-            fate.place = name
-            place = next(place for place in self._places if place.name == name)
-            self._ground.tell("begin", guest, name, f"sets out for {name}")
-            crew.submit(self._move, guest, place)
+            self._concurrency.start(guest, name)
+            result = self._results[guest.uuid]
+            result.tried.append(name)
+            result.destination = name
+            destination = next(destination for destination in self._destinations if destination.name == name)
+            self._hosts.event("begin", guest, name, f"migrating to {name}")
+            threads.submit(self._migrate, guest, destination)
         self._waiting = left
 
-    def _move(self, guest: Leaver, place: Place) -> None:
+    def _migrate(self, guest: EvacuatingGuest, destination: Destination) -> None:
         begun = time.monotonic()
         arrival: Optional[Arrival] = None
         failure: Optional[Exception] = None
         try:
-            arrival = self._ground.move(guest, place, self._cancelled)
-        except Exception as error:  # noqa: BLE001 - told by whoever waits for it, and raised if it is a fault of ours
+            arrival = self._hosts.migrate(guest, destination, self._cancelled)
+        except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises what is a bug
             failure = error
-        self._ended.put((guest, place.name, time.monotonic() - begun, arrival, failure))
+        self._ended.put((guest, destination.name, time.monotonic() - begun, arrival, failure))
 
-    def _await_end(self) -> None:
+    def _wait_for_end(self) -> None:
         try:
-            guest, place, seconds, arrival, failure = self._ended.get(timeout=_EVENT_SECONDS)
+            guest, destination, seconds, arrival, failure = self._ended.get(timeout=_EVENT_SECONDS)
         except queue.Empty:
             return
-        self._lanes.end(guest)
-        fate = self._fates[guest.uuid]
-        fate.seconds += seconds
+        self._concurrency.end(guest)
+        result = self._results[guest.uuid]
+        result.seconds += seconds
         if arrival is not None:
-            fate.outcome, fate.downtime_ms = MOVED, arrival.downtime_ms
-            fate.problems, fate.error = arrival.problems, None
-            told = f", downtime {arrival.downtime_ms:.0f} ms" if arrival.downtime_ms is not None else ""
-            self._ground.tell("arrived", guest, place, f"is on {place} after {seconds:.1f} s{told}")
-        elif isinstance(failure, TurnedAway):
-            fate.problems, fate.error = (str(failure.error),), failure.error
-            self._ground.tell("refused", guest, place, f"was refused by {place}: {failure.error}")
-            self._refused[guest.uuid].add(place)
+            result.outcome, result.downtime_ms = MOVED, arrival.downtime_ms
+            result.problems, result.error = arrival.problems, None
+            downtime = f", downtime {arrival.downtime_ms:.0f} ms" if arrival.downtime_ms is not None else ""
+            self._hosts.event(
+                "arrived", guest, destination, f"migrated to {destination} in {seconds:.1f} s{downtime}"
+            )
+        elif isinstance(failure, DestinationRefused):
+            result.problems, result.error = (str(failure.error),), failure.error
+            self._hosts.event("refused", guest, destination, f"refused by {destination}: {failure.error}")
+            self._refused[guest.uuid].add(destination)
             if not self._cancelled.is_set():
-                self._plan_anew([guest])
+                self._replan([guest])
         elif isinstance(failure, VfmigrateError):
-            fate.outcome = STAYED if isinstance(failure, Cancelled) else FAILED
-            fate.problems, fate.error = (str(failure),), failure
-            self._ground.tell("failed", guest, place, f"did not move: {failure}")
+            result.outcome = STAYED if isinstance(failure, Cancelled) else FAILED
+            result.problems, result.error = (str(failure),), failure
+            self._hosts.event("failed", guest, destination, f"not migrated: {failure}")
         elif failure is not None:
             raise failure
 
-    def _await_others(self) -> None:
-        """Nothing of ours is on its way and nothing may begin: others' migrations fill the cards."""
-        if not self._told_to_wait:
-            self._told_to_wait = True
-            guest, place = self._waiting[0]
-            self._ground.tell("waiting", guest, place, "waits: VFs of others are on the move on its cards")
-        self._cancelled.wait(self._patience)
-        here, places = self._ground.look()
-        self._places = list(places)
-        self._lanes.look(here, places)
+    def _wait_for_others(self) -> None:
+        """Wait while VFs that are migrating for others fill the cards, and none of our guests is migrating."""
+        if not self._wait_reported:
+            self._wait_reported = True
+            guest, destination = self._waiting[0]
+            self._hosts.event(
+                "waiting", guest, destination, "waiting: VFs that are migrating for others fill the cards"
+            )
+        self._cancelled.wait(self._period)
+        here, destinations = self._hosts.observe()
+        self._destinations = list(destinations)
+        self._concurrency.update(here, destinations)

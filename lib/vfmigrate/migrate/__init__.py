@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One guest migrated to another host, and watched on its way.
+"""The migration of one guest to another host: started, watched, verified.
 
-Part of the command, with its user's rights. It never touches a host but through libvirt and the two daemons.
+Part of the command, with its user's rights. It acts on a host only through libvirt and the two daemons.
 """

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a migration under way will come to its end, and what to do when it will not. Pure: figures in, verdicts out.
+"""Whether a running migration converges, and what to do if it does not. Pure: figures in, verdicts out.
 
-QEMU copies a guest's memory in passes; each pass copies what the guest wrote during the one before. It stops the guest
-and copies the rest when that takes no longer than the allowed downtime. With a VF the rest has the device's state in
-it, which no figure of libvirt's tells beforehand: it shows by memory alone being small enough and QEMU going on all
-the same.
+QEMU copies a guest's memory in passes; each pass copies what the guest dirtied during the last one. It stops the guest
+and copies the rest when that takes no longer than the allowed downtime. With a VF, the rest includes the device state,
+whose size libvirt does not report. It shows when the remaining memory alone fits the downtime and QEMU still goes on.
 
-The figures' names: libvirt's virDomainGetJobStats (VIR_DOMAIN_JOB_*). They count memory only: what a VF itself writes
-to it is not in the dirty rate.
+The names of the figures are those of libvirt's virDomainGetJobStats (VIR_DOMAIN_JOB_*). The dirty rate does not include
+memory that a VF writes by DMA.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from typing import Optional, Union
 
 from vfmigrate.model.progress import Progress
 
-#: what QEMU allows itself unless told otherwise, in ms (migration parameter downtime-limit)
+#: QEMU's default downtime, in ms (migration parameter downtime-limit)
 USUAL_DOWNTIME_MS = 300
-#: seconds without getting closer to the end before something is done about it
+#: seconds without convergence before a verdict
 PATIENCE = 10.0
-#: what is left must shrink by this part of it to count as getting closer
+#: the remaining memory must shrink by this part to count as convergence
 _CLOSER = 0.1
-#: room above what the figures ask for, since the guest does not write evenly
+#: factor above the computed downtime, since the guest does not dirty evenly
 _MARGIN = 1.25
-#: passes that must have shown the same before it is believed
+#: passes without convergence before a verdict
 _PASSES = 2
 
 
 def read(stats: Mapping[str, int]) -> Progress:
-    """The progress in what libvirt tells of a job."""
+    """The progress in libvirt's figures of a job."""
     iteration = stats.get("memory_iteration", 0)
     expected = stats.get("downtime")
     return Progress(
@@ -50,61 +49,61 @@ def read(stats: Mapping[str, int]) -> Progress:
 
 
 @dataclass(frozen=True)
-class Allow:
-    """Let the guest stand still for longer: so many ms."""
+class RaiseDowntime:
+    """Raise the allowed downtime to this many ms."""
 
     downtime_ms: int
     why: str
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Give the migration up: it does not come to an end."""
+class GiveUp:
+    """Cancel the migration: it does not converge."""
 
     why: str
     remedies: tuple[str, ...]
 
 
-Verdict = Union[Allow, Stop]
+Verdict = Union[RaiseDowntime, GiveUp]
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What there is to decide with."""
+class ConvergenceLimits:
+    """What limits the verdicts."""
 
-    #: the longest standstill that the administrator allows, in ms
+    #: the longest downtime that the administrator allows, in ms
     max_downtime_ms: int
-    #: the guest has VFs whose state travels
+    #: the guest has VFs with device state
     vfs: bool = False
-    #: a limit on the bandwidth was asked for
+    #: the administrator set a bandwidth limit
     limited: bool = False
-    #: several connections are used already
+    #: several connections are already in use
     parallel: bool = False
 
 
 @dataclass
-class Watch:
-    """Watches one migration; remembers what it saw, and decides."""
+class ConvergenceWatch:
+    """Follows the figures of one migration, and decides."""
 
-    terms: Terms
+    limits: ConvergenceLimits
     allowed_ms: int = USUAL_DOWNTIME_MS
     _iteration: int = 0
-    #: what was left at the beginning of this pass
+    #: the remaining memory at the beginning of this pass
     _peak: int = 0
-    #: the least that was ever left at the beginning of a pass
+    #: the least memory that ever remained at the beginning of a pass
     _best: Optional[int] = None
-    #: since when it does not get closer, in seconds of the migration, and in passes
+    #: since when it does not converge, in seconds of the migration, and in passes
     _since: Optional[float] = None
     _passes: int = 0
     _faster: bool = field(default=True)
 
-    def look(self, now: Progress) -> Optional[Verdict]:
-        """Take note of how far it is; Allow or Stop when something is to be done, else None."""
+    def decide(self, now: Progress) -> Optional[Verdict]:
+        """Record the progress; returns a verdict if something must be done, else None."""
         if now.iteration < 2 or not now.total:
-            return None  # every page has to go once, however long that takes
+            return None  # the first pass copies every page, however long that takes
         if now.iteration != self._iteration:
             self._begin_pass(now)
-        # The sample may come when part of the pass is done: what is left is at least this.
+        # The sample may come when part of the pass is done: at least this much remained at its beginning.
         self._peak = max(self._peak, now.remaining)
         if self._since is None:
             self._since = now.elapsed
@@ -112,7 +111,7 @@ class Watch:
         if now.elapsed - self._since < PATIENCE or not (self._passes >= _PASSES or self._faster):
             return None
         self._start_over(now)
-        return self._decide(now)
+        return self._verdict(now)
 
     def _begin_pass(self, now: Progress) -> None:
         if self._iteration:
@@ -128,49 +127,50 @@ class Watch:
     def _start_over(self, now: Progress) -> None:
         self._since, self._passes, self._faster = now.elapsed, 0, True
 
-    def _decide(self, now: Progress) -> Verdict:
+    def _verdict(self, now: Progress) -> Verdict:
         left = min(size for size in (self._best, self._peak) if size is not None)
         needed = now.needed_ms(left)
         memory_fits = needed <= self.allowed_ms
-        most = self.terms.max_downtime_ms
+        most = self.limits.max_downtime_ms
         if self.allowed_ms < most:
             wanted = self.allowed_ms * 2 if memory_fits else needed * _MARGIN
             self.allowed_ms = round(min(most, max(wanted, self.allowed_ms + 1)))
-            return Allow(self.allowed_ms, self._told(now, needed, memory_fits=memory_fits))
-        return Stop(self._told(now, needed, memory_fits=memory_fits), self._remedies(memory_fits=memory_fits))
+            return RaiseDowntime(self.allowed_ms, self._reason(now, needed, memory_fits=memory_fits))
+        return GiveUp(
+            self._reason(now, needed, memory_fits=memory_fits), self._remedies(memory_fits=memory_fits)
+        )
 
-    def _told(self, now: Progress, needed: float, *, memory_fits: bool) -> str:
-        if memory_fits and self.terms.vfs:
+    def _reason(self, now: Progress, needed: float, *, memory_fits: bool) -> str:
+        if memory_fits and self.limits.vfs:
             return (
-                f"memory would be copied within {needed:.0f} ms, but the state of the VF is larger than "
-                f"what {mib(now.rate)}/s carry in the allowed downtime"
+                f"memory would be copied within {needed:.0f} ms, but the VF's device state does not fit the allowed "
+                f"downtime at {mib(now.rate)}/s"
             )
         if now.dirty_rate >= now.rate:
             return (
-                f"the guest writes {mib(now.dirty_rate)}/s of memory and {mib(now.rate)}/s are copied"
-                f"{needing(needed)}"
+                f"the guest dirties {mib(now.dirty_rate)}/s and {mib(now.rate)}/s are copied{needing(needed)}"
             )
-        return f"it does not get closer to its end{needing(needed)}"
+        return f"the remaining memory does not shrink{needing(needed)}"
 
     def _remedies(self, *, memory_fits: bool) -> tuple[str, ...]:
-        """Of the manual's remedies those that apply; post-copy is none with a VF, and is never used."""
+        """The remedies that apply; never post-copy, which is not possible with a VF."""
         remedies = []
-        if not (memory_fits and self.terms.vfs):
-            remedies.append("reduce what the guest writes")
-        remedies.append(f"allow more than {self.terms.max_downtime_ms} ms with --max-downtime")
-        if self.terms.limited:
-            remedies.append("raise or drop --bandwidth")
-        elif not self.terms.parallel:
-            remedies.append("use more of the network with --parallel")
-        remedies.append("let the guest be suspended for the rest with --timeout")
+        if not (memory_fits and self.limits.vfs):
+            remedies.append("reduce the guest's load")
+        remedies.append(f"raise --max-downtime above {self.limits.max_downtime_ms}")
+        if self.limits.limited:
+            remedies.append("raise or omit --bandwidth")
+        elif not self.limits.parallel:
+            remedies.append("use several connections with --parallel")
+        remedies.append("have the guest suspended for the rest with --timeout")
         return tuple(remedies)
 
 
 def mib(size: float) -> str:
-    """Bytes as MiB, for people."""
+    """Bytes as MiB, as text."""
     return f"{size / 2**20:.1f} MiB"
 
 
 def needing(ms: float) -> str:
-    """How long the guest would have to stand still, as the end of a sentence."""
-    return "" if ms == float("inf") else f": it would have to stand still for about {ms:.0f} ms"
+    """The downtime that would be needed, as the end of a sentence."""
+    return "" if ms == float("inf") else f": a downtime of about {ms:.0f} ms would be needed"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One migration from its beginning to its end, watched: told how far it is, helped along, or given up in good time.
+"""Watches one migration: shows its progress, raises the allowed downtime, suspends the guest, or cancels.
 
-What libvirt does is behind `Mover`, what is shown behind `Display`, so that every course it can take is tested without
-either. The order of things with VFs that stay behind is `replug`'s.
+libvirt is behind `RunningMigration` and the output behind `Display`, so that every course is tested without either. The
+steps of strategy replug are in `strategies.replug`.
 """
 
 from __future__ import annotations
@@ -13,167 +13,166 @@ from typing import Optional, Protocol
 
 from vfmigrate.errors import Cancelled, HostError, Refused, VfmigrateError
 from vfmigrate.migrate import convergence
-from vfmigrate.migrate.convergence import Allow, Stop, Terms, Watch
-from vfmigrate.model.progress import Display, Progress
+from vfmigrate.migrate.convergence import ConvergenceLimits, ConvergenceWatch, GiveUp, RaiseDowntime
+from vfmigrate.model.progress import Display
 
-#: seconds between two looks at libvirt's figures
+#: seconds between two observations of libvirt's figures
 PERIOD = 0.25
-#: seconds that libvirt has for ending a migration that is to be given up; it then rolls back, which takes its time
-ABORT_PATIENCE = 60.0
+#: seconds that libvirt has for cancelling a migration, which includes its rollback
+ABORT_TIMEOUT = 60.0
 
 
-class Mover(Protocol):
-    """What libvirt does (see transfer)."""
+class RunningMigration(Protocol):
+    """A migration that libvirt runs (virt.transfer)."""
 
     name: str
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end."""
+        """Wait for its end; whether it has ended."""
 
     def finish(self) -> None:
-        """Raise what went wrong."""
+        """Raise its error, if it failed."""
 
     def job(self) -> Optional[Mapping[str, int]]:
-        """The figures of libvirt."""
+        """Libvirt's figures."""
 
     def abort(self) -> bool:
-        """Give it up."""
+        """Cancel it."""
 
     def allow_downtime(self, ms: int) -> None:
-        """Let the guest stand still for longer."""
+        """Raise the allowed downtime."""
 
     def suspend(self) -> None:
-        """Suspend the guest for the rest."""
+        """Suspend the guest until the end."""
 
     def states(self) -> dict[str, Optional[str]]:
-        """Where the guest is."""
+        """The guest's state on each host."""
 
 
-class Passage:
-    """Waits for one migration, and acts on what it sees."""
+class MigrationMonitor:
+    """Waits for one migration, and acts on its figures."""
 
     def __init__(
         self,
-        mover: Mover,
+        migration: RunningMigration,
         display: Display,
-        terms: Terms,
+        limits: ConvergenceLimits,
         cancelled: threading.Event,
         *,
         timeout: Optional[float] = None,
         cancel_at_timeout: bool = False,
     ) -> None:
-        """`timeout`: seconds after which the guest is suspended for the rest, or the migration cancelled."""
-        self._mover = mover
+        """`timeout`: seconds after which the guest is suspended, or the migration cancelled."""
+        self._migration = migration
         self._display = display
-        self._watch = Watch(terms)
+        self._watch = ConvergenceWatch(limits)
         self._cancelled = cancelled
         self._timeout = timeout
         self._cancel_at_timeout = cancel_at_timeout
-        #: why it is being given up
-        self._given_up: Optional[VfmigrateError] = None
+        #: why it is being cancelled
+        self._reason: Optional[VfmigrateError] = None
         self._aborting = 0.0
         self._suspended = False
-        self.last: Optional[Progress] = None
 
     def wait(self) -> None:
         """Return when the guest has arrived.
 
-        Raises Cancelled or Refused when it was given up, HostError when it failed; the guest is on the source then,
-        or the message says where it is.
+        Raises Cancelled or Refused if the migration was cancelled, HostError if it failed; the message says where the
+        guest is.
         """
         waited = 0.0
-        while not self._mover.wait(PERIOD):
+        while not self._migration.wait(PERIOD):
             waited += PERIOD
-            if self._cancelled.is_set() and self._given_up is None:
-                self._give_up(Cancelled(f"the migration of guest '{self._mover.name}' was cancelled"))
-            if self._given_up is not None:
+            if self._cancelled.is_set() and self._reason is None:
+                self._cancel(Cancelled(f"the migration of guest '{self._migration.name}' was cancelled"))
+            if self._reason is not None:
                 self._abort()
                 continue
-            self._look(waited)
+            self._observe(waited)
         try:
-            self._mover.finish()
+            self._migration.finish()
         except VfmigrateError as error:
             self._end(error)
-        if self._given_up is not None:
-            self._display.tell("too-late", "it could not be given up any more: the guest has arrived")
+        if self._reason is not None:
+            self._display.event("too-late", "too late to cancel: the guest has arrived")
 
-    def _look(self, waited: float) -> None:
-        stats = self._mover.job()
+    def _observe(self, waited: float) -> None:
+        stats = self._migration.job()
         if stats is not None:
-            now = self.last = convergence.read(stats)
-            if now.total or now.disk_total:  # nothing is known while the destination is being prepared
+            now = convergence.read(stats)
+            if now.total or now.disk_total:  # both are 0 while the destination is being prepared
                 self._display.progress(now, self._watch.allowed_ms)
-            # A guest that is suspended for the rest writes no more: it comes to an end whatever it did before.
-            verdict = None if self._suspended else self._watch.look(now)
-            if isinstance(verdict, Allow):
+            # A suspended guest dirties no memory, so the migration will end.
+            verdict = None if self._suspended else self._watch.decide(now)
+            if isinstance(verdict, RaiseDowntime):
                 self._allow(verdict)
-            elif isinstance(verdict, Stop):
+            elif isinstance(verdict, GiveUp):
                 self._stop(verdict)
         if self._timeout is not None and waited >= self._timeout:
             self._timeout = None
             self._time_out(waited)
 
-    def _stop(self, verdict: Stop) -> None:
+    def _stop(self, verdict: GiveUp) -> None:
         if self._timeout is not None:
-            told = "be given up" if self._cancel_at_timeout else "be suspended for the rest"
-            self._display.tell("waiting", f"{verdict.why}; after {self._timeout:.0f} s it will {told}")
+            then = "the migration is cancelled" if self._cancel_at_timeout else "the guest is suspended"
+            self._display.event("waiting", f"{verdict.why}; {then} after {self._timeout:.0f} s")
             return
-        self._give_up(
+        self._cancel(
             Refused(
-                f"the migration of guest '{self._mover.name}' does not come to an end: {verdict.why}",
+                f"the migration of guest '{self._migration.name}' does not converge: {verdict.why}",
                 "; or ".join(verdict.remedies),
             )
         )
 
-    def _allow(self, verdict: Allow) -> None:
+    def _allow(self, verdict: RaiseDowntime) -> None:
         try:
-            self._mover.allow_downtime(verdict.downtime_ms)
+            self._migration.allow_downtime(verdict.downtime_ms)
         except HostError:
-            return  # it is at its end already
-        self._display.tell(
+            return  # it has ended meanwhile
+        self._display.event(
             "downtime",
-            f"{verdict.why}; allowed downtime is now {verdict.downtime_ms} ms",
+            f"{verdict.why}; raised the allowed downtime to {verdict.downtime_ms} ms",
             downtime_ms=verdict.downtime_ms,
         )
 
     def _time_out(self, waited: float) -> None:
-        told = f"after {waited:.0f} s it is not done"
+        problem = f"the migration was not complete after {waited:.0f} s"
         if self._cancel_at_timeout:
-            self._give_up(Refused(f"the migration of guest '{self._mover.name}' was given up: {told}"))
+            self._cancel(Refused(f"the migration of guest '{self._migration.name}' was cancelled: {problem}"))
             return
         try:
-            self._mover.suspend()
+            self._migration.suspend()
         except HostError as error:
-            self._display.tell("suspend-failed", str(error))
+            self._display.event("suspend-failed", str(error))
             return
         self._suspended = True
-        self._display.tell("suspended", f"{told}: the guest is suspended until it has arrived")
+        self._display.event("suspended", f"{problem}: suspended the guest until it has arrived")
 
-    def _give_up(self, reason: VfmigrateError) -> None:
-        self._given_up = reason
-        self._display.tell("cancelling", f"{reason.problem}: giving up, the guest stays")
+    def _cancel(self, reason: VfmigrateError) -> None:
+        self._reason = reason
+        self._display.event("cancelling", f"{reason.problem}: cancelling, the guest stays on the source")
         self._abort()
 
     def _abort(self) -> None:
-        """Ask until it is heard: before QEMU has begun, libvirt takes the word and it may come to nothing."""
-        self._mover.abort()
+        """Cancel, again and again: before QEMU has begun, libvirt accepts it and it may have no effect."""
+        self._migration.abort()
         self._aborting += PERIOD
-        if self._aborting > ABORT_PATIENCE:
+        if self._aborting > ABORT_TIMEOUT:
             raise HostError(
-                f"libvirt does not end the migration of guest '{self._mover.name}' within {ABORT_PATIENCE:.0f} s: "
-                f"{self.whereabouts()}",
-                f"look at both hosts; virsh domjobabort {self._mover.name}",
+                f"libvirt did not cancel the migration of guest '{self._migration.name}' within {ABORT_TIMEOUT:.0f} s: "
+                f"{self.location()}",
+                f"check both hosts, and run on the source: virsh domjobabort {self._migration.name}",
             )
 
     def _end(self, error: VfmigrateError) -> None:
-        """Raise what the failure of libvirt's call means."""
-        raised = self._given_up if self._given_up is not None else error
-        raise type(raised)(f"{raised.problem}; {self.whereabouts()}", raised.remedy) from None
+        """Raise the reason for the end, with the guest's location."""
+        raised = self._reason if self._reason is not None else error
+        raise type(raised)(f"{raised.problem}; {self.location()}", raised.remedy) from None
 
-    def whereabouts(self) -> str:
-        """Where the guest is now, in words."""
-        states = self._mover.states()
+    def location(self) -> str:
+        """Where the guest is, in words."""
+        states = self._migration.states()
         if states["source"] == "running":
             return "the guest runs on the source"
-        told = [f"{state} on the {end}" for end, state in states.items() if state is not None]
-        return f"the guest is {' and '.join(told) or 'on neither host'}"
+        found = [f"{state} on the {end}" for end, state in states.items() if state is not None]
+        return f"the guest is {' and '.join(found) or 'on neither host'}"

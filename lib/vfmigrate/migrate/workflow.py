@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest moves to another host by the ways its VFs cross, and is looked at when it is there.
+"""Migrates a guest by the strategies of its VFs, and verifies it on the destination.
 
-The order is: what can be known beforehand is checked, VFs that stay behind are taken out (replug), libvirt migrates
-(passage), VFs are plugged in, and what arrived is verified. The doors come from outside.
+The order: VFs with strategy replug are unplugged, libvirt migrates the guest (`monitor`), VFs are plugged on the
+destination, and all VFs are verified. The connections come from outside.
 """
 
 from __future__ import annotations
@@ -11,42 +11,61 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.domain.migrating_vf import Crossing, check_replug
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
-from vfmigrate.migrate.convergence import Terms
-from vfmigrate.migrate.monitor import Passage
+from vfmigrate.migrate.convergence import ConvergenceLimits
+from vfmigrate.migrate.monitor import MigrationMonitor
 from vfmigrate.model.progress import Display
+from vfmigrate.polling import poll
 from vfmigrate.strategies.replug.ground import Desk, Ends
 from vfmigrate.strategies.replug.replug import Outcome, Replug
 
-if TYPE_CHECKING:  # the doors import libvirt-python, which tests of what is decided do without
+if TYPE_CHECKING:  # these import libvirt-python, which the unit tests do without
     from vfmigrate.virt.devices import Devices
     from vfmigrate.virt.transfer import Options, Transfer
 
-#: seconds in which frames through a VF's port are waited for after a migration; a silent guest sends none
+#: seconds to wait for frames through a VF's port after a migration; a silent guest sends none
 TRAFFIC_SECONDS = 5.0
-#: seconds that a guest has for taking its VF before that has a port: the one of a failover pair
+#: seconds to wait for the port of a failover pair's VF, which is up only when the guest's driver has the VF
 JOIN_SECONDS = 20.0
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 @dataclass
-class Report:
-    """How it went; times in ms."""
+class MigrationReport:
+    """The result; times in ms. Its fields are those of the event `end` (docs/migrate.md)."""
 
     arrived: bool = False
     total_ms: float = 0.0
-    #: libvirt's figure of how long the guest stood still
+    #: the downtime by libvirt
     downtime_ms: Optional[int] = None
-    #: the same by libvirt's events, as this command received them
+    #: the downtime by libvirt's events, as this command received them
     standstill_ms: Optional[float] = None
-    #: how long each VF that stayed behind was away, by MAC
+    #: how long the guest was without each VF of strategy replug, by MAC
     away_ms: dict[str, float] = field(default_factory=dict)
-    #: what was found out about each VF on the destination, by MAC
+    #: what was verified of each VF on the destination, by MAC
     verified: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+
+class _LibvirtMigration:
+    """The part that libvirt does, without VFs of strategy replug."""
+
+    def __init__(
+        self, transfer: Transfer, options: Options, monitor: MigrationMonitor, cancelled: threading.Event
+    ) -> None:
+        self.uuid, self.name = transfer.uuid, transfer.name
+        self._transfer, self._options = transfer, options
+        self._monitor, self._cancelled = monitor, cancelled
+
+    def migrate(self) -> None:
+        """Migrate, and return when the guest has arrived. Raises VfmigrateError."""
+        if self._cancelled.is_set():
+            raise Cancelled(f"the migration of guest '{self.name}' was cancelled before it began")
+        self._transfer.begin(self._options)
+        self._monitor.wait()
 
 
 class Migration:
@@ -59,74 +78,62 @@ class Migration:
         display: Display,
         cancelled: threading.Event,
         *,
-        near: Desk,
-        far: Desk,
+        source_daemon: Desk,
+        destination_daemon: Desk,
         source: Devices,
         destination: Devices,
     ) -> None:
-        """`near` and `far` are the daemons of source and destination."""
+        """`source` and `destination` plug devices; the daemons are those of both hosts."""
         self.uuid, self.name = transfer.uuid, transfer.name
         self._transfer = transfer
         self.crossings = tuple(crossings)
         self._display = display
         self._cancelled = cancelled
-        self._near, self._far = near, far
+        self._source_daemon, self._destination_daemon = source_daemon, destination_daemon
         self._source, self._destination = source, destination
-        self._migrate: Callable[[], None] = lambda: None
-        #: the MACs of VFs that are known not to have been plugged in
+        #: the MACs of VFs that could not be plugged on the destination
         self._missing: frozenset[str] = frozenset()
-        self.report = Report()
+        self.report = MigrationReport()
 
     def run(
         self,
         options: Options,
-        terms: Terms,
+        limits: ConvergenceLimits,
         *,
         timeout: Optional[float] = None,
         cancel_at_timeout: bool = False,
-    ) -> Report:
-        """Move the guest, and verify it. Raises VfmigrateError when it did not move."""
+    ) -> MigrationReport:
+        """Migrate the guest, and verify it. Raises VfmigrateError if it did not migrate."""
         begun = time.monotonic()
         replugged = [one for one in self.crossings if one.strategy == "replug"]
         for one in replugged:
             check_replug(self.name, one)
-        passage = Passage(
+        monitor = MigrationMonitor(
             self._transfer,
             self._display,
-            terms,
+            limits,
             self._cancelled,
             timeout=timeout,
             cancel_at_timeout=cancel_at_timeout,
         )
-
-        def migrate() -> None:
-            if self._cancelled.is_set():
-                raise Cancelled(f"the migration of guest '{self.name}' was cancelled before it began")
-            self._transfer.begin(options)
-            passage.wait()
-
-        self._migrate = migrate
+        migration = _LibvirtMigration(self._transfer, options, monitor, self._cancelled)
         if replugged:
-            self._replug(replugged)
+            self._replug(replugged, migration)
         else:
-            migrate()
+            migration.migrate()
         self.report.arrived = True
         self.report.total_ms = (time.monotonic() - begun) * 1000
         self._verify()
         return self.report
 
-    def migrate(self) -> None:
-        """The part that is libvirt's, called when the VFs that stay behind are out."""
-        self._migrate()
-
-    def _replug(self, replugged: Sequence[Crossing]) -> None:
+    def _replug(self, replugged: Sequence[Crossing], migration: _LibvirtMigration) -> None:
         ends = Ends(
-            self,
+            migration,
             replugged,
             self._source,
             self._destination,
-            self._near,
-            self._far,
+            self._source_daemon,
+            self._destination_daemon,
             self._display,
             self._cancelled,
         )
@@ -138,20 +145,22 @@ class Migration:
             self._raise(outcome)
         self._missing = frozenset(outcome.without_vf)
         for mac, why in outcome.without_vf.items():
-            self.report.problems.append(f"{mac} is without a VF, the guest stays on its bond: {why}")
+            self.report.problems.append(
+                f"{mac} is without a VF, the guest uses the other port of its bond: {why}"
+            )
 
     def _raise(self, outcome: Outcome) -> None:
-        """Say why it did not arrive, and what of it could not be put back."""
+        """Raise why the guest did not arrive, with the VFs that could not be plugged back."""
         left = "".join(f"; {mac} is without a VF: {why}" for mac, why in outcome.without_vf.items())
         failure = outcome.failure or HostError(outcome.failed)
         raise type(failure)(failure.problem + left, failure.remedy)
 
-    # -- afterwards
+    # -- verification
 
     def _verify(self) -> None:
         if not self._transfer.await_running("destination"):
             state = self._transfer.states()["destination"]
-            self.report.problems.append(f"the guest is {state or 'not there'} on the destination")
+            self.report.problems.append(f"the guest is {state or 'missing'} on the destination")
         completed = self._transfer.completed()
         self.report.downtime_ms = completed.get("downtime")
         self.report.standstill_ms = self._transfer.standstill_ms()
@@ -160,48 +169,45 @@ class Migration:
         try:
             self._verify_ports()
         except VfmigrateError as error:
-            self.report.problems.append(f"the VFs' ports could not be looked at: {error}")
+            self.report.problems.append(f"could not verify the VFs' ports: {error}")
         self._verify_agent()
 
     def _macs(self) -> list[str]:
-        """Those of the VFs that are ours to look at: of a pool."""
+        """The MACs of the VFs that belong to a pool."""
         return [one.mac for one in self.crossings if one.mac is not None and one.pool is not None]
 
     def _verify_ports(self) -> None:
-        """Look whether the counters of the VFs' ports move."""
+        """Verify that each VF has a port, and frames of the guest pass it."""
         first: dict[str, int] = {}
         moved: dict[str, int] = {}
         wanted = set(self._macs())
         begun = time.monotonic()
-        while True:
+
+        def complete() -> Optional[bool]:
             for mac, frames in self._counters().items():
                 moved[mac] = frames - first.setdefault(mac, frames)
-            patience = TRAFFIC_SECONDS if wanted <= set(first) else JOIN_SECONDS
-            done = all(moved.get(mac, 0) for mac in wanted) or self._cancelled.is_set()
-            if done or time.monotonic() > begun + patience:
-                break
-            time.sleep(_LOOK_SECONDS)
+            if all(moved.get(mac, 0) for mac in wanted) or self._cancelled.is_set():
+                return True
+            return (wanted <= set(first) and time.monotonic() > begun + TRAFFIC_SECONDS) or None
+
+        poll(complete, JOIN_SECONDS, _POLL_SECONDS)
         for mac in self._macs():
             if moved.get(mac, 0):
-                self.report.verified[mac] = (
-                    f"carries traffic ({moved[mac]} frames of the guest's while we looked)"
-                )
+                self.report.verified[mac] = f"carries traffic ({moved[mac]} frames sent by the guest)"
             elif mac in first:
-                self.report.verified[mac] = (
-                    f"is plugged; the guest sent no frame in {TRAFFIC_SECONDS:.0f} s, as a silent one does"
-                )
+                self.report.verified[mac] = f"is plugged; the guest sent no frame in {TRAFFIC_SECONDS:.0f} s"
             elif mac not in self._missing:
                 self.report.problems.append(
-                    f"the VF with MAC {mac} has no port on the destination: see vfmigrate status there"
+                    f"the VF with MAC {mac} has no port on the destination; run there: vfmigrate status"
                 )
 
     def _counters(self) -> dict[str, int]:
         """Frames that the guest has sent through its ports on the destination, by MAC.
 
-        What it receives says little: a bridge floods.
+        Received frames prove little: a bridge floods.
         """
-        told: Any = self._far.ask("counters", {"domain": self.uuid})
-        return {str(one["mac"]): int(one["sent"]) for one in told["ports"]}
+        answer: Any = self._destination_daemon.ask("counters", {"domain": self.uuid})
+        return {str(one["mac"]): int(one["sent"]) for one in answer["ports"]}
 
     def _verify_agent(self) -> None:
         seen = self._transfer.agent_macs()
@@ -210,7 +216,7 @@ class Migration:
         for mac in self._macs():
             if mac in seen:
                 self.report.verified[mac] = (
-                    f"{self.report.verified.get(mac, '')}; the guest's agent tells of it".lstrip("; ")
+                    f"{self.report.verified.get(mac, '')}; reported by the guest agent".lstrip("; ")
                 )
             else:
-                self.report.problems.append(f"the guest's agent tells of no interface with MAC {mac}")
+                self.report.problems.append(f"the guest agent reports no interface with MAC {mac}")

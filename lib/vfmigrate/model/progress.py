@@ -40,7 +40,7 @@ class Progress:
 class Display(Protocol):
     """What shows the user how a migration goes (cli/display.py)."""
 
-    def tell(self, event: str, text: str, /, **facts: Any) -> None:
+    def event(self, event: str, text: str, /, **facts: Any) -> None:
         """Something happened."""
 
     def progress(self, now: Progress, allowed_ms: int, /) -> None:

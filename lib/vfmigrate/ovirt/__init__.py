@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""oVirt's engine: the vNIC profiles that name a pool.
+"""vNIC profiles of oVirt's engine.
 
-Part of the command. Nothing else talks to the engine.
+Part of the command. No other package connects to the engine.
 """

@@ -73,7 +73,7 @@ def run(lab: Lab, record: Record) -> None:
 def give_up(lab: Lab, record: Record) -> None:
     """With little allowed, it must say why it does not go on, and leave the guest."""
     begun = time.monotonic()
-    with terminal.step(f"vfmigrate migrate --max-downtime {LITTLE} is given up"):
+    with terminal.step(f"vfmigrate migrate --max-downtime {LITTLE} is cancelled"):
         told = migrate.migrate(
             lab.a, GUEST, lab.b, "--unchecked", "--bandwidth", BANDWIDTH, "--max-downtime", LITTLE
         )
@@ -82,7 +82,7 @@ def give_up(lab: Lab, record: Record) -> None:
     terminal.console.print(f"after {took:.0f} s: [italic]{told.error}[/italic]", soft_wrap=True)
     expect.that(told.status == REFUSED, f"vfmigrate migrate ended with {told.status}: {told.error}")
     for words in (
-        "does not come to an end",
+        "does not converge",
         "--max-downtime",
         "--bandwidth",
         "--timeout",

@@ -11,7 +11,7 @@ from rich.console import Console
 from vfmigrate.cli.display import JsonDisplay, LineDisplay
 from vfmigrate.cli.migrate_verb import summary
 from vfmigrate.cli.progress_bar import rendered
-from vfmigrate.migrate.workflow import Report
+from vfmigrate.migrate.workflow import MigrationReport
 from vfmigrate.model.progress import Progress
 
 MIB = 2**20
@@ -47,14 +47,14 @@ def test_lines_now_and_then() -> None:
     for _ in range(24):
         lines.progress(NOW, 1000)
         clock.now += 0.25
-    lines.tell("end", "arrived")
+    lines.event("end", "arrived")
     assert file.getvalue().splitlines() == [f"pass 2, 75%, {TEXT}", f"pass 2, 75%, {TEXT}", "arrived"]
 
 
 def test_events() -> None:
     file, clock = io.StringIO(), Clock()
     events = JsonDisplay(file, clock)
-    events.tell("begin", "it goes", vfs=[])
+    events.event("begin", "it goes", vfs=[])
     for _ in range(8):
         clock.now += 0.25
         events.progress(NOW, 1000)
@@ -66,7 +66,7 @@ def test_events() -> None:
     assert (first["expected_downtime_ms"], first["allowed_downtime_ms"]) == (900, 1000)
 
 
-def test_what_is_not_known_is_not_shown() -> None:
+def test_unknown_figures_are_not_shown() -> None:
     file = io.StringIO()
     LineDisplay(file).progress(Progress(elapsed=1.0, total=64 * MIB, remaining=64 * MIB, rate=MIB), 300)
     assert file.getvalue() == "pass 0, 0%, 64.0 MiB of 64.0 MiB memory left, 1.0 MiB/s\n"
@@ -83,18 +83,18 @@ def test_the_bar() -> None:
     assert " ".join(line.strip() for line in rest) == TEXT
 
 
-def test_the_end_in_words() -> None:
-    report = Report(
+def test_the_summary() -> None:
+    report = MigrationReport(
         arrived=True,
         total_ms=12345.6,
         downtime_ms=250,
         standstill_ms=261.4,
         away_ms={"52:54:00:00:00:02": 9876.5},
-        verified={"52:54:00:00:00:02": "carries traffic (17 frames of the guest's while we looked)"},
+        verified={"52:54:00:00:00:02": "carries traffic (17 frames sent by the guest)"},
     )
-    total, downtime, silence, away, traffic = summary(report)
+    total, downtime, stopped, away, traffic = summary(report)
     assert total == "arrived after 12.3 s"
     assert downtime == "downtime 250 ms (by libvirt)"
-    assert silence.startswith("silence about 261 ms (estimated: ")
-    assert away.startswith("52:54:00:00:00:02 was without its VF for 9.9 s")
-    assert traffic == "52:54:00:00:00:02 carries traffic (17 frames of the guest's while we looked)"
+    assert stopped.startswith("stopped for about 261 ms (estimated from ")
+    assert away.startswith("52:54:00:00:00:02 had no VF for 9.9 s")
+    assert traffic == "52:54:00:00:00:02 carries traffic (17 frames sent by the guest)"

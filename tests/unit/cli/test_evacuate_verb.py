@@ -9,7 +9,7 @@ from tests.unit.evacuate.test_planner import guest, host
 from vfmigrate.cli import evacuate_verb, tables
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.evacuate.planner import Plan
-from vfmigrate.evacuate.runner import FAILED, MOVED, Fate
+from vfmigrate.evacuate.runner import FAILED, MOVED, GuestResult
 from vfmigrate.model.host_facts import VfFacts
 
 UUID = "11111111-1111-4111-8111-000000000001"
@@ -47,58 +47,60 @@ HERE = host(
 PF = "0000:00:00.0"
 
 
-def test_a_guest_as_the_plan_needs_it() -> None:
-    leaver = evacuate_verb.leaver(XML, HERE)
-    assert (leaver.uuid, leaver.name, leaver.memory_mib) == (UUID, "g", 2048)
-    first, second, third, fourth = leaver.vfs
-    assert (first.pool, first.travels, first.vlans, first.pf) == ("data", True, (42,), PF)
+def test_reading_a_guest() -> None:
+    found = evacuate_verb.read_guest(XML, HERE)
+    assert (found.uuid, found.name, found.memory_mib) == (UUID, "g", 2048)
+    first, second, third, fourth = found.vfs
+    assert (first.pool, first.with_state, first.vlans, first.pf) == ("data", True, (42,), PF)
     assert (first.mark.psid, first.mark.msix) == ("P", 8)
-    assert (second.pool, second.travels, second.pf) == ("data", False, PF)
+    assert (second.pool, second.with_state, second.pf) == ("data", False, PF)
     # no mark yet: the daemon's word on the address
-    assert (third.pool, third.travels, third.pf) == ("data", True, PF)
+    assert (third.pool, third.with_state, third.pf) == ("data", True, PF)
     assert (fourth.pool, fourth.pf) == (None, None)
-    assert leaver.from_pfs == {PF: 2}
+    assert found.from_pfs == {PF: 2}
 
 
-def test_without_a_daemon_only_the_marks_are_known() -> None:
-    leaver = evacuate_verb.leaver(XML, None)
-    assert [vf.pool for vf in leaver.vfs] == ["data", "data", None, None]
-    assert not leaver.from_pfs
+def test_without_a_daemon_pools_come_from_the_metadata() -> None:
+    found = evacuate_verb.read_guest(XML, None)
+    assert [vf.pool for vf in found.vfs] == ["data", "data", None, None]
+    assert not found.from_pfs
 
 
 def test_the_tables() -> None:
     one, two, three = guest(1), guest(2, 2), guest(3, 0)
     plan = Plan({one.uuid: "host-b", three.uuid: "host-c"}, {two.uuid: "host-b: no VF left"})
-    assert list(tables.table([*evacuate_verb.rows([one, two, three], plan)], 80)) == [
+    assert list(tables.table([*evacuate_verb.plan_rows([one, two, three], plan)], 80)) == [
         "GUEST  VFS     DESTINATION",
         "g1     data    host-b",
         "g2     2 data  stays: host-b: no VF left",
         "g3     -       host-c",
     ]
-    fates = [
-        Fate(one, MOVED, "host-b", 12.34, 41.0, tried=["host-b"]),
-        Fate(two, problems=("host-b: no VF left",)),
-        Fate(three, FAILED, "host-c", 3.0, problems=("broken",), error=HostError("broken"), tried=["host-c"]),
+    results = [
+        GuestResult(one, MOVED, "host-b", 12.34, 41.0, tried=["host-b"]),
+        GuestResult(two, problems=("host-b: no VF left",)),
+        GuestResult(
+            three, FAILED, "host-c", 3.0, problems=("broken",), error=HostError("broken"), tried=["host-c"]
+        ),
     ]
-    assert list(tables.table([*evacuate_verb.results(fates)], 80)) == [
+    assert list(tables.table([*evacuate_verb.result_rows(results)], 80)) == [
         "GUEST  VFS     RESULT  HOST    SECONDS  DOWNTIME",
         "g1     data    moved   host-b  12.3     41 ms",
         "g2     2 data  stayed  -       -        -         host-b: no VF left",
         "g3     -       failed  -       3.0      -         broken",
     ]
-    told = evacuate_verb.told_fates(fates)
+    told = evacuate_verb.plain_results(results)
     assert [each["destination"] for each in told] == ["host-b", None, None]
     assert told[2]["error"] == {"kind": "host", "problem": "broken", "remedy": ""}
 
 
-def test_the_exit_status_is_of_what_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    moved = Fate(guest(1), MOVED, "b")
+def test_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    moved = GuestResult(guest(1), MOVED, "b")
     assert evacuate_verb.status([moved]) == 0
     assert capsys.readouterr().err == ""
-    broken = Fate(guest(2), FAILED, "b", error=HostError("broken"), problems=("broken",))
-    assert evacuate_verb.status([moved, broken, Fate(guest(3))]) == HostError.exit_code
+    broken = GuestResult(guest(2), FAILED, "b", error=HostError("broken"), problems=("broken",))
+    assert evacuate_verb.status([moved, broken, GuestResult(guest(3))]) == HostError.exit_code
     assert capsys.readouterr().err == "vfmigrate: not moved: g2, g3; run the command again to retry\n"
-    amiss = Fate(guest(4), MOVED, "b", problems=("no port",))
+    amiss = GuestResult(guest(4), MOVED, "b", problems=("no port",))
     assert evacuate_verb.status([amiss]) == Refused.exit_code
     assert capsys.readouterr().err == "vfmigrate: moved with problems: g4\n"
 

@@ -18,7 +18,7 @@ def line(text: str, remedy: str = "") -> CheckResult:
     return CheckResult("destination", "pool", ERROR, text, remedy)
 
 
-def test_what_virsh_users_type() -> None:
+def test_options_of_virsh_migrate() -> None:
     virsh = [
         "--live",
         "--persistent",
@@ -38,28 +38,28 @@ def test_what_virsh_users_type() -> None:
 @pytest.mark.parametrize(
     "words", [["--undefinesource"], ["--parallel-connections", "2"], ["--timeout-cancel"]]
 )
-def test_options_that_say_nothing_alone(words: list[str]) -> None:
+def test_options_that_need_another_option(words: list[str]) -> None:
     with pytest.raises(UsageError, match=f"{words[0]} needs --"):
         check_options(arguments().parse_args([*WORDS, *words]))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "1.5", "٣", "99999999999"])
-def test_numbers_that_are_none(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments().parse_args([*WORDS, f"--bandwidth={number}"])
     assert "is not a positive integer" in capsys.readouterr().err
 
 
-def test_nothing_stands_against_it() -> None:
+def test_no_error_does_not_refuse() -> None:
     refuse("g", [])
 
 
-def test_one_thing_stands_against_it() -> None:
+def test_one_error_refuses() -> None:
     with pytest.raises(Refused, match="guest 'g' cannot migrate: there is no bridge; make one"):
         refuse("g", [line("there is no bridge", "make one")])
 
 
-def test_more_than_one_thing_stands_against_it() -> None:
+def test_several_errors_refuse_with_the_first() -> None:
     with pytest.raises(Refused) as refused:
         refuse("g", [line("there is no bridge", "make one"), line("x"), line("y")])
     assert refused.value.problem == (

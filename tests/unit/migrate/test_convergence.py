@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Will it end? Migrations as QEMU conducts them, in numbers: what is allowed, what is given up, and what is said."""
+"""Convergence of simulated migrations: when more downtime is allowed, when they are cancelled, and the messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfmigrate.migrate.convergence import USUAL_DOWNTIME_MS, Allow, Stop, Terms, Verdict, Watch, read
+from vfmigrate.migrate.convergence import (
+    USUAL_DOWNTIME_MS,
+    ConvergenceLimits,
+    ConvergenceWatch,
+    GiveUp,
+    RaiseDowntime,
+    Verdict,
+    read,
+)
 
 MIB = 2**20
 PAGE = 4096
@@ -59,85 +67,91 @@ class Qemu:
         }
 
 
-def conduct(qemu: Qemu, terms: Terms, seconds: float = 3600) -> list[Verdict]:
-    """Watch it to its end, and obey; returns the verdicts. Fails when nothing happens for an hour."""
-    watch = Watch(terms)
+def conduct(qemu: Qemu, terms: ConvergenceLimits, seconds: float = 3600) -> list[Verdict]:
+    """ConvergenceWatch it to its end, and obey; returns the verdicts. Fails when nothing happens for an hour."""
+    watch = ConvergenceWatch(terms)
     verdicts: list[Verdict] = []
     while qemu.elapsed < seconds:
         stats = qemu.step()
         if stats is None:
             return verdicts
-        verdict = watch.look(read(stats))
+        verdict = watch.decide(read(stats))
         if verdict is not None:
             verdicts.append(verdict)
-        if isinstance(verdict, Stop):
+        if isinstance(verdict, GiveUp):
             return verdicts
-        if isinstance(verdict, Allow):
+        if isinstance(verdict, RaiseDowntime):
             qemu.allowed_ms = verdict.downtime_ms
-    raise AssertionError(f"it hangs: {verdicts}")
+    raise AssertionError(f"it never ends: {verdicts}")
 
 
-def test_an_idle_guest_needs_nothing() -> None:
-    assert conduct(Qemu(1024 * MIB, 100 * MIB, 0, 0), Terms(1000)) == []
+def test_an_idle_guest_converges() -> None:
+    assert conduct(Qemu(1024 * MIB, 100 * MIB, 0, 0), ConvergenceLimits(1000)) == []
 
 
-def test_a_large_guest_may_take_its_time() -> None:
+def test_a_long_first_pass_is_allowed() -> None:
     """An hour for the first pass is no reason to worry."""
-    assert conduct(Qemu(10 * 1024 * MIB, 10 * MIB, 1 * MIB, 8 * MIB), Terms(1000)) == []
+    assert conduct(Qemu(10 * 1024 * MIB, 10 * MIB, 1 * MIB, 8 * MIB), ConvergenceLimits(1000)) == []
 
 
-def test_what_converges_slowly_is_left_alone() -> None:
-    assert conduct(Qemu(4096 * MIB, 100 * MIB, 80 * MIB, 4096 * MIB), Terms(1000)) == []
+def test_slow_convergence_is_left_alone() -> None:
+    assert conduct(Qemu(4096 * MIB, 100 * MIB, 80 * MIB, 4096 * MIB), ConvergenceLimits(1000)) == []
 
 
-def test_a_guest_that_writes_too_fast_gets_more_downtime() -> None:
-    """50 MiB written over and over, by 100 MiB a second: half a second of standing still."""
-    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 50 * MIB), Terms(1000))
-    assert [type(verdict) for verdict in verdicts] == [Allow]
+def test_a_guest_that_dirties_too_fast_gets_more_downtime() -> None:
+    """50 MiB written over and over, by 100 MiB a second: a downtime of half a second."""
+    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 50 * MIB), ConvergenceLimits(1000))
+    assert [type(verdict) for verdict in verdicts] == [RaiseDowntime]
     (allowed,) = verdicts
-    assert isinstance(allowed, Allow)
+    assert isinstance(allowed, RaiseDowntime)
     assert 500 <= allowed.downtime_ms <= 1000
-    assert "the guest writes 200.0 MiB/s of memory and 100.0 MiB/s are copied" in allowed.why
+    assert "the guest dirties 200.0 MiB/s and 100.0 MiB/s are copied" in allowed.why
 
 
-def test_a_guest_that_writes_far_too_fast_is_not_waited_for() -> None:
-    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 1024 * MIB), Terms(1000, limited=True))
-    stop = verdicts[-1]
-    assert isinstance(stop, Stop)
-    assert stop.remedies == (
-        "reduce what the guest writes",
-        "allow more than 1000 ms with --max-downtime",
-        "raise or drop --bandwidth",
-        "let the guest be suspended for the rest with --timeout",
+def test_a_guest_that_never_converges_is_cancelled() -> None:
+    verdicts = conduct(
+        Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 1024 * MIB), ConvergenceLimits(1000, limited=True)
     )
-    assert "it would have to stand still for about" in stop.why
-
-
-def test_the_state_of_a_vf_that_does_not_fit() -> None:
-    """Memory alone would be through, and QEMU does not go over: more is allowed, step by step."""
-    qemu = Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=70 * MIB)
-    verdicts = conduct(qemu, Terms(1000, vfs=True))
-    assert [verdict.downtime_ms for verdict in verdicts if isinstance(verdict, Allow)] == [600, 1000]
-    assert "the state of the VF is larger than" in str(verdicts[0])
-
-
-def test_the_state_of_a_vf_that_never_fits() -> None:
-    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=200 * MIB), Terms(1000, vfs=True))
     stop = verdicts[-1]
-    assert isinstance(stop, Stop)
-    assert stop.remedies[0] == "allow more than 1000 ms with --max-downtime"
-    assert "use more of the network with --parallel" in stop.remedies
-    assert not any("writes" in remedy or "post" in remedy for remedy in stop.remedies)
+    assert isinstance(stop, GiveUp)
+    assert stop.remedies == (
+        "reduce the guest's load",
+        "raise --max-downtime above 1000",
+        "raise or omit --bandwidth",
+        "have the guest suspended for the rest with --timeout",
+    )
+    assert "a downtime of about" in stop.why
 
 
-def test_no_more_is_allowed_than_may_be() -> None:
-    verdicts = conduct(Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 500 * MIB), Terms(USUAL_DOWNTIME_MS))
-    assert [type(verdict) for verdict in verdicts] == [Stop]
+def test_device_state_that_needs_more_downtime() -> None:
+    """The remaining memory alone fits, and QEMU does not complete: more downtime is allowed, step by step."""
+    qemu = Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=70 * MIB)
+    verdicts = conduct(qemu, ConvergenceLimits(1000, vfs=True))
+    assert [verdict.downtime_ms for verdict in verdicts if isinstance(verdict, RaiseDowntime)] == [600, 1000]
+    assert "the VF's device state does not fit" in str(verdicts[0])
+
+
+def test_device_state_that_never_fits() -> None:
+    verdicts = conduct(
+        Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=200 * MIB), ConvergenceLimits(1000, vfs=True)
+    )
+    stop = verdicts[-1]
+    assert isinstance(stop, GiveUp)
+    assert stop.remedies[0] == "raise --max-downtime above 1000"
+    assert "use several connections with --parallel" in stop.remedies
+    assert not any("load" in remedy or "post" in remedy for remedy in stop.remedies)
+
+
+def test_the_downtime_never_exceeds_the_maximum() -> None:
+    verdicts = conduct(
+        Qemu(1024 * MIB, 100 * MIB, 200 * MIB, 500 * MIB), ConvergenceLimits(USUAL_DOWNTIME_MS)
+    )
+    assert [type(verdict) for verdict in verdicts] == [GiveUp]
 
 
 @pytest.mark.parametrize("stats", [{}, {"time_elapsed": 5}, {"memory_iteration": 7}])
 def test_figures_that_are_missing(stats: dict[str, int]) -> None:
-    assert Watch(Terms(1000)).look(read(stats)) is None
+    assert ConvergenceWatch(ConvergenceLimits(1000)).decide(read(stats)) is None
 
 
 @settings(deadline=None, max_examples=60)
@@ -152,11 +166,11 @@ def test_figures_that_are_missing(stats: dict[str, int]) -> None:
 def test_it_always_ends(
     total: int, rate: int, dirty_rate: int, working_set: int, vf_state: int, most: int
 ) -> None:
-    """Gone over or given up: within some passes over all of the memory, and never beyond what is allowed."""
+    """It completes or is cancelled within some passes over all of the memory, within the allowed downtime."""
     qemu = Qemu(
         total * MIB, rate * MIB, dirty_rate * MIB, min(working_set, total) * MIB, vf_state=vf_state * MIB
     )
     passes = 40 * (1 + total / rate)
-    verdicts = conduct(qemu, Terms(most, vfs=vf_state > 0), seconds=1000 + passes)
+    verdicts = conduct(qemu, ConvergenceLimits(most, vfs=vf_state > 0), seconds=1000 + passes)
     for verdict in verdicts:
-        assert isinstance(verdict, Stop) or verdict.downtime_ms <= most
+        assert isinstance(verdict, GiveUp) or verdict.downtime_ms <= most

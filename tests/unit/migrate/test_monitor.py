@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Waiting for a migration: helped along, cancelled, timed out, given up, and where the guest is said to be."""
+"""Waiting for a migration: downtime raised, cancelled, timed out, and the guest's location in messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Callable, Optional
 import pytest
 
 from vfmigrate.errors import Cancelled, HostError, Refused
-from vfmigrate.migrate.convergence import Terms
-from vfmigrate.migrate.monitor import ABORT_PATIENCE, PERIOD, Passage
+from vfmigrate.migrate.convergence import ConvergenceLimits
+from vfmigrate.migrate.monitor import ABORT_TIMEOUT, PERIOD, MigrationMonitor
 from vfmigrate.model.progress import Progress
 
 MIB = 2**20
 
 
-class Mover:
+class RunningMigration:
     """A migration whose time passes when it is waited for."""
 
     name = "g"
@@ -84,109 +84,113 @@ class Display:
         self.events: list[str] = []
         self.seen: list[Progress] = []
 
-    def tell(self, event: str, _text: str, /, **_facts: Any) -> None:
+    def event(self, event: str, _text: str, /, **_facts: Any) -> None:
         self.events.append(event)
 
     def progress(self, now: Progress, _allowed_ms: int, /) -> None:
         self.seen.append(now)
 
 
-def passage(
-    mover: Mover, display: Display, cancelled: Optional[threading.Event] = None, **more: Any
-) -> Passage:
-    return Passage(mover, display, Terms(1000), cancelled or threading.Event(), **more)
+def monitor(
+    migration: RunningMigration, display: Display, cancelled: Optional[threading.Event] = None, **more: Any
+) -> MigrationMonitor:
+    return MigrationMonitor(
+        migration, display, ConvergenceLimits(1000), cancelled or threading.Event(), **more
+    )
 
 
 def test_it_arrives() -> None:
-    mover, display = Mover(), Display()
-    passage(mover, display).wait()
-    assert mover.done == []
+    migration, display = RunningMigration(), Display()
+    monitor(migration, display).wait()
+    assert migration.done == []
     assert display.events == []
-    assert len(display.seen) == (mover.seconds - 1) / PERIOD
+    assert len(display.seen) == (migration.seconds - 1) / PERIOD
 
 
 def test_it_fails() -> None:
-    mover = Mover()
-    mover.at[2.0] = lambda: setattr(mover, "error", HostError("no room there", "make some"))
+    migration = RunningMigration()
+    migration.at[2.0] = lambda: setattr(migration, "error", HostError("no room there", "make some"))
     with pytest.raises(HostError, match="no room there; the guest runs on the source; make some"):
-        passage(mover, Display()).wait()
+        monitor(migration, Display()).wait()
 
 
 def test_it_is_cancelled() -> None:
-    mover, display, cancelled = Mover(), Display(), threading.Event()
-    mover.at[2.0] = cancelled.set
+    migration, display, cancelled = RunningMigration(), Display(), threading.Event()
+    migration.at[2.0] = cancelled.set
     with pytest.raises(Cancelled, match="of guest 'g' was cancelled; the guest runs on the source"):
-        passage(mover, display, cancelled).wait()
-    assert mover.now == 2.0 + PERIOD
+        monitor(migration, display, cancelled).wait()
+    assert migration.now == 2.0 + PERIOD
     assert display.events == ["cancelling"]
 
 
 def test_libvirt_is_asked_until_it_hears() -> None:
-    mover, cancelled = Mover(60), threading.Event()
-    mover.hears = False
-    mover.at[2.0] = cancelled.set
-    mover.at[3.0] = lambda: setattr(mover, "hears", True)
+    migration, cancelled = RunningMigration(60), threading.Event()
+    migration.hears = False
+    migration.at[2.0] = cancelled.set
+    migration.at[3.0] = lambda: setattr(migration, "hears", True)
     with pytest.raises(Cancelled):
-        passage(mover, Display(), cancelled).wait()
-    assert len(mover.done) > 3
+        monitor(migration, Display(), cancelled).wait()
+    assert len(migration.done) > 3
 
 
 def test_too_late_to_be_cancelled() -> None:
-    mover, display, cancelled = Mover(), Display(), threading.Event()
-    mover.hears = False
-    mover.at[4.5] = cancelled.set
-    passage(mover, display, cancelled).wait()
+    migration, display, cancelled = RunningMigration(), Display(), threading.Event()
+    migration.hears = False
+    migration.at[4.5] = cancelled.set
+    monitor(migration, display, cancelled).wait()
     assert display.events == ["cancelling", "too-late"]
 
 
-def test_libvirt_never_hears() -> None:
-    mover, cancelled = Mover(10 * ABORT_PATIENCE), threading.Event()
-    mover.hears = False
+def test_libvirt_ignores_the_cancellation() -> None:
+    migration, cancelled = RunningMigration(10 * ABORT_TIMEOUT), threading.Event()
+    migration.hears = False
     cancelled.set()
     with pytest.raises(
-        HostError, match="does not end the migration of guest 'g' within 60 s: the guest runs"
+        HostError, match="did not cancel the migration of guest 'g' within 60 s: the guest runs"
     ):
-        passage(mover, Display(), cancelled).wait()
-    assert mover.now < 2 * ABORT_PATIENCE
+        monitor(migration, Display(), cancelled).wait()
+    assert migration.now < 2 * ABORT_TIMEOUT
 
 
-def test_a_busy_guest_is_given_more_and_then_up() -> None:
-    mover, display = Mover(600, dirty_mib=20), Display()
+def test_a_busy_guest_gets_more_downtime_and_is_then_cancelled() -> None:
+    migration, display = RunningMigration(600, dirty_mib=20), Display()
     with pytest.raises(
         Refused,
-        match=r"does not come to an end: the guest writes 20\.0 MiB/s.*; the guest runs on the source",
+        match=r"does not converge: the guest dirties 20\.0 MiB/s.*; the guest runs on the source",
     ):
-        passage(mover, display).wait()
-    assert mover.done == ["allow 1000", "abort"]
+        monitor(migration, display).wait()
+    assert migration.done == ["allow 1000", "abort"]
     assert display.events == ["downtime", "cancelling"]
-    assert mover.now < 60
+    assert migration.now < 60
 
 
 def test_after_the_timeout_the_guest_is_suspended_once() -> None:
-    """Until then it is not given up, however little it converges: the guest will be suspended."""
-    mover, display = Mover(60, dirty_mib=20), Display()
-    mover.at[25.5] = lambda: setattr(mover, "seconds", 26.0)
-    passage(mover, display, timeout=25).wait()
-    assert mover.done == ["allow 1000", "suspend"]
+    """Until then it is not cancelled, however little it converges."""
+    migration, display = RunningMigration(60, dirty_mib=20), Display()
+    migration.at[25.5] = lambda: setattr(migration, "seconds", 26.0)
+    monitor(migration, display, timeout=25).wait()
+    assert migration.done == ["allow 1000", "suspend"]
     assert display.events == ["downtime", "waiting", "suspended"]
 
 
-def test_a_suspended_guest_is_not_judged_by_what_it_wrote_before() -> None:
-    mover, display = Mover(60, dirty_mib=20), Display()
-    passage(mover, display, timeout=5).wait()
-    assert mover.done[-1] == "suspend"
+def test_a_suspended_guest_is_not_cancelled() -> None:
+    migration, display = RunningMigration(60, dirty_mib=20), Display()
+    monitor(migration, display, timeout=5).wait()
+    assert migration.done[-1] == "suspend"
     assert display.events[-1] == "suspended"
 
 
 def test_after_the_timeout_it_may_be_cancelled() -> None:
-    mover = Mover(60)
-    with pytest.raises(Refused, match="was given up: after 5 s it is not done; the guest runs on the source"):
-        passage(mover, Display(), timeout=5, cancel_at_timeout=True).wait()
+    migration = RunningMigration(60)
+    with pytest.raises(
+        Refused, match="was cancelled: the migration was not complete after 5 s; the guest runs"
+    ):
+        monitor(migration, Display(), timeout=5, cancel_at_timeout=True).wait()
 
 
-def test_a_guest_that_is_nowhere() -> None:
-    mover = Mover()
-    mover.error = HostError("the other host is gone")
-    mover.states = lambda: {"source": "paused", "destination": None}  # type: ignore[method-assign]  # as after that
+def test_a_guest_on_neither_host() -> None:
+    migration = RunningMigration()
+    migration.error = HostError("the other host is gone")
+    migration.states = lambda: {"source": "paused", "destination": None}  # type: ignore[method-assign]  # as after that
     with pytest.raises(HostError, match="the guest is paused on the source"):
-        passage(mover, Display()).wait()
+        monitor(migration, Display()).wait()

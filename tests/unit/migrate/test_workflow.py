@@ -13,8 +13,8 @@ from tests.unit.migrate.test_monitor import Display
 from tests.unit.strategies.replug.test_ground import DEVICE, MAC, UUID, Plugs, World
 from vfmigrate.domain.migrating_vf import Crossing
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
-from vfmigrate.migrate.convergence import Terms
-from vfmigrate.migrate.workflow import Migration, Report
+from vfmigrate.migrate.convergence import ConvergenceLimits
+from vfmigrate.migrate.workflow import Migration, MigrationReport
 from vfmigrate.model.pci import PciAddress
 
 if TYPE_CHECKING:
@@ -99,23 +99,23 @@ class Case:
     def __init__(self, *crossings: Crossing) -> None:
         self.world = World()
         self.libvirt = Libvirt(self.world)
-        self.far = Counting(self.world, MAC)
+        self.destination_daemon = Counting(self.world, MAC)
         self.crossings: Sequence[Crossing] = crossings
         self.display = Display()
         self.cancelled = threading.Event()
 
-    def run(self) -> Report:
+    def run(self) -> MigrationReport:
         migration = Migration(
             cast("Transfer", self.libvirt),
             self.crossings,
             self.display,
             self.cancelled,
-            near=Counting(self.world),
-            far=self.far,
+            source_daemon=Counting(self.world),
+            destination_daemon=self.destination_daemon,
             source=cast("Devices", Plugs(self.world, "source")),
             destination=cast("Devices", Arrived(self.world, "destination")),
         )
-        return migration.run(cast("Options", None), Terms(1000))
+        return migration.run(cast("Options", None), ConvergenceLimits(1000))
 
 
 def test_a_guest_without_vfs() -> None:
@@ -133,10 +133,10 @@ def test_a_vf_of_no_pool_is_not_ours_to_look_at() -> None:
     assert case.world.done == ["begin"]
 
 
-def test_a_vf_whose_state_travels() -> None:
+def test_a_vf_with_device_state() -> None:
     case = Case(VFIO)
     report = case.run()
-    assert report.verified == {MAC: "carries traffic (1 frames of the guest's while we looked)"}
+    assert report.verified == {MAC: "carries traffic (1 frames sent by the guest)"}
     assert report.problems == []
     assert case.world.done[0] == "begin"
 
@@ -159,7 +159,7 @@ def test_a_vf_that_stays_behind_is_put_back_when_it_fails() -> None:
     assert case.world.done[-2:] == ["source: attach", "give_back"]
 
 
-def test_what_cannot_be_put_back_is_said() -> None:
+def test_a_vf_that_cannot_be_plugged_back_is_reported() -> None:
     case = Case(REPLUG)
     case.libvirt.error = HostError("no room")
     case.world.fails["source: attach"] = HostError("it is taken")
@@ -182,13 +182,13 @@ def test_cancelled_before_it_began() -> None:
     assert case.world.done == []
 
 
-def test_the_agent_knows_best() -> None:
+def test_the_guest_agent_reports_the_vf() -> None:
     case = Case(VFIO)
     case.libvirt.agent = frozenset({MAC})
-    assert case.run().verified[MAC].endswith("; the guest's agent tells of it")
+    assert case.run().verified[MAC].endswith("; reported by the guest agent")
     case = Case(VFIO)
     case.libvirt.agent = frozenset()
-    assert case.run().problems == [f"the guest's agent tells of no interface with MAC {MAC}"]
+    assert case.run().problems == [f"the guest agent reports no interface with MAC {MAC}"]
 
 
 def test_a_guest_that_does_not_run_there() -> None:
@@ -197,7 +197,7 @@ def test_a_guest_that_does_not_run_there() -> None:
     assert case.run().problems == ["the guest is paused on the destination"]
 
 
-def test_nobody_there_tells_of_the_ports() -> None:
+def test_a_daemon_that_does_not_report_ports() -> None:
     case = Case(VFIO)
-    case.far.fails = Unreachable("vfmigrated on b does not answer")
-    assert case.run().problems == ["the VFs' ports could not be looked at: vfmigrated on b does not answer"]
+    case.destination_daemon.fails = Unreachable("vfmigrated on b does not answer")
+    assert case.run().problems == ["could not verify the VFs' ports: vfmigrated on b does not answer"]

@@ -89,7 +89,7 @@ class Ends:
         if origin is not None:
             wish["origin"] = str(origin)
         vf = self._far.ask("claim", wish)["vf"]
-        self._display.tell("claimed", f"{mac}: VF {vf} is promised on the destination", mac=mac, vf=vf)
+        self._display.event("claimed", f"{mac}: VF {vf} is promised on the destination", mac=mac, vf=vf)
         try:
             self._near.ask("claim", self._wish(mac))
         except VfmigrateError:
@@ -108,7 +108,7 @@ class Ends:
         self._texts[mac] = text
         self._source.detach(mac, text, self._cancelled)
         self.out[mac] = time.monotonic()
-        self._display.tell("unplugged", f"{mac}: the guest has let go of its VF", mac=mac)
+        self._display.event("unplugged", f"{mac}: the guest has let go of its VF", mac=mac)
 
     def has_vf(self, mac: str) -> bool:
         """Whether the guest on the source has its VF."""
@@ -127,7 +127,7 @@ class Ends:
             if not self.has_vf(mac):  # the daemon may have been faster
                 raise
         self.back[mac] = time.monotonic()
-        self._display.tell("plugged-back", f"{mac}: the guest has its VF on the source again", mac=mac)
+        self._display.event("plugged-back", f"{mac}: the guest has its VF on the source again", mac=mac)
 
     def migrate(self) -> None:
         """Migrate the guest, which has no VF now."""
@@ -144,4 +144,4 @@ class Ends:
                 )
             time.sleep(_LOOK_SECONDS)
         self.back[mac] = time.monotonic()
-        self._display.tell("plugged", f"{mac}: the guest has a VF on the destination", mac=mac)
+        self._display.event("plugged", f"{mac}: the guest has a VF on the destination", mac=mac)
