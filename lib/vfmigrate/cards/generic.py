@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cards that no other module is for: they ask for nothing but a variant driver."""
+"""Cards of no other module: they need nothing but a variant driver."""
 
 from __future__ import annotations
 

@@ -34,9 +34,8 @@ MIGRATION_ENABLED = 2
 
 
 class Mlx5(Vendor):
-    """These cards. `settings` reads their firmware's configuration."""
+    """These cards; `tool` reads their firmware settings."""
 
-    name = "ConnectX and BlueField"
     pci_vendor = 0x15B3
     udev_pfs = MappingProxyType({0x1021: "ConnectX-7", 0x1023: "ConnectX-8", 0xA2DC: "BlueField-3"})
     udev_vfs = MappingProxyType({0x101E: "ConnectX-6 Dx and newer"})
@@ -66,20 +65,20 @@ class Mlx5(Vendor):
     def __init__(self, tool: Optional[FirmwareSettings] = None) -> None:
         self._tool = tool if tool is not None else FirmwareSettings()
 
-    def enable_sriov(self, pf: PciAddress, vfs: int) -> str:
-        """Remedy: the card is to offer `vfs` VFs on a PF."""
-        return f"run: mstconfig -d {pf} set SRIOV_EN=1 NUM_OF_VFS={vfs}; then {_reset(str(pf))}"
+    def enable_sriov(self, pf: str, vfs: int) -> str:
+        """Remedy: make the card offer `vfs` VFs on a PF."""
+        return f"run: mstconfig -d {pf} set SRIOV_EN=1 NUM_OF_VFS={vfs}; then {_reset(pf)}"
 
     def enable_migration(self, pf: str) -> str:
-        """Remedy: the card is to offer migration of a PF's VFs."""
+        """Remedy: make the card offer migration of a PF's VFs."""
         return f"run: mstconfig -d {pf} set VF_MIGRATION_MODE={MIGRATION_ENABLED}; then {_reset(pf)}"
 
-    def update_firmware(self, pf: PciAddress) -> str:
-        """Remedy: the card needs newer firmware."""
-        return f"update it: mstflint -d {pf} -i IMAGE burn; then {_reset(str(pf))}"
+    def update_firmware(self, pf: str) -> str:
+        """Remedy: give the card newer firmware."""
+        return f"update it: mstflint -d {pf} -i IMAGE burn; then {_reset(pf)}"
 
     def firmware(self, card: CardState) -> Iterator[Finding]:
-        """What is wrong with the firmware of a card: too old for its family, another one to come, or not known."""
+        """What is wrong with the firmware of a card: too old, to change at the next reset, or unknown."""
         see = f"see devlink dev info pci/{card.pf}"
         if card.firmware is None:
             yield Finding(WARNING, f"PF {card.pf} does not report its firmware", see)
@@ -103,7 +102,7 @@ class Mlx5(Vendor):
 
 
 def _oldest(family: int, configured: Optional[tuple[int, ...]]) -> Optional[tuple[int, ...]]:
-    """The oldest firmware that will do for a family; what the pool says holds for the family that it begins with."""
+    """The oldest firmware of a family that migrates VFs; a pool's setting applies to the family it begins with."""
     if configured is not None and configured[0] == family:
         return configured
     return FIRMWARE_MIN.get(family)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to a card's firmware configuration: mstconfig (mstflint), or NVIDIA's mlxconfig, where one is installed.
+"""Firmware settings of mlx5 cards, read with mstconfig (mstflint) or NVIDIA's mlxconfig, where one is installed.
 
-The kernel does not tell these settings. Asking takes a card about a second.
+The kernel does not show these settings. A query takes about a second.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def parse(output: str, setting: str) -> Optional[int]:
 
 
 class FirmwareSettings:
-    """Firmware settings of cards; `tools` are the programs to try, `timeout` in seconds bounds one question."""
+    """Firmware settings of cards; `tools` are the programs to try, `timeout` in seconds limits one query."""
 
     def __init__(self, tools: Sequence[str] = TOOLS, *, timeout: float = 30.0) -> None:
         self._tools = tools
         self._timeout = timeout
 
     def vf_migration_mode(self, pf: PciAddress) -> Optional[int]:
-        """The setting VF_MIGRATION_MODE: 2 is enabled; None when it cannot be asked or the firmware knows none.
+        """The setting VF_MIGRATION_MODE: 2 is enabled; None without a tool, or when the firmware has no such setting.
 
         Raises HostError when the tool fails.
         """
@@ -58,13 +58,13 @@ class FirmwareSettings:
                 stdin=subprocess.DEVNULL,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise HostError(f"{tool} cannot be asked about PF {pf}: {error}") from None
+            raise HostError(f"{tool} failed for PF {pf}: {error}") from None
         if done.returncode != 0:
             if "Unknown Parameter" in done.stdout + done.stderr:
                 return None
-            told = (done.stderr or done.stdout).strip().splitlines()
+            output = (done.stderr or done.stdout).strip().splitlines()
             raise HostError(
-                f"{tool} cannot tell {_MIGRATION} of PF {pf}: {told[-1] if told else done.returncode}",
+                f"{tool} cannot read {_MIGRATION} of PF {pf}: {output[-1] if output else done.returncode}",
                 f"see: {' '.join(command)}",
             )
         return parse(done.stdout, _MIGRATION)

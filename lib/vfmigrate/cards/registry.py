@@ -24,7 +24,7 @@ class Vendors:
         self.all = tuple(sorted(vendors, key=lambda vendor: vendor.pci_devices is None))
 
     def of(self, pci_id: Optional[PciId]) -> Vendor:
-        """The vendor of a PF; the generic one where no module is for it, or its ID is not known (None)."""
+        """The vendor of a PF; the generic one if no module is for it, or its ID is unknown (None)."""
         if pci_id is None:
             return generic.VENDOR
         return next((vendor for vendor in self.all if vendor.is_for(pci_id)), generic.VENDOR)
@@ -37,12 +37,12 @@ class Vendors:
             return generic.VENDOR
 
     def kernel_remedies(self) -> dict[str, str]:
-        """What to do about what the kernel answers through devlink, by a part of its text, whoever's card it is."""
+        """The remedies of all vendors for refusals of the kernel, by a part of its text."""
         return {part: remedy for vendor in self.all for part, remedy in vendor.kernel_remedies.items()}
 
 
 def discover() -> Vendors:
-    """Look which vendors there are."""
+    """Find the vendors in the package."""
     names = sorted(module.name for module in pkgutil.iter_modules(cards.__path__))
     modules = [importlib.import_module(f"{cards.__name__}.{name}") for name in names]
     return Vendors(module.VENDOR for module in modules if hasattr(module, "VENDOR"))
@@ -50,5 +50,5 @@ def discover() -> Vendors:
 
 @functools.cache
 def known() -> Vendors:
-    """The vendors there are, looked up once."""
+    """The vendors in the package, found once."""
     return discover()

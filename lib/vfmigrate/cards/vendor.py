@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The interface of a card vendor, and how to add one.
 
-A vendor is one module of this package, `cards/NAME.py`. It derives a class from `Vendor` and has an instance of it
-as `VENDOR`; that is all the registration there is. `Vendor` itself describes a card that asks for nothing but a VFIO
-variant driver, so a vendor overrides only what is different about its cards:
+A vendor is one module of this package, `cards/NAME.py`. The module derives a class from `Vendor` and names an
+instance of it `VENDOR`; it is registered by being in the package. `Vendor` itself describes a card that needs nothing
+but a VFIO variant driver, so a vendor overrides only what is different about its cards:
 
-1. **Which cards.** `pci_vendor`, and `pci_devices` where only some PFs of that vendor are meant, as when two drivers
-   share it. The core finds the vendor by the PCI ID of the PF (`registry`); a card that no module claims is `generic`.
-2. **What makes a VF migratable.** Most variant drivers need nothing: leave `needs_flag` alone. Set it where the
-   driver looks at the `migratable` flag of the devlink port function when it binds; the core then refuses a VF whose
-   port lacks the flag, with `cannot_migrate()`. Where the kernel offers the flag it is set, whoever the vendor is.
+1. **Which cards.** `pci_vendor`, and `pci_devices` if only some PFs of that PCI vendor are meant, for example
+   because the others have another driver. The core finds the vendor by the PCI ID of the PF (`registry`); a card
+   that matches no module is `generic`.
+2. **What makes a VF migratable.** Most variant drivers need nothing more: leave `needs_flag` alone. Set it if the
+   driver reads the `migratable` flag of the devlink port function when it binds; the core then refuses a VF whose
+   port lacks the flag, with the text of `cannot_migrate()`. If the kernel offers the flag, the core sets it before
+   the driver is bound, whatever the vendor.
 3. **Firmware.** `firmware()` judges the versions that devlink reports. Numbers of different families of card do not
-   compare: keep a minimum for each family. Judge by what the kernel shows (the variant driver, the flag) wherever it
-   shows it, and by a version only where nothing else is to be seen. `settings()` is for what only the vendor's own
-   tool can read, which may take a second; it is asked while provisioning, never while a hook waits.
+   compare: keep a minimum for each family. Prefer what the kernel shows (the variant driver, the flag); judge by a
+   version only if nothing else shows it. `settings()` is for what only the vendor's own tool can read, which may take
+   a second; it is called while provisioning, never while a hook waits.
 4. **Remedies.** `load_driver`, `install_variant`, `enable_sriov()`, `enable_migration()` and `update_firmware()` say
-   what to run, as it works when pasted on that host. `kernel_remedies` has one for a part of what the kernel answers
-   when it refuses a change through devlink.
-5. **How many at once.** `max_migrating`: how many VFs of one PF may be on their way at the same time.
-6. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares as they appear. Add the
-   lines there; a test compares the two.
+   what to run on the host of the card, as a command that can be pasted. `kernel_remedies` has one for each text by
+   which the card's driver refuses a change through devlink.
+5. **How many at once.** `max_migrating`: how many VFs of one PF can migrate at the same time.
+6. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares when they appear. Add
+   their lines there; a test compares the two.
 
 Then write `tests/unit/cards/test_NAME.py`: each finding once, with what it says and its remedy.
 
-A vendor has no state, changes nothing, and must not raise: what it cannot find out is a warning among its findings.
+A vendor has no state, changes nothing and raises nothing: what it cannot find out is a warning among its findings.
 """
 
 from __future__ import annotations
@@ -36,28 +38,29 @@ from typing import Optional
 from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.rules.findings import ERROR, WARNING, Finding, Remedies
 
+#: as many VFs as a remedy proposes where the pool names no number
+_SOME_VFS = 16
+
 
 @dataclass(frozen=True)
 class CardState:
-    """What is known of the card behind one PF. None is what nobody could find out."""
+    """What is known of the card of one PF. None: unknown."""
 
     pf: PciAddress
-    #: Parameter-Set Identification: the make of the board
+    #: identifier of the card's firmware configuration
     psid: Optional[str] = None
     #: the firmware that runs, and the one that will after the card's next reset
     firmware: Optional[str] = None
     stored_firmware: Optional[str] = None
-    #: `firmware_min` of the pool; None where the administrator left that to the vendor
+    #: `firmware_min` of the pool; None: it is left to the vendor
     firmware_min: Optional[tuple[int, ...]] = None
-    #: the eswitch shows ports of VFs, and a port lacks the `migratable` flag
+    #: the PF is in switchdev mode, and the port of a VF lacks the `migratable` flag that the VF needs
     lacks_flag: bool = False
 
 
 class Vendor:
-    """A vendor of cards; as it stands here, one whose cards ask for nothing but a variant driver."""
+    """A vendor of cards; without changes, one whose cards need nothing but a variant driver."""
 
-    #: what an administrator calls these cards
-    name = "SR-IOV"
     #: PCI vendor ID, and the device IDs of the PFs that are meant (None: all of that vendor)
     pci_vendor: Optional[int] = None
     pci_devices: Optional[frozenset[int]] = None
@@ -65,10 +68,10 @@ class Vendor:
     udev_pfs: Mapping[int, str] = MappingProxyType({})
     udev_vfs: Mapping[int, str] = MappingProxyType({})
 
-    #: a VF can migrate only when its devlink port has the `migratable` flag, and the driver was bound after it was set
+    #: a VF can migrate only if its port has the `migratable` flag and its driver was bound after the flag was set
     needs_flag = False
-    #: VFs of one PF that may migrate at the same time, unless the pool says otherwise; no other number is documented
-    #: for any card than the four of the first that could
+    #: VFs of one PF that may migrate at the same time, unless the pool says otherwise; four is the only number that any
+    #: vendor documents
     max_migrating = 4
 
     #: remedy: the PF has no driver, or one without devlink
@@ -80,22 +83,24 @@ class Vendor:
     #: remedies for what the kernel answers through devlink, by a part of its text
     kernel_remedies: Mapping[str, str] = MappingProxyType({})
 
+    # -- what a vendor may replace
+
     def is_for(self, pci_id: PciId) -> bool:
         """Whether a PF of this ID is one of this vendor's."""
         return pci_id.vendor == self.pci_vendor and (
             self.pci_devices is None or pci_id.device in self.pci_devices
         )
 
-    def enable_sriov(self, pf: PciAddress, vfs: int) -> str:  # noqa: ARG002 - for vendors that have a command
-        """Remedy: the card is to offer `vfs` VFs on a PF."""
+    def enable_sriov(self, pf: str, vfs: int) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: make the card offer `vfs` VFs on a PF."""
         return f"enable SR-IOV with {vfs} VFs in the setup of the card or in the BIOS"
 
     def enable_migration(self, pf: str) -> str:  # noqa: ARG002 - for vendors that have a command
-        """Remedy: the card is to offer migration of a PF's VFs."""
+        """Remedy: make the card offer migration of a PF's VFs."""
         return "update the firmware of the card"
 
-    def update_firmware(self, pf: PciAddress) -> str:  # noqa: ARG002 - for vendors that have a command
-        """Remedy: the card needs newer firmware."""
+    def update_firmware(self, pf: str) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: give the card newer firmware."""
         return "update the firmware of the card"
 
     def firmware(self, card: CardState) -> Iterator[Finding]:
@@ -107,7 +112,7 @@ class Vendor:
         """What is wrong with the settings of a card's firmware, read with the vendor's own tool; may be slow."""
         return iter(())
 
-    # -- used as they are
+    # -- used by vendors and by the core as they are
 
     def lacks_flag(self, migratable: Optional[bool]) -> bool:
         """Whether a VF cannot migrate because its port has no `migratable` flag; None is a port without one."""
@@ -127,9 +132,9 @@ class Vendor:
             yield self.cannot_migrate(str(card.pf))
 
     def remedies(self, pf: PciAddress, vfs: Optional[int]) -> Remedies:
-        """What to do about a PF that is not as it must be whoever made it; `vfs` is how many the pool wants."""
+        """What to do about findings that do not depend on the vendor; `vfs` is how many VFs the pool wants."""
         return Remedies(
-            sriov=self.enable_sriov(pf, vfs or _SOME_VFS),
+            sriov=self.enable_sriov(str(pf), vfs or _SOME_VFS),
             driver=self.load_driver,
             variant=self.install_variant,
         )
@@ -139,7 +144,7 @@ class Vendor:
         if card.firmware is None or oldest is None or version(card.firmware) >= oldest:
             return
         text = f"PF {card.pf} runs firmware {card.firmware}, migration needs {'.'.join(map(str, oldest))} or newer"
-        yield Finding(ERROR, text, self.update_firmware(card.pf))
+        yield Finding(ERROR, text, self.update_firmware(str(card.pf)))
 
     def pending(self, card: CardState) -> Iterator[Finding]:
         """A warning when the card will run other firmware after its next reset."""
@@ -149,10 +154,6 @@ class Vendor:
         yield Finding(
             WARNING, text, "guests migrate only between hosts that run the same: reset the cards together"
         )
-
-
-#: as many VFs as a remedy proposes where the pool names no number
-_SOME_VFS = 16
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ class VfState:
     driver: Optional[str]
     #: the driver is vfio-pci or a variant driver
     vfio: bool
-    #: a process (QEMU) holds the VF through VFIO; `observe` looks only where the VF is not migratable
+    #: a process (QEMU) holds the VF through VFIO; `observe` looks only where the `migratable` flag is off
     in_use: bool
     #: devlink port of the VF; None while the PF is not in switchdev mode
     port_index: Optional[int] = None
@@ -62,7 +62,7 @@ class Host:
         index = self.sysfs.vf_index(vf)
         port = self.devlink.vf_port(pf, index)
         state = self._state(vf, pf, index, False, port, self.ovs.port)
-        if state.vfio and not state.migratable:
+        if state.vfio and state.migratable is False:
             # Only then does it matter, and looking through all processes is the slowest part.
             state = replace(state, in_use=self.sysfs.in_use(vf))
         return state

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional, cast
 
 import pytest
 
-from vfmigrate.cards.mlx5 import VENDOR, Mlx5
+from vfmigrate.cards.mlx5 import FIRMWARE_MIN, VENDOR, Mlx5
 from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.vendor import CardState
 from vfmigrate.errors import HostError
@@ -125,3 +127,9 @@ def test_firmware_is_compared_within_its_family(
     assert [finding.text for finding in VENDOR.findings(state)] == (
         [] if oldest is None else [f"PF {PF} runs firmware {firmware}, migration needs {oldest} or newer"]
     )
+
+
+def test_the_manual_lists_the_minimum_of_each_family() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "prepare-the-card.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \w+-\d[^|]* \| (\d+\.\d+\.\d+) \|", page, re.MULTILINE)
+    assert listed == [".".join(map(str, oldest)) for oldest in FIRMWARE_MIN.values()]

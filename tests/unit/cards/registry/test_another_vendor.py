@@ -52,7 +52,7 @@ def rig(make_rig: MakeRig, vendors: Vendors) -> Rig:
 
 
 def test_it_is_found(vendors: Vendors) -> None:
-    assert vendors.of(PciId(0xAC3E, 0x0001)).name == "Acme"
+    assert vendors.of(PciId(0xAC3E, 0x0001)).load_driver == "modprobe acme"
     assert vendors.of(PciId(0xAC3E, 0x0003)) is generic.VENDOR
 
 

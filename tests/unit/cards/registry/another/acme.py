@@ -11,7 +11,6 @@ from vfmigrate.cards.vendor import Vendor
 class Acme(Vendor):
     """Cards whose variant driver needs no flag."""
 
-    name = "Acme"
     pci_vendor = 0xAC3E
     pci_devices = frozenset({0x0001})
     udev_pfs = MappingProxyType({0x0001: "Acme One"})
