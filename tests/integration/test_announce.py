@@ -69,6 +69,32 @@ def test_it_leaves_by_the_uplink_in_the_ports_vlan(
         assert fabric.receive(is_rarp) == (vlan, rarp(MAC))
 
 
+@pytest.mark.parametrize("trunks", [(42, 43), (0,), (0, 42)])
+def test_a_trunk_needs_a_frame_for_each_of_its_vlans(
+    server: OvsServer, door: OpenVswitch, trunks: tuple[int, ...]
+) -> None:
+    port = door.plug(BRIDGE, "rep0", "me", PortSettings(trunks=trunks))
+    assert port.ofport is not None
+    with Wire(server.namespace, FABRIC) as fabric:
+        for vlan in trunks:
+            door.packet_out(BRIDGE, port.ofport, rarp(MAC, vlan))
+        seen = {fabric.receive(is_rarp) for _ in trunks}
+    assert seen == {(vlan or None, rarp(MAC)) for vlan in trunks}
+
+
+@pytest.mark.parametrize(("trunks", "sent"), [((42, 43), 0), ((42, 43), 44), ((0,), 42)])
+def test_nothing_leaves_a_trunk_in_another_vlan(
+    server: OvsServer, door: OpenVswitch, trunks: tuple[int, ...], sent: int
+) -> None:
+    """What a guest may not do: send in a VLAN that is not its own. The frame of its own VLAN comes alone."""
+    port = door.plug(BRIDGE, "rep0", "me", PortSettings(trunks=trunks))
+    assert port.ofport is not None
+    with Wire(server.namespace, FABRIC) as fabric:
+        for vlan in (sent, trunks[0]):
+            door.packet_out(BRIDGE, port.ofport, rarp(MAC, vlan))
+        assert fabric.receive(is_rarp) == (trunks[0] or None, rarp(MAC))
+
+
 def test_the_bridge_learns_where_the_guest_went(server: OvsServer, door: OpenVswitch) -> None:
     """As after a migration to here: the bridge still believes that the guest is behind the uplink."""
     with Wire(server.namespace, FABRIC) as fabric:

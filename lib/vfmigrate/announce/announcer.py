@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vfmigrate import journal
 from vfmigrate.announce.rarp import ROUNDS, rarp
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config
+from vfmigrate.config.configuration import UNTAGGED, Config
 from vfmigrate.converge.observe import Host
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.journal import Journal
@@ -31,6 +31,25 @@ class _Exit:
 
     bridge: str
     ofport: int
+
+
+def vlans_of(claim: Claim) -> tuple[int, ...]:
+    """The VLANs in which to announce a claim's MAC from its port; 0 is no tag.
+
+    A frame without a tag leaves an access port with the port's tag. From a trunk it leaves untagged where the trunk
+    carries that, and not at all where it does not: so there is one frame for each VLAN (ovs-vswitchd.conf.db(5),
+    "VLAN Configuration"). Of a trunk of all VLANs nobody knows which the guest uses.
+    """
+    if claim.vlan is not None:
+        return (UNTAGGED, *claim.trunks)
+    return claim.trunks or (UNTAGGED,)
+
+
+def _in_words(claim: Claim) -> str:
+    tags = [*([claim.vlan] if claim.vlan is not None else []), *(vlan for vlan in claim.trunks if vlan)]
+    if not tags:
+        return "without a tag"
+    return f"in VLAN{'s' if len(tags) > 1 else ''} {', '.join(map(str, tags))}"
 
 
 class Announcer:
@@ -110,7 +129,8 @@ class Announcer:
                     if claim.strategy == "failover" and not self._host.sysfs.bus_master(claim.vf):
                         del exits[claim]  # the guest is on its standby again
                         continue
-                    self._host.ovs.packet_out(exit_.bridge, exit_.ofport, rarp(claim.mac))
+                    for vlan in vlans_of(claim):
+                        self._host.ovs.packet_out(exit_.bridge, exit_.ofport, rarp(claim.mac, vlan))
                 except VfmigrateError as error:
                     self._tell_failure(claim, error)
                     del exits[claim]
@@ -118,7 +138,7 @@ class Announcer:
                 if number == 0:
                     self._log.event(
                         "announce",
-                        f"guest '{claim.domain_name}': told the network that {claim.mac} is here",
+                        f"guest '{claim.domain_name}': announced {claim.mac} {_in_words(claim)}",
                         domain=claim.domain_name,
                         uuid=claim.domain,
                         vf=str(claim.vf),

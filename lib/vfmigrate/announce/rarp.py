@@ -16,6 +16,7 @@ ETHERTYPE_RARP = 0x8035
 MINIMUM_FRAME = 60
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_ETHERTYPE_VLAN = 0x8100
 _BROADCAST = b"\xff" * 6
 _HARDWARE_ETHERNET = 1
 _PROTOCOL_IPV4 = 0x0800
@@ -31,15 +32,17 @@ ROUNDS = delays(initial=0.050, step=0.100, maximum=0.550, rounds=5)
 """Seconds to wait before each round, by QEMU's defaults: rounds at 0, 50, 200, 450 and 800 ms."""
 
 
-def rarp(mac: str) -> bytes:
-    """The announcement QEMU sends: an untagged broadcast in which `mac` asks for its own address (RFC 903).
+def rarp(mac: str, vlan: int = 0) -> bytes:
+    """The announcement QEMU sends: a broadcast in which `mac` asks for its own address (RFC 903).
 
-    Switches learn from its source address; hosts have nothing to answer. Raises InputError for no address.
+    Untagged, or with the 802.1Q tag of a VLAN. Switches learn from its source address; hosts have nothing to answer.
+    Raises InputError for no address.
     """
     if not _MAC.fullmatch(mac):
         raise InputError(f"'{mac[:40]}' is not a MAC address", "write it as 52:54:00:00:00:01")
     address = bytes.fromhex(mac.replace(":", ""))
-    ethernet = _BROADCAST + address + struct.pack("!H", ETHERTYPE_RARP)
+    tag = struct.pack("!HH", _ETHERTYPE_VLAN, vlan) if vlan else b""
+    ethernet = _BROADCAST + address + tag + struct.pack("!H", ETHERTYPE_RARP)
     fixed = struct.pack("!HHBBH", _HARDWARE_ETHERNET, _PROTOCOL_IPV4, 6, 4, _OPCODE_REQUEST_REVERSE)
     no_ip = bytes(4)
-    return (ethernet + fixed + address + no_ip + address + no_ip).ljust(MINIMUM_FRAME, b"\0")
+    return (ethernet + fixed + address + no_ip + address + no_ip).ljust(MINIMUM_FRAME + len(tag), b"\0")

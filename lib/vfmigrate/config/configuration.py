@@ -27,6 +27,8 @@ NONE = "none"
 #: what `unmarked` says of VFs that are to be ours although no metadata says so
 TAKE = "take"
 #: the value of `uplink` that stands for the physical port of each PF; no network device can have this name
+#: Open vSwitch's VLAN of frames without a tag
+UNTAGGED = 0
 UPLINK_OF_PF = ""
 
 # characters of a file that an error may quote
@@ -57,7 +59,7 @@ class Pool:
             "vlan",
             setting.number(1, setting.MAX_VLAN),
             "The tag of an interface whose guest asks for none.",
-            otherwise="an untagged trunk port",
+            otherwise="a trunk of the pool's vlans; without any, no VLAN but untagged frames",
         ),
     )
     vlans: frozenset[int] = field(
@@ -65,7 +67,8 @@ class Pool:
         metadata=_key(
             "vlans",
             setting.VLANS,
-            "The VLANs that a guest's metadata may ask for; the pool's own is always among them.",
+            "The VLANs that a guest's metadata may ask for; the pool's own is always among them. "
+            "all allows every VLAN, and gives a guest that asks for none a trunk of all of them.",
             otherwise="none",
         ),
     )
@@ -195,6 +198,17 @@ class Pool:
         if self.network == NONE:
             return None
         return self.network or f"vfmigrate-{self.name}"
+
+    @property
+    def default_trunks(self) -> tuple[int, ...]:
+        """The VLANs on the trunk of an interface that names none, in a pool without a tag of its own.
+
+        VLAN 0 is Open vSwitch's name for frames without a tag; no VLANs at all would be a trunk of all of them, which
+        must be asked for.
+        """
+        if self.vlans == setting.ALL_VLANS:
+            return ()
+        return tuple(sorted(self.vlans)) or (UNTAGGED,)
 
     def allows_vlan(self, vlan: int) -> bool:
         """Whether metadata may choose `vlan` for an interface of this pool."""

@@ -87,7 +87,13 @@ def _flag(text: str) -> bool:
     return configparser.ConfigParser.BOOLEAN_STATES[text.lower()]
 
 
+#: what `vlans = all` allows
+ALL_VLANS = frozenset(range(1, MAX_VLAN + 1))
+
+
 def _vlans(text: str) -> frozenset[int]:
+    if text.strip() == "all":
+        return ALL_VLANS
     found: set[int] = set()
     for word in _words(text):
         low, _, high = word.partition("-")

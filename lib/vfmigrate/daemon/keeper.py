@@ -232,13 +232,16 @@ class Keeper:
             if pf is None:
                 continue
             card = self._host.card(pf)
+            pool = self._config.pools.get(claim.pool)
+            # what the pool gives a guest that asks for nothing is not asked for on the next host either
+            by_default = claim.vlan is None and pool is not None and claim.trunks == pool.default_trunks
             marks.append(
                 Mark(
                     mac=claim.mac,
                     address=claim.vf,
                     pool=claim.pool,
                     vlan=claim.vlan,
-                    trunks=claim.trunks,
+                    trunks=() if by_default else claim.trunks,
                     strategy=claim.strategy,
                     psid=card.psid,
                     firmware=card.firmware,

@@ -236,6 +236,7 @@ class Promises:
                 replace(
                     before,
                     vlan=vlan if wish.vlan is not None else before.vlan,
+                    trunks=() if wish.vlan is not None else before.trunks,
                     state=PLUGGED if wish.plug else before.state,
                     expires=self._expiry(),
                 )
@@ -256,6 +257,7 @@ class Promises:
                 expires=self._expiry(),
                 mac=wish.mac,
                 vlan=vlan,
+                trunks=pool.default_trunks if vlan is None else (),
                 managed=wish.managed,
                 incoming=wish.source is not None,
                 strategy=wish.strategy,

@@ -94,7 +94,8 @@ class Placements:
         if placement.interface.teaming != "transient":
             return
         both = failover_pair.pair_of(domain, placement.interface)
-        failover_pair.check_vlan(both, placement.vlan, placement.trunks)
+        by_default = placement.vlan is None and placement.trunks == placement.pool.default_trunks
+        failover_pair.check_vlan(both, placement.vlan, () if by_default else placement.trunks)
         standby = both.standby
         if standby.kind != "bridge" or standby.source is None:
             return  # libvirt itself refuses a guest whose network is missing, and does so as early

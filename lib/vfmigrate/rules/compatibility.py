@@ -99,7 +99,7 @@ def port_vlan(interface: VfInterface, pool: Pool) -> tuple[Optional[int], tuple[
     vlan = mark.vlan if mark is not None and mark.vlan is not None else pool.vlan
     trunks = mark.trunks if mark is not None else ()
     check_vlans((*trunks, *([vlan] if vlan is not None else [])), pool)
-    return vlan, trunks
+    return vlan, trunks if vlan is not None or trunks else pool.default_trunks
 
 
 def check_vlans(vlans: Iterable[int], pool: Pool) -> None:

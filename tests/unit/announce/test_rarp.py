@@ -21,6 +21,11 @@ def test_the_frame_is_the_one_qemu_sends() -> None:
     assert rarp("52:54:00:AB:cd:ef") == bytes.fromhex(expected.replace(" ", "")) + bytes(18)
 
 
+def test_a_tag_stands_before_the_type() -> None:
+    untagged, tagged = rarp("52:54:00:AB:cd:ef"), rarp("52:54:00:AB:cd:ef", 43)
+    assert tagged == untagged[:12] + bytes.fromhex("8100002b") + untagged[12:]
+
+
 @pytest.mark.parametrize(
     "text", ["", "52:54:00:00:00", "52:54:00:00:00:0g", "5254000:0:00:02", "52-54-00-00-00-02"]
 )

@@ -91,6 +91,7 @@ def test_drop_ins_come_later_and_in_order(tmp_path: Path) -> None:
             "[pool data] vlam: is not a key of this section; the keys are announce, bridge",
         ),
         (POOL + "vlan = 5000\n", "[pool data] vlan: '5000' is not a number from 1 to 4094"),
+        (POOL + "vlans = all 42\n", "[pool data] vlans: 'all' is no VLAN or range"),
         (POOL + "vlans = 1-\n", "[pool data] vlans: '1-' is no VLAN or range"),
         (POOL + "vlans = 9-3\n", "[pool data] vlans: '9-3' is no VLAN or range"),
         (POOL + "announce = perhaps\n", "[pool data] announce: 'perhaps' is neither yes nor no"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.setting import ALL_VLANS
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
@@ -41,6 +42,25 @@ def test_an_unknown_pool_lists_those_there_are() -> None:
     with pytest.raises(Refused, match="pool 'prod', which this host does not have: it has data, lab"):
         compatibility.pool_for(Mark(mac="52:54:00:00:00:01", pool="prod"), config)
     assert compatibility.pool_for(Mark(mac="52:54:00:00:00:01"), config) is None
+
+
+@pytest.mark.parametrize(
+    ("vlans", "trunks"),
+    [
+        (frozenset({43, 42}), (42, 43)),
+        (frozenset(), (0,)),  # frames without a tag, and no others
+        (ALL_VLANS, ()),  # which is Open vSwitch's trunk of all VLANs
+    ],
+)
+def test_a_guest_that_names_no_vlan_gets_those_of_the_pool_and_no_others(
+    vlans: frozenset[int], trunks: tuple[int, ...]
+) -> None:
+    pool = Pool("data", (PF,), "br-data", vlans=vlans)
+    interface = VfInterface(0, "interface", None, None, mark=Mark(pool="data"))
+    assert compatibility.port_vlan(interface, pool) == (None, trunks)
+    named = VfInterface(0, "interface", None, None, mark=Mark(pool="data", trunks=trunks[:1]))
+    if trunks[:1] != (0,):
+        assert compatibility.port_vlan(named, pool) == (None, trunks[:1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""In which VLANs a MAC is announced."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+
+from vfmigrate.announce.announcer import vlans_of
+from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.model.pci import PciAddress
+
+
+@pytest.mark.parametrize(
+    ("tag", "trunks", "announced"),
+    [
+        (42, (), (0,)),  # the access port adds its tag
+        (None, (42, 43), (42, 43)),
+        (None, (0,), (0,)),
+        (10, (42,), (0, 42)),  # native-untagged: what has no tag gets the port's
+        (None, (), (0,)),
+    ],
+)
+def test_one_frame_for_each_vlan_of_the_port(
+    tag: Optional[int], trunks: tuple[int, ...], announced: tuple[int, ...]
+) -> None:
+    vf, domain = PciAddress(0, 1, 0x10, 0), "00000000-0000-4000-8000-000000000001"
+    claim = Claim(vf, "data", domain, "g", PLUGGED, 0.0, vlan=tag, trunks=trunks)
+    assert vlans_of(claim) == announced
