@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a guest with a VF needs inside for migrations that take the VF away for a while. Depends on dbus-python only."""
+"""`vfmigrate-guest`: a bond inside a guest, for migrations that unplug its VF. Depends on dbus-python only."""
 
 from __future__ import annotations
 
-# vfmigrate's own, of which nothing is imported here; a test holds the two together
+# the version of vfmigrate, which is not imported here; a test holds them equal
 VERSION = "0.1.0"

@@ -20,9 +20,9 @@ from vfmigrate_guest.nics import Nic
 Profile = dict[str, dict[str, Any]]
 
 _NAMESPACE = uuid.UUID("5b3c9e0e-5b7c-5d0a-9c8e-0f6f6d2a7c11")
-# above the profiles that the devices had before, which stay for the day the bond is removed
+# above the devices' former profiles, which are kept for when the bond is removed
 _PRIORITY = 100
-# what NetworkManager does not tell of a profile, since it is so anyway
+# defaults, which NetworkManager leaves out of a profile
 _DEFAULTS = {("connection", "autoconnect"): True, ("bond-port", "prio"): 0}
 #: the first NetworkManager that knows priorities of ports (bond-port.prio)
 PORT_PRIORITIES = (1, 44)
@@ -30,7 +30,7 @@ PORT_PRIORITIES = (1, 44)
 
 @dataclass(frozen=True)
 class Bond:
-    """What is to be joined, and under which name."""
+    """The devices to join, and the name of the bond."""
 
     name: str
     vf: Nic
@@ -40,7 +40,7 @@ class Bond:
 
 
 def identity(bond: str, part: str) -> str:
-    """The UUID of a profile of ours: the same at every run, which makes asking twice harmless."""
+    """The UUID of a profile: the same at every run, so that a second run changes nothing."""
     return str(uuid.uuid5(_NAMESPACE, f"{bond}/{part}"))
 
 
@@ -48,22 +48,23 @@ PARTS = ("bond", "vf", "standby")
 
 
 def check(bond: Bond) -> None:
-    """Raises Fault for a bond that cannot work, or is not needed."""
+    """Raises Fault for a bond that cannot work, or that is not needed."""
     if bond.vf.name == bond.standby.name:
-        raise Fault(f"{bond.vf.name} cannot stand by for itself", "name two devices")
+        raise Fault(f"{bond.vf.name} is given as VF and as standby", "name two devices")
     if bond.standby.standby:
         raise Fault(
-            f"{bond.standby.name} stands by for its VF already: the kernel's net_failover joins them",
-            "nothing is to be done in this guest",
+            f"{bond.standby.name} is joined with its VF by the kernel's net_failover",
+            "no bond is needed in this guest",
         )
     if bond.vf.mac == bond.standby.mac:
         raise Fault(
-            f"{bond.vf.name} and {bond.standby.name} have the same MAC, {bond.vf.mac}: it cannot tell them apart",
-            "give the virtio device another MAC, or make a failover pair of them on the host",
+            f"{bond.vf.name} and {bond.standby.name} have the same MAC, {bond.vf.mac}, and profiles "
+            "are matched by MAC",
+            "change the MAC of the virtio device, or make them a failover pair on the host: vfmigrate failover enable",
         )
     for nic in (bond.vf, bond.standby):
         if nic.master not in (None, bond.name):
-            raise Fault(f"{nic.name} is a port of {nic.master}", "free it first")
+            raise Fault(f"{nic.name} is already a port of {nic.master}", f"remove it from {nic.master}")
 
 
 def profiles(
@@ -74,7 +75,7 @@ def profiles(
     `addressing` are the settings ipv4 and ipv6 that the bond gets; by default addresses come from DHCP and router
     advertisements. `version` is NetworkManager's.
     """
-    told = addressing or {"ipv4": {"method": "auto"}, "ipv6": {"method": "auto"}}
+    settings = addressing or {"ipv4": {"method": "auto"}, "ipv6": {"method": "auto"}}
     options = {
         "mode": "active-backup",
         "miimon": "100",
@@ -92,13 +93,13 @@ def profiles(
                 "autoconnect-slaves": 1,
             },
             "bond": {"options": options},
-            **{name: dict(setting) for name, setting in told.items()},
+            **{name: dict(setting) for name, setting in settings.items()},
         }
     }
     for part, nic, priority in (("vf", bond.vf, 100), ("standby", bond.standby, 0)):
         made[part] = _port(bond, part, nic)
         if version >= PORT_PRIORITIES:
-            # The primary is known by its name only; a VF that comes back under another is preferred by this.
+            # The primary is configured by name; this prefers a VF that comes back with another name.
             made[part]["bond-port"] = {"prio": priority}
     return made
 
@@ -119,7 +120,7 @@ def _port(bond: Bond, part: str, nic: Nic) -> Profile:
 
 
 def differs(wanted: Profile, present: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a profile lacks anything of what it should say; what else it says is not looked at."""
+    """Whether a profile lacks a wanted setting; its other settings are ignored."""
     for name, setting in wanted.items():
         there = present.get(name, {})
         for key, value in setting.items():
@@ -131,7 +132,7 @@ def differs(wanted: Profile, present: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value without the types of D-Bus, for comparing."""
+    """A value without its D-Bus types, for comparison."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, (bytes, bytearray)):
@@ -148,7 +149,7 @@ def _plain(value: Any) -> Any:
 def steps(
     wanted: Mapping[str, Profile], present: Mapping[str, Optional[Mapping[str, Mapping[str, Any]]]]
 ) -> dict[str, str]:
-    """What is to be done with each profile: 'add' or 'change'; those that are right are not in it."""
+    """What to do with each profile, 'add' or 'change'; profiles that are right are left out."""
     todo = {}
     for part in PARTS:
         there = present.get(part)

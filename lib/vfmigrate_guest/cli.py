@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate-guest`: joins a VF and a virtio device in a bond, shows the bond, and removes it."""
+"""`vfmigrate-guest`: joins VF and virtio device in a bond, shows the bond, and removes it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ EXIT_STATUS = {
     2: "The command line is not valid.",
 }
 
+# what is printed of a change: planned, and done
+_PLANNED = {"add": "would add", "change": "would change", "delete": "would delete"}
+_DONE = {"add": "added", "change": "changed", "delete": "deleted"}
+
 _DEFAULT_NAME = "bond0"
 _CONNECT_SECONDS = 45.0
 
@@ -43,22 +47,22 @@ def _show(options: argparse.Namespace) -> None:
     present = nics.nics()
     ports = (SYSFS / options.name / "bonding" / "slaves").read_text().split() if _exists(options.name) else []
     active = (SYSFS / options.name / "bonding" / "active_slave").read_text().strip() if ports else ""
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "schema": 1,
         "devices": [{**nic.__dict__, "virtio": nic.virtio} for nic in present],
         "bond": {"name": options.name, "ports": ports, "active": active} if ports else None,
         "advice": nics.advice(present) if not ports else f"{options.name} joins {' and '.join(ports)}",
     }
     if options.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(answer, indent=2))
         return
     for nic in present:
-        flags = ", stands by for a VF" if nic.standby else ""
+        flags = ", standby of a VF" if nic.standby else ""
         master = f", port of {nic.master}" if nic.master else ""
         print(f"{nic.name}: {nic.mac}, {nic.driver}{flags}{master}")
     if ports:
-        print(f"{options.name}: {' '.join(ports)}, sending by {active or 'none'}")
-    print(told["advice"])
+        print(f"{options.name}: ports {' '.join(ports)}, active {active or 'none'}")
+    print(answer["advice"])
 
 
 def _exists(name: str) -> bool:
@@ -77,7 +81,9 @@ def _join(options: argparse.Namespace) -> None:
     made = bond.profiles(wanted, addressing, manager.version())
     todo = bond.steps(made, present)
     for part, what in todo.items():
-        print(f"{'would ' if options.dry_run else ''}{what} profile {made[part]['connection']['id']}")
+        print(
+            f"{_PLANNED[what] if options.dry_run else _DONE[what]} profile {made[part]['connection']['id']}"
+        )
     if options.dry_run:
         return
     _apply(manager, wanted, made, todo)
@@ -89,7 +95,7 @@ def _join(options: argparse.Namespace) -> None:
 def _apply(
     manager: NetworkManager, wanted: Bond, made: Mapping[str, bond.Profile], todo: Mapping[str, str]
 ) -> None:
-    """Make the profiles and let them work; when they do not, take away again what was added."""
+    """Apply the profiles and activate them; if that fails, delete those that were added."""
     try:
         for part, what in todo.items():
             (manager.add if what == "add" else manager.change)(made[part])
@@ -109,7 +115,7 @@ def _apply(
 
 def _check_whole(wanted: Bond) -> None:
     if not _is_whole(wanted):
-        raise Fault(f"{wanted.name} lacks a port", "see journalctl -u NetworkManager")
+        raise Fault(f"{wanted.name} lacks a port", "see: journalctl -u NetworkManager")
 
 
 def _is_whole(wanted: Bond) -> bool:
@@ -124,7 +130,7 @@ def _devices(options: argparse.Namespace) -> tuple[Nic, Nic]:
     if options.vf is None and options.standby is None:
         return nics.choose(present)
     if options.vf is None or options.standby is None:
-        raise Fault("only one of the two devices is named", "give both --vf and --standby, or neither")
+        raise Fault("only one of --vf and --standby is given", "give both or neither")
     return nics.find(present, options.vf), nics.find(present, options.standby)
 
 
@@ -134,7 +140,7 @@ def _addressing(
     wanted: Bond,
     present: Optional[Mapping[str, Mapping[str, Any]]],
 ) -> Optional[Mapping[str, Any]]:
-    """The bond's IP settings: as asked for, else as it has them, else as one of its ports has them now."""
+    """The bond's IP settings: from the options, else its present ones, else those of one of its ports."""
     if options.address:
         ipv4: dict[str, Any] = {
             "method": "manual",
@@ -160,7 +166,7 @@ def _remove(options: argparse.Namespace) -> None:
     there = [part for part in PARTS if manager.profile(identity(options.name, part)) is not None]
     for part in reversed(there):
         name = options.name if part == "bond" else f"{options.name}-{part}"
-        print(f"{'would ' if options.dry_run else ''}delete profile {name}")
+        print(f"{_PLANNED['delete'] if options.dry_run else _DONE['delete']} profile {name}")
         if not options.dry_run:
             manager.delete(identity(options.name, part))
     if not there:
@@ -186,14 +192,14 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    told = "show network devices and the bond, and whether this guest needs a bond or has net_failover"
-    verb = verbs.add_parser("show", help=told, description=told)
+    purpose = "show network devices and the bond, and whether this guest needs a bond or has net_failover"
+    verb = verbs.add_parser("show", help=purpose, description=purpose)
     _add_name(verb)
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=_show)
 
-    told = "join a VF and a virtio device in an active-backup bond, through NetworkManager"
-    verb = verbs.add_parser("bond", help=told, description=told)
+    purpose = "join a VF and a virtio device in an active-backup bond, through NetworkManager"
+    verb = verbs.add_parser("bond", help=purpose, description=purpose)
     _add_name(verb)
     verb.add_argument(
         "--vf", metavar="DEVICE", help="name or MAC of the VF; default: the only device that is not virtio"
@@ -222,8 +228,8 @@ def arguments() -> argparse.ArgumentParser:
     verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
     verb.set_defaults(run=_join)
 
-    told = "remove the bond; the devices get their former profiles back"
-    verb = verbs.add_parser("remove", help=told, description=told)
+    purpose = "remove the bond; the devices get their former profiles back"
+    verb = verbs.add_parser("remove", help=purpose, description=purpose)
     _add_name(verb)
     verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
     verb.set_defaults(run=_remove)
@@ -240,7 +246,7 @@ def _add_name(verb: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one verb; returns the exit status: 1 for what failed or was refused."""
+    """Run one verb; returns the exit status, 1 for a failure or refusal."""
     options = arguments().parse_args(argv)
     try:
         options.run(options)

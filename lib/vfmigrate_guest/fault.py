@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can go wrong in a guest, told in one line."""
+"""Failures in a guest, each in one line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to NetworkManager: connection profiles and what they do, over its D-Bus API.
+"""NetworkManager's connection profiles and devices, over its D-Bus API.
 
 https://networkmanager.dev/docs/api/latest/spec.html; only calls that NetworkManager has had since EL8 (1.14).
-dbus-python is imported here and nowhere else.
+dbus-python is imported in this module only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _addresses(value: Any) -> Any:
     )
 
 
-# The D-Bus types of what a profile is made of, where Python's own do not tell.
+# The D-Bus types of those settings for which Python's types are ambiguous.
 _TYPES: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("connection", "autoconnect-slaves"): dbus.Int32,
     ("connection", "autoconnect-priority"): dbus.Int32,
@@ -67,7 +67,7 @@ def encode(profile: Profile) -> Any:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _faults(what: str) -> Iterator[None]:
     try:
         yield
     except dbus.DBusException as error:
@@ -75,12 +75,12 @@ def _told(what: str) -> Iterator[None]:
         if name.endswith(("ServiceUnknown", "NoReply", "Disconnected", "Spawn.ChildExited")):
             raise Fault("NetworkManager does not answer", "run: systemctl start NetworkManager") from None
         if name.endswith(("PermissionDenied", "AccessDenied", "AuthFailed")):
-            raise Fault(f"NetworkManager does not allow it: {what}", "run this as root") from None
+            raise Fault(f"NetworkManager denied access: {what}", "run the command as root") from None
         raise Fault(f"NetworkManager: {what}: {error.get_dbus_message()}") from None
 
 
 class NetworkManager:
-    """One conversation with NetworkManager."""
+    """A connection to NetworkManager."""
 
     def __init__(self) -> None:
         """Raises Fault when there is no system bus."""
@@ -92,7 +92,7 @@ class NetworkManager:
             ) from None
 
     def _interface(self, path: str, name: str = "") -> Any:
-        with _told("looking"):
+        with _faults("connection"):
             return dbus.Interface(self._bus.get_object(_NAME, path, introspect=False), _NAME + name)
 
     def _property(self, path: str, interface: str, name: str) -> Any:
@@ -101,14 +101,14 @@ class NetworkManager:
 
     def version(self) -> tuple[int, ...]:
         """NetworkManager's version, such as (1, 40, 16)."""
-        with _told("version"):
+        with _faults("version"):
             text = str(self._property(_PATH, "", "Version"))
         return tuple(int(part) for part in text.split("-", maxsplit=1)[0].split(".") if part.isdigit())
 
     # -- profiles
 
     def _find(self, uuid: str) -> Optional[str]:
-        with _told("looking for a profile"):
+        with _faults("looking for a profile"):
             for path in self._interface(f"{_PATH}/Settings", ".Settings").ListConnections():
                 settings = self._interface(path, ".Settings.Connection").GetSettings()
                 if str(settings["connection"]["uuid"]) == uuid:
@@ -116,22 +116,22 @@ class NetworkManager:
         return None
 
     def profile(self, uuid: str) -> Optional[Mapping[str, Mapping[str, Any]]]:
-        """The profile with this UUID as NetworkManager tells it; None when there is none."""
+        """The profile with this UUID; None if there is none."""
         path = self._find(uuid)
         if path is None:
             return None
-        with _told("reading a profile"):
+        with _faults("reading a profile"):
             settings: Mapping[str, Mapping[str, Any]] = self._interface(
                 path, ".Settings.Connection"
             ).GetSettings()
         return settings
 
     def profile_of(self, device: str) -> Optional[Mapping[str, Mapping[str, Any]]]:
-        """The profile that is active on a network device; None when there is none."""
+        """The active profile of a network device; None if there is none."""
         path = self._device(device)
         if path is None:
             return None
-        with _told(f"what is active on {device}"):
+        with _faults(f"what is active on {device}"):
             active = self._property(path, ".Device", "ActiveConnection")
             if active == _NO_PATH:
                 return None
@@ -142,22 +142,22 @@ class NetworkManager:
         return settings
 
     def add(self, profile: Profile) -> None:
-        """Add a profile, to last."""
-        with _told(f"adding {profile['connection']['id']}"):
+        """Add a profile permanently."""
+        with _faults(f"adding {profile['connection']['id']}"):
             self._interface(f"{_PATH}/Settings", ".Settings").AddConnection(encode(profile))
 
     def change(self, profile: Profile) -> None:
         """Replace the profile with the same UUID."""
         path = self._find(profile["connection"]["uuid"])
-        with _told(f"changing {profile['connection']['id']}"):
+        with _faults(f"changing {profile['connection']['id']}"):
             self._interface(path or _NO_PATH, ".Settings.Connection").Update(encode(profile))
 
     def delete(self, uuid: str) -> bool:
-        """Delete a profile, and end what it does; False when there is none."""
+        """Delete a profile, which also deactivates it; False if there is none."""
         path = self._find(uuid)
         if path is None:
             return False
-        with _told("deleting a profile"):
+        with _faults("deleting a profile"):
             self._interface(path, ".Settings.Connection").Delete()
         return True
 
@@ -170,26 +170,26 @@ class NetworkManager:
             return None
 
     def activate(self, uuid: str, device: Optional[str] = None) -> None:
-        """Make a profile do its work, on a device where it does not make one itself."""
+        """Activate a profile; `device` is None for one that creates its own device."""
         where = self._device(device) if device is not None else _NO_PATH
         if where is None:
-            raise Fault(f"NetworkManager knows no device {device}", "see nmcli device")
+            raise Fault(f"NetworkManager does not know device {device}", "see: nmcli device")
         path = self._find(uuid)
-        with _told(f"activating a profile{f' on {device}' if device else ''}"):
+        with _faults(f"activating a profile{f' on {device}' if device else ''}"):
             self._interface(_PATH).ActivateConnection(
                 dbus.ObjectPath(path or _NO_PATH), dbus.ObjectPath(where), dbus.ObjectPath(_NO_PATH)
             )
 
     def wait_connected(self, device: str, seconds: float) -> None:
-        """Wait until a device is connected. Raises Fault when it fails, or is not after `seconds`."""
+        """Wait until a device is connected. Raises Fault if it fails, or is not connected within `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             path = self._device(device)
-            with _told(f"state of {device}"):
+            with _faults(f"state of {device}"):
                 state = self._property(path, ".Device", "State") if path is not None else 0
             if state == _ACTIVATED:
                 return
             if state == _FAILED:
                 break
             time.sleep(_LOOK_SECONDS)
-        raise Fault(f"{device} did not connect within {seconds:g} s", "see journalctl -u NetworkManager")
+        raise Fault(f"{device} did not connect within {seconds:g} s", "see: journalctl -u NetworkManager")

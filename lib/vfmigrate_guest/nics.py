@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's network devices as sysfs shows them: which is virtio, which a VF, and what joins two of them already."""
+"""The guest's network devices in sysfs: which is virtio, which is a VF, and which are joined already."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vfmigrate_guest.fault import Fault
 
 SYSFS = Path("/sys/class/net")
 
-# Bit 62 of a virtio network device's features (virtio 1.1, 5.1.3): it stands by for a device with the same MAC. With
-# it the kernel's net_failover joins the two on its own.
+# Bit 62 of a virtio network device's features, VIRTIO_NET_F_STANDBY (virtio 1.1, 5.1.3): the kernel's net_failover
+# joins it with the device that has the same MAC.
 _STANDBY_FEATURE = 62
 
 
@@ -23,9 +23,9 @@ class Nic:
 
     name: str
     mac: str
-    #: kernel driver, such as virtio_net; None where it is not told
+    #: kernel driver, such as virtio_net; None if unknown
     driver: Optional[str]
-    #: a virtio device that stands by for another: net_failover's
+    #: a virtio device that is the standby of a net_failover device
     standby: bool = False
     #: the device that this one is a port of
     master: Optional[str] = None
@@ -55,7 +55,7 @@ def _nic(device: Path) -> Nic:
     features = _text(device / "device" / "features")
     return Nic(
         name=device.name,
-        # A port of a bond may bear the bond's MAC; bonding keeps the port's own beside it.
+        # A port of a bond can have the bond's MAC; bonding keeps its own in perm_hwaddr.
         mac=_text(device / "bonding_slave" / "perm_hwaddr") or _text(device / "address"),
         driver=driver,
         standby=driver == "virtio_net" and features[_STANDBY_FEATURE : _STANDBY_FEATURE + 1] == "1",
@@ -64,31 +64,31 @@ def _nic(device: Path) -> Nic:
 
 
 def nics(root: Path = SYSFS) -> list[Nic]:
-    """The network devices that have hardware behind them, by name; loopback, bonds, bridges and VLANs have none."""
+    """The network devices with hardware, by name: not loopback, bonds, bridges and VLANs."""
     return [_nic(device) for device in sorted(root.iterdir()) if (device / "device").exists()]
 
 
 def find(present: Sequence[Nic], wanted: str, root: Path = SYSFS) -> Nic:
-    """The device with this name or MAC, hardware behind it or not. Raises Fault when there is none, or several."""
+    """The device with this name or MAC, with hardware or not. Raises Fault if there is none, or several."""
     found = [nic for nic in present if wanted == nic.name or wanted.lower() == nic.mac]
     if not found and "/" not in wanted and (root / wanted).is_dir():
         found = [_nic(root / wanted)]
     if len(found) != 1:
         many = "several network devices" if found else "no network device"
         names = ", ".join(f"{nic.name} ({nic.mac})" for nic in present)
-        raise Fault(f"this guest has {many} '{wanted}'", f"it has {names or 'none'}")
+        raise Fault(f"this guest has {many} '{wanted}'", f"its network devices: {names or 'none'}")
     return found[0]
 
 
 def choose(present: Sequence[Nic]) -> tuple[Nic, Nic]:
-    """VF and virtio device of a guest that has one of each. Raises Fault where that is not plain."""
+    """VF and virtio device of a guest that has one of each. Raises Fault for any other guest."""
     virtio = [nic for nic in present if nic.virtio]
     others = [nic for nic in present if not nic.virtio]
     if len(virtio) != 1 or len(others) != 1:
         names = ", ".join(f"{nic.name} ({nic.driver})" for nic in present)
         raise Fault(
-            f"it is not plain which devices are to be joined: {names or 'there are none'}",
-            "say so with --vf and --standby",
+            f"this guest does not have exactly one VF and one virtio device: {names or 'it has none'}",
+            "name them with --vf and --standby",
         )
     return others[0], virtio[0]
 
@@ -96,9 +96,9 @@ def choose(present: Sequence[Nic]) -> tuple[Nic, Nic]:
 def advice(present: Sequence[Nic]) -> str:
     """Which of net_failover and a bond this guest needs, in a sentence."""
     if any(nic.standby for nic in present):
-        return "net_failover joins the VF and its standby: no bond is needed"
+        return "the kernel's net_failover joins the VF and its standby; no bond is needed"
     if not any(nic.virtio for nic in present):
-        return "there is no virtio device that could stand by for a VF: give the guest one"
+        return "there is no virtio device for the bond; add one to the guest"
     if all(nic.virtio for nic in present):
-        return "there is no VF here now; a bond needs one when it is made"
-    return "the virtio device does not stand by for the VF: join them in a bond (vfmigrate-guest bond)"
+        return "there is no VF now; creating a bond requires one"
+    return "VF and virtio device are not joined; run: vfmigrate-guest bond"

@@ -192,7 +192,11 @@ def test_set_failover(api: type[Handler]) -> None:
     [
         (["set", "vf", "--failover", "ovn", "--migratable", "yes"], 1, "its network 'ext' is external"),
         (["set", "vf", "--failover", "none"], 2, "cannot take a failover away"),
-        (["set", "standby", "--pass-through", "yes"], 1, "has a network filter, which passthrough excludes"),
+        (
+            ["set", "standby", "--pass-through", "yes"],
+            1,
+            "has a network filter, which passthrough does not allow",
+        ),
         (
             ["set", "data", "--strategy", "vfio", "--pool", "data", "--vlan", "5000"],
             2,

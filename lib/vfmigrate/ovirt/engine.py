@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to oVirt's engine: its vNIC profiles, through ovirt-engine-sdk-python.
+"""The vNIC profiles of oVirt's engine, through ovirt-engine-sdk-python.
 
-The SDK is an optional extra (`vfmigrate[ovirt]`, package python3-ovirt-engine-sdk4), needed by one verb of the CLI and
-imported here and nowhere else.
+The SDK is an optional extra (`vfmigrate[ovirt]`, package python3-ovirt-engine-sdk4), needed by one verb of the command
+and imported in this module only.
 """
 
 from __future__ import annotations
@@ -21,20 +21,24 @@ _TIMEOUT_SECONDS = 60
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn the SDK's exceptions into ours."""
+def _errors(what: str) -> Iterator[None]:
+    """Convert the SDK's exceptions."""
     try:
         yield
     except ovirtsdk4.Error as error:
         fault, code = getattr(error, "fault", None), getattr(error, "code", None)
-        if code is None or isinstance(error, ovirtsdk4.AuthError):  # no answer of the API's, or none to us
-            raise Unreachable(f"oVirt's engine: {what}: {error}", "see --url, --user and --ca-file") from None
+        if code is None or isinstance(
+            error, ovirtsdk4.AuthError
+        ):  # no answer from the API, or no access to it
+            raise Unreachable(
+                f"oVirt's engine: {what}: {error}", "check --url, --user and --ca-file"
+            ) from None
         detail = fault.detail if fault is not None and fault.detail else str(error)
         raise HostError(f"oVirt's engine refused: {what}: {detail}") from None
 
 
 class Engine:
-    """A connection to the engine; a context, closed when it is left."""
+    """A connection to the engine; closed at the end of its context."""
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class Engine:
         token: Optional[str] = None,
     ) -> None:
         """Prepare to connect to `url` (https://…/ovirt-engine/api); `ca_file` defaults to the system's store."""
-        with _told("connection"):
+        with _errors("connection"):
             self._connection = ovirtsdk4.Connection(
                 url=url,
                 username=user,
@@ -61,29 +65,29 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(ovirtsdk4.Error):
-            # a token that was handed in is its owner's to end
+            # a token from outside is not ours to log out
             self._connection.close(logout=False)
 
     def profiles(self) -> list[Profile]:
-        """Every vNIC profile, with what its network says of it. Raises Unreachable or HostError."""
+        """All vNIC profiles, with the settings of their networks. Raises Unreachable or HostError."""
         system = self._connection.system_service()
-        with _told("list of networks"):
+        with _errors("list of networks"):
             networks = {network.id: network for network in system.networks_service().list()}
-        with _told("list of vNIC profiles"):
+        with _errors("list of vNIC profiles"):
             found = system.vnic_profiles_service().list()
         return [
             read(profile, networks.get(profile.network.id) if profile.network else None) for profile in found
         ]
 
     def update(self, before: Profile, after: Profile) -> None:
-        """Send what differs. Raises Unreachable or HostError with the engine's reason."""
+        """Send the differences. Raises Unreachable, or HostError with the engine's reason."""
         service = self._connection.system_service().vnic_profiles_service().profile_service(before.id)
-        with _told(f"change of vNIC profile '{before.name}'"):
+        with _errors(f"change of vNIC profile '{before.name}'"):
             service.update(write(before, after))
 
 
 def read(profile: Any, network: Any) -> Profile:
-    """A profile of the SDK, with its network (None: unknown), as ours."""
+    """A `Profile` from the SDK's profile and its network (None: unknown)."""
     mode = profile.pass_through.mode if profile.pass_through is not None else None
     pass_through = mode == types.VnicPassThroughMode.ENABLED
     return Profile(
@@ -103,9 +107,9 @@ def read(profile: Any, network: Any) -> Profile:
 
 
 def write(before: Profile, after: Profile) -> Any:
-    """What the SDK is to send: what differs, and no more.
+    """The SDK's profile with the differences only.
 
-    Properties go as a whole, since the engine replaces them all; migratable only counts with passthrough.
+    Properties are sent as a whole, as the engine replaces them all; migratable has no effect without passthrough.
     """
     sent = types.VnicProfile()
     if after.pass_through != before.pass_through:
@@ -118,7 +122,7 @@ def write(before: Profile, after: Profile) -> Any:
     if after.failover != before.failover:
         sent.failover = types.VnicProfile(id=after.failover)
     if after.network_filter != before.network_filter:
-        sent.network_filter = types.NetworkFilter()  # one without an id is none
+        sent.network_filter = types.NetworkFilter()  # a filter without id removes it
     if dict(after.properties) != dict(before.properties):
         sent.custom_properties = [
             types.CustomProperty(name=key, value=value) for key, value in sorted(after.properties.items())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A vNIC profile of oVirt: what it says, how it is changed, and what its engine would refuse. Pure.
+"""A vNIC profile of oVirt: its settings, changes of them, and what the engine would refuse. Pure.
 
-The refusals are those of the engine's own validation of an updated profile (its VnicProfileValidator), told before
-anything is sent, and with what to do. What needs the engine's database (VMs that use the profile) the engine checks.
+The refusals are those of the engine's own validation (VnicProfileValidator), with remedies and before anything is sent.
+Checks that need the engine's database (VMs that use the profile) are left to the engine.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vfmigrate.errors import Refused
 STRATEGY = "vfmigrate_strategy"
 POOL = "vfmigrate_pool"
 VLAN = "vfmigrate_vlan"
-#: the custom properties that the plugin for vdsm reads
+#: the custom properties that the vdsm plugin reads
 PROPERTIES = (STRATEGY, POOL, VLAN)
 
-# The engine's own syntax of custom properties knows no other.
+# These separate custom properties in the engine's syntax.
 _NO_VALUE = re.compile(r"[;\r\n]")
 
 
@@ -43,25 +43,25 @@ class Profile:
     external: bool = False
     #: the network isolates its ports
     port_isolation: bool = False
-    #: has a network filter, as profiles have unless somebody takes it away
+    #: it has a network filter, as profiles have by default
     network_filter: bool = False
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is asked for; None leaves a thing as it is."""
+    """The settings to change; None leaves one unchanged."""
 
     pass_through: Optional[bool] = None
     migratable: Optional[bool] = None
     failover: Optional[str] = None
-    #: custom properties to set; None takes one away
+    #: custom properties to set; None removes one
     properties: Mapping[str, Optional[str]] = field(default_factory=dict)
-    #: take the network filter away
+    #: remove the network filter
     no_network_filter: bool = False
 
 
 def changed(profile: Profile, change: Change) -> Profile:
-    """The profile as it would be. A profile without passthrough is always migratable, as the engine has it."""
+    """The profile after a change. A profile without passthrough is always migratable, as in the engine."""
     properties = {**profile.properties, **change.properties}
     pass_through = profile.pass_through if change.pass_through is None else change.pass_through
     migratable = profile.migratable if change.migratable is None else change.migratable
@@ -76,7 +76,7 @@ def changed(profile: Profile, change: Change) -> Profile:
 
 
 def find(profiles: Iterable[Profile], wanted: str) -> Profile:
-    """The profile with this id or name, or `NETWORK/NAME`. Raises Refused when there is none, or more than one."""
+    """The profile with this id or name, or `NETWORK/NAME`. Raises Refused if there is none, or more than one."""
     profiles = list(profiles)
     found = [p for p in profiles if wanted in (p.id, p.name, f"{p.network}/{p.name}")]
     if len(found) == 1:
@@ -85,26 +85,24 @@ def find(profiles: Iterable[Profile], wanted: str) -> Profile:
         known = ", ".join(sorted(f"{p.network}/{p.name}" for p in profiles)) or "none"
         raise Refused(f"the engine has no vNIC profile '{wanted}'", f"its profiles: {known}")
     several = ", ".join(f"{p.network}/{p.name} ({p.id})" for p in found)
-    raise Refused(
-        f"several vNIC profiles are called '{wanted}': {several}", "name it as NETWORK/NAME or by its id"
-    )
+    raise Refused(f"several vNIC profiles have the name '{wanted}': {several}", "use NETWORK/NAME or the id")
 
 
 def check(before: Profile, after: Profile, profiles: Iterable[Profile]) -> None:
-    """Raises Refused for what the engine would not accept, or could not work."""
+    """Raises Refused for what the engine would not accept, or what cannot work."""
     profiles = list(profiles)
     users = sorted(p.name for p in profiles if p.failover == before.id)
     if users:
         raise Refused(
-            f"vNIC profile '{before.name}' is the failover of {', '.join(users)}, and cannot be changed while it is",
-            "change a copy of it, and make that the failover",
+            f"vNIC profile '{before.name}' is the failover of {', '.join(users)}, so it cannot be changed",
+            "change a copy of it, and make the copy the failover",
         )
     if after.pass_through:
         _check_pass_through(after)
     if before.failover is not None and not (after.pass_through and after.migratable):
         raise Refused(
             f"vNIC profile '{after.name}' has a failover, which needs passthrough and migratable",
-            "take the failover away first, in the Administration Portal: the REST API cannot",
+            "remove the failover first, in the Administration Portal: the REST API cannot",
         )
     if after.failover is not None:
         _check_failover(after, profiles)
@@ -113,13 +111,15 @@ def check(before: Profile, after: Profile, profiles: Iterable[Profile]) -> None:
 
 def _check_pass_through(profile: Profile) -> None:
     for has, what, remedy in (
-        (profile.port_mirroring, "port mirroring", "take it away first"),
-        (profile.qos, "a QoS", "take it away first"),
+        (profile.port_mirroring, "port mirroring", "remove it first"),
+        (profile.qos, "a QoS", "remove it first"),
         (profile.network_filter, "a network filter", "add --no-network-filter"),
         (profile.port_isolation, "a network with port isolation", "choose another network"),
     ):
         if has:
-            raise Refused(f"vNIC profile '{profile.name}' has {what}, which passthrough excludes", remedy)
+            raise Refused(
+                f"vNIC profile '{profile.name}' has {what}, which passthrough does not allow", remedy
+            )
 
 
 def _check_failover(profile: Profile, profiles: Iterable[Profile]) -> None:
@@ -130,13 +130,13 @@ def _check_failover(profile: Profile, profiles: Iterable[Profile]) -> None:
         raise Refused(f"the engine has no vNIC profile with the id {profile.failover}")
     if target.pass_through:
         raise Refused(
-            f"vNIC profile '{target.name}' cannot be a failover: it is a passthrough profile itself",
-            "choose one on a bridge",
+            f"vNIC profile '{target.name}' cannot be a failover: it has passthrough itself",
+            "choose a profile without passthrough",
         )
     if target.external:
         raise Refused(
             f"vNIC profile '{target.name}' cannot be a failover: its network '{target.network}' is external",
-            "choose one of a network of oVirt's own",
+            "choose a profile of an oVirt network",
         )
     if not (profile.pass_through and profile.migratable):
         raise Refused(
@@ -152,43 +152,43 @@ def _check_properties(profile: Profile) -> None:
     strategy = profile.properties.get(STRATEGY)
     if strategy == "vfio" and profile.pass_through:
         raise Refused(
-            f"vNIC profile '{profile.name}' is a passthrough profile, whose VFs the engine unplugs before a migration",
-            "state travels from a profile without passthrough: add --pass-through no",
+            f"vNIC profile '{profile.name}' has passthrough, so the engine unplugs its VFs before a migration",
+            "strategy vfio needs a profile without passthrough: add --pass-through no",
         )
     if strategy == "vfio":
-        _check_does_without_bridge(profile)
+        _check_needs_no_bridge(profile)
     if strategy == "vfio" and POOL not in profile.properties:
         raise Refused(f"strategy vfio of vNIC profile '{profile.name}' needs a pool", "add --pool NAME")
     if strategy != "vfio" and (POOL in profile.properties or VLAN in profile.properties):
         raise Refused(
-            f"vNIC profile '{profile.name}' has a pool or VLAN without strategy vfio, where they mean nothing",
-            "add --strategy vfio, or take them away",
+            f"vNIC profile '{profile.name}' has a pool or VLAN, which only strategy vfio uses",
+            "add --strategy vfio, or --pool none --vlan none",
         )
 
 
-def _check_does_without_bridge(profile: Profile) -> None:
-    """Raises Refused for what somebody relies on and a VF would silently not have.
+def _check_needs_no_bridge(profile: Profile) -> None:
+    """Raises Refused for settings that a VF would silently ignore.
 
-    vdsm fails to mirror a VF, and guests that were to be kept apart would not be.
+    vdsm cannot mirror a VF, and guests on isolated ports would not be isolated.
     """
     for has, what, remedy in (
-        (profile.port_mirroring, "port mirroring", "take it away first"),
+        (profile.port_mirroring, "port mirroring", "remove it first"),
         (profile.port_isolation, "a network with port isolation", "choose another network"),
     ):
         if has:
             raise Refused(
-                f"vNIC profile '{profile.name}' has {what}, which a bridge does for a vNIC and nothing for a VF",
+                f"vNIC profile '{profile.name}' has {what}, which works on a bridge and not on a VF",
                 remedy,
             )
 
 
 def differences(before: Profile, after: Profile) -> Iterator[str]:
-    """What changes, in words."""
+    """The changes, in words."""
     for name, old, new in (
-        ("pass_through", _told(before.pass_through), _told(after.pass_through)),
-        ("migratable", _told(before.migratable), _told(after.migratable)),
+        ("pass_through", _yes_no(before.pass_through), _yes_no(after.pass_through)),
+        ("migratable", _yes_no(before.migratable), _yes_no(after.migratable)),
         ("failover", before.failover or "none", after.failover or "none"),
-        ("network filter", _told(before.network_filter), _told(after.network_filter)),
+        ("network filter", _yes_no(before.network_filter), _yes_no(after.network_filter)),
     ):
         if old != new:
             yield f"{name}: {old} -> {new}"
@@ -198,5 +198,5 @@ def differences(before: Profile, after: Profile) -> Iterator[str]:
             yield f"{key}: {was or 'none'} -> {will or 'none'}"
 
 
-def _told(value: bool) -> str:
+def _yes_no(value: bool) -> str:
     return "yes" if value else "no"

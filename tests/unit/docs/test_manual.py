@@ -69,4 +69,4 @@ def test_the_guest_command_exits_as_its_page_says(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as usage:
         guest.main(["nonsense"])
     assert usage.value.code == 2
-    assert "only one of the two devices is named" in capsys.readouterr().err
+    assert "only one of --vf and --standby is given" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_devices_are_what_has_hardware_behind_it(tmp_path: Path) -> None:
     assert nics.choose(nics.nics(tmp_path)) == (VF, VIRTIO)
 
 
-def test_a_ports_own_mac_is_told_and_not_the_bonds(tmp_path: Path) -> None:
+def test_a_port_is_shown_with_its_own_mac(tmp_path: Path) -> None:
     device(tmp_path, "ens5", "52:54:00:00:00:99", "mlx5_core")
     (tmp_path / "ens5/bonding_slave").mkdir()
     (tmp_path / "ens5/bonding_slave/perm_hwaddr").write_text(f"{VF.mac}\n")
@@ -50,26 +50,26 @@ def test_a_ports_own_mac_is_told_and_not_the_bonds(tmp_path: Path) -> None:
     assert nics.nics(tmp_path) == [replace(VF, master="bond0")]
 
 
-def test_which_of_net_failover_and_bond(tmp_path: Path) -> None:
+def test_the_advice(tmp_path: Path) -> None:
     assert "vfmigrate-guest bond" in nics.advice([VF, VIRTIO])
     device(tmp_path, "eth0", VIRTIO.mac, "virtio_net", standby=True)
     (standby,) = nics.nics(tmp_path)
     assert "no bond is needed" in nics.advice([VF, standby])
     assert "no virtio device" in nics.advice([VF])
-    assert "no VF here now" in nics.advice([VIRTIO])
+    assert "there is no VF now" in nics.advice([VIRTIO])
 
 
 def test_a_device_is_found_by_name_or_mac(tmp_path: Path) -> None:
     assert nics.find([VF, VIRTIO], VF.mac.upper(), tmp_path) == VF
     assert nics.find([VF, VIRTIO], "eth0", tmp_path) == VIRTIO
-    with pytest.raises(Fault, match=r"no network device 'ens9'; it has ens5 .*, eth0"):
+    with pytest.raises(Fault, match=r"no network device 'ens9'; its network devices: ens5 .*, eth0"):
         nics.find([VF, VIRTIO], "ens9", tmp_path)
     with pytest.raises(Fault, match="several network devices"):
         nics.find([VF, replace(VF, name="ens6")], VF.mac, tmp_path)
 
 
 @pytest.mark.parametrize("present", [[], [VF], [VF, VIRTIO, replace(VF, name="ens6")]])
-def test_what_is_not_plain_is_not_guessed(present: list[Nic]) -> None:
+def test_ambiguous_devices_are_refused(present: list[Nic]) -> None:
     with pytest.raises(Fault, match="--vf and --standby"):
         nics.choose(present)
 
@@ -77,10 +77,13 @@ def test_what_is_not_plain_is_not_guessed(present: list[Nic]) -> None:
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        (replace(BOND, standby=VF), "cannot stand by for itself"),
-        (replace(BOND, standby=replace(VIRTIO, standby=True)), "net_failover joins them"),
+        (replace(BOND, standby=VF), "is given as VF and as standby"),
+        (
+            replace(BOND, standby=replace(VIRTIO, standby=True)),
+            "by the kernel's net_failover; no bond is needed",
+        ),
         (replace(BOND, standby=replace(VIRTIO, mac=VF.mac)), "the same MAC"),
-        (replace(BOND, vf=replace(VF, master="br0")), "ens5 is a port of br0; free it first"),
+        (replace(BOND, vf=replace(VF, master="br0")), "ens5 is already a port of br0; remove it from br0"),
     ],
 )
 def test_a_bond_that_cannot_work_is_refused(wanted: Bond, told: str) -> None:

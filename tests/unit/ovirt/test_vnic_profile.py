@@ -55,11 +55,11 @@ def test_a_profile_without_passthrough_is_migratable() -> None:
 @pytest.mark.parametrize(
     ("before", "change", "words"),
     [
-        (STANDBY, {"properties": VFIO}, "is the failover of pair, and cannot be changed"),
+        (STANDBY, {"properties": VFIO}, "is the failover of pair, so it cannot be changed"),
         (PLAIN, {"failover": "2"}, "only with passthrough and migratable"),
         (PASSTHROUGH, {"failover": "2", "migratable": False}, "only with passthrough and migratable"),
         (PASSTHROUGH, {"failover": "3"}, "cannot be its own failover"),
-        (PASSTHROUGH, {"failover": "5"}, "it is a passthrough profile itself"),
+        (PASSTHROUGH, {"failover": "5"}, "it has passthrough itself"),
         (PASSTHROUGH, {"failover": "4"}, "its network 'ext' is external"),
         (PASSTHROUGH, {"failover": "9"}, "no vNIC profile with the id 9"),
         (USED, {"pass_through": False}, "has a failover, which needs passthrough.*the REST API cannot"),
@@ -71,11 +71,19 @@ def test_a_profile_without_passthrough_is_migratable() -> None:
             {"pass_through": True},
             "network filter.*; add --no-network-filter",
         ),
-        (replace(PLAIN, port_mirroring=True), {"properties": VFIO}, "port mirroring, which a bridge does"),
+        (
+            replace(PLAIN, port_mirroring=True),
+            {"properties": VFIO},
+            "port mirroring, which works on a bridge",
+        ),
         (replace(PLAIN, port_isolation=True), {"properties": VFIO}, "isolation.*; choose another network"),
-        (PASSTHROUGH, {"properties": VFIO}, "the engine unplugs before a migration; .* --pass-through no"),
+        (
+            PASSTHROUGH,
+            {"properties": VFIO},
+            "the engine unplugs its VFs before a migration; .* --pass-through no",
+        ),
         (PLAIN, {"properties": {"vfmigrate_strategy": "vfio"}}, "needs a pool; add --pool"),
-        (PLAIN, {"properties": {"vfmigrate_pool": "data"}}, "without strategy vfio"),
+        (PLAIN, {"properties": {"vfmigrate_pool": "data"}}, "which only strategy vfio uses"),
         (PLAIN, {"properties": {**VFIO, "vfmigrate_pool": "a;b"}}, "cannot have a ';'"),
     ],
 )

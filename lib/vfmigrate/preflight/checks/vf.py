@@ -39,11 +39,11 @@ from vfmigrate.rules.findings import Finding
 def results(snapshot: Snapshot) -> Iterator[CheckResult]:
     """The results for the VFs."""
     for vf in snapshot.vfs:
-        yield from as_results(PAIR, "strategy", _told_strategy(vf), _strategy(snapshot, vf))
+        yield from as_results(PAIR, "strategy", _strategy_text(vf), _strategy(snapshot, vf))
     if snapshot.source.facts is not None:
         for vf in snapshot.vfs:
-            fine = f"{vf.told} is ready to leave"
-            yield from as_results(SOURCE, "vf", fine, _leaving(snapshot.source.facts, snapshot.running, vf))
+            fine = f"{vf.told} can migrate"
+            yield from as_results(SOURCE, "vf", fine, _source_vf(snapshot.source.facts, snapshot.running, vf))
         yield from as_results(
             SOURCE,
             "limit",
@@ -96,12 +96,12 @@ def _destination(snapshot: Snapshot, facts: HostFacts) -> Iterator[CheckResult]:
             )
 
 
-def _told_strategy(vf: CarriedVf) -> str:
+def _strategy_text(vf: CarriedVf) -> str:
     how = {
-        VFIO: "its state travels",
-        FAILOVER: "its standby carries on",
-    }.get(vf.strategy, "it is unplugged, and another plugged in")
-    return f"{vf.told} crosses by {vf.strategy}: {how}"
+        VFIO: "with its device state",
+        FAILOVER: "while its standby carries the traffic",
+    }.get(vf.strategy, "unplugged, and replaced on the destination")
+    return f"{vf.told} migrates {how} ({vf.strategy})"
 
 
 def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
@@ -127,10 +127,10 @@ def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
         yield refusal(failure)
 
 
-# -- where the guest is
+# -- the source
 
 
-def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding]:
+def _source_vf(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding]:
     if vf.strategy != VFIO or not running:
         return
     known = facts.vf(str(vf.interface.address))
@@ -142,27 +142,27 @@ def _leaving(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding
             )
         return
     _, pf, now = known
-    restart = "then restart the guest, or unplug the VF and plug it in again"
+    restart = "then restart the guest, or unplug the VF and plug it again"
     vendor = registry.known().named(pf.pci_id)
     if pf.mode == "switchdev" and vendor.lacks_flag(now.migratable):
         found = vendor.cannot_migrate(pf.address)
         yield error(f"{facts.host}: {found.text}", found.remedy)
     elif now.migratable is False:
         yield error(
-            f"VF {now.address} on {facts.host} is not migratable, and its driver reads that when it binds: the "
-            "running guest cannot migrate",
-            f"shut the guest down; vfmigrate makes the VF migratable for its next start ({restart})",
+            f"{facts.host}: VF {now.address} is not migratable; its driver reads that when it binds, so the running "
+            "guest cannot migrate",
+            "shut the guest down and start it again: vfmigrate makes the VF migratable at the start",
         )
     if now.driver == GENERIC_DRIVER:
         yield error(
-            f"VF {now.address} on {facts.host} is bound to {GENERIC_DRIVER}, which carries no state",
+            f"{facts.host}: VF {now.address} is bound to {GENERIC_DRIVER}, which cannot migrate device state",
             f"{vendor.install_variant}; {restart}",
         )
     elif now.bound_early:
         yield error(
-            f"VF {now.address} on {facts.host} was bound before it was made migratable: the running guest cannot "
+            f"{facts.host}: VF {now.address} was bound before it was made migratable, so the running guest cannot "
             "migrate",
-            "restart the guest, or unplug the VF and plug it in again",
+            "restart the guest, or unplug the VF and plug it again",
         )
     if now.holder is not None and now.state is None:
         yield warning(
@@ -196,7 +196,7 @@ def _too_many(facts: HostFacts, pool: PoolFacts, pf: PfFacts, count: tuple[int, 
         )
 
 
-# -- where it is to go
+# -- the destination
 
 
 def _no_pool(host: HostSnapshot, facts: HostFacts, name: str) -> Finding:
@@ -324,7 +324,7 @@ def _ready(host: HostSnapshot, pool: PoolFacts, carried: Sequence[CarriedVf]) ->
         return
     for pf in pool.pfs:
         if pf.variant_driver == GENERIC_DRIVER or pf.mode != "switchdev":
-            continue  # the cards' own findings tell
+            continue  # the findings of the card say so
         for vf in pf.vfs:
             if vf.holder is None and vf.migratable is False:
                 bound = f", and was bound to {vf.driver} before" if vf.vfio else ""
