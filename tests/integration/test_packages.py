@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ DIST_INFO = re.compile(re.escape(LIBRARY) + r"-[0-9.]+\.dist-info(/.*)?")
 
 PLUGIN = "/usr/share/vfmigrate/vdsm_plugin"
 
-# Files and directories of each package, modules and vdsm's hooks apart. A new file belongs in here.
+# The files and directories of each package, without modules and vdsm's hooks. Add new files here.
 LISTS = {
     "vfmigrate": """
         /etc/vfmigrate
@@ -90,10 +91,12 @@ DISTRIBUTION = {
     "pyroute2": "python3-pyroute2",
     "rich": "python3-rich",
 }
-# Of what is imported only where it is used, and told to be missing otherwise.
+# What is imported only where it is used, with an error that names the package if it is missing.
 SUGGESTED = {"ovirtsdk4": "python3-ovirt-engine-sdk4"}
-# What a terminal is nicer with, and does without.
+# What the command can do without.
 RECOMMENDED = {"rich": "python3-rich"}
+# The programs that daemon, command and completion run, and the distribution's package of each.
+PROGRAMS = {"mstconfig": "mstflint", "virsh": "libvirt-client"}
 
 
 @pytest.fixture(scope="module")
@@ -215,11 +218,37 @@ def test_the_library_needs_what_it_imports_and_nothing_else(built: dict[str, Pat
     assert needed == {DISTRIBUTION[name] for name in imported() - optional}
 
 
-def test_what_is_not_needed_by_all_is_suggested_or_recommended(built: dict[str, Path]) -> None:
+def test_what_the_library_can_do_without_is_suggested_or_recommended(built: dict[str, Path]) -> None:
     for how, wanted in (("--suggests", SUGGESTED), ("--recommends", RECOMMENDED)):
         told = run("rpm", "-qp", how, built["python3-vfmigrate"]).split()
         assert set(told) == set(wanted.values())
         assert wanted.keys() <= imported()
+
+
+def test_the_programs_that_are_run_are_recommended(built: dict[str, Path]) -> None:
+    recommended = run("rpm", "-qp", "--recommends", built["vfmigrate"]).splitlines()
+    assert sorted(each.split()[0].lstrip("(") for each in recommended) == sorted(
+        {"openvswitch", *PROGRAMS.values()}
+    )
+    sources = [*(CLONE / "lib/vfmigrate").rglob("*.py"), *(CLONE / "completion").iterdir()]
+    texts = {file: file.read_text() for file in sources}
+    for program in PROGRAMS:
+        assert any(program in text for text in texts.values()), f"nothing runs {program}"
+    starting = {file.parent.name for file, text in texts.items() if "subprocess" in text}
+    assert starting == {"cards"}, "name the programs that these run in PROGRAMS, and recommend their packages"
+
+
+def test_every_document_that_is_linked_is_packaged(built: dict[str, Path]) -> None:
+    documents = [file for file in files(built["vfmigrate"]) if file.startswith("/usr/share/doc/vfmigrate/")]
+    broken = []
+    for document in documents:
+        if document.endswith(".md"):
+            source = CLONE / Path(document).relative_to("/usr/share/doc/vfmigrate")
+            for link in re.findall(r"\]\(([^)#\s]+)", source.read_text()):
+                target = os.path.normpath(Path(document).parent / link)
+                if "://" not in link and target not in documents:
+                    broken.append(f"{document}: {link}")
+    assert broken == []
 
 
 def test_two_builds_are_the_same_bytes(built: dict[str, Path], tmp_path: Path) -> None:
