@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# What a developer, a packager and .ci/run call. `make` alone lists the targets.
+# Entry points for developers, packagers and .ci/run. `make` without a target lists the targets.
 
 SHELL = /bin/sh
 DESTDIR ?=
@@ -14,22 +14,22 @@ PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 UDEVRULESDIR ?= $(PREFIX)/lib/udev/rules.d
-# where the installing interpreter looks for the distribution's own packages
+# where PYTHON3 finds the distribution's own packages
 SITELIB ?= $(shell $(PYTHON3) -Ic 'import sysconfig as s; n = s.get_scheme_names(); \
 	print(s.get_path("purelib", next(x for x in ("deb_system", "rpm_prefix", "posix_prefix") if x in n)))')
 HOOKDIR ?= $(SYSCONFDIR)/libvirt/hooks/qemu.d
 VDSMHOOKSDIR ?= $(PREFIX)/libexec/vdsm/hooks
 VDSMPLUGINDIR = $(PREFIX)/share/vfmigrate/vdsm_plugin
-# the hook points of oVirt's vdsm at which its plugin acts (vdsm_plugin/vfmigrate_vdsm/points.py)
+# the hook points of vdsm that the plugin uses (vdsm_plugin/vfmigrate_vdsm/points.py)
 VDSM_POINTS = before_device_create before_vm_start before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
 	after_nic_hotunplug before_vm_migrate_source before_vm_migrate_destination after_vm_destroy after_get_caps \
 	after_get_stats
 HOST ?= a
 SCENARIOS ?=
-# test files at a time: most of what they do is wait for servers
+# how many test files run at the same time; most of them wait for servers most of the time
 TEST_JOBS ?= 3
 
-# recursive: asked for (and made) only by the targets that use it
+# Expanded where it is used, so that only targets that need the environment make it.
 VENV = $(shell tests/venv.sh)
 PY = $(VENV)/bin/python
 
@@ -38,15 +38,15 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: demo
-demo: packages ## two test hosts, a guest with a VF, `virsh migrate` there and back, shown in the terminal
+demo: packages ## show `virsh migrate` of a guest with a VF between two test hosts, there and back
 	@$(PY) -m tests.testbed demo
 
 .PHONY: test
-test: packages ## every test that needs no VM (installs what it needs)
+test: packages ## run every test that needs no VM; installs what it needs
 	$(PY) -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: testbed
-testbed: packages ## every scenario on two host VMs (or SCENARIOS="a b"); writes build/testbed/report.json
+testbed: packages ## run every scenario on two host VMs, or SCENARIOS="a b"; writes build/testbed/report.json
 	@$(PY) -m tests.testbed run $(SCENARIOS)
 
 .PHONY: testbed-up
@@ -54,11 +54,11 @@ testbed-up: packages ## start the two host VMs and leave them running
 	@$(PY) -m tests.testbed up
 
 .PHONY: testbed-shell
-testbed-shell: ## a root shell on a running test host (HOST=a or HOST=b)
+testbed-shell: ## open a root shell on a running test host (HOST=a or HOST=b)
 	@$(PY) -m tests.testbed shell $(HOST)
 
 .PHONY: testbed-down
-testbed-down: ## end what testbed-up started
+testbed-down: ## stop what testbed-up started
 	@$(PY) -m tests.testbed down
 
 .PHONY: bench
@@ -67,7 +67,7 @@ bench: packages ## measure what the project promises about speed; writes build/b
 
 SOAK_ARGS ?=
 .PHONY: soak
-soak: packages ## faults, operations and inputs by the thousand, an hour or two; writes build/soak/report.json
+soak: packages ## try thousands of faults, operations and inputs, in one or two hours; writes build/soak/report.json
 	@PYTHONPATH=lib $(PY) -m tests.soak $(SOAK_ARGS)
 
 .PHONY: lint
@@ -87,13 +87,13 @@ news: packages ## build CHANGELOG.md from newsfragments/ for the version in vers
 	$(VENV)/bin/towncrier build --yes --version "$$(sed -n 's/^VERSION = "\(.*\)"$$/\1/p' lib/vfmigrate/version.py)"
 
 .PHONY: install
-install: install-library install-host ## install below DESTDIR; for packagers of other distributions
+install: install-library install-host ## install on a host below DESTDIR, for packagers of other distributions
 
 .PHONY: install-library
 install-library:
 	cd lib && find vfmigrate -name '*.py' -exec install -Dpm 0644 {} $(abspath $(DESTDIR)$(SITELIB))/{} \;
 
-# what a host gets besides the library; rpm/vfmigrate.spec installs the library as a wheel, and then this
+# Everything on a host except the library. rpm/vfmigrate.spec installs the library as a wheel and calls this.
 .PHONY: install-host
 install-host:
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVRULESDIR)
@@ -122,7 +122,7 @@ install-vdsm: ## install the plugin for oVirt's vdsm below DESTDIR
 	rm $(DESTDIR)$(VDSMPLUGINDIR)/50_vfmigrate
 	install -Dpm 0644 vdsm_plugin/vdsm.conf $(DESTDIR)$(SYSCONFDIR)/vfmigrate/vfmigrate.conf.d/50-vdsm.conf
 
-# what a guest gets, and nothing of it a host
+# A guest gets this and nothing else; a host gets none of it.
 .PHONY: install-guest
 install-guest: ## install vfmigrate-guest below DESTDIR
 	install -d $(DESTDIR)$(SITELIB)/vfmigrate_guest $(DESTDIR)$(BINDIR)
@@ -133,20 +133,20 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 	install -Dpm 0644 -t $(DESTDIR)$(COMPLETIONDIR) completion/vfmigrate-guest
 
 .PHONY: man
-man: packages ## write the manual pages and the completion anew from what the programs take
+man: packages ## write manual pages and completion from the code, after a change of options, keys or errors
 	PYTHONPATH=lib $(PY) man/write.py
 
 .PHONY: srpm
-srpm: packages ## the source package, in build/rpm
+srpm: packages ## build the source package in build/rpm
 	rpm/build.sh source
 
 .PHONY: rpm
-rpm: packages ## the packages, in build/rpm; their %check runs the unit tests
+rpm: packages ## build the packages in build/rpm; their %check runs the unit tests
 	rpm/build.sh all --define "vfmigrate_test_python $(PY)"
 
 OLD_PYTHON ?= python3.9
 .PHONY: floors
-floors: ## the tests of core and doors with the oldest libraries that the packages accept (OLD_PYTHON=python3.9)
+floors: ## test with the oldest libraries that the packages accept (OLD_PYTHON=python3.9)
 	$(OLD_PYTHON) -m venv --clear build/floors
 	build/floors/bin/pip -q install -r tests/floors.txt
 	build/floors/bin/python -m pytest -p no:cacheprovider tests/unit --ignore=tests/unit/testbed --ignore=tests/unit/docs/test_manual.py \
@@ -161,6 +161,6 @@ venv: packages ## make the test environment and print its path
 	@tests/venv.sh
 
 .PHONY: clean
-clean: ## remove what was built in this clone (the shared cache stays)
+clean: ## remove what was built in this clone; the shared cache stays
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info lib/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

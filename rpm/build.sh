@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Build the source package, or it and the packages, from the work tree (what git ignores apart); or the packages
-# from a source package:
+# Build the source package, or the source package and the packages, from the work tree without what git ignores; or the
+# packages from a source package:
 #
 #     rpm/build.sh source|all [rpmbuild's options]
 #     rpm/build.sh rebuild SOURCE-PACKAGE [rpmbuild's options]
 #
-# They end up in build/rpm, or in $RPM_OUTPUT. Two builds of one commit are the same byte for byte, wherever and
-# whenever they are made: every time in them is the commit's.
+# They are in build/rpm afterwards, or in $RPM_OUTPUT. Two builds of one commit are identical byte for byte, wherever and
+# whenever they are made: all times in them are the commit's.
 set -eu
 tree=$(cd "$(dirname "$0")/.." && pwd)
 output=${RPM_OUTPUT:-$tree/build/rpm}
@@ -16,12 +16,12 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/SOURCES" "$work/SRPMS" "$work/RPMS" "$output"
 export LC_ALL=C TZ=UTC
 
-prepare() { # tarball and spec file from the work tree
+prepare() { # makes tarball and spec file from the work tree
     version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' "$tree/lib/vfmigrate/version.py")
     name=vfmigrate-$version
     cd "$tree"
     export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
-    # shellcheck disable=SC2016 # the inner shell's variable: leave out what is tracked and deleted
+    # shellcheck disable=SC2016 # the inner shell's variable; it leaves out deleted files that git still tracks
     git ls-files -z --cached --others --exclude-standard | sort -zu |
         xargs -0 sh -c 'for file; do [ ! -f "$file" ] || printf "%s\0" "$file"; done' sh |
         tar --create --null --files-from=- --transform="flags=r;s,^,$name/," --mode=u=rwX,go=rX \
@@ -57,7 +57,7 @@ case $action in
         ;;
 esac
 if [ -e /etc/debian_version ]; then
-    # the build's dependencies are Debian packages, of which rpm knows nothing (tests/packages.txt has them)
+    # The build dependencies are Debian packages (tests/packages.txt), which rpm does not know.
     set -- --load="$tree/rpm/debian.macros" --nodeps "$@"
 fi
 if [ "$action" != rebuild ]; then
@@ -65,7 +65,7 @@ if [ "$action" != rebuild ]; then
     source=$(echo "$work"/SRPMS/*.src.rpm)
 fi
 if [ "$action" != source ]; then
-    # always from the source package: it is named in the packages
+    # Always from the source package: the packages name it.
     build --rebuild "$@" "$source"
 fi
 rm -f "$output"/*.rpm
