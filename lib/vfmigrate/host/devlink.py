@@ -129,6 +129,11 @@ class Info:
         """Name the firmware that runs: after an update not the stored one until the card restarts."""
         return self.running.get("fw.version")
 
+    @property
+    def stored_firmware(self) -> Optional[str]:
+        """Name the firmware in flash, which runs after the next reset of the card."""
+        return self.stored.get("fw.version")
+
 
 class Devlink:
     """devlink of the PCI devices in the network namespace of the thread that makes it; thread-safe.

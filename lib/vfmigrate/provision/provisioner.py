@@ -321,7 +321,7 @@ class Provisioner:
             address,
             psid=card.psid,
             firmware=card.firmware,
-            stored_firmware=card.stored.get("fw.version"),
+            stored_firmware=card.stored_firmware,
             firmware_min=pool.firmware_min,
             lacks_flag=pf.lacks_flag(state),
         )

@@ -261,7 +261,7 @@ def test_info() -> None:
     assert info.driver == "mlx5_core"
     assert info.psid == "MT_0000000359"
     assert info.firmware == "28.41.1000"
-    assert info.stored["fw.version"] == "28.43.2026"
+    assert info.stored_firmware == "28.43.2026"
 
 
 @pytest.mark.parametrize("ask", [Devlink.eswitch_mode, Devlink.info])

@@ -17,7 +17,8 @@ TREE = Path(__file__).parents[4]
 LIBRARY = TREE / "lib" / "vfmigrate"
 #: names of vendors, of their cards, drivers and tools, and a PCI vendor ID
 NAMES = re.compile(
-    r"mlx5|mst(config|flint|fwreset)|mlxconfig|connectx|bluefield|nvidia|mellanox|15b3", re.IGNORECASE
+    r"mlx5|mst(config|flint|fwreset)|mlxconfig|SRIOV_EN\b|NUM_OF_VFS|VF_MIGRATION_MODE|connectx|bluefield|nvidia|mellanox|15b3",
+    re.IGNORECASE,
 )
 
 
