@@ -207,7 +207,7 @@ def test_a_mac_that_somebody_has_is_refused(home: Node) -> None:
     home.define_guest(Guest("other", [Vf(home.vf(1), MAC)], 2))
     status, _, error = vfmigrate(home, "attach", GUEST, "--pool", "data", "--mac", MAC)
     assert (status, error.count("\n")) == (1, 1)
-    assert "guest 'other' has an interface with MAC" in error
+    assert "guest 'other' already has an interface with MAC" in error
 
 
 def test_without_a_free_vf_a_running_guest_is_refused(running: Node) -> None:

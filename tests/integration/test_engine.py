@@ -191,7 +191,7 @@ def test_set_failover(api: type[Handler]) -> None:
     ("words", "status", "told"),
     [
         (["set", "vf", "--failover", "ovn", "--migratable", "yes"], 1, "its network 'ext' is external"),
-        (["set", "vf", "--failover", "none"], 2, "cannot take a failover away"),
+        (["set", "vf", "--failover", "none"], 2, "cannot remove a failover"),
         (
             ["set", "standby", "--pass-through", "yes"],
             1,
@@ -203,7 +203,11 @@ def test_set_failover(api: type[Handler]) -> None:
             "--vlan: '5000' is not",
         ),
         (["show", "absent"], 1, "no vNIC profile 'absent'"),
-        (["show", "--password-file", "/nonexistent/file"], 65, "cannot be read from /nonexistent/file"),
+        (
+            ["show", "--password-file", "/nonexistent/file"],
+            65,
+            "cannot read the password from /nonexistent/file",
+        ),
     ],
 )
 def test_refusals(

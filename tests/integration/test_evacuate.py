@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_every_guest_on_one_host_and_asking_again_does_the_rest(re
         (("qemu+tcp://host-a/system",), 2, "qemu+tcp://host-a/system is this host"),
         ((TO_B, TO_B), 2, "is host-b, which is given twice"),
         (("qemu+tcp://host-c/system",), 75, "cannot connect to libvirt at qemu+tcp://host-c/system"),
-        (("--only", "nobody", TO_B), 1, "no guest 'nobody' runs here"),
+        (("--only", "nobody", TO_B), 1, "no guest 'nobody' runs on this host"),
     ],
 )
 def test_refusals_are_one_line(pair: Pair, words: tuple[str, ...], status: int, problem: str) -> None:
@@ -228,5 +228,5 @@ def test_a_destination_without_vfmigrate_takes_plain_guests(pair: Pair) -> None:
     pair.a.start_guest(Guest("plain", number=9))
     done = evacuate(pair.a)
     assert done.returncode == 1
-    assert "vfmigrated there does not answer" in done.stdout
+    assert "host-b: vfmigrated does not answer" in done.stdout
     assert (running(pair.a), running(pair.b)) == ({"g0"}, {"plain"})
