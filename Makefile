@@ -38,15 +38,15 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: demo
-demo: packages ## show `virsh migrate` of a guest with a VF between two test hosts, there and back
+demo: packages ## show a VF migrating between two test hosts, there and back
 	@$(PY) -m tests.testbed demo
 
 .PHONY: test
-test: packages ## run every test that needs no VM; installs what it needs
+test: packages ## run every test that needs no VM
 	$(PY) -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: testbed
-testbed: packages ## run every scenario on two host VMs, or SCENARIOS="a b"; writes build/testbed/report.json
+testbed: packages ## run the scenarios on two host VMs (SCENARIOS="a b")
 	@$(PY) -m tests.testbed run $(SCENARIOS)
 
 .PHONY: testbed-up
@@ -54,7 +54,7 @@ testbed-up: packages ## start the two host VMs and leave them running
 	@$(PY) -m tests.testbed up
 
 .PHONY: testbed-shell
-testbed-shell: ## open a root shell on a running test host (HOST=a or HOST=b)
+testbed-shell: ## open a root shell on a running test host (HOST=a or b)
 	@$(PY) -m tests.testbed shell $(HOST)
 
 .PHONY: testbed-down
@@ -62,16 +62,16 @@ testbed-down: ## stop what testbed-up started
 	@$(PY) -m tests.testbed down
 
 .PHONY: bench
-bench: packages ## measure what the project promises about speed; writes build/bench/report.json
+bench: packages ## measure the promised speed; writes build/bench/report.json
 	@PYTHONPATH=lib $(PY) -m tests.bench
 
 SOAK_ARGS ?=
 .PHONY: soak
-soak: packages ## try thousands of faults, operations and inputs, in one or two hours; writes build/soak/report.json
+soak: packages ## try thousands of faults and inputs; writes build/soak/
 	@PYTHONPATH=lib $(PY) -m tests.soak $(SOAK_ARGS)
 
 .PHONY: lint
-lint: packages ## run every check of tests/lint.sh: ruff, import-linter, mypy, the Python 3.9 floor, shellcheck, man pages, news
+lint: packages ## run every check of tests/lint.sh (tests/lint.sh NAME: one)
 	tests/lint.sh
 
 .PHONY: format
@@ -79,15 +79,15 @@ format: packages ## let ruff fix and format the sources
 	tests/lint.sh --fix
 
 .PHONY: hooks
-hooks: packages ## have git run the checks of `make lint` before each commit (pre-commit)
+hooks: packages ## have git run these checks before each commit (pre-commit)
 	$(VENV)/bin/pre-commit install
 
 .PHONY: news
-news: packages ## build CHANGELOG.md from newsfragments/ for the version in version.py, when it is released
+news: packages ## move newsfragments/ into CHANGELOG.md, for a release
 	$(VENV)/bin/towncrier build --yes --version "$$(sed -n 's/^VERSION = "\(.*\)"$$/\1/p' lib/vfmigrate/version.py)"
 
 .PHONY: install
-install: install-library install-host ## install on a host below DESTDIR, for packagers of other distributions
+install: install-library install-host ## install on a host below DESTDIR, for other distributions
 
 .PHONY: install-library
 install-library:
@@ -133,7 +133,7 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 	install -Dpm 0644 -t $(DESTDIR)$(COMPLETIONDIR) completion/vfmigrate-guest
 
 .PHONY: man
-man: packages ## write manual pages and completion from the code, after a change of options, keys or errors
+man: packages ## write manual pages and completion from the code
 	PYTHONPATH=lib $(PY) man/write.py
 
 .PHONY: srpm
@@ -141,12 +141,12 @@ srpm: packages ## build the source package in build/rpm
 	rpm/build.sh source
 
 .PHONY: rpm
-rpm: packages ## build the packages in build/rpm; their %check runs the unit tests
+rpm: packages ## build the packages in build/rpm, with their %check
 	rpm/build.sh all --define "vfmigrate_test_python $(PY)"
 
 OLD_PYTHON ?= python3.9
 .PHONY: floors
-floors: ## test with the oldest libraries that the packages accept (OLD_PYTHON=python3.9)
+floors: ## test with the oldest accepted libraries (OLD_PYTHON=...)
 	$(OLD_PYTHON) -m venv --clear build/floors
 	build/floors/bin/pip -q install -r tests/floors.txt
 	build/floors/bin/python -m pytest -p no:cacheprovider tests/unit --ignore=tests/unit/testbed --ignore=tests/unit/docs/test_manual.py \
@@ -161,6 +161,6 @@ venv: packages ## make the test environment and print its path
 	@tests/venv.sh
 
 .PHONY: clean
-clean: ## remove what was built in this clone; the shared cache stays
+clean: ## remove what was built in this clone, not the shared cache
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info lib/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,3 +53,11 @@ def test_a_news_fragment_is_a_short_text() -> None:
     for file in (TREE / "newsfragments").glob("*.md"):
         text = file.read_text()
         assert re.fullmatch(r"[A-Z`].{20,600}[.)]\n", text), f"{file.name}: one or two sentences on one line"
+
+
+def test_make_help_fits_a_terminal() -> None:
+    shown = subprocess.run(
+        ["make", "-s", "-C", TREE, "help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "  lint " in shown
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
