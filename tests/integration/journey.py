@@ -23,7 +23,7 @@ SLOW = 1
 BALLAST_MIB = 16
 # libvirt notices within this time that the other side is gone, on a machine that is busy.
 PATIENCE_S = 60.0
-# Claims that changed less long ago are left alone when libvirt does not know of their domain (keeper.py).
+# Claims that changed less long ago are left alone when libvirt does not know of their domain (reconciler.py).
 GRACE_S = 16.0
 
 

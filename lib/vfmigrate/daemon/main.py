@@ -19,15 +19,18 @@ from typing import Any, Optional
 from vfmigrate import journal
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.cards import registry
-from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.config import configuration
 from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
+from vfmigrate.daemon.domain_sync import DomainSync
+from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.hook_handler import HookOperations
 from vfmigrate.daemon.inventory import Inventory
-from vfmigrate.daemon.keeper import Keeper
+from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.options import arguments
+from vfmigrate.daemon.reconciler import Reconciler
 from vfmigrate.daemon.status import Status
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host.devlink import Devlink
@@ -41,6 +44,7 @@ from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.ovs.openvswitch import OpenVswitch
 from vfmigrate.provision.provisioner import Provisioner
+from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.client_requests import Promises
 from vfmigrate.reservations.departures import Departures
 from vfmigrate.rpc import protocol
@@ -74,26 +78,38 @@ class Daemon:
         self.operations = HookOperations(
             settings, self.host, self.store, converger, log, on_started=self.announcer.warm
         )
-        self.keeper = Keeper(
+        self.event_loop = EventLoop(log, period=settings.reconcile_interval)
+        domain_sync = DomainSync(
             settings,
             self.host,
             self.store,
-            converger,
-            self.operations,
-            self.announcer,
+            self.operations.adoption,
+            Cleanup(self.store, converger, log),
             hypervisor,
             log,
+            self.event_loop.later,
         )
-        self.primaries = PrimaryWatch(
-            self.host, self.store, converger, self.announcer, log, replug=self.keeper.plug_again
+        self.reconciler = Reconciler(
+            settings, self.host, self.store, converger, domain_sync, self.announcer, hypervisor, log
         )
-        self.arrivals = Arrivals(self.store, converger, hypervisor, log, on_plugged=self.keeper.settle_soon)
+        self.event_loop.periodic = self.reconciler.reconcile
+        events = LibvirtEvents(self.store, domain_sync, self.announcer, self.event_loop, log)
+        self._hypervisor, self._on_event = hypervisor, events.handle
+
+        def replug(claim: Claim) -> None:
+            # The guest may take long to let go, and all other work must not wait for it.
+            self.event_loop.apart(lambda: domain_sync.plug_again(claim), "plug-again")
+
+        self.primaries = PrimaryWatch(self.host, self.store, converger, self.announcer, log, replug=replug)
+        self.arrivals = Arrivals(self.store, converger, hypervisor, log, on_plugged=domain_sync.settle_soon)
 
         def resumed(uuid: str) -> None:
+            self.operations.moves.arrived(uuid)
             self.primaries.expect(uuid)
             self.arrivals.expect(uuid)
 
-        self.keeper.on_resumed = resumed
+        events.on_resumed = self.reconciler.on_arrived = resumed
+        events.on_started = self.operations.moves.arrived
         offload = OffloadRestart(systemd.restart)
         departures = Departures(self.store, log, hypervisor.migrating)
         self.postman = Postman(hypervisor.mailbox, self.do, log)
@@ -103,15 +119,15 @@ class Daemon:
             departures.look(running)
             self.postman.sweep()
 
-        self.keeper.on_running = look
-        self.keeper.on_unplugged = departures.unplugged
+        self.reconciler.on_running = look
+        domain_sync.on_unplugged = departures.unplugged
         self.promises = Promises(
             settings,
             self.host,
             self.store,
             converger,
             log,
-            on_kept=self.keeper.settle_soon,
+            on_kept=domain_sync.settle_soon,
             departures=departures,
             moves=self.operations.moves,
         )
@@ -119,7 +135,7 @@ class Daemon:
             settings,
             self.host,
             self.store,
-            self.keeper.networks,
+            self.reconciler.networks,
             log,
             udev=Udev(),
             offload=offload,
@@ -140,13 +156,15 @@ class Daemon:
         except VfmigrateError as error:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
         self.postman.start()
-        self.keeper.start()
+        self.event_loop.start()
+        self._hypervisor.start(self._on_event, lambda: self.event_loop.soon(self.reconciler.reconcile))
         self.primaries.start()
         self.arrivals.start()
 
     def stop(self) -> None:
         """End what goes on of its own accord."""
-        self.keeper.stop()
+        self._hypervisor.stop()
+        self.event_loop.stop()
         self.postman.stop()
         self.primaries.stop()
         self.arrivals.stop()
@@ -182,7 +200,7 @@ class Daemon:
             return {} if xml is None else {"xml": xml}
         if request.name == "reconcile":
             self.arrivals.try_again()
-            return {"changes": self.keeper.reconcile()}
+            return {"changes": self.reconciler.reconcile()}
         if request.name == "provision":
             return self._provision(request)
         if request.name in protocol.PROMISING:

@@ -63,7 +63,7 @@ def identity(name: str, state: NetworkState) -> str:
     """The UUID that a network is to have: its own, since libvirt lets none be replaced by one of another UUID.
 
     A new one's comes from its name. So it is the same network that two define who do not know of each other, as the
-    keeper and a provisioning do when libvirt has just come up.
+    reconciler and a provisioning do when libvirt has just come up.
     """
     xml = state.persistent or state.live
     present = _parse(xml).findtext("uuid") if xml is not None else None

@@ -57,7 +57,7 @@ class Networks:
         return done
 
     def told_unreachable(self, pool: Pool, error: Unreachable) -> str:
-        """What to say of a pool's network while libvirt does not run: the keeper makes up for it when it does."""
+        """What to say of a pool's network while libvirt does not run: the reconciler makes up for it when it does."""
         return f"libvirt network {pool.libvirt_network} is seen to when libvirt runs ({error.problem})"
 
     def _in_use(self, pool: Pool) -> bool:

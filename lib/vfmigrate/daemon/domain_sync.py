@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims and metadata follow the domains that run here: VFs plugged in and unplugged, marks, definitions.
+
+Everything here calls libvirt, and so runs in the event loop's thread, which answers no hook and holds no lock while it
+waits for libvirt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable
+
+from vfmigrate import journal
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.observe import Host
+from vfmigrate.domain import domain_xml, metadata
+from vfmigrate.domain.metadata import Mark
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.reservations.adoption import Adoption
+from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.rules import failover_pair
+
+if TYPE_CHECKING:
+    from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
+
+# A domain that has just resumed is often still locked by the end of its migration.
+_ATTEMPTS = 6
+_ATTEMPT_SECONDS = 1.0
+
+#: has work done by the event loop after so many seconds
+Later = Callable[[float, Callable[[], object]], None]
+
+
+def _is_unplugged(claim: Claim, running: domain_xml.Domain) -> bool:
+    """Whether a domain runs without a VF that it had, and that nobody means to plug in again (arrivals).
+
+    The VF of a failover pair is meant to come back, to where its standby waits, unless another one has.
+    """
+    had = claim.state == PLUGGED and claim.expires is None and claim.slot is None
+    if not had or claim.vf in {interface.address for interface in running.interfaces}:
+        return False
+    waits = claim.strategy == "failover" and failover_pair.has_standby(running, claim.mac)
+    return not waits or any(interface.wanted_mac == claim.mac for interface in running.interfaces)
+
+
+def _is_named(interface: domain_xml.VfInterface, claim: Claim) -> bool:
+    """Whether an interface of a definition that came along with a guest is the one that has this claim."""
+    if interface.address is None:
+        return False
+    if interface.wanted_mac is not None and claim.mac is not None:
+        return interface.wanted_mac == claim.mac
+    return interface.address == claim.origin
+
+
+class DomainSync:
+    """Keeps what is claimed for a running domain, and what its XML says, in step with what it has."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        adoption: Adoption,
+        cleanup: Cleanup,
+        hypervisor: Hypervisor,
+        log: Journal,
+        later: Later,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._adoption = adoption
+        self._cleanup = cleanup
+        self._hypervisor = hypervisor
+        self._log = log
+        self._later = later
+        #: called with a VF that was unplugged from its running guest
+        self.on_unplugged: Callable[[Claim], None] = lambda _claim: None
+
+    def follow(self, uuid: str) -> list[str]:
+        """A VF may have been plugged into a running domain or out of it: claim, give back, and stamp what it has now.
+
+        Returns the changes made, in words.
+        """
+        held = self._store.of_domain(uuid)  # looked at first: what is claimed later may be plugged in later
+        seen = self._store.clock()
+        xml = self._hypervisor.xml(uuid)
+        if xml is None:
+            return []
+        running = domain_xml.read(xml, lenient=True)
+        changes: list[str] = []
+        for claim in held:
+            if _is_unplugged(claim, running):
+                self._drop_unplugged(claim, changes)
+        for claim in self._adoption.adopt(running, seen):
+            known = claim.id in {each.id for each in held}
+            what = f"lets {claim.vf} cross by {claim.strategy}" if known else f"was given {claim.vf}"
+            changes.append(f"guest '{claim.domain_name}' {what}")
+            changes += self._cleanup.converge(claim)
+        for change in changes:
+            self._log.event("plug", change, domain=running.name, uuid=uuid)
+        if changes:
+            self.settle(uuid)
+        return changes
+
+    def _drop_unplugged(self, claim: Claim, changes: list[str]) -> None:
+        done = self._cleanup.drop(claim)
+        if done is not None:
+            changes.append(f"guest '{claim.domain_name}' gave {claim.vf} back")
+            self.on_unplugged(claim)
+            changes += done
+
+    def catch_up(self, running: domain_xml.Domain, now: float, grace: float) -> list[str]:
+        """As `follow`, for a domain that may have changed while nobody listened to libvirt's events.
+
+        `now` is the clock of the claims when libvirt was asked; claims that changed
+        less than `grace` seconds before are left.
+        """
+        changes: list[str] = []
+        for claim in self._store.of_domain(running.uuid):
+            if claim.since < now - grace and _is_unplugged(claim, running):
+                self._drop_unplugged(claim, changes)
+        adopted = self._adoption.adopt(running, now)
+        changes += [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
+        if changes:
+            self.settle_soon(running.uuid)
+        return changes
+
+    def settle_soon(self, uuid: str) -> None:
+        """Have the event loop settle a domain."""
+        self._later(0.0, lambda: self.settle(uuid))
+
+    def settle(self, uuid: str, attempt: int = 1) -> None:
+        """Leave on a domain that runs here what it needs for its next migration and its next boot.
+
+        Where libvirt refuses, the event loop tries again a second later, and does other work meanwhile.
+        """
+        try:
+            self._stamp(uuid)
+            self._mend_definition(uuid)
+        except VfmigrateError as error:
+            if attempt < _ATTEMPTS:
+                self._later(_ATTEMPT_SECONDS, lambda: self.settle(uuid, attempt + 1))
+                return
+            self._log.event("settle-failed", f"domain {uuid}: {error}", level=journal.WARNING, uuid=uuid)
+        for claim in self._store.of_domain(uuid):
+            if claim.incoming and claim.state == PLUGGED:
+                self._store.change(claim, incoming=False)
+
+    def marks(self, uuid: str) -> tuple[Mark, ...]:
+        """What the metadata of a domain should say of its VFs."""
+        marks = []
+        for claim in self._store.of_domain(uuid):
+            pf = self._host.sysfs.physfn(claim.vf)
+            if pf is None:
+                continue
+            card = self._host.card(pf)
+            pool = self._config.pools.get(claim.pool)
+            # what the pool gives a guest that asks for nothing is not asked for on the next host either
+            by_default = claim.vlan is None and pool is not None and claim.trunks == pool.default_trunks
+            marks.append(
+                Mark(
+                    mac=claim.mac,
+                    address=claim.vf,
+                    pool=claim.pool,
+                    vlan=claim.vlan,
+                    trunks=() if by_default else claim.trunks,
+                    strategy=claim.strategy,
+                    psid=card.psid,
+                    firmware=card.firmware,
+                    msix=self._host.sysfs.msix_count(claim.vf),
+                    pf=pf,
+                )
+            )
+        return tuple(marks)
+
+    def _stamp(self, uuid: str) -> None:
+        xml = self._hypervisor.xml(uuid)
+        if xml is None:
+            return
+        present = domain_xml.read(xml, lenient=True).marks
+        marks = metadata.merged(present, self.marks(uuid))
+        if marks != present:
+            self._hypervisor.stamp(uuid, marks)
+            addresses = " ".join(str(mark.address) for mark in marks if mark.address is not None)
+            self._log.event("stamp", f"domain {uuid}: metadata names {addresses}", uuid=uuid, vf=addresses)
+
+    def _mend_definition(self, uuid: str) -> None:
+        """After --persistent: the definition came along unchanged and still names the source's VFs."""
+        claims = [
+            claim for claim in self._store.of_domain(uuid) if claim.incoming and claim.origin is not None
+        ]
+        xml = self._hypervisor.persistent_xml(uuid) if claims else None
+        if xml is None:
+            return
+        addresses = {}
+        for interface in domain_xml.read(xml, lenient=True).interfaces:
+            for claim in claims:
+                if _is_named(interface, claim) and interface.address != claim.vf:
+                    addresses[interface.position] = claim.vf
+        if addresses:
+            self._hypervisor.define(domain_xml.readdress(xml, addresses))
+            told = " ".join(str(vf) for vf in addresses.values())
+            self._log.event("mend", f"domain {uuid}: its definition now names {told}", uuid=uuid, vf=told)
+
+    def plug_again(self, claim: Claim) -> None:
+        """Plug the VF of a failover pair into its guest again, which has not taken it. The guest may take long."""
+        mac = claim.mac
+        # what a migration has unplugged comes back by itself at its end
+        if mac is None or self._store.get(claim.vf) is None or self._hypervisor.migrating(claim.domain):
+            return
+
+        def spare(xml: str) -> str:
+            read = domain_xml.read(xml)
+            return failover_pair.transient_device(
+                read, mac, claim.vf, plain=claim.set_mac, managed=claim.managed
+            )
+
+        self._hypervisor.plug_again(claim.domain, mac, spare)

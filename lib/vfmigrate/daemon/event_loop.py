@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The thread in which the daemon works of its own accord: libvirt's events, and a reconcile from time to time.
+
+Everything that calls libvirt and answers nobody is done here, one piece after the other. No piece sleeps: what must be
+tried again is put back for later.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from typing import Callable, Optional
+
+from vfmigrate import journal
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.journal import Journal
+
+#: one piece of work
+Work = Callable[[], object]
+
+
+class EventLoop:
+    """Does work in a thread of its own: at once, later, and one piece in every period."""
+
+    def __init__(self, log: Journal, *, period: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`period`: seconds between two times that the periodic work is begun; `clock` counts seconds."""
+        self._log = log
+        self._period = period
+        self._clock = clock
+        self._changed = threading.Condition()
+        # due time, order of arrival, and the work
+        self._due: list[tuple[float, int, Work]] = []
+        self._order = itertools.count()
+        self._ended = False
+        #: the work of every period
+        self.periodic: Work = lambda: None
+
+    def start(self) -> None:
+        """Begin to work."""
+        threading.Thread(target=self._run, name="event-loop", daemon=True).start()
+
+    def stop(self) -> None:
+        """Finish the work at hand and no more."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def soon(self, work: Work) -> None:
+        """Do a piece of work after those that are due already; returns at once."""
+        self.later(0.0, work)
+
+    def later(self, seconds: float, work: Work) -> None:
+        """Do a piece of work after a time; returns at once."""
+        with self._changed:
+            heapq.heappush(self._due, (self._clock() + seconds, next(self._order), work))
+            self._changed.notify()
+
+    def apart(self, work: Work, name: str) -> None:
+        """Do work that may take long in a thread of its own, with the name; returns at once."""
+        threading.Thread(target=self.do, args=(work,), name=name, daemon=True).start()
+
+    def do(self, work: Work) -> None:
+        """Do a piece of work now. What fails is logged: the next must still be done."""
+        try:
+            work()
+        except VfmigrateError as error:
+            self._log.event("event-loop-failed", str(error), level=journal.WARNING)
+        except Exception as error:  # noqa: BLE001 - logged as a bug
+            self._log.bug(error)
+
+    def _run(self) -> None:
+        # A deadline, and no pause without work: events that follow each other closely must not put it off for ever.
+        next_period = self._clock() + self._period
+        while True:
+            work = self._next(next_period)
+            if work is None:
+                return
+            self.do(work)
+            if work is self.periodic:
+                next_period = self._clock() + self._period
+
+    def _next(self, next_period: float) -> Optional[Work]:
+        """The next work that is due, waiting for it; None at the end."""
+        with self._changed:
+            while not self._ended:
+                now = self._clock()
+                if now >= next_period:
+                    return self.periodic
+                if self._due and self._due[0][0] <= now:
+                    return heapq.heappop(self._due)[2]
+                until = min(next_period, self._due[0][0] if self._due else next_period)
+                self._changed.wait(until - now)
+            return None

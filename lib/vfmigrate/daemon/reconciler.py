@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Make everything true again: claims, adopted guests, VFs, ports, libvirt's networks.
+
+Whatever an event of libvirt's would have led to, a reconcile does as well, so that an event is cheap to lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING, Callable, Optional
+
+from vfmigrate import journal
+from vfmigrate.announce.announcer import Announcer
+from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.converge.converger import Converger
+from vfmigrate.converge.observe import Host
+from vfmigrate.daemon.domain_sync import DomainSync
+from vfmigrate.domain import domain_xml
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.provision.networks import Networks
+from vfmigrate.reservations.cleanup import Cleanup
+
+if TYPE_CHECKING:
+    from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
+
+# A domain may be missing from libvirt's list for a moment around its hooks; a claim younger than this stays.
+_GRACE_SECONDS = 15.0
+
+
+class Reconciler:
+    """Reconciles; in the event loop's thread, or in that of a request."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ClaimStore,
+        converger: Converger,
+        domain_sync: DomainSync,
+        announcer: Announcer,
+        hypervisor: Hypervisor,
+        log: Journal,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._converger = converger
+        self._cleanup = Cleanup(store, converger, log)
+        self._domain_sync = domain_sync
+        self._announcer = announcer
+        self._hypervisor = hypervisor
+        self._log = log
+        self.networks = Networks(config, host.sysfs, store, hypervisor)
+        #: called with a guest that has arrived, which nobody noticed
+        self.on_arrived: Callable[[str], None] = lambda _uuid: None
+        #: called with the guests that run here, at every reconcile in which libvirt answered
+        self.on_running: Callable[[Container[str]], None] = lambda _uuids: None
+
+    def reconcile(self) -> list[str]:
+        """Drop claims that nobody needs, adopt what running domains hold, converge every VF of every pool.
+
+        Returns the changes made, in words. What fails is logged and left for the next time.
+        """
+        changes: list[str] = []
+        before = self._store.clock()
+        running: Optional[dict[str, str]] = None
+        try:
+            running = self._hypervisor.running()
+        except VfmigrateError as error:
+            self._log.event("reconcile", f"without libvirt: {error}", level=journal.DEBUG)
+        domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items()}
+        for claim in self._store.all():
+            reason = self._reason_to_drop(claim, before, running)
+            done = self._cleanup.drop(claim, gone=True) if reason else None
+            if done is not None:
+                changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
+                changes += done
+        for each in domains.values():
+            if each is not None:
+                changes += self._domain_sync.catch_up(each, before, _GRACE_SECONDS)
+        for pool in self._config.pools.values():
+            for pf in pool.pfs:
+                if self._host.sysfs.exists(pf):
+                    self._converge_pf(pf, changes)
+        changes += self._remove_orphaned_ports()
+        if running is not None:
+            changes += self._catch_up()
+            changes += self._keep_networks()
+            self.on_running(running)
+        for change in changes:
+            self._log.event("reconcile", change)
+        return changes
+
+    @staticmethod
+    def _reason_to_drop(claim: Claim, now: float, running: Optional[dict[str, str]]) -> str:
+        if claim.expires is not None and claim.expires < now:
+            return "the guest never came"
+        if running is None or claim.expires is not None or claim.since > now - _GRACE_SECONDS:
+            return ""
+        return "" if claim.domain in running else "the guest does not run here"
+
+    def _read(self, xml: str) -> Optional[domain_xml.Domain]:
+        try:
+            return domain_xml.read(xml, lenient=True)
+        except VfmigrateError as error:
+            self._log.event("adopt-failed", str(error), level=journal.WARNING)
+            return None
+
+    def _catch_up(self) -> list[str]:
+        """Do what an event was to lead to that came while nobody listened, as when the daemon was being upgraded."""
+        arrived = {
+            claim.domain: claim.domain_name
+            for claim in self._store.all()
+            if claim.incoming and claim.state == PLUGGED
+        }
+        if not arrived:
+            return []
+        try:
+            executing = self._hypervisor.executing()
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            return []
+        here = {uuid: name for uuid, name in arrived.items() if uuid in executing}
+        for uuid in here:
+            self._announcer.announce(uuid)
+            self.on_arrived(uuid)
+            self._domain_sync.settle_soon(uuid)
+        return [f"guest '{name}' resumed here unnoticed" for name in here.values()]
+
+    def _converge_pf(self, pf: PciAddress, changes: list[str]) -> None:
+        try:
+            different = self._converger.survey(pf)
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
+            return
+        for vf in different:
+            changes += self._cleanup.converge_vf(vf)
+
+    def _keep_networks(self) -> list[str]:
+        """What provisioning could not do while libvirt did not run, as at boot."""
+        try:
+            return self.networks.keep()
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            return []
+
+    def _remove_orphaned_ports(self) -> list[str]:
+        """Take away ports in the name of a claim that is no more, and those of representors that are no more.
+
+        The latter have vanished or been renamed; a claim that lives has got another port under the new name.
+        """
+        removed: list[str] = []
+        try:
+            ports = self._host.ovs.owned_ports()
+            owners = {claim.id for claim in self._store.all()}  # looked at last: a port follows its claim
+            for port in ports:
+                reason = ""
+                if port.owner not in owners:
+                    reason = "its guest is gone"
+                elif self._host.links.find(port.name) is None:
+                    reason = f"there is no network device {port.name} any more"
+                if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
+                    removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")
+        except VfmigrateError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+        return removed

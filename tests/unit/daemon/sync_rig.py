@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rig with a libvirt that only remembers, and all that the daemon does of its own accord."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional, cast
+
+from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.networks import MemoryNetworks
+from tests.fakes.rig import Rig
+from vfmigrate.daemon.domain_sync import DomainSync
+from vfmigrate.daemon.event_loop import EventLoop
+from vfmigrate.daemon.libvirt_events import LibvirtEvents
+from vfmigrate.daemon.reconciler import Reconciler
+from vfmigrate.domain import domain_xml
+from vfmigrate.domain.metadata import Mark
+from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.virt.lifecycle import LifecycleEvent
+
+
+class MemoryHypervisor(MemoryNetworks):
+    """What `vfmigrate.virt.hypervisor.Hypervisor` shows of a libvirt, held in dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.domains: Optional[dict[str, str]] = {}
+        self.definitions: dict[str, str] = {}
+        self.stamps: dict[str, tuple[Mark, ...]] = {}
+        self.defined: list[str] = []
+        self.refusals = 0
+        #: domains that are here and do not execute, as while they arrive
+        self.paused: set[str] = set()
+        self.on_event: Callable[[LifecycleEvent], None] = lambda _event: None
+        #: domains on the move, and the VFs that were to be plugged in again
+        self.moving: set[str] = set()
+        self.plugged: list[str] = []
+        self.did_plug = threading.Event()
+        #: happens after libvirt has answered and before the answer is read
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def start(self, on_event: Callable[[LifecycleEvent], None], _on_connect: Callable[[], None]) -> None:
+        self.on_event = on_event
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def running(self) -> Mapping[str, str]:
+        if self.domains is None:
+            raise Unreachable("no connection to libvirt")
+        answer = dict(self.domains)
+        self.meanwhile()
+        return answer
+
+    def xml(self, uuid: str) -> Optional[str]:
+        return self.running().get(uuid)
+
+    def migrating(self, uuid: str) -> bool:
+        return uuid in self.moving
+
+    def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
+        assert mac in self.running()[uuid]
+        self.plugged.append(spare(self.running()[uuid]))
+        self.did_plug.set()
+
+    def executing(self) -> frozenset[str]:
+        return frozenset(self.running()) - self.paused
+
+    def stamp(self, uuid: str, marks: tuple[Mark, ...]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise HostError("libvirt: metadata: domain is locked")
+        self.stamps[uuid] = marks
+
+    def persistent_xml(self, uuid: str) -> Optional[str]:
+        return self.definitions.get(uuid)
+
+    def define(self, xml: str) -> None:
+        self.defined.append(xml)
+
+
+class SyncRig(Rig):
+    """The rig with everything that the daemon has, its threads not started."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.libvirt = MemoryHypervisor()
+        libvirt = cast(Any, self.libvirt)
+        #: never started: work that is put back for later is done at once
+        self.event_loop = EventLoop(self.log, period=self.config.reconcile_interval)
+        self.domain_sync = DomainSync(
+            self.config,
+            self.memory.host,
+            self.store,
+            self.operations.adoption,
+            Cleanup(self.store, self.converger, self.log),
+            libvirt,
+            self.log,
+            lambda _seconds, work: self.event_loop.do(work),
+        )
+        self.reconciler = Reconciler(
+            self.config,
+            self.memory.host,
+            self.store,
+            self.converger,
+            self.domain_sync,
+            self.announcer,
+            libvirt,
+            self.log,
+        )
+        self.events = LibvirtEvents(self.store, self.domain_sync, self.announcer, self.event_loop, self.log)
+
+    def start(self, xml: str) -> str:
+        """Start a guest, in libvirt too; returns its UUID."""
+        self.run(xml)
+        self.change(xml)
+        return domain_xml.read(xml).uuid
+
+    def change(self, xml: str) -> None:
+        """Have libvirt run a domain like this."""
+        assert self.libvirt.domains is not None
+        self.libvirt.domains[domain_xml.read(xml, lenient=True).uuid] = xml
+
+
+def arrived(rig: SyncRig) -> str:
+    rewritten = rig.operations.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
+    assert rewritten is not None
+    return rig.start(rewritten)
+
+
+def plug_by_hand(rig: SyncRig, uuid: str, *changes: tuple[str, str]) -> None:
+    """Devices of a running guest come and go, of which libvirt tells and no hook does."""
+    assert rig.libvirt.domains is not None
+    for old, new in changes:
+        assert old in rig.libvirt.domains[uuid]
+        rig.libvirt.domains[uuid] = rig.libvirt.domains[uuid].replace(old, new)
+    rig.domain_sync.follow(uuid)

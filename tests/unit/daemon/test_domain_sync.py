@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims and metadata follow the domains that run, on a host in memory with a libvirt that only remembers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.fakes.guest_xml import ELSEWHERE, STANDBY, guest, paired
+from tests.fakes.rig import PF
+from tests.unit.daemon.sync_rig import SyncRig, arrived, plug_by_hand
+from vfmigrate.domain import domain_xml
+from vfmigrate.domain.metadata import Mark
+
+
+@pytest.mark.parametrize("look", ["reconcile", "follow"])
+def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(sync_rig: SyncRig, look: str) -> None:
+    """As libvirtd does that comes back from a crash: it tells of the domain, and then makes an end of it."""
+    before = sync_rig.memory.host.survey(PF)
+    xml = guest(1, sync_rig.memory.vfs[0])
+    uuid = sync_rig.start(xml)
+
+    def end() -> None:
+        sync_rig.libvirt.meanwhile = lambda: None  # once: a second end would take away what the first left
+        sync_rig.now += 0.1
+        for operation in ("stopped", "release"):
+            sync_rig.operations.handle(operation, "end", "daemon", xml)
+
+    sync_rig.libvirt.meanwhile = end
+    sync_rig.reconciler.reconcile() if look == "reconcile" else sync_rig.domain_sync.follow(uuid)
+    assert sync_rig.store.all() == []
+    assert sync_rig.memory.host.survey(PF) == before
+    sync_rig.now += 1
+    sync_rig.reconciler.reconcile()
+    assert [claim.domain for claim in sync_rig.store.all()] == [
+        uuid
+    ]  # libvirt says so again: it was started anew
+
+
+def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(sync_rig: SyncRig) -> None:
+    uuid = arrived(sync_rig)
+    sync_rig.libvirt.definitions[uuid] = guest(1, ELSEWHERE)
+    sync_rig.libvirt.refusals = 1  # the migration still holds the domain
+    sync_rig.domain_sync.settle(uuid)
+    (mark,) = sync_rig.libvirt.stamps[uuid]
+    (claim,) = sync_rig.store.all()
+    assert mark == Mark(
+        mac="52:54:00:00:01:00",
+        address=claim.vf,
+        pool="data",
+        vlan=42,
+        strategy="vfio",
+        psid="MT_0000000892",
+        firmware="28.42.1000",
+        msix=11,
+        pf=PF,
+    )
+    (defined,) = sync_rig.libvirt.defined
+    assert domain_xml.read(defined).interfaces[0].address == claim.vf
+    assert not claim.incoming
+
+
+def test_the_definition_of_a_guest_that_started_here_is_not_touched(sync_rig: SyncRig) -> None:
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    sync_rig.libvirt.definitions[uuid] = guest(1, sync_rig.memory.vfs[1])
+    sync_rig.domain_sync.settle(uuid)
+    assert sync_rig.libvirt.defined == []
+    assert uuid in sync_rig.libvirt.stamps
+
+
+def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamped(sync_rig: SyncRig) -> None:
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    sync_rig.change(guest(1, *sync_rig.memory.vfs[:2]))
+    assert sync_rig.domain_sync.follow(uuid)[0] == f"guest 'guest1' was given {sync_rig.memory.vfs[1]}"
+    assert [claim.vf for claim in sync_rig.store.of_domain(uuid)] == sync_rig.memory.vfs[:2]
+    assert [port.tag for port in sync_rig.memory.ovs.ports.values()] == [42, 42]
+    assert [mark.address for mark in sync_rig.libvirt.stamps[uuid]] == sync_rig.memory.vfs[:2]
+    assert sync_rig.domain_sync.follow(uuid) == []
+
+
+def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(sync_rig: SyncRig) -> None:
+    gone: list[str] = []
+    sync_rig.domain_sync.on_unplugged = lambda claim: gone.append(str(claim.mac))
+    uuid = sync_rig.start(guest(1, *sync_rig.memory.vfs[:2]))
+    with_both = guest(1, *sync_rig.memory.vfs[:2])
+    end = with_both.index("</interface>") + len("</interface>")
+    sync_rig.change(with_both[:end] + "</devices></domain>")
+    changes = sync_rig.domain_sync.follow(uuid)
+    assert changes[0] == f"guest 'guest1' gave {sync_rig.memory.vfs[1]} back"
+    assert gone == ["52:54:00:00:01:01"]
+    assert [claim.vf for claim in sync_rig.store.all()] == sync_rig.memory.vfs[:1]
+    assert len(sync_rig.memory.ovs.ports) == 1
+    held, left = sync_rig.libvirt.stamps[uuid]
+    assert (held.address, held.psid) == (sync_rig.memory.vfs[0], "MT_0000000892")
+    assert left == Mark(mac="52:54:00:00:01:01", pool="data", vlan=42)
+
+
+def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(sync_rig: SyncRig) -> None:
+    """As when vdsm's plugin has claimed a VF that vdsm is about to plug in."""
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    (claim,) = sync_rig.store.all()
+    sync_rig.store.change(claim, expires=sync_rig.now + 100)
+    sync_rig.change(guest(1))
+    assert sync_rig.domain_sync.follow(uuid) == []
+    assert sync_rig.store.get(claim.vf) is not None
+
+
+def test_a_vf_that_is_out_for_a_migration_stays_claimed(sync_rig: SyncRig) -> None:
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    (claim,) = sync_rig.store.all()
+    sync_rig.store.change(claim, strategy="replug", slot="0000:05:00.0")
+    sync_rig.change(guest(1))
+    assert sync_rig.domain_sync.follow(uuid) == []
+    sync_rig.now += 20
+    sync_rig.reconciler.reconcile()
+    assert sync_rig.store.get(claim.vf) is not None
+
+
+def test_metadata_that_cannot_be_read_is_stamped_anew(sync_rig: SyncRig) -> None:
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    sync_rig.change(guest(1, sync_rig.memory.vfs[0]).replace("vlan='42'", "vlan='many'"))
+    sync_rig.domain_sync.settle(uuid)
+    assert [mark.vlan for mark in sync_rig.libvirt.stamps[uuid]] == [42]
+
+
+def test_what_is_stamped_already_is_not_stamped_again(sync_rig: SyncRig) -> None:
+    xml = guest(
+        1,
+        sync_rig.memory.vfs[0],
+        marks=f"address='{sync_rig.memory.vfs[0]}' pool='data' vlan='42' strategy='vfio' "
+        "psid='MT_0000000892' firmware='28.42.1000' msix='11' pf='0000:01:00.0'",
+    )
+    uuid = sync_rig.start(xml)
+    sync_rig.domain_sync.settle(uuid)
+    assert sync_rig.libvirt.stamps == {}
+
+
+def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(sync_rig: SyncRig) -> None:
+    address = "<address domain='0x0000' bus='0x81' slot='0x00' function='0x2'/>"
+    device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{address}</source></hostdev>"
+    marked = guest(1).replace("</v:vfs>", f"<v:vf address='{ELSEWHERE}' pool='data' vlan='42'/></v:vfs>")
+    xml = marked.replace("<devices>", f"<devices>{device}")
+    rewritten = sync_rig.operations.handle("migrate", "begin", "-", xml)
+    assert rewritten is not None
+    uuid = sync_rig.start(rewritten)
+    sync_rig.libvirt.definitions[uuid] = xml
+    sync_rig.domain_sync.settle(uuid)
+    (claim,) = sync_rig.store.all()
+    (defined,) = sync_rig.libvirt.defined
+    (interface,) = domain_xml.read(defined).interfaces
+    assert interface.address == claim.vf
+    assert interface.mark == Mark(address=claim.vf, pool="data", vlan=42)
+
+
+def test_the_definition_of_a_restored_guest_stays_the_administrators(sync_rig: SyncRig) -> None:
+    other = sync_rig.start(guest(2, sync_rig.memory.vfs[0]))
+    saved = guest(1, sync_rig.memory.vfs[0])
+    rewritten = sync_rig.operations.handle("restore", "begin", "-", saved)
+    assert rewritten is not None
+    uuid = sync_rig.start(rewritten)
+    sync_rig.libvirt.definitions[uuid] = saved
+    sync_rig.domain_sync.settle(uuid)
+    assert sync_rig.libvirt.defined == []
+    assert [claim.vf for claim in sync_rig.store.of_domain(other)] == [sync_rig.memory.vfs[0]]
+
+
+def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(sync_rig: SyncRig) -> None:
+    uuid = sync_rig.start(paired(sync_rig.memory.vfs[0]))
+    (claim,) = sync_rig.store.all()
+    sync_rig.libvirt.moving = {uuid}
+    sync_rig.domain_sync.plug_again(claim)
+    for thread in threading.enumerate():
+        if thread.name == "plug-again":
+            thread.join()
+    assert sync_rig.libvirt.plugged == []  # a migration plugs it in itself
+    sync_rig.libvirt.moving = set()
+    sync_rig.domain_sync.plug_again(claim)
+    assert sync_rig.libvirt.did_plug.wait(10)
+    (device,) = sync_rig.libvirt.plugged
+    assert device == (
+        "<interface type='hostdev' managed='yes'><mac address='52:54:00:00:01:00'/><source><address type='pci' "
+        "domain='0x0000' bus='0x01' slot='0x00' function='0x2'/></source>"
+        "<teaming type='transient' persistent='ua-x'/></interface>"
+    )
+
+
+TEAMING = "</source><teaming type='transient' persistent='ua-x'/>"
+
+
+def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(sync_rig: SyncRig) -> None:
+    vf = sync_rig.memory.vfs[0]
+    uuid = sync_rig.start(guest(1, vf))
+    assert list(sync_rig.memory.ovs.ports)
+    plug_by_hand(sync_rig, uuid, ("</devices>", f"{STANDBY}</devices>"))
+    assert [claim.strategy for claim in sync_rig.store.all()] == ["failover"]
+    assert sync_rig.memory.ovs.ports == {}  # the guest is on its standby
+    sync_rig.memory.card.set_bus_master(str(vf), True)
+    plug_by_hand(sync_rig, uuid, ("</source>", TEAMING))
+    assert [claim.strategy for claim in sync_rig.store.all()] == ["failover"]
+    plug_by_hand(sync_rig, uuid, (TEAMING, "</source>"), (STANDBY, ""))
+    assert [claim.strategy for claim in sync_rig.store.all()] == ["vfio"]
+    assert len(sync_rig.memory.ovs.ports) == 1
+
+
+def test_a_vf_plugged_in_by_hand_is_claimed_and_one_of_a_network_may_change(sync_rig: SyncRig) -> None:
+    first, second = sync_rig.memory.vfs[:2]
+    uuid = sync_rig.start(guest(1, first))
+    old, new = (f"function='{vf.function:#x}'" for vf in (first, second))
+    plug_by_hand(sync_rig, uuid, (old, new))
+    assert [(claim.vf, claim.mac) for claim in sync_rig.store.all()] == [(second, "52:54:00:00:01:00")]
+    assert len(sync_rig.memory.ovs.ports) == 1
