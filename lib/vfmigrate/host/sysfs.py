@@ -69,11 +69,12 @@ class Sysfs:
         return (self._path(device) / "sriov_totalvfs").exists()
 
     def pci_id(self, device: PciAddress) -> Optional[PciId]:
-        """Tell the vendor and device ID of a device; None when it is absent."""
-        if not self.exists(device):
+        """Name the vendor and device ID of a device; None when it is absent, or goes away meanwhile."""
+        try:
+            vendor, number = (self._read(self._path(device) / name) for name in ("vendor", "device"))
+        except HostError:
             return None
-        vendor, number = (int(self._read(self._path(device) / name), 16) for name in ("vendor", "device"))
-        return PciId(vendor, number)
+        return PciId(int(vendor, 16), int(number, 16))
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         """Name the PF of a VF; None when the device is not a VF, or absent."""

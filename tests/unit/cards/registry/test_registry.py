@@ -73,6 +73,22 @@ def test_only_cards_names_a_vendor() -> None:
     assert named == [], "move it to the vendor's module in lib/vfmigrate/cards"
 
 
+def test_nobody_imports_a_vendor() -> None:
+    """The modules that others may use are the interface and the look-up."""
+    importing = re.compile(
+        r"^\s*(?:from vfmigrate\.cards\.(\w+) import|from vfmigrate\.cards import (.+))", re.MULTILINE
+    )
+    used = {
+        name
+        for file in LIBRARY.rglob("*.py")
+        if LIBRARY / "cards" not in file.parents
+        for module, names in importing.findall(file.read_text(encoding="utf-8"))
+        for name in (module, *names.split(", "))
+        if name
+    }
+    assert used <= {"registry", "vendor"}
+
+
 def test_udev_prepares_the_cards_that_the_vendors_name() -> None:
     rules = (TREE / "udev" / "70-vfmigrate.rules").read_text(encoding="utf-8")
     line = re.compile(
