@@ -7,15 +7,13 @@ announce-*), so that a network sees the same from a VF as from an emulated NIC. 
 
 from __future__ import annotations
 
-import re
 import struct
 
-from vfmigrate.errors import InputError
+from vfmigrate.model.mac import parse_mac
 
 ETHERTYPE_RARP = 0x8035
 MINIMUM_FRAME = 60
 
-_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _ETHERTYPE_VLAN = 0x8100
 _BROADCAST = b"\xff" * 6
 _HARDWARE_ETHERNET = 1
@@ -38,9 +36,7 @@ def rarp(mac: str, vlan: int = 0) -> bytes:
     Untagged, or with the 802.1Q tag of a VLAN. Switches learn from its source address; hosts have nothing to answer.
     Raises InputError for no address.
     """
-    if not _MAC.fullmatch(mac):
-        raise InputError(f"'{mac[:40]}' is not a MAC address", "write it as 52:54:00:00:00:01")
-    address = bytes.fromhex(mac.replace(":", ""))
+    address = bytes.fromhex(parse_mac(mac).replace(":", ""))
     tag = struct.pack("!HH", _ETHERTYPE_VLAN, vlan) if vlan else b""
     ethernet = _BROADCAST + address + tag + struct.pack("!H", ETHERTYPE_RARP)
     fixed = struct.pack("!HHBBH", _HARDWARE_ETHERNET, _PROTOCOL_IPV4, 6, 4, _OPCODE_REQUEST_REVERSE)

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate.domain.metadata import MAC
 from vfmigrate.errors import HostError, InputError, Refused
 from vfmigrate.locks import Rank, RankedLock
+from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
 
 FORMAT = 1
@@ -126,8 +126,8 @@ def decode(text: str) -> Claim:
             if not isinstance(raw[name], types):
                 raise InputError(f"the claim's {name} is of the wrong type")
         uuid.UUID(raw["domain"])
-        if raw["mac"] is not None and not MAC.fullmatch(raw["mac"]):
-            raise InputError("the claim's mac is none")
+        if raw["mac"] is not None and (not is_mac(raw["mac"]) or raw["mac"] != raw["mac"].lower()):
+            raise InputError("the claim's mac is not a MAC address")
         if raw["state"] not in STATES:
             raise InputError(f"the claim's state is {raw['state'][:20]!a}")
         return Claim(

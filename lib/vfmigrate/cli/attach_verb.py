@@ -10,7 +10,6 @@ change that fails half-way is undone.
 from __future__ import annotations
 
 import argparse
-import re
 import secrets
 from collections.abc import Container
 from dataclasses import replace
@@ -23,14 +22,13 @@ from vfmigrate.domain.attachment import Attachment
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.domain.markup import Markup
 from vfmigrate.errors import HostError, InputError, Refused, UsageError
+from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import compatibility
 from vfmigrate.strategies.failover.definition import chosen
 
 if TYPE_CHECKING:
     from vfmigrate.virt.session import Session
-
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def add(verbs: Any) -> None:
@@ -71,9 +69,10 @@ def _add_common(verb: argparse.ArgumentParser, *, mac: str) -> None:
 
 
 def _mac(text: str) -> str:
-    mac = text.lower()
-    if not _MAC.fullmatch(mac):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a MAC address")
+    try:
+        mac = parse_mac(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if int(mac[:2], 16) & 1:
         raise argparse.ArgumentTypeError(f"{text} is a multicast address; an interface needs a unicast MAC")
     return mac

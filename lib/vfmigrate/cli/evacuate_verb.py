@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
-from lxml import etree
-
 from vfmigrate.cli import display, keyboard, migrate_verb, tables
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
@@ -80,8 +78,7 @@ def read_guest(xml: str, here: Optional[HostFacts]) -> EvacuatingGuest:
                 mark=mark,
             )
         )
-    memory = etree.fromstring(xml.encode()).findtext("currentMemory") or "0"  # libvirt writes KiB
-    return EvacuatingGuest(guest.uuid, guest.name, tuple(vfs), int(memory) // 1024)
+    return EvacuatingGuest(guest.uuid, guest.name, tuple(vfs), guest.memory_kib // 1024)
 
 
 def _pf_and_pool(

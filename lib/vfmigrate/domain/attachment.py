@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import domain_xml, metadata
+from vfmigrate.domain import domain_xml, metadata, pci_xml
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.domain.metadata import Mark
@@ -56,16 +56,10 @@ class Attachment:
             "<interface type='hostdev' managed='yes'>",
             f"  <mac address='{self.mac}'/>",
             "  <source>",
-            f"    <address type='pci' {_numbers(self.vf)}/>",
+            f"    {pci_xml.render(self.vf)}",
             "  </source>",
             "</interface>",
         ]
-
-
-def _numbers(vf: PciAddress) -> str:
-    return (
-        f"domain='0x{vf.domain:04x}' bus='0x{vf.bus:02x}' slot='0x{vf.slot:02x}' function='0x{vf.function:x}'"
-    )
 
 
 def attached(xml: str, attachment: Attachment) -> str:

@@ -17,15 +17,16 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Callable, Optional, Union
+from typing import Optional, Union
 
 from lxml import etree
 
-from vfmigrate.domain import metadata
+from vfmigrate.domain import metadata, pci_xml, xml_parser
 from vfmigrate.domain.markup import Markup
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError
-from vfmigrate.model.limits import MAX_NAME_BYTES, MAX_XML_BYTES
+from vfmigrate.model.limits import MAX_NAME_BYTES
+from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
 
 
@@ -89,42 +90,23 @@ class Domain:
     standbys: tuple[Standby, ...] = ()
     #: all that our metadata says, also of interfaces that the domain does not have now
     marks: tuple[Mark, ...] = ()
+    #: the memory that it has now
+    memory_kib: int = 0
 
 
-def _parse_tree(xml: Union[str, bytes]) -> etree._ElementTree:
-    data = xml.encode("utf-8") if isinstance(xml, str) else xml
-    if len(data) > MAX_XML_BYTES:
-        raise InputError(f"the domain XML has {len(data)} bytes", f"at most {MAX_XML_BYTES} are read")
-    if b"<!DOCTYPE" in data:
-        raise InputError("the domain XML has a document type declaration", "libvirt writes none: remove it")
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, encoding="utf-8"
-    )
-    try:
-        root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
-        # The parser's own words quote what it stumbled over, which may be a password.
-        line, column = error.position
-        raise InputError(f"the domain XML is not well-formed at line {line}, column {column}") from None
-    except ValueError as error:
-        raise InputError(f"the domain XML is not well-formed: {type(error).__name__}") from None
+def _parse(xml: Union[str, bytes]) -> etree._Element:
+    """The `<domain>` element. Raises InputError."""
+    root = xml_parser.parse(xml, "the domain XML")
     if root.tag != "domain":
         raise InputError(f"the XML is of a <{str(root.tag)[:40]}>, not of a <domain>")
-    return root.getroottree()
+    return root
 
 
 def _pci_address(device: etree._Element) -> Optional[PciAddress]:
     element = device.find("source/address")
     if element is None or element.get("type", "pci") != "pci":
         return None
-    try:
-        numbers = [int(element.get(key, "0x0"), 0) for key in ("domain", "bus", "slot", "function")]
-    except ValueError:
-        raise InputError("the domain XML has a PCI address that is no number") from None
-    domain, bus, slot, function = numbers
-    if not (0 <= domain <= 0xFFFFFFFF and 0 <= bus <= 0xFF and 0 <= slot <= 0x1F and 0 <= function <= 7):
-        raise InputError("the domain XML has a PCI address out of range")
-    return PciAddress(domain, bus, slot, function)
+    return pci_xml.read(element.get)
 
 
 def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
@@ -140,8 +122,8 @@ def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
         form = "interface" if device.get("type") == "hostdev" else "network"
         mac_element = device.find("mac")
         mac = mac_element.get("address", "").lower() if mac_element is not None else None
-        if mac and not metadata.MAC.fullmatch(mac):
-            raise InputError("the domain XML has a MAC address that is none")
+        if mac and not is_mac(mac):
+            raise InputError("the domain XML has a MAC address that is not one")
     else:
         return None
     address = _pci_address(device) if form != "network" else None
@@ -207,6 +189,11 @@ def _name(root: etree._Element) -> str:
     return name
 
 
+def _memory_kib(root: etree._Element) -> int:
+    text = root.findtext("currentMemory") or root.findtext("memory") or "0"  # libvirt always writes KiB
+    return int(text) if text.isdigit() else 0
+
+
 def _uuid(root: etree._Element) -> str:
     text = _text(root, "uuid")
     try:
@@ -222,7 +209,7 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
     Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours; to
     the `lenient`, who may refuse nothing any more, such metadata is as good as none.
     """
-    root = _parse_tree(xml).getroot()
+    root = _parse(xml)
     try:
         marks = metadata.read(root)
     except InputError:
@@ -246,21 +233,20 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
             if _attribute(device, "teaming", "type") == "persistent"
         ),
         marks=marks,
+        memory_kib=_memory_kib(root),
     )
 
 
-_ATTRIBUTES: dict[str, Callable[[PciAddress], str]] = {
-    "domain": lambda address: f"0x{address.domain:04x}",
-    "bus": lambda address: f"0x{address.bus:02x}",
-    "slot": lambda address: f"0x{address.slot:02x}",
-    "function": lambda address: f"0x{address.function:x}",
-}
+def macs(xml: Union[str, bytes]) -> frozenset[str]:
+    """The MACs of all interfaces of a domain, in lower case. Raises InputError."""
+    return frozenset(
+        element.get("address", "").lower() for element in _parse(xml).findall("devices/interface/mac")
+    )
 
 
 def _with_address(tag: str, address: PciAddress) -> str:
     """The <address> tag with other numbers, its quotes, order and other attributes as they were."""
-    for key, number in _ATTRIBUTES.items():
-        value = number(address)
+    for key, value in pci_xml.attributes(address).items():
         attribute = re.compile(rf"(\s{key}\s*=\s*)([\"'])[^\"']*\2")
         changed, found = attribute.subn(rf"\g<1>\g<2>{value}\g<2>", tag, count=1)
         if not found:
@@ -276,7 +262,7 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
     driver is kept: it names the variant driver, which is the same on every host.
     Raises InputError like `read`, and when a device has no address.
     """
-    tree = _parse_tree(xml)
+    root = _parse(xml)
     markup = Markup(xml)
     devices = list(markup.root.all("devices/*"))
     moved: dict[PciAddress, PciAddress] = {}
@@ -285,7 +271,7 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
         if element is None:
             raise InputError("the domain XML has a VF without an address to rewrite")
         markup.replace_tag(element, _with_address(markup.tag(element), address))
-        before = _pci_address(tree.getroot().findall("devices/*")[position])
+        before = _pci_address(root.findall("devices/*")[position])
         if before is not None:
             moved[before] = address
     for mark in markup.root.all(f"metadata/{metadata.URI} vfs/{metadata.URI} vf"):
@@ -299,6 +285,6 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
 
 def device(xml: Union[str, bytes], position: int) -> str:
     """The text of one child of <devices>, by its position."""
-    _parse_tree(xml)
+    _parse(xml)
     markup = Markup(xml)
     return markup.text_of(list(markup.root.all("devices/*"))[position])

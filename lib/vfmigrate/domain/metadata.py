@@ -24,7 +24,9 @@ from typing import Optional
 
 from lxml import etree
 
+from vfmigrate.domain import xml_parser
 from vfmigrate.errors import InputError
+from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
 
 URI = "urn:vfmigrate:domain:1"
@@ -32,7 +34,6 @@ PREFIX = "vfmigrate"
 
 # More VFs than this in one guest is nonsense (libvirt's PCI topology ends earlier), and a bound on hostile input.
 _MAX_MARKS = 64
-MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 STRATEGIES = ("vfio", "failover", "replug")
 
@@ -92,7 +93,7 @@ def _mark(element: etree._Element) -> Mark:
     mac = element.get("mac")
     if mac is not None:
         mac = mac.lower()
-        if not MAC.fullmatch(mac):
+        if not is_mac(mac):
             raise _unreadable(f"mac='{mac[:20]!a}'")
     address, pf = element.get("address"), element.get("pf")
     if mac is None and address is None:
@@ -139,7 +140,7 @@ def read(domain: etree._Element) -> tuple[Mark, ...]:
 
 def of_domain(xml: str) -> tuple[Mark, ...]:
     """The marks in the text of a domain that libvirt gave. Raises InputError as `read`."""
-    return read(etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, no_network=True)))
+    return read(xml_parser.parse(xml, "the domain XML"))
 
 
 def merged(present: tuple[Mark, ...], of_claims: tuple[Mark, ...]) -> tuple[Mark, ...]:

@@ -8,7 +8,7 @@ from typing import Optional
 
 from lxml import etree
 
-from vfmigrate.domain import domain_xml
+from vfmigrate.domain import domain_xml, xml_parser
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.model.host_facts import HostFacts
 
@@ -84,10 +84,8 @@ def read(live: str, migratable: str) -> Traveller:
     """A guest from its XML: as it runs, with every VF resolved, and as it would travel. Raises InputError."""
     parsed = domain_xml.read(live)
     domain_xml.read(migratable)  # held to the same limits
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    root = etree.fromstring(migratable.encode(), parser)
+    root = xml_parser.parse(migratable, "the domain XML")
     kind, cpu = root.find("os/type"), root.find("cpu")
-    memory = root.findtext("currentMemory") or root.findtext("memory") or "0"
     return Traveller(
         domain=parsed,
         machine=kind.get("machine", "") if kind is not None else "",
@@ -96,7 +94,7 @@ def read(live: str, migratable: str) -> Traveller:
         emulator=root.findtext("devices/emulator"),
         cpu=etree.tostring(cpu, encoding="unicode", with_tail=False) if cpu is not None else None,
         cpu_mode=cpu.get("mode") if cpu is not None else None,
-        memory_kib=int(memory) if memory.isdigit() else 0,
+        memory_kib=parsed.memory_kib,
         disks=tuple(_disk(each) for each in root.findall("devices/disk") if each.find("target") is not None),
         networks=_sources(root, "network"),
         bridges=_sources(root, "bridge"),
@@ -152,7 +150,7 @@ def vfs(guest: Traveller, source: Optional[HostFacts]) -> list[CarriedVf]:
 
 def comparable(cpu: str) -> str:
     """A guest's <cpu> as libvirt compares it: topology and the like say nothing of what a host can give."""
-    element = etree.fromstring(cpu)
+    element = xml_parser.parse(cpu, "the XML of a CPU")
     for child in list(element):
         if child.tag not in ("model", "vendor", "feature"):
             element.remove(child)
@@ -161,7 +159,8 @@ def comparable(cpu: str) -> str:
 
 def host_model(capabilities: str) -> Optional[str]:
     """The CPU of mode host-model in a domain's capabilities, as a <cpu>."""
-    mode = etree.fromstring(capabilities.encode()).find("cpu/mode[@name='host-model'][@supported='yes']")
+    root = xml_parser.parse(capabilities, "libvirt's XML of a domain's capabilities")
+    mode = root.find("cpu/mode[@name='host-model'][@supported='yes']")
     if mode is None or mode.find("model") is None:
         return None
     cpu = etree.Element("cpu", {"mode": "custom", "match": "exact"})

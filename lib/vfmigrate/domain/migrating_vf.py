@@ -6,11 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from lxml import etree
-
-from vfmigrate.domain import domain_xml
+from vfmigrate.domain import domain_xml, pci_xml, xml_parser
 from vfmigrate.domain.domain_xml import VfInterface
-from vfmigrate.errors import InputError, Refused
+from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 
 
@@ -65,14 +63,8 @@ def strategy(interface: VfInterface) -> str:
 
 def _slot(device: str) -> Optional[PciAddress]:
     """The guest's address in the text of a device."""
-    address = etree.fromstring(device).find("address[@type='pci']")
-    if address is None:
-        return None
-    try:
-        numbers = [int(address.get(key, "0"), 0) for key in ("domain", "bus", "slot", "function")]
-    except ValueError:
-        raise InputError("the domain XML has a PCI address that is no number") from None
-    return PciAddress(*numbers)
+    address = xml_parser.parse(device, "the XML of a device").find("address[@type='pci']")
+    return pci_xml.read(address.get) if address is not None else None
 
 
 def check_replug(name: str, crossing: Crossing) -> None:

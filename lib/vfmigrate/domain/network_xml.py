@@ -14,7 +14,8 @@ from typing import Optional
 
 from lxml import etree
 
-from vfmigrate.errors import HostError
+from vfmigrate.domain import pci_xml, xml_parser
+from vfmigrate.errors import HostError, InputError
 from vfmigrate.model.pci import PciAddress
 
 URI = "urn:vfmigrate:network:1"
@@ -39,17 +40,8 @@ def write(name: str, pool: str, vfs: Sequence[PciAddress], network_id: str) -> s
     etree.SubElement(metadata, f"{{{URI}}}pool", {"name": pool}, {PREFIX: URI})
     forward = etree.SubElement(network, "forward", {"mode": "hostdev", "managed": "yes"})
     for vf in vfs:
-        etree.SubElement(
-            forward,
-            "address",
-            {
-                "type": "pci",
-                "domain": f"0x{vf.domain:04x}",
-                "bus": f"0x{vf.bus:02x}",
-                "slot": f"0x{vf.slot:02x}",
-                "function": f"0x{vf.function:x}",
-            },
-        )
+        attributes: dict[str, str] = {"type": "pci", **pci_xml.attributes(vf)}
+        etree.SubElement(forward, "address", attributes)
     return etree.tostring(network, encoding="unicode", pretty_print=True)
 
 
@@ -72,11 +64,24 @@ def identity(name: str, state: NetworkState) -> str:
 
 def vfs(xml: str) -> list[PciAddress]:
     """The VFs that a network gives away, in its order."""
-    found = []
-    for address in _parse(xml).iterfind("forward[@mode='hostdev']/address[@type='pci']"):
-        numbers = (int(address.get(key, "0"), 0) for key in ("domain", "bus", "slot", "function"))
-        found.append(PciAddress(*numbers))
-    return found
+    addresses = _parse(xml).iterfind("forward[@mode='hostdev']/address[@type='pci']")
+    return [pci_xml.read(address.get) for address in addresses]
+
+
+def is_hostdev(xml: str) -> bool:
+    """Whether a network gives VFs to guests."""
+    return _parse(xml).find("forward[@mode='hostdev']") is not None
+
+
+def is_openvswitch(xml: str) -> bool:
+    """Whether a network plugs its guests into Open vSwitch."""
+    return _parse(xml).find("virtualport[@type='openvswitch']") is not None
+
+
+def metadata_namespaces(xml: str) -> list[str]:
+    """The namespaces of the elements in a network's metadata, each of which has one of its own."""
+    elements = [each for each in _parse(xml).iterfind("metadata/*") if isinstance(each.tag, str)]
+    return [uri for uri in (etree.QName(each).namespace for each in elements) if uri is not None]
 
 
 def differences(name: str, pool: str, wanted: Sequence[PciAddress], state: NetworkState) -> list[str]:
@@ -109,8 +114,7 @@ def _gives(xml: str, wanted: Sequence[PciAddress]) -> bool:
 
 
 def _parse(xml: str) -> etree._Element:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        return etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as error:
-        raise HostError(f"libvirt's XML of a network cannot be read: {error}") from None
+        return xml_parser.parse(xml, "libvirt's XML of a network")
+    except InputError as error:
+        raise HostError(error.problem, error.remedy) from None

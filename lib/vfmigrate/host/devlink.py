@@ -10,7 +10,6 @@ would inherit the parent's compiled table, which drops what it does not know whi
 from __future__ import annotations
 
 import errno
-import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pyroute2.netlink import NLA_F_NESTED, ctrlmsg, genlmsg, nla
 
 from vfmigrate.errors import HostError, InputError
 from vfmigrate.host.netlink import NETLINK_GENERIC, KernelRefusalError, NetlinkSocket
+from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 
 _GENL_ID_CTRL = 0x10
@@ -38,7 +38,6 @@ _MODE_NAMES = {number: name for name, number in _MODES.items()}
 _FLAVOURS = ("physical", "cpu", "dsa", "pcipf", "pcivf", "virtual", "unused", "pcisf")
 _CAP_MIGRATABLE = 0x2
 
-_MAC_ADDRESS = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 _REMEDIES_BY_ERRNO = {
     errno.EPERM: "run as root, or with CAP_NET_ADMIN",
@@ -225,8 +224,7 @@ class Devlink:
         function: list[tuple[str, object]] = []
         asked = []
         if hw_addr is not None:
-            if not _MAC_ADDRESS.fullmatch(hw_addr):
-                raise InputError(f"'{hw_addr[:40]}' is not a MAC address", "write it as 52:54:00:12:34:56")
+            hw_addr = parse_mac(hw_addr)
             function.append(("DEVLINK_PORT_FN_ATTR_HW_ADDR", hw_addr))
             asked.append(f"hw_addr {hw_addr}")
         if migratable is not None:
@@ -241,7 +239,7 @@ class Devlink:
         ]
         self._ask(pf, _CMD_PORT_SET, f"set {' and '.join(asked)} on port {port_index}", attributes)
         port = self._port(pf, port_index)
-        took = hw_addr is None or port.hw_addr == hw_addr.lower()
+        took = hw_addr is None or port.hw_addr == hw_addr
         if not took or (migratable is not None and port.migratable != migratable):
             raise HostError(
                 f"devlink: PF {pf} acknowledged {' and '.join(asked)} on port {port_index}, but it is not so"

@@ -20,6 +20,7 @@ from vfmigrate.converge.observe import Host
 from vfmigrate.domain.metadata import STRATEGIES, Mark
 from vfmigrate.errors import InputError, Refused, VfmigrateError
 from vfmigrate.journal import Journal
+from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.departures import Departures
@@ -31,7 +32,6 @@ from vfmigrate.rules import compatibility
 SCHEMA = 1
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,7 @@ def domain_of(request: Request) -> str:
 
 def mac_of(request: Request) -> str:
     """The MAC of the interface that a request is about. Raises InputError when it is none."""
-    text = request.text("mac").lower()
-    if not _MAC.fullmatch(text):
-        raise InputError(f"'{text[:20]!a}' is not a MAC address")
-    return text
+    return parse_mac(request.text("mac"))
 
 
 def wish_of(request: Request) -> Wish:

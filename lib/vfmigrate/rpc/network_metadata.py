@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Optional
 
-from lxml import etree
-
+from vfmigrate.domain import network_xml, xml_parser
 from vfmigrate.errors import InputError
 
 ASK = "urn:vfmigrate:ask:"
@@ -51,25 +50,12 @@ def unwrap(element: str, limit: int) -> bytes:
     """The line that an element carries. Raises InputError for anything that is none, or is longer than `limit`."""
     if len(element) > 2 * limit:  # a little more than the line with its escapes
         raise InputError("a message that came through libvirt is too long")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    try:
-        root = etree.fromstring(element.encode(), parser)
-    except (etree.XMLSyntaxError, ValueError):
-        raise InputError("a message that came through libvirt is not XML") from None
-    text = root.text
-    if len(root) or text is None or len(text) > limit:
-        raise InputError("a message that came through libvirt is not a line of text")
+    text = xml_parser.text_of(element, "a message that came through libvirt")
+    if len(text) > limit:
+        raise InputError("a message that came through libvirt is too long")
     return text.encode() + b"\n"
 
 
-def uris(network_xml: str) -> Iterator[str]:
-    """The namespaces of the letters that lie in a network's metadata."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    try:
-        metadata = etree.fromstring(network_xml.encode(), parser).find("metadata")
-    except etree.XMLSyntaxError:
-        raise InputError("libvirt's XML of a network cannot be read") from None
-    for element in metadata if metadata is not None else ():
-        uri = etree.QName(element).namespace if isinstance(element.tag, str) else None
-        if uri is not None and letter_id(uri) is not None:
-            yield uri
+def uris(xml: str) -> Iterator[str]:
+    """The namespaces of the letters that lie in a network's metadata, by its XML."""
+    return (uri for uri in network_xml.metadata_namespaces(xml) if letter_id(uri) is not None)

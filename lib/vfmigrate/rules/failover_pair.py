@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
+from vfmigrate.domain import pci_xml
 from vfmigrate.domain.domain_xml import Domain, Standby, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
@@ -84,15 +85,12 @@ def transient_device(domain: Domain, mac: str, vf: PciAddress, *, plain: bool, m
     standby = next((each for each in domain.standbys if each.mac == mac and each.alias), None)
     if standby is None:
         raise Refused(f"guest '{domain.name}' has no standby with MAC {mac}", "see vfmigrate failover show")
-    address = (
-        f"domain='{vf.domain:#06x}' bus='{vf.bus:#04x}' slot='{vf.slot:#04x}' function='{vf.function:#x}'"
-    )
     rest = f"<teaming type='transient' persistent='{escape(str(standby.alias))}'/>"
     words = f"managed='{'yes' if managed else 'no'}'"
     if plain:
-        source = f"<source><address {address}/></source>"
+        source = f"<source>{pci_xml.render(vf, with_type=False)}</source>"
         return f"<hostdev mode='subsystem' type='pci' {words}>{rest}{source}</hostdev>"
-    source = f"<source><address type='pci' {address}/></source>"
+    source = f"<source>{pci_xml.render(vf)}</source>"
     return f"<interface type='hostdev' {words}><mac address='{mac}'/>{source}{rest}</interface>"
 
 

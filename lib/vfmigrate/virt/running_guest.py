@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 import libvirt
 from lxml import etree
 
-from vfmigrate.domain import domain_xml, metadata
+from vfmigrate.domain import domain_xml, metadata, pci_xml, xml_parser
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.errors import HostError
 from vfmigrate.host.sysfs import Sysfs
@@ -85,10 +85,10 @@ class RunningGuest:
     def _found(self, device: str) -> Optional[str]:
         """The text of the guest's device with the alias, else with the guest PCI address, of this one."""
         xml = self.xml()
-        wanted = _name(etree.fromstring(device))
+        wanted = _name(xml_parser.parse(device, "the XML of a device"))
         if not wanted:
             raise HostError(f"a device of guest '{self.name}' has neither alias nor PCI address")
-        for position, each in enumerate(etree.fromstring(xml).findall("devices/*")):
+        for position, each in enumerate(xml_parser.parse(xml).findall("devices/*")):
             if _name(each) == wanted:
                 return domain_xml.device(xml, position)
         return None
@@ -110,7 +110,7 @@ def _name(device: etree._Element) -> tuple[str, ...]:
     address = device.find("address[@type='pci']")
     if address is None:
         return ()
-    return ("pci", *(str(int(address.get(key, "0"), 0)) for key in ("domain", "bus", "slot", "function")))
+    return ("pci", str(pci_xml.read(address.get)))
 
 
 def _vf(xml: str, mac: str) -> Optional[VfInterface]:
@@ -119,5 +119,6 @@ def _vf(xml: str, mac: str) -> Optional[VfInterface]:
 
 
 def _marks_of(xml: str) -> Optional[str]:
-    marks = etree.fromstring(xml).find(f"metadata/{{{metadata.URI}}}vfs")
-    return metadata.write(metadata.read(etree.fromstring(xml))) if marks is not None else None
+    root = xml_parser.parse(xml, "the domain XML")
+    present = root.find(f"metadata/{{{metadata.URI}}}vfs") is not None
+    return metadata.write(metadata.read(root)) if present else None

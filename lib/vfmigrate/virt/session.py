@@ -13,9 +13,8 @@ from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import libvirt
-from lxml import etree
 
-from vfmigrate.domain import metadata
+from vfmigrate.domain import domain_xml, metadata, network_xml
 from vfmigrate.errors import HostError, Refused, Unreachable
 from vfmigrate.virt.mailbox import Mailbox
 
@@ -159,13 +158,7 @@ class Session:
         with told("list of guests"):
             for each in self._connection.listAllDomains():
                 for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-                    root = etree.fromstring(each.XMLDesc(flags))
-                    found.update(
-                        {
-                            mac.get("address", "").lower(): each.name()
-                            for mac in root.findall("devices/interface/mac")
-                        }
-                    )
+                    found.update(dict.fromkeys(domain_xml.macs(each.XMLDesc(flags)), each.name()))
         return found
 
     def stamp(self, name: str, marks: tuple[metadata.Mark, ...]) -> None:
@@ -188,31 +181,26 @@ class Session:
                     return bool(each.isActive())
         return None
 
-    def _networks(self) -> dict[str, etree._Element]:
+    def _networks(self) -> dict[str, str]:
+        """The XML of all networks by name."""
         with told("list of networks"):
-            return {
-                each.name(): etree.fromstring(each.XMLDesc(0)) for each in self._connection.listAllNetworks()
-            }
+            return {str(each.name()): str(each.XMLDesc(0)) for each in self._connection.listAllNetworks()}
 
     def hostdev_networks(self) -> frozenset[str]:
         """The names of the networks that give away VFs."""
-        return frozenset(
-            name
-            for name, network in self._networks().items()
-            if network.find("forward[@mode='hostdev']") is not None
-        )
+        return frozenset(name for name, xml in self._networks().items() if network_xml.is_hostdev(xml))
 
     def is_openvswitch_network(self, name: str) -> bool:
         """Whether a network plugs its guests into Open vSwitch.
 
         Raises Refused when there is none of this name, or when it gives away VFs.
         """
-        network = self._networks().get(name)
-        if network is None:
+        xml = self._networks().get(name)
+        if xml is None:
             raise Refused(f"libvirt has no network '{name}'", "see virsh net-list --all")
-        if network.find("forward[@mode='hostdev']") is not None:
+        if network_xml.is_hostdev(xml):
             raise Refused(
                 f"the network '{name}' gives away VFs: what stands by for one must not need one itself",
                 "choose a network that leads to a bridge",
             )
-        return network.find("virtualport[@type='openvswitch']") is not None
+        return network_xml.is_openvswitch(xml)

@@ -102,9 +102,9 @@ def test_rewriting_keeps_quotes_order_and_odd_spacing() -> None:
         ("<domain><name>x</name><uuid>guest1</uuid></domain>", "a <uuid> that is none"),
         (
             MARKED.replace("mac address='52:54:00:00:00:02'", "mac address='52:54'"),
-            "a MAC address that is none",
+            "a MAC address that is not one",
         ),
-        (MARKED.replace("bus='0x01'", "bus='zwei'"), "PCI address that is no number"),
+        (MARKED.replace("bus='0x01'", "bus='zwei'"), "PCI address that is not a number"),
         (MARKED.replace("slot='0x10'", "slot='0x40'"), "PCI address out of range"),
         (MARKED.replace("vlan='42'", "vlan='4095'"), "metadata is unreadable: vlan='4095'"),
         (

@@ -60,6 +60,6 @@ def test_a_network_of_somebody_else_is_not_touched(theirs: str) -> None:
         network_xml.differences("net", "data", VFS, replace(GOOD, persistent=theirs))
 
 
-def test_what_is_no_xml_is_told() -> None:
-    with pytest.raises(HostError, match="cannot be read"):
+def test_malformed_xml_is_an_error_of_the_host() -> None:
+    with pytest.raises(HostError, match="XML of a network is not well-formed"):
         network_xml.differences("net", "data", VFS, replace(GOOD, persistent="<network>"))

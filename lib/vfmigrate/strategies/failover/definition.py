@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import domain_xml
+from vfmigrate.domain import domain_xml, pci_xml
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.errors import Refused
@@ -256,19 +256,18 @@ def _check_slot(root: Element, vf: Element, guest: str) -> None:
     address = next((each for each in vf.all("address") if each.attributes.get("type") == "pci"), None)
     if address is None:
         return  # libvirt chooses a fitting one
-    number = {key: int(address.attributes.get(key, "0"), 0) for key in ("bus", "function")}
-    if number["function"] != 0 or address.attributes.get("multifunction") == "on":
+    slot = pci_xml.read(address.attributes.get)
+    if slot.function != 0 or address.attributes.get("multifunction") == "on":
         raise Refused(
             f"the VF shares its slot in guest '{guest}' with other functions",
             "give it a slot of its own: remove its <address type='pci'> in virsh edit",
         )
-    model = controllers.get(number["bus"], "no controller")
+    model = controllers.get(slot.bus, "no controller")
     port = next(
         (
             each
             for each in root.all("devices/controller")
-            if each.attributes.get("type") == "pci"
-            and int(each.attributes.get("index", "-1"), 0) == number["bus"]
+            if each.attributes.get("type") == "pci" and int(each.attributes.get("index", "-1"), 0) == slot.bus
         ),
         None,
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 from vfmigrate import journal
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.converge.converger import Converger
+from vfmigrate.domain import pci_xml
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
@@ -41,14 +42,7 @@ def device(claim: Claim) -> str:
     return (
         "<interface type='hostdev' managed='yes'>"
         f"<mac address='{escape(claim.mac or '')}'/>"
-        f"<source>{_address(claim.vf)}</source>{_address(slot)}</interface>"
-    )
-
-
-def _address(address: PciAddress) -> str:
-    return (
-        f"<address type='pci' domain='{address.domain:#06x}' bus='{address.bus:#04x}' "
-        f"slot='{address.slot:#04x}' function='{address.function:#x}'/>"
+        f"<source>{pci_xml.render(claim.vf)}</source>{pci_xml.render(slot)}</interface>"
     )
 
 
