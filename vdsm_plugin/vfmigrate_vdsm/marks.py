@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Optional
 from xml.etree import ElementTree as ET
 
+from vfmigrate_vdsm import properties
+
 URI = "urn:vfmigrate:domain:1"
 
 
@@ -39,5 +41,5 @@ def read(domain: ET.Element) -> list[Mark]:
     for found in domain.iterfind(f"metadata/{{{URI}}}vfs/{{{URI}}}vf"):
         mac, vf = found.get("mac"), found.get("address")
         if mac and vf:
-            marks.append(Mark(mac.lower(), vf, found.get("strategy", "vfio"), dict(found.attrib)))
+            marks.append(Mark(mac.lower(), vf, found.get("strategy", properties.VFIO), dict(found.attrib)))
     return marks

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from xml.etree import ElementTree as ET
 
-from vfmigrate_vdsm import handover, marks, vnic
+from vfmigrate_vdsm import handover, marks, properties, vnic
 from vfmigrate_vdsm.daemon import Daemon, PluginError
 
 
@@ -41,7 +41,7 @@ def before_vm_migrate_destination(daemon: Daemon) -> None:
     try:
         for interface in vnic.interfaces(domain):
             mark = by_mac.get(vnic.mac(interface)) if vnic.vf(interface) is not None else None
-            if mark is not None and mark.strategy == "vfio":
+            if mark is not None and mark.strategy == properties.VFIO:
                 _claim_arrival(daemon, domain, uuid, mark, str(vnic.vf(interface)))
     except PluginError:
         with contextlib.suppress(PluginError):  # the first reason is the one to tell; what stays runs out

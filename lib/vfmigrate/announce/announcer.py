@@ -96,7 +96,7 @@ class Announcer:
         claims = []
         for claim in self._store.of_domain(domain):
             pool = self._config.pools.get(claim.pool)
-            here = claim.state == PLUGGED and claim.strategy != "failover" and claim.slot is None
+            here = claim.state == PLUGGED and not claim.traits.port_follows_driver and claim.slot is None
             if here and claim.mac is not None and pool is not None and pool.announce:
                 claims.append(claim)
         return claims
@@ -126,7 +126,7 @@ class Announcer:
                     del exits[claim]  # it left again
                     continue
                 try:
-                    if claim.strategy == "failover" and not self._host.sysfs.bus_master(claim.vf):
+                    if claim.traits.port_follows_driver and not self._host.sysfs.bus_master(claim.vf):
                         del exits[claim]  # the guest is on its standby again
                         continue
                     for vlan in vlans_of(claim):

@@ -27,6 +27,7 @@ from vfmigrate.errors import HostError, InputError, Refused
 from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.strategy import DEFAULT, NAMES, Strategy, named
 
 FORMAT = 1
 
@@ -69,11 +70,16 @@ class Claim:
     incoming: bool = False
     #: the address of the guest's VF on the host it comes from, which its persistent definition may still name
     origin: Optional[PciAddress] = None
-    strategy: str = "vfio"
+    strategy: str = DEFAULT
     #: where its guest sees it, if it was taken out for a migration and is to be plugged in wherever the guest runs
     slot: Optional[str] = None
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def traits(self) -> Strategy:
+        """What its strategy asks of the VF."""
+        return named(self.strategy)
 
 
 def holder(claim: Claim) -> str:
@@ -130,6 +136,8 @@ def decode(text: str) -> Claim:
             raise InputError("the claim's mac is not a MAC address")
         if raw["state"] not in STATES:
             raise InputError(f"the claim's state is {raw['state'][:20]!a}")
+        if raw["strategy"] not in NAMES:
+            raise InputError(f"the claim's strategy is {raw['strategy'][:20]!a}")
         return Claim(
             vf=vf, trunks=trunks, origin=PciAddress.parse(origin) if origin is not None else None, **raw
         )

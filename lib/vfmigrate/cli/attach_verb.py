@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.cli import failover_verb, guest_change
 from vfmigrate.cli.guest_change import Answer, GuestChange
-from vfmigrate.domain import attachment, domain_xml, metadata
+from vfmigrate.domain import attachment, domain_xml
 from vfmigrate.domain.attachment import Attachment
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.domain.markup import Markup
 from vfmigrate.errors import HostError, InputError, Refused, UsageError
+from vfmigrate.model import strategy
 from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import compatibility
@@ -42,7 +43,7 @@ def add(verbs: Any) -> None:
     )
     verb.add_argument(
         "--strategy",
-        choices=metadata.STRATEGIES,
+        choices=strategy.NAMES,
         help="how the VF migrates with the guest; default: vfio, with its device state",
     )
     verb.set_defaults(run=_attach)
@@ -121,7 +122,7 @@ def _attach(options: argparse.Namespace) -> int:
                 work.define()
                 if work.live:
                     _plug(work, wanted)
-        if wanted.strategy == "failover":
+        if strategy.named(wanted.strategy).teamed:
             work.done.append(f"next, run: vfmigrate failover enable {work.name} --mac {wanted.mac}")
         work.show(_result(work, wanted), "\n".join(wanted.device()), as_json=options.json)
     return 0
@@ -191,12 +192,12 @@ def _check_free(pool: Answer, free: list[PciAddress]) -> None:
 def _check_guest(work: GuestChange, wanted: Attachment) -> None:
     """Raises Refused for a guest that cannot have this VF."""
     for xml in (work.after, attachment.attached(work.session.live(work.name), wanted) if work.live else None):
-        if xml is not None and wanted.strategy in (None, "vfio"):
+        if xml is not None and strategy.named(wanted.strategy).state_travels:
             guest = domain_xml.read(xml)
             compatibility.check_guest(guest, [vf for vf in guest.interfaces if vf.wanted_mac == wanted.mac])
     if not work.live:
         return
-    if wanted.strategy == "failover":
+    if strategy.named(wanted.strategy).teamed:
         raise Refused(
             f"guest '{work.name}' is running; a VF with a standby can only be added to its definition",
             "add --config; then run vfmigrate failover enable, and restart the guest",
@@ -212,7 +213,7 @@ def _claim(work: GuestChange, wanted: Attachment) -> Attachment:
         name=work.name,
         mac=wanted.mac,
         pool=wanted.pool,
-        strategy=wanted.strategy or "vfio",
+        strategy=wanted.strategy or strategy.DEFAULT,
         vlan=wanted.vlan,
         plug=True,
     )

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Optional
 from vfmigrate.cli import display, keyboard, migrate_verb, tables
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
-from vfmigrate.domain.migrating_vf import strategy
 from vfmigrate.errors import Cancelled, Refused, UsageError, VfmigrateError
 from vfmigrate.evacuate import planner, runner
 from vfmigrate.evacuate.planner import Destination, EvacuatingGuest, Plan, VfRequirement
@@ -72,7 +71,7 @@ def read_guest(xml: str, here: Optional[HostFacts]) -> EvacuatingGuest:
             VfRequirement(
                 pool=mark.pool or pool,
                 mac=interface.wanted_mac,
-                with_state=strategy(interface) == "vfio",
+                with_state=interface.strategy.state_travels,
                 vlans=(*mark.trunks, *([mark.vlan] if mark.vlan is not None else [])),
                 pf=pf,
                 mark=mark,

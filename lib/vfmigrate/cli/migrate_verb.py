@@ -158,13 +158,13 @@ def run(
         domain=migration.name,
         uuid=migration.uuid,
         destination=destination.hostname(),
-        vfs=[{"mac": one.mac, "strategy": one.strategy} for one in migration.crossings],
+        vfs=[{"mac": one.mac, "strategy": one.strategy.name} for one in migration.crossings],
     )
     if migration.crossings and not getattr(options, "unchecked", True):
         _check(options, source, destination, shown)
     limits = ConvergenceLimits(
         max_downtime_ms=options.max_downtime,
-        vfs=any(one.strategy == "vfio" for one in migration.crossings),
+        vfs=any(one.strategy.state_travels for one in migration.crossings),
         limited=options.bandwidth is not None,
         parallel=options.parallel,
     )

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Optional
 from vfmigrate.cli import tables
 from vfmigrate.config import setting
 from vfmigrate.errors import HostError, InputError, UsageError
+from vfmigrate.model import strategy
 from vfmigrate.ovirt import vnic_profile
-from vfmigrate.ovirt.vnic_profile import POOL, PROPERTIES, STRATEGY, VLAN, Change
+from vfmigrate.ovirt.vnic_profile import POOL, PROPERTIES, STRATEGY, VLAN, Change, with_state
 
 if TYPE_CHECKING:
     from vfmigrate.ovirt.engine import Engine
@@ -55,7 +56,7 @@ def add(verbs: Any) -> None:
     action.add_argument("--failover", metavar="PROFILE", help="profile of the standby vNIC")
     action.add_argument(
         "--strategy",
-        choices=("vfio", "failover", "replug", _NONE),
+        choices=(*strategy.NAMES, _NONE),
         help=f"custom property {STRATEGY}; the vdsm plugin acts on vfio",
     )
     action.add_argument("--pool", metavar="NAME", help=f"custom property {POOL}; 'none' removes it")
@@ -168,8 +169,8 @@ def _change(options: argparse.Namespace, failover: Optional[str]) -> Change:
             setting.number(1, setting.MAX_VLAN).read(given[VLAN])
         except InputError as error:
             raise UsageError(f"--vlan: {error.problem}") from None
-    if given[STRATEGY] is not None and given[STRATEGY] != "vfio":
-        # only strategy vfio uses pool and VLAN
+    if given[STRATEGY] is not None and not with_state(given[STRATEGY]):
+        # the vdsm plugin uses pool and VLAN only where the device state travels
         given = {**given, POOL: given[POOL] or _NONE, VLAN: given[VLAN] or _NONE}
     return Change(
         pass_through=_YES_NO.get(options.pass_through),

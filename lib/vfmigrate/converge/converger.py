@@ -65,7 +65,7 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Opt
         for_host = pool.free_vfs == "host"
         return Wanted(migratable=not for_host, host_driver=for_host)
     port = None
-    if claim.state == PLUGGED and (driven or claim.strategy != "failover"):
+    if claim.state == PLUGGED and (driven or not claim.traits.port_follows_driver):
         ids = {"vm-id": claim.domain, "iface-status": "active"}
         if claim.mac is not None:
             # the same on every host, so that a controller sees one logical port move
@@ -74,7 +74,7 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Opt
         settings = PortSettings(tag=claim.vlan, trunks=claim.trunks, external_ids=ids)
         port = WantedPort(pool.bridge, claim.id, settings)
     return Wanted(
-        migratable=claim.strategy == "vfio",
+        migratable=claim.traits.needs_migratable,
         bind=bind,
         port=port,
         mac=claim.mac if claim.set_mac else None,
@@ -270,12 +270,12 @@ class Converger:
             return [step.text for step in todo]
 
     def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
-        in_pair = claim is not None and claim.strategy == "failover"
+        in_pair = claim is not None and claim.traits.port_follows_driver
         driven = not in_pair or claim is None or self._host.sysfs.bus_master(claim.vf)
         return wanted(claim, pool, driven=driven, bind=self._bind(claim) if claim is not None else None)
 
     def _bind(self, claim: Claim) -> Optional[str]:
-        if claim.strategy != "vfio":
+        if not claim.traits.state_travels:
             will_do = claim.managed or self._host.sysfs.is_vfio(self._host.sysfs.driver(claim.vf))
             return None if will_do else self._host.sysfs.variant_driver(claim.vf)
         driver = driver_binding.driver(

@@ -40,7 +40,7 @@ def _is_unplugged(claim: Claim, running: domain_xml.Domain) -> bool:
     had = claim.state == PLUGGED and claim.expires is None and claim.slot is None
     if not had or claim.vf in {interface.address for interface in running.interfaces}:
         return False
-    waits = claim.strategy == "failover" and failover_pair.has_standby(running, claim.mac)
+    waits = claim.traits.teamed and failover_pair.has_standby(running, claim.mac)
     return not waits or any(interface.wanted_mac == claim.mac for interface in running.interfaces)
 
 

@@ -99,7 +99,7 @@ class Inventory:
         found = set()
         leaving: dict[str, bool] = {}
         for claim in self._store.all():
-            if claim.strategy != "vfio":
+            if not claim.traits.uses_slot:
                 continue
             if not claim.incoming and claim.state == PLUGGED and claim.domain not in leaving:
                 leaving[claim.domain] = self._leaves(claim)

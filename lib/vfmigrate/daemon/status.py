@@ -169,7 +169,7 @@ class Status:
 
     def _on_standby(self, claim: Optional[Claim]) -> bool:
         """Whether the guest of a failover pair runs without its VF."""
-        if claim is None or claim.strategy != "failover" or claim.state != PLUGGED:
+        if claim is None or not claim.traits.port_follows_driver or claim.state != PLUGGED:
             return False
         return not self._host.sysfs.bus_master(claim.vf)
 

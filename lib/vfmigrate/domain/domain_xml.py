@@ -28,6 +28,7 @@ from vfmigrate.errors import InputError
 from vfmigrate.model.limits import MAX_NAME_BYTES
 from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.strategy import Strategy, of_interface
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class VfInterface:
     def wanted_mac(self) -> Optional[str]:
         """The MAC of the interface; for a plain <hostdev> the one in its mark."""
         return self.mac or (self.mark.mac if self.mark else None)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How its VF gets to another host."""
+        marked = self.mark.strategy if self.mark is not None else None
+        return of_interface(teamed=self.teaming == "transient", marked=marked)
 
 
 @dataclass(frozen=True)

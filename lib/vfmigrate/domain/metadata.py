@@ -26,6 +26,7 @@ from lxml import etree
 
 from vfmigrate.domain import xml_parser
 from vfmigrate.errors import InputError
+from vfmigrate.model import strategy
 from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
 
@@ -35,7 +36,6 @@ PREFIX = "vfmigrate"
 # More VFs than this in one guest is nonsense (libvirt's PCI topology ends earlier), and a bound on hostile input.
 _MAX_MARKS = 64
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
-STRATEGIES = ("vfio", "failover", "replug")
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def _mark(element: etree._Element) -> Mark:
     address, pf = element.get("address"), element.get("pf")
     if mac is None and address is None:
         raise InputError("the domain's vfmigrate metadata has a vf with neither mac nor address")
-    strategy = _word(element, "strategy")
-    if strategy is not None and strategy not in STRATEGIES:
+    wanted = _word(element, "strategy")
+    if wanted is not None and wanted not in strategy.NAMES:
         raise InputError(
-            f"the domain's vfmigrate metadata asks for strategy '{strategy}'",
-            f"the strategies are {', '.join(STRATEGIES)}",
+            f"the domain's vfmigrate metadata asks for strategy '{wanted}'",
+            f"the strategies are {', '.join(strategy.NAMES)}",
         )
     trunks = element.get("trunks", "").split()
     if len(trunks) > 4094 or any(
@@ -115,7 +115,7 @@ def _mark(element: etree._Element) -> Mark:
         pool=_word(element, "pool"),
         vlan=_number(element, "vlan", 1, 4094),
         trunks=tuple(sorted({int(trunk) for trunk in trunks})),
-        strategy=strategy,
+        strategy=wanted,
         psid=_word(element, "psid"),
         firmware=_word(element, "firmware"),
         msix=_number(element, "msix", 1, 2048),

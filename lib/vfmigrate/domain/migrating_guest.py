@@ -11,9 +11,7 @@ from lxml import etree
 from vfmigrate.domain import domain_xml, xml_parser
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.model.host_facts import HostFacts
-
-VFIO = "vfio"
-FAILOVER = "failover"
+from vfmigrate.model.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,7 @@ class CarriedVf:
     interface: VfInterface
     #: the name of its pool; None when nobody knows one
     pool: Optional[str]
-    #: vfio, failover or replug
-    strategy: str
+    strategy: Strategy
 
     @property
     def told(self) -> str:
@@ -142,9 +139,7 @@ def vfs(guest: Traveller, source: Optional[HostFacts]) -> list[CarriedVf]:
         known = source.vf(str(interface.address)) if source and interface.address else None
         if pool is None and known is not None:
             pool = known[0].name
-        marked = interface.mark.strategy if interface.mark is not None else None
-        strategy = FAILOVER if interface.teaming == "transient" else marked or VFIO
-        found.append(CarriedVf(interface, pool, strategy))
+        found.append(CarriedVf(interface, pool, interface.strategy))
     return found
 
 

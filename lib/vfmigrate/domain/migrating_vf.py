@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Optional
 
 from vfmigrate.domain import domain_xml, pci_xml, xml_parser
-from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,7 @@ class Crossing:
     """One VF of a guest."""
 
     mac: Optional[str]
-    #: vfio, failover or replug
-    strategy: str
+    strategy: Strategy
     #: the pool it is of; None when nothing says so
     pool: Optional[str] = None
     vlan: Optional[int] = None
@@ -42,7 +41,7 @@ def crossings(xml: str) -> list[Crossing]:
         found.append(
             Crossing(
                 mac=interface.wanted_mac,
-                strategy=strategy(interface),
+                strategy=interface.strategy,
                 pool=mark.pool if mark is not None else None,
                 vlan=mark.vlan if mark is not None else None,
                 slot=_slot(domain_xml.device(xml, interface.position)),
@@ -52,13 +51,6 @@ def crossings(xml: str) -> list[Crossing]:
             )
         )
     return found
-
-
-def strategy(interface: VfInterface) -> str:
-    """How an interface's VF crosses."""
-    if interface.teaming == "transient":
-        return "failover"
-    return (interface.mark.strategy if interface.mark is not None else None) or "vfio"
 
 
 def _slot(device: str) -> Optional[PciAddress]:

@@ -105,7 +105,7 @@ class Migration:
     ) -> MigrationReport:
         """Migrate the guest, and verify it. Raises VfmigrateError if it did not migrate."""
         begun = time.monotonic()
-        replugged = [one for one in self.crossings if one.strategy == "replug"]
+        replugged = [one for one in self.crossings if one.strategy.unplugged_first]
         for one in replugged:
             check_replug(self.name, one)
         monitor = MigrationMonitor(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from vfmigrate.errors import Refused
+from vfmigrate.model.strategy import STRATEGIES
 
 STRATEGY = "vfmigrate_strategy"
 POOL = "vfmigrate_pool"
@@ -145,21 +146,27 @@ def _check_failover(profile: Profile, profiles: Iterable[Profile]) -> None:
         )
 
 
+def with_state(name: Optional[str]) -> bool:
+    """Whether VFs migrate with their device state by a custom property's value, which may be any text or none."""
+    found = STRATEGIES.get(name or "")
+    return found is not None and found.state_travels
+
+
 def _check_properties(profile: Profile) -> None:
     for key, value in profile.properties.items():
         if _NO_VALUE.search(value):
             raise Refused(f"custom property {key} cannot have a ';' or a line break in its value")
-    strategy = profile.properties.get(STRATEGY)
-    if strategy == "vfio" and profile.pass_through:
+    travels = with_state(profile.properties.get(STRATEGY))
+    if travels and profile.pass_through:
         raise Refused(
             f"vNIC profile '{profile.name}' has passthrough, so the engine unplugs its VFs before a migration",
             "strategy vfio needs a profile without passthrough: add --pass-through no",
         )
-    if strategy == "vfio":
+    if travels:
         _check_needs_no_bridge(profile)
-    if strategy == "vfio" and POOL not in profile.properties:
+    if travels and POOL not in profile.properties:
         raise Refused(f"strategy vfio of vNIC profile '{profile.name}' needs a pool", "add --pool NAME")
-    if strategy != "vfio" and (POOL in profile.properties or VLAN in profile.properties):
+    if not travels and (POOL in profile.properties or VLAN in profile.properties):
         raise Refused(
             f"vNIC profile '{profile.name}' has a pool or VLAN, which only strategy vfio uses",
             "add --strategy vfio, or --pool none --vlan none",

@@ -13,6 +13,7 @@ from vfmigrate.converge.observe import Host
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.journal import Journal
+from vfmigrate.model import strategy
 from vfmigrate.reservations.placement import Placements, place
 from vfmigrate.rules import failover_pair
 
@@ -74,14 +75,13 @@ class Adoption:
 
     def _follow(self, domain: Domain, interface: VfInterface, claim: Claim) -> list[Claim]:
         """A VF that became half of a pair while its guest runs, or is it no longer, crosses in another way now."""
-        strategy = claim.strategy
-        if failover_pair.is_half(domain, interface):
-            strategy = "failover"
-        elif strategy == "failover" and interface.mark is not None:
-            strategy = interface.mark.strategy or "vfio"
-        if strategy == claim.strategy or claim.expires is not None:
+        half, mark = failover_pair.is_half(domain, interface), interface.mark
+        now = claim.traits
+        if half or (now.teamed and mark is not None):
+            now = strategy.of_interface(teamed=half, marked=mark.strategy if mark is not None else None)
+        if now == claim.traits or claim.expires is not None:
             return []
-        changed = self._store.change(claim, strategy=strategy)
+        changed = self._store.change(claim, strategy=now.name)
         return [changed] if changed is not None else []
 
     def _lost_claim(self, claim: Claim) -> Optional[str]:

@@ -17,11 +17,12 @@ from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
-from vfmigrate.domain.metadata import STRATEGIES, Mark
+from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError, Refused, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.strategy import STRATEGIES, Strategy
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.departures import Departures
 from vfmigrate.reservations.migration_slots import Moves, at_most, check_number
@@ -41,7 +42,7 @@ class Wish:
     domain: str
     name: str
     mac: str
-    strategy: str
+    strategy: Strategy
     #: the pool to take a VF of; None when the VF is named
     pool: Optional[str] = None
     vf: Optional[PciAddress] = None
@@ -74,10 +75,10 @@ def mac_of(request: Request) -> str:
 def wish_of(request: Request) -> Wish:
     """What a `claim` request asks for. Raises InputError or UsageError."""
     domain, mac = domain_of(request), mac_of(request)
-    strategy = request.text("strategy")
-    if strategy not in STRATEGIES:
+    name = request.text("strategy")
+    if name not in STRATEGIES:
         raise InputError(
-            f"there is no strategy '{strategy[:20]!a}'", f"the strategies are {', '.join(STRATEGIES)}"
+            f"there is no strategy '{name[:20]!a}'", f"the strategies are {', '.join(STRATEGIES)}"
         )
     pool, vf = request.optional_text("pool"), request.optional_text("vf")
     if pool is None and vf is None:
@@ -97,7 +98,7 @@ def wish_of(request: Request) -> Wish:
         domain=domain,
         name=(request.optional_text("name") or domain)[:255],
         mac=mac,
-        strategy=strategy,
+        strategy=STRATEGIES[name],
         pool=pool,
         vf=PciAddress.parse(vf) if vf is not None else None,
         vlan=request.optional_number("vlan", 1, 4094),
@@ -186,7 +187,7 @@ class Promises:
         before, claim = self._moves.in_turn(take, lambda _crowded: None)
         try:
             self._converger.converge(claim.vf)
-            if wish.strategy == "vfio":
+            if wish.strategy.state_travels:
                 self._converger.check_ready(claim.vf)
         except VfmigrateError:
             if before is None or before.vf != claim.vf:
@@ -257,7 +258,7 @@ class Promises:
                 trunks=pool.default_trunks if vlan is None else (),
                 managed=wish.managed,
                 incoming=wish.source is not None,
-                strategy=wish.strategy,
+                strategy=wish.strategy.name,
                 slot=str(wish.slot) if wish.slot is not None else None,
                 origin=wish.origin,
             )
@@ -270,10 +271,10 @@ class Promises:
                 f"guest '{wish.name}' has no VF with MAC {wish.mac} here that vfmigrate knows of",
                 "run: vfmigrate reconcile",
             )
-        return self._store.put(replace(before, strategy=wish.strategy, slot=str(wish.slot)))
+        return self._store.put(replace(before, strategy=wish.strategy.name, slot=str(wish.slot)))
 
     def _choose(self, wish: Wish, pool: Pool, facts: dict[PciAddress, compatibility.CardFacts]) -> PciAddress:
-        moves = wish.source is not None and wish.strategy == "vfio"
+        moves = wish.source is not None and wish.strategy.uses_slot
         if wish.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
             return self._selection.choose(pool, facts, wish.source, usual_vf(wish.mac, vfs), moves=moves)
@@ -320,7 +321,7 @@ class Promises:
         """The VFs of a guest that would take their state along. Raises Refused when one of them cannot."""
         if self._departures is not None:
             self._departures.leaving(domain)
-        moving = [claim for claim in self._store.of_domain(domain) if claim.strategy == "vfio"]
+        moving = [claim for claim in self._store.of_domain(domain) if claim.traits.state_travels]
         for claim in moving:
             self._converger.check_ready(claim.vf)
         for pf, number in Counter(self._host.sysfs.physfn(claim.vf) for claim in moving).items():

@@ -67,7 +67,7 @@ class Moves:
         return moving
 
     def _is_moving(self, claim: Claim, pf: PciAddress, now: float) -> bool:
-        if not claim.incoming or claim.strategy != "vfio" or claim.id in self._arrived:
+        if not claim.incoming or not claim.traits.uses_slot or claim.id in self._arrived:
             return False
         runs_out = claim.expires is not None and claim.expires <= now
         return not runs_out and self._sysfs.physfn(claim.vf) == pf

@@ -114,8 +114,6 @@ class Placements:
     def claim(self, domain: Domain, placement: Placement, vf: PciAddress, state: str) -> Claim:
         """The claim for a VF that is given to an interface; it expires, as long as the guest does not run."""
         interface = placement.interface
-        mark_strategy = interface.mark.strategy if interface.mark is not None else None
-        strategy = "failover" if interface.teaming == "transient" else mark_strategy or "vfio"
         return Claim(
             vf=vf,
             pool=placement.pool.name,
@@ -129,5 +127,5 @@ class Placements:
             trunks=placement.trunks,
             set_mac=interface.form == "hostdev" and interface.wanted_mac is not None,
             managed=interface.managed,
-            strategy=strategy,
+            strategy=interface.strategy.name,
         )

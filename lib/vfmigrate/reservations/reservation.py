@@ -79,7 +79,7 @@ class Reservations:
         try:
             for claim in claims.values():
                 self._converger.converge(claim.vf)
-                if claim.strategy == "vfio":
+                if claim.traits.state_travels:
                     self._converger.check_ready(claim.vf)
             addresses = {position: claim.vf for position, claim in claims.items()}
             return readdress(xml, addresses) if addresses else None

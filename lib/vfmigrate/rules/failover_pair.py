@@ -16,6 +16,7 @@ from vfmigrate.domain import pci_xml
 from vfmigrate.domain.domain_xml import Domain, Standby, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
+from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
 
 
@@ -96,14 +97,14 @@ def transient_device(domain: Domain, mac: str, vf: PciAddress, *, plain: bool, m
 
 def check_crosses(domain: Domain, vf: VfInterface) -> None:
     """Raises Refused for a VF that a plain migration cannot carry in the way chosen for it."""
-    strategy = vf.mark.strategy if vf.mark is not None else None
-    if strategy == "replug":
+    marked = strategy.named(vf.mark.strategy if vf.mark is not None else None)
+    if marked.unplugged_first:
         raise Refused(
             f"the VF with {_named(vf)} of guest '{domain.name}' crosses by being unplugged (strategy replug), "
             "and it is plugged in",
             f"run: vfmigrate migrate {domain.name} DESTURI, which unplugs it first and plugs one in there",
         )
-    if strategy == "failover" and vf.teaming != "transient":
+    if marked.teamed and vf.teaming != "transient":
         raise Refused(
             f"the VF with {_named(vf)} of guest '{domain.name}' has strategy failover and nothing that stands by",
             f"run: vfmigrate failover enable {domain.name} --standby-bridge BRIDGE; then restart the guest",

@@ -13,8 +13,8 @@ from tests.unit.strategies.failover.test_definition import GUEST, MAC, marked
 from vfmigrate.cli import attach_verb
 from vfmigrate.domain import attachment, domain_xml
 from vfmigrate.domain.attachment import Attachment
-from vfmigrate.domain.metadata import STRATEGIES
 from vfmigrate.errors import InputError, Refused
+from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
 
 NEW = "52:54:00:00:00:77"
@@ -54,7 +54,7 @@ def test_a_network_is_named_as_it_is() -> None:
 @given(
     st.sampled_from([PLAIN, GUEST, OTHER, NO_PREFIX]),
     st.none() | st.integers(1, 4094),
-    st.none() | st.sampled_from(STRATEGIES),
+    st.none() | st.sampled_from(strategy.NAMES),
     st.none() | st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_size=1, max_size=20),
 )
 def test_whatever_is_attached_is_read_again(

@@ -9,6 +9,7 @@ from lxml import etree
 
 from vfmigrate.domain import metadata
 from vfmigrate.domain.metadata import Mark
+from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
 
 WORDS = st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
@@ -22,7 +23,7 @@ MARKS = st.builds(
     pool=st.none() | WORDS,
     vlan=st.none() | st.integers(1, 4094),
     trunks=st.frozensets(st.integers(0, 4094), max_size=5).map(lambda trunks: tuple(sorted(trunks))),
-    strategy=st.none() | st.sampled_from(metadata.STRATEGIES),
+    strategy=st.none() | st.sampled_from(strategy.NAMES),
     psid=st.none() | WORDS,
     firmware=st.none() | WORDS,
     msix=st.none() | st.integers(1, 2048),

@@ -55,7 +55,7 @@ def test_what_is_read() -> None:
 
 def test_how_its_vfs_cross() -> None:
     guest = migrating_guest.read(XML, XML)
-    found = [(vf.pool, vf.strategy) for vf in migrating_guest.vfs(guest, host("here", HELD))]
+    found = [(vf.pool, vf.strategy.name) for vf in migrating_guest.vfs(guest, host("here", HELD))]
     assert found == [("data", "vfio"), ("other", "replug"), (None, "failover")]
     assert [vf.pool for vf in migrating_guest.vfs(guest, None)] == [None, "other", None]
 

@@ -15,14 +15,15 @@ from vfmigrate.domain.migrating_vf import Crossing
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.workflow import Migration, MigrationReport
+from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
 
 if TYPE_CHECKING:
     from vfmigrate.virt.devices import Devices
     from vfmigrate.virt.transfer import Options, Transfer  # these import libvirt-python
 
-REPLUG = Crossing(MAC, "replug", "data", slot=PciAddress(0, 5, 0, 0))
-VFIO = Crossing(MAC, "vfio", "data")
+REPLUG = Crossing(MAC, strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
+VFIO = Crossing(MAC, strategy.named("vfio"), "data")
 
 
 class Libvirt:
@@ -127,7 +128,7 @@ def test_a_guest_without_vfs() -> None:
 
 
 def test_a_vf_of_no_pool_is_not_ours_to_look_at() -> None:
-    case = Case(Crossing(MAC, "vfio"))
+    case = Case(Crossing(MAC, strategy.named("vfio")))
     report = case.run()
     assert (report.verified, report.problems) == ({}, [])
     assert case.world.done == ["begin"]
@@ -168,7 +169,7 @@ def test_a_vf_that_cannot_be_plugged_back_is_reported() -> None:
 
 
 def test_too_little_is_known_of_a_vf() -> None:
-    case = Case(Crossing(MAC, "replug"))
+    case = Case(Crossing(MAC, strategy.named("replug")))
     with pytest.raises(Refused, match="nothing says of which pool"):
         case.run()
     assert case.world.done == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vfmigrate.domain.migrating_guest import VFIO, Disk
+from vfmigrate.domain.migrating_guest import Disk
 from vfmigrate.errors import Refused
 from vfmigrate.preflight.snapshot import (
     DESTINATION,
@@ -85,7 +85,7 @@ def _running(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _viommu(snapshot: Snapshot) -> Iterator[Finding]:
-    carried = [vf.interface for vf in snapshot.vfs if vf.strategy == VFIO]
+    carried = [vf.interface for vf in snapshot.vfs if vf.strategy.state_travels]
     try:
         compatibility.check_guest(snapshot.guest.domain, carried)
     except Refused as failure:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vfmigrate.domain.migrating_guest import VFIO
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.ovs.offload import UNIT
 from vfmigrate.preflight.snapshot import (
@@ -27,7 +26,7 @@ KERNEL_MIN = (6, 7)
 
 def results(snapshot: Snapshot, host: HostSnapshot) -> Iterator[CheckResult]:
     """The results for one host."""
-    vfio = any(vf.strategy == VFIO for vf in snapshot.vfs)
+    vfio = any(vf.strategy.state_travels for vf in snapshot.vfs)
     yield from as_results(
         host.side,
         "libvirt",

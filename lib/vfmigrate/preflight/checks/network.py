@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vfmigrate.domain.migrating_guest import VFIO
 from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS
 from vfmigrate.preflight.snapshot import (
     OK,
@@ -37,7 +36,7 @@ def results(snapshot: Snapshot) -> Iterator[CheckResult]:
         if address.outcome is not None:
             fine = f"{address.host} accepts migrations (port {address.port})"
             yield from as_results(PAIR, "ports", fine, _ports(snapshot, address))
-    if any(vf.strategy == VFIO for vf in snapshot.vfs):
+    if any(vf.strategy.state_travels for vf in snapshot.vfs):
         yield CheckResult(
             PAIR, "post-copy", OK, "migrates by pre-copy: post-copy is not possible with a VF's device state"
         )

@@ -14,7 +14,7 @@ from typing import Optional
 
 from vfmigrate.cards import registry
 from vfmigrate.domain.metadata import Mark
-from vfmigrate.domain.migrating_guest import FAILOVER, VFIO, CarriedVf
+from vfmigrate.domain.migrating_guest import CarriedVf
 from vfmigrate.errors import Refused, VfmigrateError
 from vfmigrate.model.host_facts import HostFacts, PfFacts, PoolFacts, VfFacts
 from vfmigrate.model.pci import PciAddress
@@ -97,11 +97,7 @@ def _destination(snapshot: Snapshot, facts: HostFacts) -> Iterator[CheckResult]:
 
 
 def _strategy_text(vf: CarriedVf) -> str:
-    how = {
-        VFIO: "with its device state",
-        FAILOVER: "while its standby carries the traffic",
-    }.get(vf.strategy, "unplugged, and replaced on the destination")
-    return f"{vf.told} migrates {how} ({vf.strategy})"
+    return f"{vf.told} migrates {vf.strategy.summary} ({vf.strategy})"
 
 
 def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
@@ -112,7 +108,7 @@ def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
             f"unplug it, or add its physical function to a pool in vfmigrate.conf on {snapshot.source.name}",
         )
         return
-    if vf.strategy == "replug":
+    if vf.strategy.unplugged_first:
         yield warning(
             f"{vf.told} has strategy replug, which virsh migrate refuses",
             f"run: vfmigrate migrate {domain.name} DESTURI",
@@ -131,7 +127,7 @@ def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
 
 
 def _source_vf(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding]:
-    if vf.strategy != VFIO or not running:
+    if not vf.strategy.state_travels or not running:
         return
     known = facts.vf(str(vf.interface.address))
     if known is None:
@@ -173,7 +169,7 @@ def _source_vf(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Findi
 
 def _limit(snapshot: Snapshot, facts: HostFacts) -> Iterator[Finding]:
     """The VFs of one card that migrate at once, on the source; the destination counts its own when it reserves them."""
-    addresses = [str(vf.interface.address) for vf in snapshot.vfs if vf.strategy == VFIO]
+    addresses = [str(vf.interface.address) for vf in snapshot.vfs if vf.strategy.uses_slot]
     for pool in facts.pools:
         for pf in pool.pfs:
             here = [vf for vf in pf.vfs if vf.address in addresses]
@@ -265,7 +261,7 @@ def _free(snapshot: Snapshot, pool: PoolFacts, count: int) -> Iterator[Finding]:
             "migrate or shut down one of these guests, or raise 'vfs' of the pool",
         )
         return
-    vfio = sum(vf.strategy == VFIO for vf in snapshot.vfs if vf.pool == pool.name)
+    vfio = sum(vf.strategy.uses_slot for vf in snapshot.vfs if vf.pool == pool.name)
     room = sum(
         min(sum(_is_free(vf, mine) for vf in pf.vfs), max(0, pool.max_migrating - pf.moving))
         for pf in pool.pfs
@@ -288,7 +284,7 @@ def _same_card(snapshot: Snapshot, pool: PoolFacts, carried: Sequence[CarriedVf]
     """Whether a free VF can take each device state."""
     mine = snapshot.guest.domain.uuid
     for vf in carried:
-        mark = _mark(snapshot, vf) if vf.strategy == VFIO else None
+        mark = _mark(snapshot, vf) if vf.strategy.state_travels else None
         if mark is None:
             continue
         unfit: Optional[Refused] = None
@@ -320,7 +316,7 @@ def _mark(snapshot: Snapshot, vf: CarriedVf) -> Optional[Mark]:
 
 
 def _ready(host: HostSnapshot, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
-    if not any(vf.strategy == VFIO for vf in carried):
+    if not any(vf.strategy.state_travels for vf in carried):
         return
     for pf in pool.pfs:
         if pf.variant_driver == GENERIC_DRIVER or pf.mode != "switchdev":

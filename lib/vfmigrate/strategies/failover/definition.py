@@ -18,6 +18,7 @@ from vfmigrate.domain import domain_xml, pci_xml
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.errors import Refused
+from vfmigrate.model import strategy
 from vfmigrate.rules.failover_pair import Pair, check_vlan, pair_of, pairs
 from vfmigrate.strategies.failover.live_pair import Halves
 
@@ -176,7 +177,7 @@ def chosen(
 
 def _check_strategy(guest: Domain, vf: VfInterface) -> None:
     mark = vf.mark
-    if mark is not None and mark.strategy not in (None, "failover"):
+    if mark is not None and mark.strategy is not None and not strategy.named(mark.strategy).teamed:
         raise Refused(
             f"the metadata of guest '{guest.name}' gives the VF with MAC {vf.wanted_mac} "
             f"the strategy '{mark.strategy}'",

@@ -98,7 +98,9 @@ class PrimaryWatch:
     def look(self) -> None:
         """Look at every failover pair once, and act on what changed."""
         claims = [
-            claim for claim in self._store.all() if claim.strategy == "failover" and claim.state == PLUGGED
+            claim
+            for claim in self._store.all()
+            if claim.traits.port_follows_driver and claim.state == PLUGGED
         ]
         for gone in set(self._looks) - {claim.id for claim in claims}:
             del self._looks[gone]

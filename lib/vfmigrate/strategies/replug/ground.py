@@ -74,7 +74,7 @@ class Ends:
             "domain": self._journey.uuid,
             "name": self._journey.name,
             "mac": mac,
-            "strategy": "replug",
+            "strategy": one.strategy.name,
             "pool": one.pool,
             "slot": str(one.slot),
         }

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.migrate.test_monitor import Display
 from vfmigrate.domain.migrating_vf import Crossing
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
+from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.strategies.replug.ground import Ends
 from vfmigrate.strategies.replug.replug import Outcome, Replug
@@ -89,7 +90,7 @@ class Plugs:
 def run(world: World) -> Outcome:
     ends = Ends(
         world,
-        [Crossing(MAC, "replug", "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2))],
+        [Crossing(MAC, strategy.named("replug"), "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2))],
         cast("Devices", Plugs(world, "source")),
         cast("Devices", Plugs(world, "destination")),
         Desk(world, "source"),
