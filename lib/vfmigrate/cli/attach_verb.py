@@ -15,7 +15,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate.cli import failover_verb, guest_change
+from vfmigrate.cli import common_options, guest_change
 from vfmigrate.cli.guest_change import Answer, GuestChange
 from vfmigrate.domain import attachment, domain_xml
 from vfmigrate.domain.attachment import Attachment
@@ -39,7 +39,7 @@ def add(verbs: Any) -> None:
     _add_common(verb, mac="MAC of the VF; default: a new one")
     verb.add_argument("--pool", required=True, metavar="POOL", help="the pool of this host to use")
     verb.add_argument(
-        "--vlan", type=failover_verb.vlan, metavar="N", help="VLAN tag of the VF's port; default: the pool's"
+        "--vlan", type=common_options.vlan, metavar="N", help="VLAN tag of the VF's port; default: the pool's"
     )
     verb.add_argument(
         "--strategy",
@@ -55,18 +55,16 @@ def add(verbs: Any) -> None:
 
 
 def _add_common(verb: argparse.ArgumentParser, *, mac: str) -> None:
-    verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
-    verb.add_argument(
-        "-c", "--connect", metavar="URI", help="this host's libvirt; default: the same as virsh"
-    )
+    common_options.add_domain(verb)
+    common_options.add_connect(verb)
     verb.add_argument("--mac", type=_mac, metavar="MAC", help=mac)
     verb.add_argument(
         "--config",
         action="store_true",
         help="change only the definition; takes effect at the guest's next boot",
     )
-    verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
-    verb.add_argument("--json", action="store_true", help="print JSON")
+    common_options.add_dry_run(verb)
+    common_options.add_json(verb)
 
 
 def _mac(text: str) -> str:

@@ -7,7 +7,7 @@ import argparse
 import json
 from typing import Any
 
-from vfmigrate.cli import tables
+from vfmigrate.cli import common_options, tables
 from vfmigrate.errors import Refused
 from vfmigrate.preflight import report
 
@@ -16,31 +16,20 @@ def add(verbs: Any) -> None:
     """Add the verb to a parser's."""
     purpose = "check whether a guest can migrate to another host, and show what would block it"
     verb = verbs.add_parser("check", help=purpose, description=purpose)
-    verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
+    common_options.add_domain(verb)
     verb.add_argument("destination", metavar="DESTURI", help="libvirt connection to the destination")
-    verb.add_argument(
-        "-c",
-        "--connect",
-        metavar="URI",
-        help="libvirt connection to the source; default: the same as virsh",
-    )
+    common_options.add_connect(verb, "libvirt connection to the source")
     verb.add_argument(
         "--copy-storage-all", action="store_true", help="disks will be copied, so they need not be shared"
     )
     verb.add_argument(
         "--bandwidth",
-        type=_bandwidth,
+        type=common_options.positive,
         metavar="MIB",
         help="bandwidth of the migration in MiB/s; default: the guest's limit (virsh migrate-getspeed)",
     )
-    verb.add_argument("--json", action="store_true", help="print JSON")
+    common_options.add_json(verb)
     verb.set_defaults(run=run)
-
-
-def _bandwidth(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of MiB/s")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate.cli import display, keyboard, migrate_verb, tables
+from vfmigrate.cli import common_options, display, keyboard, migrate_verb, tables
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Cancelled, Refused, UsageError, VfmigrateError
@@ -38,19 +38,17 @@ def add(verbs: Any) -> None:
     purpose = "migrate all running guests of this host to other hosts, several at once"
     verb = verbs.add_parser("evacuate", help=purpose, description=purpose)
     verb.add_argument("desturi", nargs="+", metavar="DESTURI", help="libvirt connection to a destination")
-    verb.add_argument(
-        "-c", "--connect", metavar="URI", help="this host's libvirt; default: the same as virsh"
-    )
+    common_options.add_connect(verb)
     verb.add_argument("--only", action="append", metavar="DOMAIN", help="only this guest; can be repeated")
     verb.add_argument(
         "--jobs",
-        type=migrate_verb.number,
+        type=common_options.positive,
         default=JOBS,
         metavar="N",
         help="how many guests migrate at the same time (default: %(default)s)",
     )
-    verb.add_argument("--dry-run", action="store_true", help="show the plan; migrate nothing")
-    verb.add_argument("--json", action="store_true", help="print JSON, one event on each line")
+    common_options.add_dry_run(verb, "show the plan; migrate nothing")
+    common_options.add_json(verb, common_options.EVENTS)
     migrate_verb.add_pace(verb)
     verb.set_defaults(run=_evacuate)
 

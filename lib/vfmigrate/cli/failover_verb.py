@@ -14,10 +14,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate.cli import tables
-from vfmigrate.config import setting
+from vfmigrate.cli import common_options, tables
 from vfmigrate.domain import domain_xml
-from vfmigrate.errors import InputError, Refused, VfmigrateError
+from vfmigrate.errors import Refused, VfmigrateError
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.rules import failover_pair
 from vfmigrate.strategies.failover import definition, live_pair
@@ -48,7 +47,7 @@ def add(verbs: Any) -> None:
     where.add_argument("--standby-network", metavar="NET", help="libvirt network of the standby")
     action.add_argument(
         "--vlan",
-        type=vlan,
+        type=common_options.vlan,
         metavar="N",
         help="VLAN tag of the standby; default: the one in the VF's metadata",
     )
@@ -64,7 +63,7 @@ def add(verbs: Any) -> None:
     )
     action.add_argument(
         "--wait",
-        type=_seconds,
+        type=common_options.number(1, _LONGEST_PATIENCE),
         default=_PATIENCE,
         metavar="SECONDS",
         help="with --live: time that the guest has for each step (default: %(default)s)",
@@ -82,42 +81,25 @@ def add(verbs: Any) -> None:
     purpose = "show the failover pairs of a guest and their problems"
     action = actions.add_parser("show", help=purpose, description=purpose)
     _add_common(action, changes=False)
-    action.add_argument("--json", action="store_true", help="print JSON")
+    common_options.add_json(action)
     action.set_defaults(run=_show)
 
 
 def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
-    action.add_argument("domain", metavar="DOMAIN", help="name or UUID of the guest")
-    action.add_argument(
-        "-c", "--connect", metavar="URI", help="this host's libvirt; default: the same as virsh"
-    )
+    common_options.add_domain(action)
+    common_options.add_connect(action)
     if changes:
         action.add_argument(
             "--mac", metavar="MAC", help="MAC of the VF; required if the guest has more than one"
         )
-        action.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
-        action.add_argument("--json", action="store_true", help="print JSON")
+        common_options.add_dry_run(action)
+        common_options.add_json(action)
 
 
 def _session(options: argparse.Namespace) -> Session:
     from vfmigrate.virt.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
 
     return Session(options.connect)
-
-
-def _seconds(text: str) -> int:
-    try:
-        return int(setting.number(1, _LONGEST_PATIENCE).read(text))
-    except InputError as error:
-        raise argparse.ArgumentTypeError(error.problem) from None
-
-
-def vlan(text: str) -> int:
-    """A VLAN on the command line."""
-    try:
-        return int(setting.number(1, setting.MAX_VLAN).read(text))
-    except InputError as error:
-        raise argparse.ArgumentTypeError(error.problem) from None
 
 
 def difference(before: str, after: str) -> str:
@@ -177,8 +159,8 @@ def _live(
 
     if not session.is_local():
         raise Refused(
-            f"--live works on the guest's own host only, and libvirt at {options.connect} is on another host",
-            "run it on the host of the guest",
+            f"guest '{options.domain}' is on {session.hostname()}, and --live works on its own host only",
+            f"run it on {session.hostname()}",
         )
     guest = RunningGuest(session.running_domain(options.domain), Sysfs(), patience=options.wait)
     halves = definition.live_halves(guest.xml(), wish, networks)

@@ -16,6 +16,7 @@ from vfmigrate.cli import failover_verb
 from vfmigrate.domain import attachment, metadata
 from vfmigrate.domain.attachment import Attachment
 from vfmigrate.errors import HostError, Refused, VfmigrateError
+from vfmigrate.polling import poll
 from vfmigrate.rpc import protocol
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SCHEMA = 1
 
 # QEMU closes a VF a moment after libvirt has removed the device.
 _CLOSE_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5
 
 #: what the daemon answers
@@ -45,8 +46,8 @@ class GuestChange:
         running, persistent = session.is_running(self.name), session.is_persistent(self.name)
         if not session.is_local():
             raise Refused(
-                f"libvirt at {options.connect} is on another host; this command works on its own host only",
-                "run it on the host of the guest",
+                f"guest '{self.name}' is on {session.hostname()}, and this command works on its own host only",
+                f"run it on {session.hostname()}",
             )
         if options.config and not persistent:
             raise Refused(f"guest '{self.name}' is transient: it has no definition", "omit --config")
@@ -99,18 +100,16 @@ class GuestChange:
 
     def give_back(self, mac: str) -> None:
         """End the claim for an interface that the guest no longer has."""
-        end = time.monotonic() + _CLOSE_SECONDS
-        while True:
+
+        def given_back() -> Optional[bool]:
             self.ask("give_back", domain=self.uuid, mac=mac)
-            claim = self.claim(mac)
-            if claim is None:
-                return
-            if time.monotonic() > end:
-                raise HostError(
-                    f"VF {claim['vf']} is still in use, although guest '{self.name}' no longer has it",
-                    "see: vfmigrate status",
-                )
-            time.sleep(_LOOK_SECONDS)
+            return True if self.claim(mac) is None else None
+
+        if not poll(given_back, _CLOSE_SECONDS, _POLL_SECONDS):
+            raise HostError(
+                f"the VF with MAC {mac} is still in use, although guest '{self.name}' no longer has it",
+                "see: vfmigrate status",
+            )
 
     def plug(self, device: str) -> None:
         """Plug a device into the running guest."""

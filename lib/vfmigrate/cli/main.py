@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from vfmigrate.cli import examples, tables
+from vfmigrate.cli import common_options, examples, tables
 from vfmigrate.cli.tables import Answer, Width
 from vfmigrate.errors import KINDS, Cancelled, ConfigError, VfmigrateError
 from vfmigrate.rpc import protocol
@@ -99,7 +99,7 @@ def arguments(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (run, purpose) in _REQUESTS.items():
         verb = verbs.add_parser(name, help=purpose, description=purpose)
-        verb.add_argument("--json", action="store_true", help="print JSON")
+        common_options.add_json(verb)
         verb.set_defaults(run=run)
         if run is _provision:
             _add_provision_arguments(verb)
@@ -111,7 +111,7 @@ def arguments(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def _add_provision_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("pools", nargs="*", metavar="POOL", help="pool of this host; default: all pools")
-    verb.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+    common_options.add_dry_run(verb)
     verb.add_argument(
         "--pf", metavar="ADDRESS", help="only the pool of this physical function, if it is in one"
     )

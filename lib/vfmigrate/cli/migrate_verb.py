@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vfmigrate.cli import display, keyboard
+from vfmigrate.cli import common_options, display, keyboard
+from vfmigrate.cli.common_options import positive
 from vfmigrate.domain.migrating_vf import crossings
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
@@ -28,20 +29,16 @@ if TYPE_CHECKING:
 
 #: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
 MAX_DOWNTIME_MS = 1000
-#: libvirt and QEMU count in 64 and 32 bits; larger numbers are mistakes
-_MOST = 2**31 - 1
 
 
 def add(verbs: Any) -> None:
     """Add the verb to a parser's."""
     purpose = "migrate a guest with its VFs, watch the migration, and verify the VFs afterwards"
     verb = verbs.add_parser("migrate", help=purpose, description=purpose)
-    verb.add_argument("domain", metavar="DOMAIN", help="name or UUID of the running guest")
+    common_options.add_domain(verb, "name or UUID of the running guest")
     verb.add_argument("desturi", metavar="DESTURI", help="libvirt connection to the destination")
-    verb.add_argument(
-        "-c", "--connect", metavar="URI", help="libvirt connection to the source; default: the same as virsh"
-    )
-    verb.add_argument("--json", action="store_true", help="print JSON, one event on each line")
+    common_options.add_connect(verb, "libvirt connection to the source")
+    common_options.add_json(verb, common_options.EVENTS)
     verb.add_argument("--unchecked", action="store_true", help="migrate even if vfmigrate check finds errors")
     _add_virsh_options(verb)
     verb.set_defaults(run=_migrate)
@@ -64,7 +61,7 @@ def add_pace(verb: argparse.ArgumentParser) -> None:
     """Add the options for copying a guest's memory and disks, whichever guest and destination."""
     verb.add_argument(
         "--max-downtime",
-        type=number,
+        type=positive,
         default=MAX_DOWNTIME_MS,
         metavar="MS",
         help="longest downtime to allow if a shorter one is not enough (default: %(default)s)",
@@ -79,12 +76,15 @@ def add_pace(verb: argparse.ArgumentParser) -> None:
         )
     verb.add_argument("--parallel", action="store_true", help="copy memory over several connections")
     verb.add_argument(
-        "--parallel-connections", type=number, metavar="N", help="number of connections; QEMU's default: 2"
+        "--parallel-connections",
+        type=positive,
+        metavar="N",
+        help="number of connections; QEMU's default: 2",
     )
-    verb.add_argument("--bandwidth", type=number, metavar="MIB", help="limit the bandwidth to MIB MiB/s")
+    verb.add_argument("--bandwidth", type=positive, metavar="MIB", help="limit the bandwidth to MIB MiB/s")
     verb.add_argument(
         "--timeout",
-        type=number,
+        type=positive,
         metavar="SECONDS",
         help="suspend the guest if the migration takes longer than SECONDS",
     )
@@ -101,13 +101,6 @@ def add_pace(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--unsafe", action="store_true", help="migrate even if libvirt finds the disks' cache mode unsafe"
     )
-
-
-def number(text: str) -> int:
-    """A positive integer on the command line."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
-        raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a positive integer")
-    return int(text)
 
 
 def check_options(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate.cli import tables
+from vfmigrate.cli import common_options, tables
 from vfmigrate.config import setting
 from vfmigrate.errors import HostError, InputError, UsageError
 from vfmigrate.model import strategy
@@ -42,7 +42,7 @@ def add(verbs: Any) -> None:
     action.add_argument(
         "profiles", nargs="*", metavar="PROFILE", help="NAME, NETWORK/NAME or id; default: all profiles"
     )
-    action.add_argument("--json", action="store_true", help="print JSON")
+    common_options.add_json(action)
     _add_connection(action)
     action.set_defaults(run=_show)
 
@@ -59,15 +59,15 @@ def add(verbs: Any) -> None:
         choices=(*strategy.NAMES, _NONE),
         help=f"custom property {STRATEGY}; the vdsm plugin acts on vfio",
     )
-    action.add_argument("--pool", metavar="NAME", help=f"custom property {POOL}; 'none' removes it")
+    action.add_argument("--pool", metavar="POOL", help=f"custom property {POOL}; 'none' removes it")
     action.add_argument("--vlan", metavar="N", help=f"custom property {VLAN}; 'none' removes it")
     action.add_argument(
         "--no-network-filter",
         action="store_true",
         help="remove the network filter, which passthrough does not allow",
     )
-    action.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
-    action.add_argument("--json", action="store_true", help="print JSON")
+    common_options.add_dry_run(action)
+    common_options.add_json(action)
     _add_connection(action)
     action.set_defaults(run=_set)
 
