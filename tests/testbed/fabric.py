@@ -71,10 +71,22 @@ def build(hosts: tuple[str, ...]) -> None:
     """Make both networks in the present network namespace, with ports for the hosts."""
     build_management(hosts)
     start_switch()
+    for name in hosts:
+        tap(host_ports(name).uplink)
+    build_switch(hosts)
+
+
+def reset(hosts: tuple[str, ...]) -> None:
+    """Make the switch and the peer's ports again, with nothing learned. The hosts must be off."""
+    vsctl("--if-exists", "del-br", SWITCH)
+    build_switch(hosts)
+
+
+def build_switch(hosts: tuple[str, ...]) -> None:
+    """Make the switch, its trunks to the hosts and the peer's access ports."""
     vsctl("add-br", SWITCH, "--", "set", "bridge", SWITCH, "datapath_type=netdev", "fail_mode=standalone")
     for name in hosts:
         uplink = host_ports(name).uplink
-        tap(uplink)
         trunks = ",".join(str(vlan) for vlan in VLANS)
         vsctl("add-port", SWITCH, uplink, f"trunks={trunks}")
     for vlan in VLANS:

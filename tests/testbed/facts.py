@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -26,7 +26,25 @@ echo '== links'
 ip -j link show
 echo '== claims'
 ls /run/vfmigrate/claims 2> /dev/null || true
+echo '== state'
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+echo "openvswitch $(cat /run/openvswitch/ovs*.pid 2> /dev/null | tr '\\n' ' ')"
+echo "product $(stat --format=%i-%Z /usr/bin/vfmigrate /usr/sbin/vfmigrated 2> /dev/null | tr '\\n' ' ')"
+echo "configuration $(find /etc/vfmigrate /etc/libvirt/hooks /etc/libvirt/*.conf /usr/libexec/vdsm -type f \\
+    2> /dev/null | sort | xargs -r cksum | cksum)"
+echo "definitions $(find /etc/libvirt/qemu -name '*.xml' | sort | tr '\\n' ' ')"
+echo "card $(cat /sys/module/cx7sim/parameters/* 2> /dev/null | cksum)"
 """
+
+#: what a difference in a line of the section `state` means
+STATE = {
+    "boot": "it was booted again",
+    "openvswitch": "Open vSwitch was restarted",
+    "product": "vfmigrate was installed again or removed",
+    "configuration": "configuration files or hooks changed",
+    "definitions": "the definitions of guests or networks changed",
+    "card": "the card's firmware was changed",
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +61,16 @@ class Vf:
 
 @dataclass(frozen=True)
 class Facts:
-    """A host at one moment: its VFs by PCI address, the ports of its bridges with their tags, the claims' files."""
+    """A host at one moment: its VFs by PCI address, the ports of its bridges with their tags, the claims' files.
+
+    `state` has what no guest changes: a difference there means that the host is no longer as it was provisioned.
+    """
 
     vfs: dict[str, Vf] = field(default_factory=dict)
     ports: dict[str, Optional[int]] = field(default_factory=dict)
     links_up: frozenset[str] = frozenset()
     claims: frozenset[str] = frozenset()
+    state: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def without(self, addresses: Collection[str]) -> Facts:
         """The same without these VFs and all that belongs to them."""
@@ -58,6 +80,7 @@ class Facts:
             ports={name: tag for name, tag in self.ports.items() if name not in representors},
             links_up=self.links_up - representors,
             claims=self.claims - {f"{address}.json" for address in addresses},
+            state=self.state,
         )
 
 
@@ -80,6 +103,7 @@ def parse(text: str) -> Facts:
         ports=parse_ports(json.loads("\n".join(sections["ports"]))),
         links_up=frozenset(link["ifname"] for link in links if "UP" in link["flags"]),
         claims=frozenset(name for name in sections["claims"] if not name.startswith(".")),
+        state={name: value for name, _, value in (line.partition(" ") for line in sections["state"])},
     )
 
 
@@ -148,3 +172,8 @@ def left_behind(before: Facts, after: Facts) -> LeftBehind:
 def is_clean(changed: LeftBehind) -> bool:
     """Whether nothing was left behind."""
     return not any(changed.values())
+
+
+def changes(before: Facts, after: Facts) -> list[str]:
+    """Why a host is no longer as it was provisioned, in words; empty when it is."""
+    return [why for name, why in STATE.items() if before.state.get(name) != after.state.get(name)]

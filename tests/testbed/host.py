@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -24,7 +26,8 @@ BOOT_TIMEOUT_S = 600 * PATIENCE
 # that does not come. Nor has any yet taken as long as RESET_AFTER_S: 30 to 120 s, by what else the machine does.
 IDLE_S, IDLE_PROCESSOR_S = 45, 1.5
 RESET_AFTER_S = 300 * PATIENCE
-POWER_OFF_TIMEOUT_S = 90
+POWER_OFF_TIMEOUT_S = 90 * PATIENCE
+END_S = 10
 COMMAND_TIMEOUT_S = 60 * PATIENCE
 MEMORY_MIB = 2048
 
@@ -63,6 +66,10 @@ Host host-*
 
 class HostError(Exception):
     """A test host does not come up or does not do what it must."""
+
+
+class HostTimeoutError(HostError):
+    """A host, or a guest on it, did not do in time what was waited for."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,8 @@ class Host:
         self.hostname = f"host-{name}"
         self.console = RUN / f"{self.hostname}.console"
         self.monitor = RUN / f"{self.hostname}.monitor"
+        # QEMU writes its pid here: hosts that stay up were started by another process than the one that runs scenarios.
+        self.pidfile = RUN / f"{self.hostname}.pid"
         # Guests of this host write their consoles here; the host sees it as /testbed/<hostname>.
         self.shared = RUN / "shared" / self.hostname
         self.process: Optional[subprocess.Popen[bytes]] = None
@@ -121,7 +130,10 @@ class Host:
         log = (RUN / f"{self.hostname}.qemu").open("wb")
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": f"{INSIDE_RUN}/tmp"}
         self.process = subprocess.Popen(
-            ["chroot", host_root(), "qemu-system-x86_64", *self.machine(drive), *more],
+            [
+                *("chroot", str(host_root()), "qemu-system-x86_64", *self.machine(drive)),
+                *("-pidfile", str(INSIDE_RUN / self.pidfile.name), *more),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -201,7 +213,7 @@ class Host:
             if self.process is None or self.process.poll() is not None:
                 raise HostError(f"{self.hostname}: QEMU ended: {self.qemu_words()}")
             if time.monotonic() > deadline:
-                raise HostError(
+                raise HostTimeoutError(
                     f"{self.hostname} did not come up in {BOOT_TIMEOUT_S:.0f} s: {self.last_words()}"
                 )
             time.sleep(0.2)
@@ -223,8 +235,8 @@ class Host:
         deadline = time.monotonic() + POWER_OFF_TIMEOUT_S
         while "paused (shutdown)" not in self.ask_monitor("info status"):
             if time.monotonic() > deadline:
-                raise HostError(
-                    f"{self.hostname} did not go off in {POWER_OFF_TIMEOUT_S} s: {self.last_words()}"
+                raise HostTimeoutError(
+                    f"{self.hostname} did not power off in {POWER_OFF_TIMEOUT_S:.0f} s: {self.last_words()}"
                 )
             time.sleep(0.2)
 
@@ -306,16 +318,46 @@ class Host:
         self.run(f"mkdir -p {guest.FILES}; cp /testbed/guest-kernel /testbed/guest-initrd {guest.FILES}")
 
     def stop(self) -> None:
-        """Switch the host off, the hard way: nothing on it is worth keeping."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        """End the virtual machine, whoever started it; its memory and its disk are lost."""
+        pid = self.pid()
+        if pid is not None:
+            end(pid)
+        if self.process is not None:
             self.process.wait()
         self.process = None
+        self.pidfile.unlink(missing_ok=True)
+
+    def pid(self) -> Optional[int]:
+        """The process of the host's QEMU, while it runs."""
+        if self.process is not None:
+            return self.process.pid if self.process.poll() is None else None
+        try:
+            pid = int(self.pidfile.read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return pid if self.hostname.encode() in words else None
+
+
+def end(pid: int) -> None:
+    """End a process and wait until it is gone."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + END_S
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        while time.monotonic() < deadline:
+            if ended(pid):
+                return
+            time.sleep(0.05)
+    raise HostError(f"process {pid} cannot be ended")
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice (proc(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def read_to(connection: socket.socket, end: bytes) -> bytes:

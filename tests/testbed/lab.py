@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Optional, TypeVar
 from xml.etree import ElementTree
 
 from tests.patience import PATIENCE
-from tests.testbed import booted, cache, fabric, facts, product, provision, report, terminal
+from tests.testbed import booted, cache, diagnosis, fabric, facts, product, provision, report, terminal
 from tests.testbed.guest import Guest
-from tests.testbed.host import Host, HostError, Result, lay_out_guest, prepare_run
+from tests.testbed.host import Host, HostError, HostTimeoutError, Result, lay_out_guest, prepare_run
 from tests.testbed.namespace import RUN
-from tests.testbed.run import CommandError
 from tests.testbed.timeline import clock_offset
 
 GUEST_BOOT_S = 240 * PATIENCE
@@ -28,18 +26,8 @@ LIFE_S = 150 * PATIENCE
 MIGRATION_S = 120 * PATIENCE
 SETTLE_S = 15 * PATIENCE
 
-LOGS = {
-    "journal": "journalctl --no-pager -o short-precise -b",
-    "libvirtd": "cat /var/log/libvirtd.log",
-    "qemu": "tail -n 200 /var/log/libvirt/qemu/*.log",
-    # what a guest that shows no life is doing
-    "guests": 'for name in $(virsh list --name); do for what in registers pic lapic pci; do echo "$name: $what"; '
-    "virsh qemu-monitor-command $name --hmp info $what; done; done",
-    "dmesg": "dmesg | tail -n 200",
-    # whether a guest that does not answer gets frames and interrupts
-    "counters": "ip -s link; grep vfio /proc/interrupts; sleep 3; ip -s link; grep vfio /proc/interrupts",
-    "ovs": "ovs-vsctl show; ovs-appctl fdb/show br-data; tail -n 100 /var/log/openvswitch/*.log",
-}
+# Exists while the hosts are not as they were provisioned; says why.
+CHANGED = RUN / "changed"
 
 Told = TypeVar("Told")
 
@@ -76,6 +64,43 @@ class Lab:
         """Do the same on both hosts at the same time; returns what it returned, of A and of B."""
         with ThreadPoolExecutor() as lanes:
             return list(lanes.map(action, self.hosts))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of both hosts."""
+        return tuple(host.name for host in self.hosts)
+
+    def resume(self) -> None:
+        """Start both hosts from their saved state, without the product."""
+        self.on_both(booted.resume)
+        self.on_both(Host.take_guest)
+
+    def install(self) -> None:
+        """Install the product on both hosts and provision them."""
+        with terminal.step("vfmigrate is installed from its packages"):
+            self.on_both(product.install)
+        with terminal.step("cards, switch and libvirt network are provisioned"):
+            self.on_both(provision.provision)
+
+    def restore(self, why: str) -> None:
+        """Bring hosts and switch back to how they were at first, whatever state they are in. Raises HostError."""
+        self.note_changes(why)
+        terminal.console.print()
+        with terminal.step(f"hosts and switch return to the saved state: {why}"):
+            for host in self.hosts:
+                host.stop()
+                host.hang_up()
+            fabric.reset(self.names)
+            self.resume()
+        self.install()
+        self.note_changes("")
+
+    def note_changes(self, why: str) -> None:
+        """Note why the hosts are not as they were provisioned, for a later run on hosts that stay up."""
+        if why:
+            CHANGED.write_text(why)
+        else:
+            CHANGED.unlink(missing_ok=True)
 
     def versions(self) -> dict[str, str]:
         """The versions that the results hold for."""
@@ -128,7 +153,7 @@ class Lab:
         deadline = time.monotonic() + timeout
         while guest.ticks() <= ticks:
             if time.monotonic() > deadline:
-                raise HostError(f"guest {guest.name} shows no life for {timeout:.0f} s on its console")
+                raise HostTimeoutError(f"guest {guest.name} shows no life for {timeout:.0f} s on its console")
             time.sleep(0.1)
 
     def migrate(
@@ -199,23 +224,6 @@ class Lab:
                 return changed
             time.sleep(0.3)
 
-    def collect_logs(self, folder: Path) -> None:
-        """Save what the hosts logged below a folder; a host that does not answer is passed over."""
-        self.keep_consoles(folder)
-        for host in self.hosts:
-            for name, command in LOGS.items():
-                try:
-                    text = host.result(command).stdout
-                except (OSError, CommandError) as error:
-                    text = str(error)
-                (folder / f"{host.hostname}.{name}").write_text(text)
-
-    def keep_consoles(self, folder: Path) -> None:
-        """Save what hosts and guests wrote to their consoles, which end with the run."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for console in (*RUN.glob("*.console"), *RUN.glob("*.qemu"), *(RUN / "shared").glob("*.console")):
-            (folder / console.name).write_bytes(console.read_bytes())
-
 
 def vf_addresses(domain: str) -> dict[str, str]:
     """PCI addresses of the VFs in a domain's XML, by MAC."""
@@ -231,28 +239,24 @@ def vf_addresses(domain: str) -> dict[str, str]:
 
 @contextmanager
 def hosts_up(install: bool = True) -> Iterator[Lab]:
-    """Both hosts, provisioned and (unless told otherwise) with the product; they are switched off afterwards."""
+    """Both hosts, with the product and provisioned unless `install` is false; they are switched off afterwards."""
     lab = Lab()
     if not cache.try_lock("testbed"):
-        with terminal.step("another run has the machine's processors; waiting for its end"):
+        with terminal.step("another run uses this machine's processors; waiting until it ends"):
             cache.await_lock("testbed")
     prepare_run()
-    fabric.build(tuple(host.name for host in lab.hosts))
+    fabric.build(lab.names)
     try:
-        with terminal.step("two hosts boot"), ThreadPoolExecutor() as lanes:
+        with terminal.step("two hosts start from their saved state"), ThreadPoolExecutor() as lanes:
             staged = lanes.submit(product.stage) if install else None
-            lab.on_both(booted.resume)
-            lab.on_both(Host.take_guest)
+            lab.resume()
             if staged is not None:
                 staged.result()
         if install:
-            with terminal.step("vfmigrate is installed from its packages"):
-                lab.on_both(product.install)
-            with terminal.step("cards, switch and libvirt network are provisioned"):
-                lab.on_both(provision.provision)
+            lab.install()
         yield lab
     except Exception:
-        lab.keep_consoles(report.BUILD / "logs" / "boot")
+        diagnosis.save_consoles(report.BUILD / "boot")
         raise
     finally:
         for host in lab.hosts:
@@ -260,12 +264,18 @@ def hosts_up(install: bool = True) -> Iterator[Lab]:
 
 
 def hosts_here() -> Lab:
-    """The hosts that are up in these namespaces, with the product and the guest of this clone put on them."""
+    """The hosts that are up in these namespaces, with the product and the guest of this clone put on them.
+
+    They are restored first when a scenario left them changed.
+    """
     lab = Lab()
     lay_out_guest()
-    with terminal.step("vfmigrate of this clone is installed on the hosts that are up"):
+    product.stage()
+    if CHANGED.exists():
+        lab.restore(CHANGED.read_text())
+        return lab
+    with terminal.step("vfmigrate of this clone is installed on the running hosts"):
         lab.on_both(Host.take_guest)
-        product.stage()
         lab.on_both(product.replace)
         lab.on_both(provision.provision)
     return lab

@@ -19,9 +19,9 @@ BUILD = Path(__file__).resolve().parents[2] / "build" / "testbed"
 
 @dataclass
 class Record:
-    """What is known of one scenario; it starts as failed and is filled while the scenario runs.
+    """What is known about one scenario; it starts as failed and is filled while the scenario runs.
 
-    Of a guest with several VFs, the scalar fields tell of the first, `interfaces` of each.
+    For a guest with several VFs, the scalar fields describe the first one, and `interfaces` describes each.
     """
 
     name: str
@@ -53,10 +53,30 @@ class Record:
         return told
 
 
-def write(path: Path, versions: Mapping[str, str], records: Sequence[Record]) -> None:
-    """Write the report, whole or not at all."""
+def from_json(told: Mapping[str, Any]) -> Record:
+    """The record that as_json() wrote."""
+    events = [Event(**event) for event in told.get("events", [])]
+    return Record(**{"why": None, **told, "events": events})
+
+
+def write(
+    path: Path,
+    versions: Mapping[str, str],
+    records: Sequence[Record],
+    tree: str = "",
+    seed: Optional[str] = None,
+) -> None:
+    """Write the report, whole or not at all.
+
+    `tree` is the digest of the sources that were tested, `seed` that of a shuffled order.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"versions": dict(versions), "scenarios": [record.as_json() for record in records]}
+    report = {
+        "versions": dict(versions),
+        "tree": tree,
+        **({"seed": seed} if seed is not None else {}),
+        "scenarios": [record.as_json() for record in records],
+    }
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=2) + "\n")
     partial.rename(path)

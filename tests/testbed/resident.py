@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
 
-from tests.testbed import cache, images
+from tests.testbed import cache, images, report, selection
 from tests.testbed.lab import hosts_up
 from tests.testbed.namespace import RUN, let_go, run_inside
 from tests.testbed.packages import CLONE
+from tests.testbed.selection import Selection
 
 STOP_S = 30
 
@@ -96,16 +97,19 @@ def shell(host: str, command: Sequence[str]) -> int:
     ).returncode
 
 
-def scenarios(names: Sequence[str]) -> int:
+def scenarios(chosen: Selection) -> int:
     """Run scenarios on the hosts that are up, which get the product of this clone; returns the exit status."""
     state = running()
     if state is None or state["image"] != images.host_image().name:
-        print("the hosts that are up are of another make: run make testbed-down first", file=sys.stderr)
+        print("the running hosts have another disk image: run make testbed-down first", file=sys.stderr)
         return 1
+    handed = report.BUILD / "selection.json"
+    handed.parent.mkdir(parents=True, exist_ok=True)
+    selection.save(chosen, handed)
     inside = str(first_inside(int(state["keeper"])))
     enter = ["nsenter", "--target", inside, "--net", "--mount", "--pid"]
     # entering leads to the root directory
-    here = ["env", f"--chdir={CLONE}", sys.executable, "-m", "tests.testbed", "here", *names]
+    here = ["env", f"--chdir={CLONE}", sys.executable, "-m", "tests.testbed", "here", str(handed)]
     return subprocess.run([*enter, *here], check=False).returncode
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The scenarios, each in a module of its own, in the order in which they run.
+"""The scenarios, each in its own module, in the order in which `make testbed` runs them.
 
-A scenario is a module with `NAME`, `TIMEOUT_S` and `run(lab, record)`. It fills the record with what it
-observes on the hosts and raises ScenarioError when something is not as it must be; it ends with nothing of
-its own left running. One with `FINDS` uses this guest as the scenario before left it on host A, if that did: a guest
-takes a minute to boot here.
+A scenario is a module with `NAME`, `TIMEOUT_S` and `run(lab, record)`. It records what it observes on the hosts, raises
+ScenarioError when something is wrong, and ends the guests that it started. It may be the first of a run or follow any
+other: hosts that a scenario leaves other than they were provisioned are restored after it.
+
+A guest takes a minute to boot here. A scenario with `FINDS` uses this guest where the scenario before left it running
+on host A (`Lab.leave`), and boots it otherwise (`Lab.find_guest`).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from tests.testbed.scenarios import (
     ovs_down,
     persistent,
     plain_guest,
+    planted_failure,
     pool_network,
     provision_twice,
     replug_bond,
@@ -84,4 +87,4 @@ ALL: Sequence[ModuleType] = (
 )
 DEMO: Sequence[ModuleType] = ALL[:3]
 # Run only when named.
-APART: Sequence[ModuleType] = (soak,)
+APART: Sequence[ModuleType] = (soak, planted_failure)

@@ -24,6 +24,10 @@ PRINTED = """\
 {"ifname":"enp1s0r1","flags":["UP","LOWER_UP"]}]
 == claims
 0000:01:10.2.json
+== state
+boot 5f1a
+openvswitch 311 290
+product
 """
 
 VF = facts.Vf(1, "0000:01:10.2", "none", "enp1s0r1", "00:00:00:00:00:00", True)
@@ -39,6 +43,7 @@ def test_facts_are_read() -> None:
     assert seen.ports == {"p0": None, "enp1s0r1": 42, "br-data": None}
     assert seen.links_up == {"p0", "enp1s0r1"}
     assert seen.claims == {"0000:01:10.2.json"}
+    assert seen.state == {"boot": "5f1a", "openvswitch": "311 290", "product": ""}
 
 
 def test_a_host_as_it_was_is_clean() -> None:
@@ -76,3 +81,15 @@ def test_a_vf_is_left_out_with_all_that_is_its() -> None:
     assert rest.links_up == {"p0"}
     assert rest.claims == frozenset()
     assert facts.left_behind(rest, seen.without(["0000:01:10.2"])) == facts.left_behind(rest, rest)
+
+
+def test_a_host_that_is_no_longer_as_provisioned_is_told_with_the_reason() -> None:
+    state = dict.fromkeys(facts.STATE, "as it was")
+    before = replace(BEFORE, state=state)
+    assert facts.changes(before, replace(before, claims=frozenset({"a guest's"}))) == []
+    for name, why in facts.STATE.items():
+        assert facts.changes(before, replace(before, state={**state, name: "other"})) == [why]
+
+
+def test_the_script_prints_every_line_of_the_state() -> None:
+    assert all(f'\necho "{name} $(' in facts.SCRIPT for name in facts.STATE)
