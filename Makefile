@@ -26,6 +26,7 @@ VDSM_POINTS = before_device_create before_vm_start before_nic_hotplug after_nic_
 	after_get_stats
 HOST ?= a
 SCENARIOS ?=
+# the seed of the scenarios' order ("random": any order); RESUME=1: skip those that passed with the same tree
 SHUFFLE ?=
 RESUME ?=
 # how many test files run at the same time; most of them wait for servers most of the time
@@ -48,7 +49,7 @@ test: packages ## run every test that needs no VM
 	$(PY) -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: testbed
-testbed: packages ## run the scenarios on two host VMs (SCENARIOS="a b", SHUFFLE=random, RESUME=1)
+testbed: packages ## run the scenarios on two host VMs (SCENARIOS="a b", RESUME=1)
 	@$(PY) -m tests.testbed run $(if $(RESUME),--resume) $(if $(SHUFFLE),--shuffle=$(SHUFFLE)) $(SCENARIOS)
 
 .PHONY: testbed-up

@@ -16,12 +16,12 @@ TIMEOUT_S = 400
 
 
 def prepare() -> None:
-    """Fetch Ansible while there is a network to fetch it from."""
+    """Install Ansible while the network can be reached."""
     ansible.programs()
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Take the packages from host B and let the role bring them back."""
+    """Remove the packages from host B and let the role install them."""
     home = RUN / "ansible"
     home.mkdir(exist_ok=True)
     variables = {
@@ -29,7 +29,7 @@ def run(lab: Lab, record: Record) -> None:
         "vfmigrate_pools": [{"name": POOL, "pf": [PF], "bridge": BRIDGE, "vlans": ["42-43"]}],
         "vfmigrate_provision": False,
     }
-    with terminal.step("the packages are taken from host B"):
+    with terminal.step("the packages are removed from host B"):
         product.remove(lab.b)
     for attempt in ("first", "second"):
         with terminal.step(f"the role runs on host B, {attempt} time"):

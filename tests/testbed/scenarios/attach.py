@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A running guest without a VF is given one by `vfmigrate attach`, migrates with it, and has it taken away again."""
+"""`vfmigrate attach` plugs a VF into a running guest, which migrates with it; `vfmigrate detach` unplugs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT_S = 300
 NETWORK = f"vfmigrate-{POOL}"
 GUEST = Guest("plain-guest", 31, (Nic(mac="52:54:00:00:42:1f", vlan=42, number=51, network=NETWORK),))
 
-#: ports that devices can be plugged into while the guest runs
+#: PCIe ports for devices that are plugged in while the guest runs
 PORTS = """\
     <controller type='pci' index='0' model='pcie-root'/>
     <controller type='pci' index='1' model='pcie-root-port'/>
@@ -28,7 +28,7 @@ PORTS = """\
 
 
 def without_vf(guest: Guest) -> str:
-    """The guest's XML as it is before it gets its VF: it will know the address to give the NIC that comes."""
+    """The guest's XML before it gets its VF; its kernel command line has the address of the NIC already."""
     xml = guest.xml()
     for nic in guest.nics:
         xml = xml.replace(nic.xml(), "")
@@ -54,7 +54,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def attached(lab: Lab, record: Record, nic: Nic) -> None:
-    """What happens with the VF."""
+    """Attach, migrate and detach the VF."""
     before = definition(lab.a)
     refused = lab.a.result(f"vfmigrate attach {GUEST.name} --pool {POOL} --vlan 99")
     expect.that(refused.status == 1, f"VLAN 99 was not refused: {refused.stdout}")
@@ -62,14 +62,14 @@ def attached(lab: Lab, record: Record, nic: Nic) -> None:
     with terminal.step("vfmigrate attach, while it runs"):
         told = vfmigrate(lab.a, f"attach {GUEST.name} --pool {POOL} --mac {nic.mac} --vlan {nic.vlan}")
     vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
-    expect.that(told["vf"] == vf, f"it tells of VF {told['vf']}, and the guest has {vf}")
+    expect.that(told["vf"] == vf, f"it reports VF {told['vf']}, and the guest has {vf}")
     expect.that(
         f"network='{NETWORK}'" in definition(lab.a), "the definition does not name the pool's network"
     )
     record.source_vf, record.source_vlan = vf, nic.vlan
     peer = Peer(nic.address)
     try:
-        expect.that(peer.await_answers(10, 60), "the guest does not answer by its new VF")
+        expect.that(peer.await_answers(10, 60), "the guest does not answer through its new VF")
         with terminal.step("virsh migrate --live --persistent --undefinesource, A to B"):
             migration = lab.a.result(
                 f"virsh migrate --live --persistent --undefinesource {GUEST.name} qemu+tcp://host-b/system",
@@ -92,7 +92,7 @@ def attached(lab: Lab, record: Record, nic: Nic) -> None:
 
 
 def vfmigrate(host: Host, words: str) -> dict[str, Any]:
-    """What the command tells a program."""
+    """Run the command; returns its JSON output."""
     return cast("dict[str, Any]", json.loads(host.run(f"vfmigrate {words} --json", timeout=120)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A migration is cancelled as soon as the guest's memory begins to cross: the guest has not noticed, B is as before."""
+"""A migration is cancelled as soon as memory is being copied: the guest is not affected, and host B is as before."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ GUEST = Guest("early-guest", 40, (Nic(mac="52:54:00:00:42:40", vlan=42, number=4
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Cancel a migration early, then let one go through."""
+    """Cancel a migration early, then let one succeed."""
     faults.at_home(lab, record, GUEST)
     before = facts.look(lab.b)
     with faults.heard(record, GUEST):
-        with terminal.step("virsh migrate, and virsh domjobabort when the first memory went over"):
+        with terminal.step("virsh migrate, and virsh domjobabort when the first memory is copied"):
             with faults.slow_migration(lab, GUEST, lab.a, lab.b) as under_way:
                 under_way.await_copying()
                 under_way.cancel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A migration that never converges, for want of bandwidth, is cancelled when all of the memory has long gone over."""
+"""A migration that cannot converge, for lack of bandwidth, is cancelled after all of the memory was copied once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUEST = Guest("late-guest", 41, (Nic(mac="52:54:00:00:42:41", vlan=42, number=41
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Cancel a migration late, then let one go through."""
+    """Cancel a migration late, then let one succeed."""
     faults.at_home(lab, record, GUEST)
     before = facts.look(lab.b)
     with faults.heard(record, GUEST):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate check` finds each of the faults planted on both hosts and in guests, and gives a clean bill otherwise.
+"""`vfmigrate check` reports each fault that is planted on the hosts and in guests, and nothing when there is none.
 
-The guest with the VF is paused: nothing here needs it to run code, and its VF is as taken as any.
+The guest with the VF is paused: nothing here needs it to run code, and its VF is in use all the same.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ TIMEOUT_S = 900
 
 CHECK_S = 60
 AT_LEAST = 15
-# On hosts that are emulated, with the machine to themselves or not; a real one takes two seconds.
+# On emulated hosts, whether the machine is busy or not; a real host takes two seconds.
 ENOUGH_MS = 30000
-# The daemon may come first: it mends some faults by itself, at its next look.
+# The daemon repairs some faults by itself when it reconciles, perhaps before `vfmigrate check` sees them.
 ATTEMPTS = 2
-# What provisioning says is left to the administrator.
+# The command that provisioning leaves to the administrator.
 OFFLOAD = "systemctl restart ovs-vswitchd.service"
 GUEST = Guest("check-guest", 60, (Nic(mac="52:54:00:00:42:60", vlan=42, number=60, vf="0000:01:10.2"),))
 DESTINATION = "qemu+tcp://{address}/system"
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Ask for a clean bill, plant fault after fault, and ask for a clean bill again."""
+    """Expect no findings, plant one fault after the other, and expect no findings again."""
     record.mac = GUEST.nics[0].mac
     with terminal.step("Open vSwitch is restarted for hardware offload"):
         lab.on_both(lambda host: host.run(OFFLOAD, CHECK_S))
@@ -48,7 +48,7 @@ def run(lab: Lab, record: Record) -> None:
     times: list[float] = []
     record.measured.update(found=found, missed=missed, clean_ms=times)
     try:
-        with terminal.step("check gives a clean bill"):
+        with terminal.step("vfmigrate check has no findings"):
             bill(lab, times, missed)
         for fault in HOST_FAULTS:
             with terminal.step(f"planted: {fault.name}"):
@@ -56,7 +56,7 @@ def run(lab: Lab, record: Record) -> None:
         for flaw in GUEST_FLAWS:
             with terminal.step(f"planted in a guest: {flaw.name}"):
                 attempt(found, missed, flaw.name, partial(flawed, lab, flaw))
-        with terminal.step("check gives a clean bill again"):
+        with terminal.step("vfmigrate check has no findings again"):
             bill(lab, times, missed)
         with terminal.step("planted: the guest's VF is bound before it is made migratable"):
             attempt(found, missed, "bound too early", partial(bound_early, lab))
@@ -65,22 +65,22 @@ def run(lab: Lab, record: Record) -> None:
         lab.a.result("virsh undefine flawed")
         lab.destroy(GUEST)
     expect.that(
-        not missed, f"{len(found)} planted faults were found; not as they must be: {'; '.join(missed)}"
+        not missed, f"{len(found)} planted faults were found; wrong or not found: {'; '.join(missed)}"
     )
     expect.that(len(found) >= AT_LEAST, f"only {len(found)} faults were planted and found")
     expect.that(min(times) <= ENOUGH_MS, f"check took {min(times):.0f} ms")
 
 
 def bill(lab: Lab, times: list[float], missed: list[str]) -> None:
-    """Ask for a clean bill; without one, faults are planted all the same."""
+    """Expect no findings; with some, the scenario goes on and fails at its end."""
     try:
         times.append(await_clean(lab))
     except (expect.ScenarioError, TimeoutExpired) as error:
-        missed.append(f"clean bill: {error}")
+        missed.append(f"without a fault: {error}")
 
 
 def attempt(found: dict[str, str], missed: list[str], name: str, plant: Callable[[], dict[str, str]]) -> None:
-    """Plant a fault; one that is not found does not keep the next from being planted."""
+    """Plant a fault; when it is not found, the scenario goes on and fails at its end."""
     why = ""
     for _ in range(ATTEMPTS):
         try:
@@ -93,13 +93,13 @@ def attempt(found: dict[str, str], missed: list[str], name: str, plant: Callable
 
 
 def ask(lab: Lab, guest: str, *options: str) -> Result:
-    """What `vfmigrate check` on host A says of a guest's move to host B."""
+    """Run `vfmigrate check` on host A for a guest's migration to host B."""
     uri = DESTINATION.format(address=lab.b.address)
     return lab.a.result(f"vfmigrate check {' '.join(options)} {guest} {uri}", CHECK_S)
 
 
 def told(result: Result) -> list[dict[str, str]]:
-    """The lines of an answer in JSON."""
+    """The checks in the JSON output."""
     try:
         return list(json.loads(result.stdout)["checks"])
     except (ValueError, KeyError):
@@ -107,16 +107,16 @@ def told(result: Result) -> list[dict[str, str]]:
 
 
 def clean(lab: Lab) -> float:
-    """Expect a clean bill; returns how long it took, in ms."""
+    """Expect no findings; returns how long the command took, in ms."""
     result = ask(lab, GUEST.name, "--json")
     bad = [line for line in told(result) if line["severity"] != "ok"]
-    expect.that(not bad, f"no clean bill: {bad}")
-    expect.that(result.status == 0, f"a clean bill came with exit status {result.status}")
+    expect.that(not bad, f"findings without a fault: {bad}")
+    expect.that(result.status == 0, f"no findings, and exit status {result.status}")
     return round(result.seconds * 1000)
 
 
 def await_clean(lab: Lab) -> float:
-    """Expect a clean bill, once the daemons had time for what was mended; returns how long it took, in ms."""
+    """Expect no findings, after time for the daemons to reconcile; returns how long the command took, in ms."""
     deadline = time.monotonic() + CHECK_S
     while True:
         try:
@@ -128,7 +128,7 @@ def await_clean(lab: Lab) -> float:
 
 
 def expect_line(result: Result, expected: Expected) -> str:
-    """Expect a line in an answer, and the exit status to agree; returns what it says."""
+    """Expect a check in the output and the exit status that goes with it; returns the text of the check."""
     lines = told(result)
     for line in lines:
         asked = (line["side"], line["check"], line["severity"])
@@ -137,11 +137,11 @@ def expect_line(result: Result, expected: Expected) -> str:
             expect.that(result.status == int(errors), f"the exit status is {result.status}")
             return line["text"]
     bad = [f"{line['side']} {line['check']}: {line['text']}" for line in lines if line["severity"] != "ok"]
-    raise expect.ScenarioError(f"it says only: {bad}")
+    raise expect.ScenarioError(f"it reports only: {bad}")
 
 
 def planted(lab: Lab, fault: Fault) -> dict[str, str]:
-    """Plant a fault of a host and mend it; returns what was said of it."""
+    """Plant a fault on a host and repair it; returns what was reported."""
     host: Host = lab.a if fault.host == "a" else lab.b
     try:
         host.run(fault.plant)
@@ -151,7 +151,7 @@ def planted(lab: Lab, fault: Fault) -> dict[str, str]:
 
 
 def flawed(lab: Lab, flaw: Flaw) -> dict[str, str]:
-    """Define a guest with a fault on host A; returns what was said of it."""
+    """Define a guest with a fault on host A; returns what was reported."""
     lab.a.run(flaw.plant)
     lab.a.write("/root/flawed.xml", flaw.xml("0000:01:10.4", "/usr/bin/qemu-system-x86_64"))
     lab.a.run("virsh define /root/flawed.xml")
@@ -163,7 +163,7 @@ def flawed(lab: Lab, flaw: Flaw) -> dict[str, str]:
 
 
 def bound_early(lab: Lab) -> dict[str, str]:
-    """Take the flag from the running guest's VF, and give it back: nobody knows what the driver read by then."""
+    """Clear the flag `migratable` of the running guest's VF and set it again: what the driver read is then unknown."""
     seen = facts.look(lab.a)
     vf = seen.vfs[lab.vf_addresses(GUEST, lab.a)[GUEST.nics[0].mac]]
     shown = json.loads(lab.a.run("devlink -j port show"))["port"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vfmigrated is killed on both hosts in the middle of a migration: systemd starts it anew, the guest arrives."""
+"""vfmigrated is killed on both hosts during a migration: systemd restarts it, and the migration succeeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUEST = Guest("killed-guest", 42, (Nic(mac="52:54:00:00:42:42", vlan=42, number=
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Kill both daemons on the way there; on the way back the source's, which is not to come back until the end."""
+    """Kill both daemons on the way from A to B; on the way back, stop the source's until the migration has ended."""
     faults.at_home(lab, record, GUEST)
     empty = facts.look(lab.b)
     with faults.heard(record, GUEST):
@@ -43,7 +43,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def without_daemon(lab: Lab, empty: facts.Facts) -> None:
-    """Migrate back while nobody answers on B, which then must clean up when its daemon is back."""
+    """Migrate back while no daemon runs on B; it must clean up when it is started again."""
     faults.full_speed(GUEST, lab.b)
     units = "vfmigrated.socket vfmigrated.service"
     lab.b.run(f"systemctl kill -s KILL vfmigrated.service; systemctl stop {units}")
@@ -53,7 +53,7 @@ def without_daemon(lab: Lab, empty: facts.Facts) -> None:
     expect.moved(lab, GUEST, lab.b, lab.a)
     expect.plugged(lab, GUEST, lab.a)
     lab.b.run(f"systemctl reset-failed {units}; systemctl start {units}")
-    # A claim is left alone for its first quarter of a minute, in which libvirt may be between two calls.
+    # A claim is not touched in its first 15 seconds: libvirt may be between two calls of the hook.
     deadline = time.monotonic() + BACK_S
     while not facts.is_clean(left := facts.left_behind(empty, facts.look(lab.b))):
         expect.that(time.monotonic() < deadline, f"host-b did not clean up: {left}")
@@ -62,7 +62,7 @@ def without_daemon(lab: Lab, empty: facts.Facts) -> None:
 
 
 def killed(host: Host) -> None:
-    """Kill the host's daemon and wait until systemd has another one at work."""
+    """Kill the host's daemon and wait until systemd has started another one."""
     before = services.look(host, GUEST)
     host.run("systemctl kill -s KILL vfmigrated.service")
     deadline = time.monotonic() + BACK_S

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Host A is emptied of six guests with a VF each, several at once; then host B, one after the other, for comparison.
+"""`vfmigrate evacuate` moves six guests with a VF each from A to B, several at once, and back one after the other.
 
-Never are the states of more than four VFs of a card on their way: proved from what the daemons logged, and from the
-claims and libvirt's jobs as they were seen on both hosts meanwhile.
+At most four VFs of a card migrate at the same time: this is checked in the daemons' log, and in the claims and
+libvirt's jobs that were seen on both hosts meanwhile.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TIMEOUT_S = 2400
 LIMIT = 4
 #: as many as the emulated card has
 MORE_VFS = 7
-#: by how much at least several at once must be faster than one after the other
+#: how many times faster several at once must be than one after the other
 FASTER = 1.5
-#: MiB a second for each guest: what an administrator would give them of a slow wire. Without a bound, a migration
-#: between emulated hosts is bound by their processors, of which there is one for both ways alike.
+#: MiB a second for each guest, as an administrator would limit them on a slow link. Without a limit, the processors of
+#: the emulated hosts limit the migrations, and several at once are no faster.
 BANDWIDTH = 2
 
 CONFIG = "/etc/vfmigrate/vfmigrate.conf.d/more-vfs.conf"
@@ -52,7 +52,7 @@ GUESTS = [
 WATCHED = GUESTS[0]
 
 JOBS = "; ".join(f"domjobinfo {guest.name}" for guest in GUESTS)
-#: once a line: how many guests libvirt is migrating away, and how many claims are of guests that are on their way here
+#: prints every second how many guests libvirt migrates away, and how many claims belong to guests that arrive
 WATCH = f"""\
 while [ -e /run/watch ]; do
     leaving=$(virsh --readonly '{JOBS}' 2> /dev/null | grep -c Unbounded)
@@ -65,14 +65,14 @@ done
 
 @dataclass
 class Seen:
-    """The most that was seen at once: guests leaving a host, and claims of guests on their way to one."""
+    """What was seen on a host, one number a second: guests that leave, and claims of guests that arrive."""
 
     leaving: list[int] = field(default_factory=list)
     coming: list[int] = field(default_factory=list)
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Empty A, several at once; then B, one after the other."""
+    """Evacuate A, several guests at once; then B, one after the other."""
     with terminal.step(f"{MORE_VFS} VFs are provisioned instead of {VFS}"):
         lab.on_both(lambda host: configure(host, MORE_VFS))
     try:
@@ -85,7 +85,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def configure(host: Host, vfs: int) -> None:
-    """Make the pool have so many VFs, or (0) as many as ever."""
+    """Set the number of VFs of the pool; 0 is the usual number."""
     if vfs:
         host.write(CONFIG, f"[pool {POOL}]\nvfs = {vfs}\n")
     else:
@@ -94,9 +94,9 @@ def configure(host: Host, vfs: int) -> None:
 
 
 def start(lab: Lab) -> None:
-    """Start the guests, persistent ones. Each but the first gets its VF by `vfmigrate attach`.
+    """Define and start the guests. Each but the first gets its VF by `vfmigrate attach`.
 
-    One after the other: six that boot at the same time take longer than the six of them.
+    They boot one after the other, which takes less time than all at once.
     """
     for guest in GUESTS:
         (nic,) = guest.nics
@@ -114,11 +114,11 @@ def start(lab: Lab) -> None:
 
 
 def evacuations(lab: Lab, record: Record) -> None:
-    """Both ways, and what is to be said of them."""
+    """Evacuate both ways, and compare."""
     record.mac, record.source_vlan = WATCHED.nics[0].mac, WATCHED.nics[0].vlan
     record.source_vf = expect.plugged(lab, WATCHED, lab.a)[WATCHED.nics[0].mac].address
     plan = evacuate(lab.a, lab.b, "--dry-run")[-1]
-    expect.that(len(plan["guests"]) == len(GUESTS), f"the plan is of {len(plan['guests'])} guests")
+    expect.that(len(plan["guests"]) == len(GUESTS), f"the plan has {len(plan['guests'])} guests")
     expect.that(
         all(each["destination"] == lab.b.hostname for each in plan["guests"]), f"not all are to move: {plan}"
     )
@@ -145,8 +145,8 @@ def evacuations(lab: Lab, record: Record) -> None:
         f"six guests: {together:.0f} s at once, {apart:.0f} s one by one, {apart / together:.1f} times faster; "
         f"most at once: {most}"
     )
-    expect.that(max(most.values()) <= LIMIT, f"more than {LIMIT} VFs of a card were on the move: {most}")
-    expect.that(most["log"] > 1, f"they went one by one: {most}")
+    expect.that(max(most.values()) <= LIMIT, f"more than {LIMIT} VFs of a card migrated at once: {most}")
+    expect.that(most["log"] > 1, f"they migrated one by one: {most}")
     expect.that(
         apart >= FASTER * together,
         f"it took {together:.0f} s at once and {apart:.0f} s one by one: less than {FASTER} times faster",
@@ -154,7 +154,7 @@ def evacuations(lab: Lab, record: Record) -> None:
 
 
 def timed(lab: Lab, source: Host, destination: Host, *options: str) -> tuple[float, dict[str, int]]:
-    """Evacuate a host; how long it took, in seconds, and how many were on the move at once, as each witness has it."""
+    """Evacuate a host; returns the seconds it took, and how many guests migrated at once by log, jobs and claims."""
     began = time.time()
     with watched(lab) as seen:
         *_, end = evacuate(source, destination, "--bandwidth", str(BANDWIDTH), *options)
@@ -185,7 +185,7 @@ def evacuate(source: Host, destination: Host, *options: str) -> list[dict[str, A
 
 
 def at_once(events: Sequence[Event]) -> int:
-    """By a destination's log: how many guests at most had been given their VF there and did not run there yet."""
+    """By the destination's log: how many guests at most had their VF there and did not run there yet."""
     coming: set[str] = set()
     most = 0
     for event in events:
@@ -200,7 +200,7 @@ def at_once(events: Sequence[Event]) -> int:
 
 @contextmanager
 def watched(lab: Lab) -> Iterator[dict[str, Seen]]:
-    """Look at both hosts again and again, from outside of what is being tested."""
+    """Watch both hosts with virsh and the files of the claims, every second."""
     seen = {host.name: Seen() for host in lab.hosts}
     ready = threading.Barrier(len(lab.hosts) + 1)
 
@@ -225,7 +225,7 @@ def watched(lab: Lab) -> Iterator[dict[str, Seen]]:
 
 
 def clear(lab: Lab) -> None:
-    """End the guests and forget them, wherever they are."""
+    """End the guests and undefine them on both hosts."""
     for host in lab.hosts:
         names = " ".join(guest.name for guest in GUESTS)
         host.result(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A failover pair from A to B and back to A: its standby carries it across, and a VF carries it again where it is."""
+"""A guest with a failover pair migrates from A to B and back: by the standby meanwhile, by a VF on each host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GUEST = failover.GUEST
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Migrate there and back, and look at who carried the guest, and from when on."""
+    """Migrate there and back, and measure when the VF carries traffic again."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a failover pair boots on host A and takes its VF"):
@@ -45,7 +45,7 @@ def cross(lab: Lab, record: Record, source: Host, destination: Host, way: str) -
     life = Life(GUEST)
     try:
         expect.that(peer.await_answers(20, 60), f"the guest does not answer the peer on {source.hostname}")
-        with terminal.step(f"virsh migrate --live, from {source.hostname} to {destination.hostname}"):
+        with terminal.step(f"virsh migrate --live, {source.hostname} to {destination.hostname}"):
             migration = lab.migrate(GUEST, source, destination)
         expect.migrated(migration, GUEST)
         expect.moved(lab, GUEST, source, destination)

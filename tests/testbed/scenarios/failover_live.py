@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A pair made in a guest that runs: the standby is plugged in, the VF unplugged and plugged in as the other half."""
+"""A failover pair is made in a running guest: the standby is plugged in, the VF is unplugged and plugged in again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUEST = replace(failover.GUEST, name="live-guest", number=31, roomy=True)
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Make the pair under the peer's pings; then the guest must be on its VF, and cross with the pair."""
+    """Make the pair while the peer pings; the guest must use its VF afterwards, and migrate with the pair."""
     nic = GUEST.nics[0]
     record.mac, record.source_vlan = nic.mac, nic.vlan
     with terminal.step("guest with a VF boots on host A"):
@@ -55,7 +55,7 @@ def run(lab: Lab, record: Record) -> None:
     record.longest_wait_ms = round(hearing.longest_wait_ms, 1)
     record.events = timeline.collect(lab.hosts, began)
     terminal.timeline("milliseconds from the command's start", record.events)
-    with terminal.step("the pair crosses: virsh migrate --live, A to B"):
+    with terminal.step("virsh migrate --live with the pair, A to B"):
         migration = lab.migrate(GUEST, lab.a, lab.b)
     expect.migrated(migration, GUEST)
     expect.moved(lab, GUEST, lab.a, lab.b)

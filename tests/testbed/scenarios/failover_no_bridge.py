@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bridge of a failover pair's standby is missing on the destination: refused, and the pair stays whole."""
+"""The destination lacks the bridge of a failover pair's standby: refused, and the pair is not changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.testbed.report import Record
 NAME = "failover-no-bridge"
 TIMEOUT_S = 300
 
-# The guest must answer throughout; on busy emulated hosts an answer may well take this long.
+# The guest must answer throughout; on busy emulated hosts an answer can take this long.
 HICCUP_MS = 2000
 BRIDGE = "br-standby"
 
@@ -23,7 +23,7 @@ GUEST = failover.GUEST
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Give the standby a bridge that only A has, try to migrate, and look at what became of the pair."""
+    """Give the standby a bridge that only A has, try to migrate, and check the pair."""
     lab.a.run(f"ovs-vsctl --timeout=20 add-br {BRIDGE}")
     try:
         with terminal.step("guest whose standby is on a bridge that only host A has boots there"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The destination has no free VF for a failover pair: refused before anything moves, and the pair stays whole."""
+"""The destination has no free VF for a failover pair: refused at once, and the pair is not changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOLDER = no_free_vf.HOLDER
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Fill B, try to migrate, and look at what became of the pair."""
+    """Use up the VFs of B, try to migrate, and check the pair."""
     with terminal.step("guest with a failover pair boots on host A, another takes all VFs of host B"):
         lab.create_guest(lab.b, HOLDER, paused=True)
         failover.start(lab, lab.a, GUEST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host is switched on and becomes ready with no command typed, its autostarted guest with a VF too; then rebooted."""
+"""A host becomes ready without any command when it is switched on or rebooted, with an autostarted guest with a VF."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ READY_S = 240
 NETWORK = "vfmigrate-data"
 GUEST = Guest("boot-guest", 10, (Nic(mac="52:54:00:00:42:0a", vlan=42, number=20, network=NETWORK),))
 
-# Looks and changes nothing: sent to a host that nobody has typed a command on. Until libvirt runs, which
-# waits for the pools, virsh waits for it.
+# Changes nothing: the host must become ready without any command. libvirt starts after the pools are provisioned, and
+# virsh waits for it.
 LOOK = f"""
 ovs-vsctl --timeout=5 list-ports {BRIDGE} | grep -qx p0 || exit 1
 timeout 10 virsh -q net-list --name | grep -qx {NETWORK} || exit 1
@@ -41,14 +41,14 @@ def run(lab: Lab, record: Record) -> None:
     boot = boot_id(host)
     with terminal.step("host B is switched off"):
         host.power_off()
-    with terminal.step("host B is switched on, and becomes ready by itself"):
+    with terminal.step("host B is switched on, and becomes ready without a command"):
         began = time.monotonic()
         host.power_on()
         boot = await_other_boot(host, boot)
         await_ready(lab, host)
         record.measured["ready_after_power_on_s"] = round(time.monotonic() - began, 1)
     answers(nic)
-    with terminal.step("host B is rebooted, and becomes ready by itself"):
+    with terminal.step("host B is rebooted, and becomes ready without a command"):
         host.reboot()
         began = time.monotonic()
         await_other_boot(host, boot)
@@ -61,12 +61,12 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def boot_id(host: Host) -> str:
-    """What tells one boot of a host from another; raises CommandError while it cannot be asked."""
+    """The ID of the host's present boot. Raises CommandError while the host does not answer."""
     return host.run("cat /proc/sys/kernel/random/boot_id").strip()
 
 
 def await_other_boot(host: Host, boot: str) -> str:
-    """Wait until the host answers in another boot than this one; returns that."""
+    """Wait until the host answers with another boot ID; returns that ID."""
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     while time.monotonic() < deadline:
         if host.greets():
@@ -78,7 +78,7 @@ def await_other_boot(host: Host, boot: str) -> str:
 
 
 def await_ready(lab: Lab, host: Host) -> None:
-    """Wait until all that the host is to have is there and its guest lives, and look at it closely."""
+    """Wait until the host is provisioned and its guest runs, then check the details."""
     deadline = time.monotonic() + READY_S
     while host.result(LOOK).status != 0:
         if time.monotonic() > deadline:
@@ -91,11 +91,11 @@ def await_ready(lab: Lab, host: Host) -> None:
         expect.that(vf.migratable, f"{vf.address} on {host.hostname} is not migratable")
     expect.plugged(lab, GUEST, host)
     failed = host.run("systemctl list-units --failed --plain --no-legend 'vfmigrate*'").strip()
-    expect.that(not failed, f"a unit of ours failed on {host.hostname}: {failed}")
+    expect.that(not failed, f"a unit of vfmigrate failed on {host.hostname}: {failed}")
 
 
 def missing(host: Host) -> str:
-    """What a host that is not ready says of itself."""
+    """The status of a host that is not ready, on one line."""
     command = (
         "vfmigrate status; virsh net-list --all; virsh list --all; systemctl list-units --failed --plain"
     )

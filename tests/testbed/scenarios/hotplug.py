@@ -17,7 +17,7 @@ from tests.testbed.report import Record
 NAME = "hotplug"
 TIMEOUT_S = 300
 
-# Well below the daemon's reconcile_interval: libvirt's events must lead to it, not that.
+# Well below the daemon's reconcile_interval: libvirt's events must trigger it, not the interval.
 PROMPT_S = 15
 UNPLUG_S = 60
 
@@ -38,7 +38,9 @@ def run(lab: Lab, record: Record) -> None:
         device(lab.a, "attach", NIC)
         took = await_quietly(lambda: expect.plugged(lab, PLUGGED, lab.a), PROMPT_S)
         record.measured["plugged_after_ms"] = took
-        await_quietly(lambda: expect.that("psid=" in domain(lab.a), "the VF is not stamped"), PROMPT_S)
+        await_quietly(
+            lambda: expect.that("psid=" in domain(lab.a), "the metadata has no PSID for the VF"), PROMPT_S
+        )
     peer = Peer(NIC.address)
     try:
         expect.that(peer.await_answers(10, 60), "the guest does not answer the peer by its new NIC")
@@ -58,7 +60,8 @@ def run(lab: Lab, record: Record) -> None:
     with terminal.step("virsh detach-device --live on host B"):
         device(lab.b, "detach", Nic(NIC.mac, NIC.vlan, NIC.number, vf))
         await_quietly(
-            lambda: expect.that(not vf_addresses(domain(lab.b)), "the guest does not let go"), UNPLUG_S
+            lambda: expect.that(not vf_addresses(domain(lab.b)), "the guest does not release the VF"),
+            UNPLUG_S,
         )
         took = await_quietly(lambda: as_before(lab.b, empty[lab.b.name]), PROMPT_S)
         record.measured["given_back_after_ms"] = took
@@ -81,7 +84,7 @@ def domain(host: Host) -> str:
 def as_before(host: Host, before: facts.Facts) -> None:
     """Expect a host to be as it was: no claim, no port, no MAC."""
     changed = facts.left_behind(before, facts.look(host))
-    expect.that(facts.is_clean(changed), f"the unplugged VF is not given back: {changed}")
+    expect.that(facts.is_clean(changed), f"the unplugged VF is not free again: {changed}")
 
 
 def await_quietly(check: Callable[[], object], seconds: float) -> float:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The destination's card runs another firmware: refused before anything moves, and not any more once it runs the same.
+"""The destination's card runs another firmware: the migration is refused at once, and succeeds with the same firmware.
 
-The test card of host B is given another firmware by the parameter of its module; devlink then tells it as of any card.
+A parameter of the module cx7sim sets the firmware version of the card of host B, which devlink then reports.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GUEST = Guest("firm-guest", 40, (Nic(mac="52:54:00:00:42:28", vlan=42, number=40
 
 
 def firmware(host: Host) -> str:
-    """The firmware that a host's card runs, as devlink tells it."""
+    """The running firmware of a host's card, as devlink reports it."""
     told = json.loads(host.run(f"devlink -j dev info pci/{PF}"))
     return str(told["info"][f"pci/{PF}"]["versions"]["running"]["fw.version"])
 
@@ -38,15 +38,17 @@ def set_firmware(host: Host, version: str) -> None:
 
 
 def await_stamp(host: Host) -> None:
-    """Wait until the guest's metadata says with which firmware its VF runs."""
+    """Wait until the guest's metadata has the firmware version of its card."""
     deadline = time.monotonic() + STAMPED_S
     while f"firmware='{firmware(host)}'" not in host.run(f"virsh dumpxml {GUEST.name}").replace('"', "'"):
-        expect.that(time.monotonic() < deadline, "the guest's metadata does not tell the card's firmware")
+        expect.that(
+            time.monotonic() < deadline, "the guest's metadata does not have the card's firmware version"
+        )
         time.sleep(0.5)
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Give B another firmware, be refused; give it the same, and migrate."""
+    """Try to migrate to another firmware, then migrate to the same."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a VF boots on host A"):
@@ -68,7 +70,7 @@ def run(lab: Lab, record: Record) -> None:
             after = facts.look(lab.b)
         finally:
             set_firmware(lab.b, own)
-        expect.that(refused.result.status != 0, f"the guest went from firmware {here} to {there}")
+        expect.that(refused.result.status != 0, f"the guest migrated from firmware {here} to {there}")
         expect.that(after == before, "host B changed although the migration was refused")
         expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer after the refusal")

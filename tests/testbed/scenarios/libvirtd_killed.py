@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""libvirtd is killed in the middle of a migration, once on the destination, once on the source: the guest stays."""
+"""libvirtd is killed during a migration, first on the destination, then on the source: the guest stays there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUEST = Guest("orphan-guest", 43, (Nic(mac="52:54:00:00:42:43", vlan=42, number=
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Kill one libvirtd after the other, each in a migration of its own, then let one go through."""
+    """Kill one libvirtd after the other, each during another migration, then let one migration succeed."""
     faults.at_home(lab, record, GUEST)
     before = facts.look(lab.b)
     home = services.look(lab.a, GUEST)
@@ -39,7 +39,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def killed(host: Host) -> None:
-    """Kill the host's libvirtd and wait until systemd has another one that answers."""
+    """Kill the host's libvirtd and wait until systemd has started one that answers."""
     before = services.look(host, GUEST)
     host.run("systemctl kill -s KILL --kill-who=main libvirtd.service")
     deadline = time.monotonic() + BACK_S

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest writes memory faster than the wire carries it: `vfmigrate migrate` gives up in good time, or finds a way."""
+"""A guest dirties memory faster than the link carries it: `vfmigrate migrate` cancels, or allows more downtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFUSED = 1
 BANDWIDTH = "4"
 # ms: not enough for that, and more than enough
 LITTLE, MUCH = "500", "20000"
-# When the command must have made up its mind: the first pass over the guest's memory, and some more.
+# When the command must have decided: the first pass over the guest's memory, and some more.
 PATIENCE_S = 120
 
 GUEST = Guest(
@@ -31,7 +31,7 @@ GUEST = Guest(
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Try with little allowed downtime, then with much, then back on a terminal with the guest suspended at last."""
+    """Migrate with too little allowed downtime, with enough, and back with a time limit that suspends the guest."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest that writes its memory boots on host A"):
@@ -60,7 +60,7 @@ def run(lab: Lab, record: Record) -> None:
     finally:
         hearing = peer.stop()
     end, allowed = there.event("end"), there.event("downtime")
-    expect.that(allowed is not None, "it arrived without being allowed to stand still for longer")
+    expect.that(allowed is not None, "it migrated without more allowed downtime")
     record.downtime_ms = end["downtime_ms"] if end is not None else None
     record.measured["allowed_downtime_ms"] = allowed["downtime_ms"] if allowed is not None else None
     record.measured["took_ms"] = end["total_ms"] if end is not None else None
@@ -71,7 +71,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def give_up(lab: Lab, record: Record) -> None:
-    """With little allowed, it must say why it does not go on, and leave the guest."""
+    """With too little allowed downtime, the command must say why it cancels, and the guest must stay."""
     begun = time.monotonic()
     with terminal.step(f"vfmigrate migrate --max-downtime {LITTLE} is cancelled"):
         told = migrate.migrate(

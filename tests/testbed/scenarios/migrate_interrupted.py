@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate migrate` is interrupted in the middle, by a signal and by the key: the guest stays, whole, on one host."""
+"""`vfmigrate migrate` is interrupted by a signal and by Ctrl-C: the guest stays on the source and has its VF."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NAME = "migrate-interrupted"
 TIMEOUT_S = 300
 
 CANCELLED = 130
-# MiB a second: slow enough to be caught in the middle
+# MiB a second: slow enough to be interrupted
 BANDWIDTH = "2"
-# How long the guest may be silent for having been nearly moved, on busy emulated hosts.
+# How long the guest may be silent during the interrupted migrations, on busy emulated hosts.
 HICCUP_MS = 2000
 
 GUEST = Guest("torn-guest", 21, (Nic(mac="52:54:00:00:42:21", vlan=42, number=31, vf="0000:01:10.2"),))
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Interrupt it once by a signal and once by the key."""
+    """Interrupt it once by SIGINT and once by Ctrl-C."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a VF boots on host A"):
@@ -35,7 +35,7 @@ def run(lab: Lab, record: Record) -> None:
     peer = Peer(nic.address)
     try:
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer before the migration")
-        with terminal.step("vfmigrate migrate, A to B, gets SIGINT in the middle"):
+        with terminal.step("vfmigrate migrate, A to B, gets SIGINT while memory is copied"):
             running = migrate.Running(lab.a, GUEST, lab.b, "--unchecked", "--bandwidth", BANDWIDTH)
             running.await_event("progress", iteration=1)
             asked = time.monotonic()
@@ -63,7 +63,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def stayed(lab: Lab, status: int, told: str, before: facts.Facts) -> None:
-    """Expect a cancelled migration: the guest on A with all it had, and nothing of it on B."""
+    """Expect a cancelled migration: the guest on A with its VF, and nothing of it on B."""
     expect.that(status == CANCELLED, f"vfmigrate migrate ended with {status}: {told}")
     expect.that("the guest runs on the source" in told, f"it does not say where the guest is: {told}")
     expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The destination has no free VF: refused at once, with a message that names the pool and who holds its VFs."""
+"""The destination has no free VF: refused at once, with the pool and the guest that has its VFs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TIMEOUT_S = 300
 
 REFUSAL_MS = 1000
 ATTEMPTS = 3
-# The guest must answer throughout; on busy emulated hosts an answer may well take this long.
+# The guest must answer throughout; on busy emulated hosts an answer can take this long.
 HICCUP_MS = 2000
 
-# It holds all of B's VFs; it need not run for that.
+# It uses all VFs of B; it need not run for that.
 HOLDER = Guest(
     "holder",
     4,
@@ -31,7 +31,7 @@ HOLDER = Guest(
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Fill B, try to migrate, and look at what virsh says and what became of the guest."""
+    """Use up the VFs of B, try to migrate, and check the message and the guest."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a VF boots on host A, another takes all VFs of host B"):
@@ -59,7 +59,7 @@ def run(lab: Lab, record: Record) -> None:
     expect.that(
         f"'{POOL}'" in told or f" {POOL} " in told, f"the message does not name the pool {POOL}: {told}"
     )
-    expect.that(HOLDER.name in told, f"the message does not name {HOLDER.name}, who holds the VFs: {told}")
+    expect.that(HOLDER.name in told, f"the message does not name {HOLDER.name}, which uses the VFs: {told}")
     expect.that(took <= REFUSAL_MS, f"the refusal took {took:.0f} ms")
     expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
     expect.plugged(lab, GUEST, lab.a)
@@ -71,7 +71,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def refusals(lab: Lab) -> list[Migration]:
-    """Try to migrate until the refusal comes in time, at most ATTEMPTS times: the first finds cold caches."""
+    """Try to migrate until the refusal comes in time, at most ATTEMPTS times: the first one has cold caches."""
     attempts: list[Migration] = []
     while len(attempts) < ATTEMPTS:
         attempt = lab.migrate(GUEST, lab.a, lab.b)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An oVirt guest from A to B and back, the plugin's scripts called around it in vdsm's order; and what they veto.
+"""An oVirt guest migrates from A to B and back with the plugin's scripts, called in vdsm's order; and what they veto.
 
 vdsm itself is not here: a package stands in for what hooks need of it, and tests/testbed/vdsm.py does what it does.
 """
@@ -24,10 +24,10 @@ TIMEOUT_S = 900
 STAMPED_S = 30
 ANSWER_S = 60
 
-# MACs of oVirt's range. A VF is chosen by the MAC's number: the third of four here, on both hosts.
+# MACs of oVirt's range. The MAC selects the VF: the third of four here, on both hosts.
 MAC = "56:6f:1a:2b:00:02"
 GUEST = Guest("ovirt-guest", 12, (Nic(mac=MAC, vlan=43, number=22, vf="0000:01:10.4"),))
-# Guests that are about to start on B and hold its VFs by promise; they never get as far as libvirt.
+# Guests that are about to start on B, for which its VFs are reserved; libvirt never sees them.
 CROWD = tuple(
     Guest(f"crowd-{n}", 130 + n, (Nic(mac=f"56:6f:1a:2b:01:0{n}", vlan=42, number=30 + n),))
     for n in range(VFS + 1)
@@ -37,7 +37,7 @@ ALIAS = "ua-7f2d4f0e-1111-4000-8000-000000000022"
 TUNE_URI = "http://ovirt.org/vm/tune/1.0"
 LIBVIRT_HOOK_SAW = f"migrate {GUEST.name}"
 
-# As the engine writes a vNIC of a profile without passthrough.
+# A vNIC of a profile without passthrough, as the engine writes it.
 VNIC = """\
     <interface type="bridge">
       <model type="virtio"/>
@@ -70,7 +70,7 @@ METADATA = """\
 
 
 def engines_xml(guest: Guest) -> str:
-    """A guest as the engine hands it to vdsm."""
+    """The XML that the engine sends to vdsm."""
     mac = guest.nics[0].mac
     custom = "".join(
         f"          <ovirt-vm:{key}>{value}</ovirt-vm:{key}>\n"
@@ -82,7 +82,7 @@ def engines_xml(guest: Guest) -> str:
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Install, play it through, remove; libvirt keeps no definition."""
+    """Install the packages, run the guest, remove the packages."""
     with terminal.step("vdsm's stand-in and vdsm-hook-vfmigrate are installed"):
         package = vdsm_package.stage()
         lab.on_both(lambda host: vdsm_package.install(host, package))
@@ -104,7 +104,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def self_checks(there: Vdsm, record: Record) -> None:
-    """Every installed script finds itself fit, run as user vdsm."""
+    """Run `--test` of every installed script as user vdsm."""
     user = f"setpriv --reuid={vdsm_package.USER} --regid=$(id -g {vdsm_package.USER}) --clear-groups"
     scripts = f"{vdsm_package.HOOKS}/*/50_vfmigrate"
     command = f"for script in {scripts}; do {user} $script --test > /dev/null || exit 1; echo; done"
@@ -129,7 +129,7 @@ def play(lab: Lab, record: Record, a: Vdsm, b: Vdsm) -> None:
     peer = Peer(nic.address)
     try:
         answers(peer, lab.a)
-        with terminal.step("guests to come have every VF of host B; the migration is vetoed"):
+        with terminal.step("every VF of host B is reserved for other guests; the migration is vetoed"):
             record.measured.update(vetoes(lab, a, b))
         answers(peer, lab.a)
         expect.that(as_vdsm_wants(lab, lab.a) == nic.vf, "the guest has another VF after the veto")
@@ -160,11 +160,11 @@ def play(lab: Lab, record: Record, a: Vdsm, b: Vdsm) -> None:
         a.destroy(GUEST, a.live(GUEST))
     clean(lab, lab.a, before)
     loud = [line for line in (*a.log, *b.log) if line[2] not in (0, 2)]
-    expect.that(not loud, f"a hook script ended otherwise than with 0 or 2: {loud}")
+    expect.that(not loud, f"a hook script ended with a status other than 0 and 2: {loud}")
 
 
 def answers(peer: Peer, host: Host) -> None:
-    """Expect the guest on this host to answer; when it does not, tell how far a question gets."""
+    """Expect the guest on this host to answer; otherwise report where frames are lost."""
     if peer.await_answers(10, ANSWER_S):
         return
     nic = GUEST.nics[0]
@@ -179,24 +179,24 @@ def answers(peer: Peer, host: Host) -> None:
 
 
 def host_tells_of_its_pool(there: Vdsm) -> None:
-    """The host's capabilities and statistics hold its pool."""
+    """The host's capabilities and statistics have its pool."""
     caps = there.json("after_get_caps", {"kvmEnabled": "true"})
     (pool,) = caps["vfmigrate"]["pools"]
     expect.that(
         caps["kvmEnabled"] == "true" and (pool["name"], pool["vfs"], pool["free"]) == (POOL, VFS, VFS),
-        f"the capabilities tell of {pool}",
+        f"the capabilities have {pool}",
     )
-    expect.that(pool["cards"][0]["psid"], f"the capabilities tell of no PSID: {pool}")
+    expect.that(pool["cards"][0]["psid"], f"the capabilities have no PSID: {pool}")
 
 
 def vetoes(lab: Lab, a: Vdsm, b: Vdsm) -> dict[str, str]:
-    """On B every VF is promised to guests to come; returns what vdsm is told."""
+    """Reserve every VF of B for guests that are about to start; returns the messages of the vetoes."""
     before = facts.look(lab.b)
     told = {}
     for guest in CROWD[:VFS]:
         promise(b, guest)
     free = b.json("after_get_stats", {})["vfmigrate"][POOL]["free"]
-    expect.that(free == 0, f"the statistics tell of {free} free VFs, and every one is promised")
+    expect.that(free == 0, f"the statistics have {free} free VFs, and every one is reserved")
     try:
         promise(b, CROWD[VFS])
     except VetoError as veto:
@@ -216,7 +216,7 @@ def vetoes(lab: Lab, a: Vdsm, b: Vdsm) -> dict[str, str]:
         expect.that(f"'{POOL}'" in text and holders, f"{key} names no pool and holder: {text!r}")
         expect.that(len(text.splitlines()) == 1, f"{key} is not one line: {text!r}")
     for guest in CROWD[:VFS]:
-        # vdsm gives up before it has made anything of the engine's XML
+        # vdsm gives up before it processes the engine's XML
         b.destroy(guest, engines_xml(guest))
     expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
     clean(lab, lab.b, before)
@@ -224,21 +224,21 @@ def vetoes(lab: Lab, a: Vdsm, b: Vdsm) -> dict[str, str]:
 
 
 def promise(there: Vdsm, guest: Guest) -> None:
-    """Have a guest's vNIC made a VF, as vdsm does before it starts the guest."""
+    """Run the hooks that turn a vNIC into a VF, as vdsm does before it starts the guest."""
     vnic = VNIC.format(alias=ALIAS, mac=guest.nics[0].mac)
     there.xml("before_device_create", vnic, guest, {**PROPERTIES, "vfmigrate_vlan": "42"})
 
 
 def await_stamp(host: Host) -> None:
-    """Wait until the daemon has written into the running guest's metadata what a destination needs."""
+    """Wait until the daemon has written what a destination needs into the running guest's metadata."""
     deadline = time.monotonic() + STAMPED_S
     while "psid=" not in host.run(f"virsh dumpxml {GUEST.name}"):
-        expect.that(time.monotonic() < deadline, f"the guest's metadata has no mark after {STAMPED_S} s")
+        expect.that(time.monotonic() < deadline, f"the guest's metadata has no PSID after {STAMPED_S} s")
         time.sleep(0.3)
 
 
 def arrived(lab: Lab, migration: Migration, source: Host, destination: Host) -> None:
-    """Expect the guest here and not there, past vdsm's own hook of libvirt."""
+    """Expect the guest on the destination only, and vdsm's own libvirt hook called there."""
     expect.migrated(migration, GUEST)
     expect.moved(lab, GUEST, source, destination)
     seen = destination.run(f"cat {vdsm_package.ARRIVALS}").splitlines()
@@ -248,7 +248,7 @@ def arrived(lab: Lab, migration: Migration, source: Host, destination: Host) -> 
 
 
 def as_vdsm_wants(lab: Lab, host: Host) -> str:
-    """Expect the guest's VF set up, and everything that vdsm put into the XML still in it; returns the VF's address."""
+    """Expect the VF to be set up and the XML to have everything that vdsm wrote into it; returns the VF's address."""
     vf = expect.plugged(lab, GUEST, host)[MAC]
     where = f"on {host.hostname}"
     domain = ET.fromstring(host.run(f"virsh dumpxml {GUEST.name}"))
@@ -266,7 +266,7 @@ def as_vdsm_wants(lab: Lab, host: Host) -> str:
 
 
 def clean(lab: Lab, host: Host, before: facts.Facts) -> None:
-    """Expect a host to be as it was, soon."""
+    """Expect a host to become as it was."""
     changed = lab.settle({host.name: before})[host.name]
     told = "; ".join(f"{kind} {', '.join(items)}" for kind, items in changed.items() if items)
     expect.that(facts.is_clean(changed), f"left behind on {host.hostname}: {told}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Open vSwitch is down: a migration to such a host is refused, one away from it leaves nothing for long."""
+"""Open vSwitch is down: a migration to such a host is refused, and one away from it is cleaned up when it is back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GUEST = Guest("switch-guest", 44, (Nic(mac="52:54:00:00:42:44", vlan=42, number=
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Take the switch down on the destination in two ways, restart it on both mid-way, take it down on the source."""
+    """Stop Open vSwitch on the destination in two ways, restart it on both mid-migration, stop it on the source."""
     faults.at_home(lab, record, GUEST)
     before = facts.look(lab.b)
     with faults.heard(record, GUEST):
@@ -50,7 +50,7 @@ def refused(lab: Lab, record: Record, before: facts.Facts) -> None:
 
 
 def restarted(lab: Lab, record: Record) -> None:
-    """Restart Open vSwitch on both hosts while the memory is copied: the guest arrives."""
+    """Restart Open vSwitch on both hosts while the memory is copied: the migration succeeds."""
     restart = f"systemctl restart {DATABASE} {SWITCH}"
     with faults.slow_migration(lab, GUEST, lab.a, lab.b) as under_way:
         under_way.await_copying()
@@ -66,7 +66,7 @@ def restarted(lab: Lab, record: Record) -> None:
 
 
 def left(lab: Lab, empty: facts.Facts) -> None:
-    """Migrate away from a host without a database: its port goes when the database is back."""
+    """Migrate away from a host without its database: the port is removed when the database is back."""
     faults.full_speed(GUEST, lab.b)
     lab.b.run(f"systemctl stop {DATABASE}")
     try:
@@ -85,6 +85,6 @@ def left(lab: Lab, empty: facts.Facts) -> None:
 
 
 def up(host: Host) -> None:
-    """Have the host's Open vSwitch at work again."""
+    """Start Open vSwitch on a host again."""
     host.run(f"systemctl start {DATABASE} {SWITCH} openvswitch-switch.service", timeout=UP_S)
     host.run("ovs-vsctl --timeout=30 get Open_vSwitch . cur_cfg")

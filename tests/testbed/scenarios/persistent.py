@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest moves with its definition, running and then switched off; wherever it is, the definition boots."""
+"""A guest migrates with its definition, live and offline; the definition boots on each host."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def boot(lab: Lab, host: Host) -> None:
-    """Start the defined guest and wait for its life."""
+    """Start the defined guest and wait until it runs."""
     GUEST.console.unlink(missing_ok=True)
     host.run(f"virsh start {GUEST.name}", timeout=GUEST_BOOT_S)
     lab.await_boot(GUEST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest without a VF migrates, and we leave no trace: no claim, no event, no mark in its XML."""
+"""A guest without a VF migrates, and vfmigrate does nothing: no claim, no event, no metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUEST = Guest("plain-guest", 6, (Nic(mac="52:54:00:00:42:06", vlan=42, number=16
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Migrate to B, and look for anything of ours."""
+    """Migrate to B, and look for anything that vfmigrate did."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     record.source_vlan = record.destination_vlan = nic.vlan
@@ -41,9 +41,11 @@ def run(lab: Lab, record: Record) -> None:
         expect.that(not seen.claims, f"{host.hostname} has claims: {', '.join(sorted(seen.claims))}")
         expect.that(seen.vfs == before[host.name].vfs, f"a VF of {host.hostname} changed")
     xml = lab.b.run(f"virsh dumpxml {GUEST.name}")
-    expect.that("vfmigrate" not in xml, "the guest's XML has a mark of ours")
+    expect.that("vfmigrate" not in xml, "the guest's XML mentions vfmigrate")
     expect.that("<metadata" not in xml, "the guest got metadata")
     record.events = timeline.collect(lab.hosts, there.began)
     traces = [event for event in record.events if event.fields.get("domain") == GUEST.name]
-    expect.that(not traces, f"we logged about a guest without a VF: {traces[0].message if traces else ''}")
+    expect.that(
+        not traces, f"vfmigrate logged about a guest without a VF: {traces[0].message if traces else ''}"
+    )
     lab.destroy(GUEST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest names the pool's libvirt network and no VF: libvirt chooses one on either host, here not the same."""
+"""The guest names the pool's libvirt network instead of a VF: libvirt chooses one on each host, here not the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S = 300
 
 NETWORK = f"vfmigrate-{POOL}"
 GUEST = Guest("net-guest", 42, (Nic(mac="52:54:00:00:42:2a", vlan=42, number=42, network=NETWORK),))
-# It has the network's first VF on B, so that the guest gets another there than on A.
+# It uses the first VF of the network on B, so that the guest gets another one there than on A.
 FIRST = Guest("first-guest", 43, (Nic(mac="52:54:00:00:43:2b", vlan=43, number=43, network=NETWORK),))
 
 
@@ -29,7 +29,9 @@ def run(lab: Lab, record: Record) -> None:
         lab.await_boot(GUEST)
     record.source_vf = expect.plugged(lab, GUEST, lab.a)[nic.mac].address
     taken = expect.plugged(lab, FIRST, lab.b)[FIRST.nics[0].mac].address
-    expect.that(taken == record.source_vf, f"the network of host B gave {taken} first, that of A another")
+    expect.that(
+        taken == record.source_vf, f"the network of host B gave {taken} first, that of host A another one"
+    )
     peer = Peer(nic.address)
     try:
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer before the migration")

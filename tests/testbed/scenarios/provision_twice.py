@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Provisioning again changes nothing, and what would hurt a guest is refused.
+"""Provisioning a provisioned host changes nothing, and what would take a VF from a guest is refused.
 
-On the way: Open vSwitch is restarted where that is allowed, and udev names representors.
+Also: Open vSwitch is restarted where that is allowed, and udev gives representors stable names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OTHER_CONFIG = "/etc/vfmigrate/vfmigrate.conf.d/other-vfs.conf"
 
 
 def run(lab: Lab, record: Record) -> None:
-    """On host A: provision again and again without a guest, and once as would hurt a guest that runs."""
+    """Provision host A several times without a guest, and once with fewer VFs while a guest runs."""
     host, nic = lab.a, GUEST.nics[0]
     record.mac = nic.mac
     for _ in range(2):
@@ -35,7 +35,7 @@ def run(lab: Lab, record: Record) -> None:
     restart_switch(host)
     name_representors(host)
     told = host.run("vfmigrate provision")
-    expect.that(f"{POOL}: nothing to change" in told, f"it does not say that nothing changed: {told}")
+    expect.that(f"{POOL}: nothing to change" in told, f"the output does not say that nothing changed: {told}")
     with terminal.step("guest with a VF boots on host A"):
         lab.start_guest(host, GUEST)
     record.source_vf = expect.plugged(lab, GUEST, host)[nic.mac].address
@@ -51,7 +51,7 @@ def run(lab: Lab, record: Record) -> None:
             refused.status == 1, f"it was not refused but ended with {refused.status}: {refused.stdout}"
         )
         expect.that(f"guest '{GUEST.name}'" in refused.stderr, f"the guest is not named: {refused.stderr}")
-        expect.that(facts.look(host) == before, "something changed all the same")
+        expect.that(facts.look(host) == before, "the refused command changed something")
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer any more")
     finally:
         hearing = peer.stop()
@@ -63,19 +63,19 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def provision(host: Host) -> dict[str, Any]:
-    """What came of provisioning the host's one pool."""
+    """Provision the host's one pool; returns the outcome."""
     (outcome,) = json.loads(host.run("vfmigrate provision --json", timeout=120))["pools"]
     return cast("dict[str, Any]", outcome)
 
 
 def configure(host: Host, keys: str) -> None:
-    """Add keys to the pool of a host, or take the added ones away; the daemon reads them when it starts."""
+    """Set further keys of the pool of a host; the daemon reads them when it starts."""
     host.write(OTHER_CONFIG, f"[pool {POOL}]\n{keys}")
     host.run("systemctl restart vfmigrated.service")
 
 
 def restart_switch(host: Host) -> None:
-    """Let provisioning restart Open vSwitch for hardware offload, which it has only told to be due so far."""
+    """Allow provisioning to restart Open vSwitch for hardware offload, which it has only reported as due so far."""
     pid = "cat /run/openvswitch/ovs-vswitchd.pid"
     before = host.run(pid)
     configure(host, "restart_openvswitch = yes\n")
@@ -83,11 +83,11 @@ def restart_switch(host: Host) -> None:
     expect.that(changes == ["restart Open vSwitch for hardware offload"], f"it changed {changes}")
     expect.that(host.run(pid) != before, "the switch daemon is the same process")
     again = provision(host)
-    expect.that(not again["changes"] and not again["findings"], f"after the restart it tells {again}")
+    expect.that(not again["changes"] and not again["findings"], f"after the restart it reports {again}")
 
 
 def name_representors(host: Host) -> None:
-    """Make the VFs anew with representors that udev gives stable names, and then as they were."""
+    """Create the VFs again with stable names for their representors, and then as they were."""
     configure(host, f"vfs = {VFS - 1}\nrepresentor_names = stable\n")
     outcome = provision(host)
     expect.that(outcome["error"] is None, f"provisioning failed: {outcome['error']}")
@@ -95,7 +95,7 @@ def name_representors(host: Host) -> None:
     wanted = [f"r0100pf0vf{index}" for index in range(VFS - 1)]
     expect.that(sorted(names) == wanted, f"the representors are named {', '.join(names)}")
     told = host.run(f"udevadm info --query=property /sys/class/net/{wanted[0]}")
-    expect.that("NM_UNMANAGED=1" in told.split(), "a representor is left to NetworkManager")
+    expect.that("NM_UNMANAGED=1" in told.split(), "a representor is managed by NetworkManager")
     configure(host, "")
     outcome = provision(host)
     expect.that(outcome["error"] is None, f"provisioning failed: {outcome['error']}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest with a bond over VF and virtio, A to B and back: the VF stays behind, the bond carries, another joins it."""
+"""A guest with a bond of VF and virtio NIC migrates from A to B and back: the VF is unplugged and plugged in there."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.testbed.report import Record
 NAME = "replug-bond"
 TIMEOUT_S = 480
 
-# Frames through a VF's port that cannot be those of its driver's start.
+# More frames through a VF's port than its driver sends when it starts.
 CARRYING = 10
-# How long the guest has for carrying over the VF once that is plugged in.
+# How long the guest may take to use the VF after it was plugged in.
 JOIN_S = 120
 
 VF = Nic(mac="52:54:00:00:42:23", vlan=42, number=33, vf="0000:01:10.2")
 OTHER = Nic(mac="52:54:00:00:42:24", vlan=42, number=34)
 GUEST = Guest("bond-guest", 23, (VF, OTHER), bonded=True)
 
-# What went into the bridge by each representor, ten times a second.
+# Prints ten times a second how many frames came from each representor.
 WATCH = """\
 exec > /run/counters 2> /dev/null < /dev/null
 while sleep 0.1; do date +%s.%N; grep -H . /sys/class/net/*/statistics/rx_packets; done
@@ -35,20 +35,20 @@ while sleep 0.1; do date +%s.%N; grep -H . /sys/class/net/*/statistics/rx_packet
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Refused as it stands; then there, back, and interrupted."""
+    """Migrate by virsh, which is refused; then there, back, and interrupted."""
     record.mac = VF.mac
     record.source_vlan = record.destination_vlan = VF.vlan
     with terminal.step("guest with a bond over VF and virtio boots on host A"):
         lab.start_guest(lab.a, GUEST)
     record.source_vf = expect.plugged(lab, GUEST, lab.a)[VF.mac].address
-    expect.that(carries_by_vf(lab), "the guest's bond does not carry by its VF on host A")
+    expect.that(carries_by_vf(lab), "the guest's bond does not use its VF on host A")
     with terminal.step("plain virsh migrate is refused"):
         plain = lab.migrate(GUEST, lab.a, lab.b)
     told = " ".join(plain.result.stderr.split())
     expect.that(plain.result.status != 0, "virsh migrate succeeded with a VF that has to be unplugged")
-    expect.that("vfmigrate migrate" in told, f"the refusal does not say what to do: {told}")
+    expect.that("vfmigrate migrate" in told, f"the refusal does not name the remedy: {told}")
     slot = guest_slot(lab.a)
-    # once without asking vfmigrate check first, once with
+    # once without vfmigrate check before it, once with it
     there = migrate_heard(lab, lab.a, lab.b, record, "there", "--unchecked")
     record.destination_vf = expect.plugged(lab, GUEST, lab.b)[VF.mac].address
     expect.that(guest_slot(lab.b) == slot, f"the guest sees its VF at {guest_slot(lab.b)}, not at {slot}")
@@ -61,7 +61,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def guest_slot(host: Host) -> Optional[str]:
-    """Where the guest sees its VF."""
+    """The PCI address of the VF inside the guest."""
     xml = host.run(f"virsh dumpxml {GUEST.name}")
     device = re.search(rf"<interface type='hostdev'.*?{VF.mac}.*?</interface>", xml, re.DOTALL)
     slots = re.findall(r"<address type='pci' [^>]*>", device.group()) if device else []
@@ -69,7 +69,7 @@ def guest_slot(host: Host) -> Optional[str]:
 
 
 def carries_by_vf(lab: Lab, timeout: float = JOIN_S) -> bool:
-    """Whether the guest itself says that its VF is the active port of its bond, within so many seconds."""
+    """Whether the guest reports within a time limit that its VF is the active port of its bond."""
     before = GUEST.nics_told()
     for _ in range(int(timeout)):
         lab.await_life(GUEST)
@@ -95,9 +95,7 @@ def migrate_heard(lab: Lab, source: Host, destination: Host, record: Record, way
             told = migrate.migrate(source, GUEST, destination, *options)
         expect.that(told.status == 0, f"vfmigrate migrate failed: {told.error}")
         expect.moved(lab, GUEST, source, destination)
-        expect.that(
-            carries_by_vf(lab), f"the guest's bond does not carry by its VF on {destination.hostname}"
-        )
+        expect.that(carries_by_vf(lab), f"the guest's bond does not use its VF on {destination.hostname}")
         expect.that(
             peer.await_answers(20, 60), f"the guest does not answer the peer on {destination.hostname}"
         )
@@ -114,7 +112,7 @@ def migrate_heard(lab: Lab, source: Host, destination: Host, record: Record, way
 
 
 def carrying(counters: str, representor: str) -> Optional[float]:
-    """When frames of the guest's came by this representor, as seconds of its host's clock."""
+    """When frames of the guest came from this representor, in seconds of its host's clock."""
     now, first = 0.0, None
     for line in counters.splitlines():
         if re.fullmatch(r"\d+\.\d+", line):
@@ -131,7 +129,7 @@ def carrying(counters: str, representor: str) -> Optional[float]:
 
 
 def note(record: Record, way: str, told: Told, hearing: Hearing, carried: Optional[float]) -> None:
-    """Keep what was measured of one way."""
+    """Record what was measured on one way."""
     end: dict[str, Any] = told.event("end") or {}
     record.measured[way] = {
         "total_ms": end.get("total_ms"),
@@ -140,7 +138,7 @@ def note(record: Record, way: str, told: Told, hearing: Hearing, carried: Option
         "vf_away_ms": (end.get("away_ms") or {}).get(VF.mac),
         "unplugged_ms": told.at_ms("unplugged"),
         "plugged_ms": told.at_ms("plugged"),
-        # by the destination's clock, which is this machine's to some milliseconds
+        # by the destination's clock, which agrees with this machine's within milliseconds
         "vf_carries_ms": round((carried - told.began) * 1000, 1) if carried is not None else None,
         "pings_sent": hearing.sent,
         "pings_lost": hearing.lost,
@@ -156,8 +154,8 @@ def note(record: Record, way: str, told: Told, hearing: Hearing, carried: Option
 
 
 def interrupt(lab: Lab) -> None:
-    """Ctrl-C while the guest is without its VF: it gets it back where it is."""
-    with terminal.step("vfmigrate migrate, A to B, gets SIGINT while the VF is out"):
+    """Interrupt the command while the VF is unplugged: the guest gets it back on the source."""
+    with terminal.step("vfmigrate migrate, A to B, gets SIGINT while the VF is unplugged"):
         running = migrate.Running(lab.a, GUEST, lab.b, "--unchecked", "--bandwidth", "2")
         running.await_event("progress")
         running.interrupt()
@@ -166,4 +164,4 @@ def interrupt(lab: Lab) -> None:
     expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
     expect.that(not lab.running(GUEST, lab.b), "the guest is on host B as well")
     expect.plugged(lab, GUEST, lab.a)
-    expect.that(carries_by_vf(lab), "the guest's bond does not carry by its VF after the interruption")
+    expect.that(carries_by_vf(lab), "the guest's bond does not use its VF after the interruption")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The packages are installed on a host with a running guest that has a VF: it notices nothing, and can migrate."""
+"""The packages are installed on a host with a running guest that has a VF: it is not affected, and can migrate."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GUEST = Guest("install-guest", 7, (Nic(mac="52:54:00:00:42:07", vlan=42, number=
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Take the packages away, install them anew under the guest, and migrate it without a restart of libvirt."""
+    """Remove the packages, install them while the guest runs, and migrate it without a restart of libvirt."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
-    with terminal.step("guest with a VF boots on host A; the packages are taken away"):
+    with terminal.step("guest with a VF boots on host A; the packages are removed"):
         lab.start_guest(lab.a, GUEST)
         product.remove(lab.a)
     peer = Peer(nic.address)

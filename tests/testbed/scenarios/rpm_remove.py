@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The packages are removed from a host with a running guest that has a VF: it notices nothing, nothing is left."""
+"""The packages are removed from a host with a running guest that has a VF: it is not affected, and nothing is left."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TIMEOUT_S = 360
 
 GUEST = Guest("remove-guest", 9, (Nic(mac="52:54:00:00:42:09", vlan=42, number=19, vf="0000:01:10.2"),))
 
-# The pool's network is libvirt's, and guests name it.
+# The pool's network stays: it belongs to libvirt, and guests name it.
 NETWORK = {
     "/etc/libvirt/qemu/networks/vfmigrate-data.xml",
     "/etc/libvirt/qemu/networks/autostart/vfmigrate-data.xml",
     "/run/libvirt/network/vfmigrate-data.xml",
-    # libvirt's notes of who has had a VF of it
+    # where libvirt notes which VFs of it were used
     "/run/libvirt/network/vfmigrate-data",
 }
 SAVED = {"/etc/vfmigrate", "/etc/vfmigrate/vfmigrate.conf.rpmsave"} | NETWORK
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Remove the packages under the guest and search the host; afterwards put them back."""
+    """Remove the packages while the guest runs and search the host; then install them again."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a VF boots on host A"):
@@ -50,8 +50,8 @@ def run(lab: Lab, record: Record) -> None:
     expect.that(hearing.lost == 0, f"{hearing.lost} pings were lost while the packages were removed")
     left = services.traces(lab.a) - SAVED
     expect.that(not left, f"the packages left behind {', '.join(sorted(left))}")
-    # the guest's own wiring stays as long as the guest; who comes back takes care of what is left of it
+    # The guest's port and VF stay as they are while it runs; the daemon cleans up when it is installed again.
     expect.plugged(lab, GUEST, lab.a)
-    with terminal.step("the guest ends without us; the packages come back"):
+    with terminal.step("the guest ends without vfmigrate; the packages are installed again"):
         lab.destroy(GUEST)
         product.install(lab.a)

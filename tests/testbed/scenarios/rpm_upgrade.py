@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Both hosts are upgraded in the middle of a migration, which succeeds."""
+"""The packages are upgraded on both hosts during a migration, which succeeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.testbed.report import Record
 NAME = "rpm-upgrade"
 TIMEOUT_S = 600
 
-# It writes memory faster than SPEED carries it, so that its migration is not over before both hosts are upgraded.
+# It dirties memory faster than SPEED carries it, so that the migration does not end before both hosts are upgraded.
 GUEST = Guest(
     "upgrade-guest",
     8,
@@ -24,16 +24,16 @@ GUEST = Guest(
     churn_mib=4,
 )
 
-# MiB/s: the least that libvirt knows, and more than the wire between the hosts carries.
+# MiB/s: the minimum of libvirt, and more than the link between the hosts carries.
 SPEED, FULL_SPEED = 1, 10000
-# In the end the guest may stand still for so long, in ms, that what it has written meanwhile comes across.
+# ms: an allowed downtime in which the rest of the memory can be copied.
 PAUSE_MS = 5000
 UNDER_WAY_S = 60
 MIGRATION_S = 400
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Start a migration that takes long and upgrade the hosts meanwhile, the destination first."""
+    """Start a slow migration and upgrade the hosts meanwhile, the destination first."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("newer packages; guest with a VF boots on host A"):
@@ -51,7 +51,7 @@ def run(lab: Lab, record: Record) -> None:
             try:
                 upgrade_both(lab, job)
             except BaseException:
-                lab.a.result(f"virsh domjobabort {GUEST.name}")  # it would go on for ever
+                lab.a.result(f"virsh domjobabort {GUEST.name}")  # it would never end
                 raise
             with terminal.step("virsh migrate --live, A to B, ends"):
                 there = job.result()
@@ -73,7 +73,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def upgrade_both(lab: Lab, migration: Future[Migration]) -> None:
-    """Upgrade both hosts while the guest's memory is copied, and then let the migration come to its end."""
+    """Upgrade both hosts while the guest's memory is copied, and then let the migration end."""
     await_copying(lab)
     for host in (lab.b, lab.a):
         with terminal.step(f"rpm -U on {host.hostname} while the guest's memory is copied"):
@@ -84,9 +84,9 @@ def upgrade_both(lab: Lab, migration: Future[Migration]) -> None:
 
 
 def upgraded(host: Host, before: services.Services, after: services.Services) -> None:
-    """Expect a new daemon, and nothing else that is new."""
+    """Expect a new daemon, and the same libvirtd and socket."""
     expect.that(after.libvirtd == before.libvirtd, f"libvirtd on {host.hostname} was restarted")
-    expect.that(after.daemon != before.daemon, f"vfmigrated on {host.hostname} still is the old one")
+    expect.that(after.daemon != before.daemon, f"vfmigrated on {host.hostname} was not restarted")
     expect.that(after.socket == before.socket, f"vfmigrated's socket on {host.hostname} stopped listening")
 
 
@@ -94,5 +94,5 @@ def await_copying(lab: Lab) -> None:
     """Wait until libvirt on the source copies the guest's memory."""
     deadline = time.monotonic() + UNDER_WAY_S
     while "Memory processed" not in lab.a.run(f"virsh domjobinfo {GUEST.name}"):
-        expect.that(time.monotonic() < deadline, "the migration did not get under way")
+        expect.that(time.monotonic() < deadline, "the migration did not begin to copy memory")
         time.sleep(0.2)

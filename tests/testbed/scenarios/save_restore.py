@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest is saved to a file; when it is restored its VF is another guest's, and it goes on with a free one."""
+"""A guest is saved and restored: with its VF while that is free, with another one while another guest has it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 300
 
 SAVED = "/root/saved-guest.save"
 GUEST = Guest("saved-guest", 45, (Nic(mac="52:54:00:00:42:2d", vlan=42, number=45, vf="0000:01:10.2"),))
-# It gets the VF that the guest had.
+# It gets the VF that the saved guest had.
 OTHER = Guest("other-guest", 46, (Nic(mac="52:54:00:00:43:2e", vlan=43, number=46, vf="0000:01:10.2"),))
 
 
@@ -29,7 +29,7 @@ def run(lab: Lab, record: Record) -> None:
     with terminal.step("guest with a VF boots on host A"):
         lab.start_guest(host, GUEST)
     record.source_vf = expect.plugged(lab, GUEST, host)[nic.mac].address
-    # one that was saved before its driver had a link, which igbvf asks the PF for, has been seen to stay without
+    # A guest that was saved before its driver had a link (igbvf asks the PF for it) was seen to stay without a link.
     answer(nic, record)
     try:
         for taken in (False, True):
@@ -44,7 +44,7 @@ def run(lab: Lab, record: Record) -> None:
             with terminal.step(f"virsh restore while the VF is {'taken' if taken else 'free'}"):
                 host.run(f"virsh restore {SAVED}", timeout=MIGRATION_S)
                 lab.await_life(GUEST)
-            expect.that(GUEST.ticks() > ticks, "the guest began anew")
+            expect.that(GUEST.ticks() > ticks, "the guest booted instead of going on")
             restored = expect.plugged(lab, GUEST, host)[nic.mac].address
             expect.that((restored != record.source_vf) == taken, f"the guest was restored with VF {restored}")
             answer(nic, record)

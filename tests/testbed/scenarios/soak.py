@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest with a VF goes to and fro many times: no migration fails, and nothing accumulates. Run by `make soak`."""
+"""A guest with a VF migrates back and forth many times: none fails, and nothing accumulates. Run by `make soak`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MIGRATIONS = "VFMIGRATE_SOAK_MIGRATIONS"
 COUNT = int(os.environ.get(MIGRATIONS, "50"))
 TIMEOUT_S = 300 + 60 * COUNT
 
-# By how much the daemon may grow between the second round and the last: it has made every cache of its own by then.
+# By how much the daemon may grow between the second round and the last: its caches are filled by then.
 GROWTH_KIB = 4096
 GUEST = Guest("soak-guest", 45, (Nic(mac="52:54:00:00:42:45", vlan=42, number=45, vf="0000:01:10.2"),))
 
-# Settled, the daemon has what it needs between migrations; a request that has just ended may still have its thread.
+# A request that has just ended can still have its thread, so the counts are taken when they no longer change.
 RESOURCES = """
 pid=$(systemctl show --property=MainPID --value vfmigrated.service)
 vfmigrate reconcile > /dev/null; sleep 1
@@ -33,20 +33,20 @@ echo "rss_kib $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status)
 
 
 def resources(host: Host) -> dict[str, int]:
-    """What the host's daemon has of its resources."""
+    """The resources that the host's daemon uses."""
     lines = (line.split() for line in host.run(RESOURCES).splitlines())
     return {name: int(number) for name, number in lines}
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Migrate to and fro, and compare both hosts after the second round with how they are after the last."""
+    """Migrate back and forth, and compare both hosts after the second and after the last round."""
     faults.at_home(lab, record, GUEST)
     places = [lab.a, lab.b]
     downtimes: list[float] = []
     settled: dict[str, dict[str, int]] = {}
     looks: dict[str, facts.Facts] = {}
     record.measured["migrations"] = 0
-    with faults.heard(record, GUEST), terminal.step(f"virsh migrate --live, to and fro, {COUNT} times"):
+    with faults.heard(record, GUEST), terminal.step(f"virsh migrate --live, back and forth, {COUNT} times"):
         for number in range(1, COUNT + 1):
             source, destination = places
             migration = lab.migrate(GUEST, source, destination)
@@ -68,7 +68,7 @@ def run(lab: Lab, record: Record) -> None:
 def judge(
     lab: Lab, record: Record, settled: dict[str, dict[str, int]], looks: dict[str, facts.Facts]
 ) -> None:
-    """Expect nothing more on either host than there was after the second round."""
+    """Expect no more on either host than after the second round."""
     at_last = {host.name: resources(host) for host in lab.hosts}
     record.measured["resources_after_two_rounds"], record.measured["resources_at_last"] = settled, at_last
     for host in lab.hosts:

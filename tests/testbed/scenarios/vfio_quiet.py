@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A peer beyond the switch pings a guest that never speaks first, through the migration.
+"""A guest that sends nothing unasked migrates while a peer beyond the switch pings it.
 
-Once with the announce, which must keep the silence close to libvirt's own downtime, and once without it, to
-show what the announce is good for.
+Once with the announce, which must keep the silence close to libvirt's downtime, and once without it for comparison.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TIMEOUT_S = 300
 
 # By how much the peer's silence may exceed libvirt's downtime.
 ALLOWED_MS = 500
-# How long after the migration we watch the peer wait when nothing is announced. It may take minutes.
+# How long the peer waits after the migration without the announce. It could take minutes.
 UNANNOUNCED_S = 10
 
 
@@ -72,16 +71,16 @@ def migrate_heard(
 
 
 def unannounced(lab: Lab, record: Record) -> None:
-    """The same way back with the announce switched off where the guest arrives, for comparison."""
+    """Migrate back with the announce switched off on the destination, for comparison."""
     product.set_announce(lab.a, on=False)
     try:
         with terminal.step("virsh migrate --live, B to A, not announced"):
             back, hearing, answered = migrate_heard(lab, lab.b, lab.a, patience=UNANNOUNCED_S)
     finally:
         product.set_announce(lab.a, on=True)
-        fabric.forget()  # the next scenario need not wait until the switch finds the guest
+        fabric.forget()  # the next scenario need not wait until the switch learns the port
     record.measured["unannounced_silence_ms"] = round(hearing.longest_silence_ms, 1)
-    # False: the silence was still going on when we stopped listening
+    # False: the guest was still silent when the peer stopped
     record.measured["unannounced_silence_ended"] = answered
     record.measured["unannounced_downtime_ms"] = back.downtime_ms
 
@@ -91,10 +90,10 @@ def judge(record: Record) -> None:
     silence: Optional[float] = record.longest_silence_ms
     downtime = record.downtime_ms
     if silence is None or downtime is None:
-        raise expect.ScenarioError("libvirt told no downtime")
+        raise expect.ScenarioError("libvirt reported no downtime")
     without = f"{record.measured['unannounced_silence_ms']:.0f} ms"
     if not record.measured["unannounced_silence_ended"]:
-        without += " and counting"
+        without += " and more"
     terminal.console.print(
         f"longest silence {silence:.0f} ms with the announce, {without} without; libvirt's downtime {downtime:.0f} ms"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two VFs on different VLANs in one guest."""
+"""A guest with two VFs in different VLANs migrates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GUEST = Guest(
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Migrate to B; both VFs must come along, each in its VLAN."""
+    """Migrate to B; both VFs must migrate, each in its VLAN."""
     with terminal.step("guest with two VFs boots on host A"):
         lab.start_guest(lab.a, GUEST)
     source = expect.plugged(lab, GUEST, lab.a)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One VF in VLAN 42, from A to B and back to A; the VF's address differs between the hosts."""
+"""A guest with a VF in VLAN 42 migrates from A to B and back; the VF's address differs between the hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S = 360
 
 
 def run(lab: Lab, record: Record) -> None:
-    """Migrate there and back, and look at both hosts after each way."""
+    """Migrate there and back, and check both hosts after each migration."""
     nic = GUEST.nics[0]
     record.mac = nic.mac
     with terminal.step("guest with a VF boots on host A"):
