@@ -49,7 +49,7 @@ test: packages ## run every test that needs no VM
 	$(PY) -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: testbed
-testbed: packages ## run the scenarios on two host VMs (SCENARIOS="a b", RESUME=1)
+testbed: packages ## run scenarios on two host VMs (SCENARIOS="a b", RESUME=1)
 	@$(PY) -m tests.testbed run $(if $(RESUME),--resume) $(if $(SHUFFLE),--shuffle=$(SHUFFLE)) $(SCENARIOS)
 
 .PHONY: testbed-up
