@@ -61,7 +61,7 @@ def tagged(vlan: int, frame: bytes) -> bytes:
         (PortSettings(tag=10, trunks=(20,)), 10),
     ],
 )
-def test_it_leaves_by_the_uplink_in_the_ports_vlan(
+def test_the_announcement_leaves_by_the_uplink_in_the_ports_vlan(
     server: OvsServer, door: OpenVswitch, settings: PortSettings, vlan: Optional[int]
 ) -> None:
     with Wire(server.namespace, FABRIC) as fabric:
@@ -104,7 +104,7 @@ def test_the_bridge_learns_where_the_guest_went(server: OvsServer, door: OpenVsw
         eventually(lambda: server.learned(BRIDGE)[42, MAC] == str(ofport), "the guest is behind its port")
 
 
-def test_the_losing_host_forgets_with_the_port(server: OvsServer, door: OpenVswitch) -> None:
+def test_removing_a_port_removes_its_mac_from_the_bridge(server: OvsServer, door: OpenVswitch) -> None:
     announce(door, PortSettings(tag=42))
     eventually(lambda: (42, MAC) in server.learned(BRIDGE), "the guest's address is known")
     door.unplug("rep0", "me")
@@ -112,7 +112,9 @@ def test_the_losing_host_forgets_with_the_port(server: OvsServer, door: OpenVswi
 
 
 @pytest.mark.parametrize("protocol", [f"OpenFlow1{minor}" for minor in range(6)])
-def test_whatever_openflow_the_bridge_speaks(server: OvsServer, door: OpenVswitch, protocol: str) -> None:
+def test_the_announcement_works_with_every_openflow_version(
+    server: OvsServer, door: OpenVswitch, protocol: str
+) -> None:
     server.vsctl("set", "Bridge", BRIDGE, f"protocols={protocol}")
     try:
         with Wire(server.namespace, FABRIC) as fabric:
@@ -123,7 +125,7 @@ def test_whatever_openflow_the_bridge_speaks(server: OvsServer, door: OpenVswitc
 
 
 @pytest.mark.parametrize("version", openflow.VERSIONS)
-def test_our_messages_as_open_vswitch_reads_them(server: OvsServer, version: int) -> None:
+def test_open_vswitch_reads_the_openflow_messages(server: OvsServer, version: int) -> None:
     text = server.ofctl("ofp-print", openflow.packet_out(version, 7, 9, rarp(MAC)).hex())
     header, frame = text.splitlines()[:2]
     name = "OFPT_PACKET_OUT" + ("" if version == 1 else f" (OF1.{version - 1})")
@@ -142,7 +144,7 @@ def test_a_port_number_out_of_range(door: OpenVswitch) -> None:
         door.packet_out(BRIDGE, 65400, rarp(MAC))
 
 
-def test_a_switch_that_stands_still(server: OvsServer) -> None:
+def test_a_stopped_vswitchd(server: OvsServer) -> None:
     door = OpenVswitch(server.remote, timeout=0.5)
     with server.switch_halted(), pytest.raises(Unreachable, match="no OpenFlow answer"):
         door.packet_out(BRIDGE, 1, rarp(MAC))

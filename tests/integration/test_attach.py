@@ -65,7 +65,7 @@ def running(home: Node) -> Node:
     return home
 
 
-def test_a_definition_gets_a_vf_of_the_pools_network(home: Node) -> None:
+def test_attach_adds_a_vf_of_the_pools_network_to_a_definition(home: Node) -> None:
     before = definition(home)
     answer = told(home, "attach", GUEST, "--pool", "data", "--vlan", "42")
     mac = answer["mac"]
@@ -83,7 +83,7 @@ def test_a_definition_gets_a_vf_of_the_pools_network(home: Node) -> None:
     assert definition(home) == before
 
 
-def test_a_running_guest_gets_a_vf_and_loses_it(running: Node) -> None:
+def test_attach_and_detach_on_a_running_guest(running: Node) -> None:
     before, state = definition(running), running.state()
 
     answer = told(running, "attach", GUEST, "--pool", "data", "--mac", MAC, "--vlan", "43")
@@ -111,7 +111,7 @@ def test_a_running_guest_gets_a_vf_and_loses_it(running: Node) -> None:
     assert running.state() == state
 
 
-def test_what_was_plugged_in_migrates(ready: Pair, running: Node) -> None:
+def test_an_attached_vf_migrates(ready: Pair, running: Node) -> None:
     b = ready.b
     told(running, "attach", GUEST, "--pool", "data", "--mac", MAC, "--vlan", "43")
     running.wait_until_settled()
@@ -147,7 +147,7 @@ def test_a_transient_guest(home: Node) -> None:
     assert list(home.product.claims()) == [answer["vf"]]
 
 
-def test_only_the_next_boot(running: Node) -> None:
+def test_attach_with_config_changes_only_the_definition(running: Node) -> None:
     state = running.state()
     answer = told(running, "attach", GUEST, "--pool", "data", "--config")
     assert (answer["live"], answer["config"]) == (False, True)
@@ -166,7 +166,7 @@ def test_a_dry_run_changes_nothing(running: Node) -> None:
     assert (definition(running), running.state()) == (before, state)
 
 
-def test_everything_is_taken_back_when_the_port_cannot_be_plugged(running: Node) -> None:
+def test_attach_undoes_everything_when_the_port_cannot_be_plugged(running: Node) -> None:
     before, state = definition(running), running.state()
     xml = running.host.virsh("dumpxml", GUEST)
     running.host.vsctl("del-br", BRIDGE)
@@ -203,7 +203,7 @@ def test_refusals_are_one_line_and_change_nothing(
     assert (definition(running), running.state()) == (before, state)
 
 
-def test_a_mac_that_somebody_has_is_refused(home: Node) -> None:
+def test_a_mac_that_is_in_use_is_refused(home: Node) -> None:
     home.define_guest(Guest("other", [Vf(home.vf(1), MAC)], 2))
     status, _, error = vfmigrate(home, "attach", GUEST, "--pool", "data", "--mac", MAC)
     assert (status, error.count("\n")) == (1, 1)

@@ -59,7 +59,7 @@ def guest(ready: Pair) -> Pair:
     return ready
 
 
-def test_a_clean_bill_and_then_it_goes(guest: Pair) -> None:
+def test_a_guest_without_findings_migrates(guest: Pair) -> None:
     a, b = guest.a, guest.b
     answer = check(a, b)
     assert (answer.status, answer.bad()) == (0, [])
@@ -75,7 +75,7 @@ def test_a_clean_bill_and_then_it_goes(guest: Pair) -> None:
     assert (answer.status, answer.bad()) == (0, [])
 
 
-def test_for_an_administrator(guest: Pair) -> None:
+def test_the_output_for_an_administrator(guest: Pair) -> None:
     a, b = guest.a, guest.b
     b.host.vsctl("del-br", BRIDGE)
     done = a.host.run("vfmigrate", "check", "g", "qemu+tcp://host-b/system", check=False)
@@ -95,7 +95,7 @@ def test_for_an_administrator(guest: Pair) -> None:
         b.host.add_bridge()
 
 
-def test_there_is_no_such_guest_or_host(ready: Pair) -> None:
+def test_an_unknown_guest_or_host_is_an_error(ready: Pair) -> None:
     a = ready.a
     done = a.host.run("vfmigrate", "check", "nobody", "qemu+tcp://host-b/system", check=False)
     assert (done.returncode, "has no guest 'nobody'" in done.stderr) == (1, True)
@@ -116,7 +116,7 @@ def test_hosts_that_do_not_answer(guest: Pair) -> None:
     assert "vfmigrated does not answer" in answer.said("daemon")
 
 
-def test_faults_of_the_destination(guest: Pair) -> None:
+def test_check_reports_the_problems_of_a_destination(guest: Pair) -> None:
     """Several at a time: each is told."""
     a, b = guest.a, guest.b
     b.host.stop_vswitchd()
@@ -135,7 +135,7 @@ def test_faults_of_the_destination(guest: Pair) -> None:
     ]
 
 
-def test_flaws_of_guests(ready: Pair) -> None:
+def test_check_reports_the_problems_of_guests(ready: Pair) -> None:
     """Those that the test bed plants in guests, none of which runs."""
     a, b = ready.a, ready.b
     for flaw in GUEST_FLAWS:
@@ -154,7 +154,7 @@ def test_flaws_of_guests(ready: Pair) -> None:
     a.host.run("sh", "-c", CLEAR_FLAWS)
 
 
-def test_a_wire_that_is_too_thin(guest: Pair) -> None:
+def test_too_little_bandwidth_is_an_error(guest: Pair) -> None:
     guest.a.host.virsh("migrate-setspeed", "g", "1000")
     assert "1000 MiB/s" in check(guest.a, guest.b).said("dirty-rate")
     assert "5 MiB/s" in check(guest.a, guest.b, "--bandwidth", "5").said("dirty-rate")

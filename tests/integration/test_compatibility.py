@@ -72,7 +72,7 @@ def unmarked(node: Node) -> None:
     node.host.virsh("create", "/dev/stdin", stdin=re.sub(r"<metadata>.*</metadata>", "", marked))
 
 
-def test_a_guest_without_marks_is_none_of_our_business(pair: Pair) -> None:
+def test_a_guest_without_metadata_is_ignored(pair: Pair) -> None:
     """Its VF's address is that of no VF here, and libvirt says so."""
     start(pair.b)
     before = pair.b.state()
@@ -83,7 +83,7 @@ def test_a_guest_without_marks_is_none_of_our_business(pair: Pair) -> None:
     assert pair.b.state() == before
 
 
-def test_a_guest_without_marks_is_taken_where_a_pool_says_so(pair: Pair) -> None:
+def test_a_guest_without_metadata_is_accepted_by_a_pool_that_says_so(pair: Pair) -> None:
     start(pair.b, more="unmarked = take\nvlan = 43")
     unmarked(pair.a)
     outcome = pair.a.migrate("g", pair.b)
@@ -119,7 +119,7 @@ def test_a_guest_waits_for_its_turn(pair: Pair) -> None:
     assert len(pair.b.product.claims()) == 3
 
 
-def test_a_guest_whose_turn_does_not_come_is_refused_with_who_is_in_the_way(pair: Pair) -> None:
+def test_a_guest_that_waits_too_long_is_refused_with_the_guests_that_migrate(pair: Pair) -> None:
     two_guests(pair, WAIT_S)
     with pair.b.hooks.hold("first", "started", AFTER):
         first = pair.a.begin_migration("first", pair.b)
@@ -135,7 +135,7 @@ def test_a_guest_whose_turn_does_not_come_is_refused_with_who_is_in_the_way(pair
     assert len(pair.b.product.claims()) == 1
 
 
-def test_a_guest_with_more_vfs_than_can_move_is_refused_at_once(pair: Pair) -> None:
+def test_a_guest_with_more_vfs_than_can_migrate_is_refused_at_once(pair: Pair) -> None:
     pair.a.product.start()
     start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {PATIENT_S}")
     pair.a.start_guest(Guest("g", [Vf(pair.a.vf(n), f"52:54:00:00:01:0{n}") for n in (1, 2)]))

@@ -63,14 +63,14 @@ def test_pools(shell: Shell) -> None:
 
 
 @pytest.mark.hosts
-def test_macs_have_colons(shell: Shell) -> None:
+def test_macs_are_completed_across_colons(shell: Shell) -> None:
     line = f"vfmigrate detach resting --mac {MAC}"
     assert shell.completed("vfmigrate detach resting --mac ") == f"{line} "
     assert shell.completed("vfmigrate detach resting --mac 52:54:0") == f"{line} "
 
 
 @pytest.mark.hosts
-def test_nothing_of_anything_unknown(shell: Shell) -> None:
+def test_unknown_words_have_no_completion(shell: Shell) -> None:
     for line in ("vfmigrate attach nobody", "vfmigrate attach --vlan 4", "vfmigrate nonsense a"):
         assert shell.completed(line) == line
 

@@ -75,7 +75,9 @@ def run_tool(arguments: str, shim: Path, fake: Path) -> str:
 
 
 @pytest.mark.parametrize("arguments", REQUESTS)
-def test_the_door_sends_what_the_tool_sends(arguments: str, card: Card, shim: Path, tmp_path: Path) -> None:
+def test_devlink_messages_are_those_of_the_devlink_tool(
+    arguments: str, card: Card, shim: Path, tmp_path: Path
+) -> None:
     fake = tmp_path / "devlink"
     with DevlinkServer(card, fake) as server:
         run_tool(arguments, shim, fake)
@@ -89,7 +91,7 @@ def test_the_door_sends_what_the_tool_sends(arguments: str, card: Card, shim: Pa
     assert len(verification) == int("function set" in arguments)  # it looks whether the card did so
 
 
-def test_the_tool_sees_what_the_door_did(card: Card, shim: Path, tmp_path: Path) -> None:
+def test_the_devlink_tool_shows_the_changes(card: Card, shim: Path, tmp_path: Path) -> None:
     fake = tmp_path / "devlink"
     with DevlinkServer(card, fake) as server:
         door = Devlink(sock=server.connect())

@@ -218,13 +218,15 @@ def test_refusals(
     assert api.updates == []
 
 
-def test_the_engines_own_refusal_is_passed_on(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engines_refusal_is_shown(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
     api.fault = "[Cannot edit VM network interface profile. The profile is used by VMs: web.]"
     assert main.main(["ovirt", "profile", "set", "data", "--pass-through", "yes"]) == 69
     assert "change of vNIC profile 'data': [Cannot edit VM network" in capsys.readouterr().err
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("OVIRT_URL", raising=False)
     assert main.main(["ovirt", "profile", "show"]) == 2
     assert "give --url or set OVIRT_URL" in capsys.readouterr().err

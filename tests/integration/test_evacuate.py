@@ -84,7 +84,7 @@ def test_a_host_is_emptied(ready: Pair) -> None:
     assert evacuate(a).stdout == "no guest runs on this host\n"
 
 
-def test_a_dry_run_moves_nobody(ready: Pair) -> None:
+def test_a_dry_run_migrates_nothing(ready: Pair) -> None:
     guests(ready.a, 2)
     states = (ready.a.state(), ready.b.state())
     done = evacuate(ready.a, "--dry-run", "--json", TO_B)
@@ -97,7 +97,7 @@ def test_a_dry_run_moves_nobody(ready: Pair) -> None:
     assert (ready.a.state(), ready.b.state()) == states
 
 
-def test_who_has_no_vf_there_stays_until_asked_again(ready: Pair) -> None:
+def test_a_guest_without_a_free_vf_stays_until_the_next_run(ready: Pair) -> None:
     a, b = ready.a, ready.b
     b.start_guest(Guest("holder", [Vf(b.vf(number), f"52:54:00:00:02:0{number}") for number in range(3)], 20))
     guests(a, 2)
@@ -120,7 +120,7 @@ def test_who_has_no_vf_there_stays_until_asked_again(ready: Pair) -> None:
     assert running(b) == {"g0", "g1"}
 
 
-def test_a_refusal_is_tried_again_and_told(ready: Pair) -> None:
+def test_a_refused_guest_is_retried_and_reported(ready: Pair) -> None:
     a, b = ready.a, ready.b
     guests(a, 1)
     a.start_guest(Guest("plain", number=9))
@@ -146,7 +146,7 @@ def at_once(source: Node, target: Node) -> int:
 
 
 @pytest.mark.long
-def test_several_at_once_are_faster_and_no_card_moves_more_than_four(pair: Pair) -> None:
+def test_parallel_evacuation_is_faster_within_the_limit_of_each_card(pair: Pair) -> None:
     """With so little bandwidth for each, as on a slow wire, that the wire and not the processor is waited for."""
     a, b = pair.a, pair.b
     for node in (a, b):
@@ -171,13 +171,13 @@ def test_several_at_once_are_faster_and_no_card_moves_more_than_four(pair: Pair)
     assert took["1"] >= 1.5 * took["6"], took
 
 
-def test_only_some(ready: Pair) -> None:
+def test_only_named_guests_migrate(ready: Pair) -> None:
     guests(ready.a, 3)
     assert evacuate(ready.a, "--only", "g1", "--only", "g2", TO_B).returncode == 0
     assert (running(ready.a), running(ready.b)) == ({"g0"}, {"g1", "g2"})
 
 
-def test_ctrl_c_leaves_every_guest_on_one_host_and_asking_again_does_the_rest(ready: Pair) -> None:
+def test_ctrl_c_leaves_every_guest_on_one_host_and_a_second_run_migrates_the_rest(ready: Pair) -> None:
     a, b = ready.a, ready.b
     guests(a, 4)
     with b.hooks.hold("g1", "started", BEFORE):

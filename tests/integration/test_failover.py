@@ -79,7 +79,7 @@ def test_enabling_twice(home: Node) -> None:
     assert definition(home) == once
 
 
-def test_for_programs(home: Node) -> None:
+def test_the_json_output(home: Node) -> None:
     words = ("enable", GUEST, "--standby-bridge", BRIDGE, "--json")
     status, told, error = failover(home, *words, "--dry-run")
     planned = json.loads(told)
@@ -95,7 +95,7 @@ def test_for_programs(home: Node) -> None:
     )
 
 
-def test_a_running_guest_is_told_when_it_takes_effect(home: Node) -> None:
+def test_the_output_for_a_running_guest_says_when_the_change_takes_effect(home: Node) -> None:
     home.host.virsh("start", GUEST)
     running = home.host.virsh("dumpxml", GUEST)
     _, told, _ = failover(home, "enable", GUEST, "--standby-bridge", BRIDGE)
@@ -103,7 +103,7 @@ def test_a_running_guest_is_told_when_it_takes_effect(home: Node) -> None:
     assert home.host.virsh("dumpxml", GUEST) == running
 
 
-def test_qemu_takes_what_was_made(home: Node) -> None:
+def test_qemu_starts_with_the_pair(home: Node) -> None:
     """The pair starts: QEMU checks the standby's model and the VF's place, libvirt the rest."""
     assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE, "--vlan", "42")[0] == 0
     home.host.virsh("start", GUEST)
@@ -155,7 +155,7 @@ def paired(ready: Pair) -> Pair:
     return ready
 
 
-def test_the_port_goes_where_the_guest_takes_its_vf(paired: Pair) -> None:
+def test_the_port_is_up_on_the_host_where_the_guest_takes_its_vf(paired: Pair) -> None:
     a, b = paired.a, paired.b
     assert a.switch_ports()[a.representor(1)].tag == 42
 
@@ -187,7 +187,7 @@ def test_vfmigrate_migrate_waits_for_the_guest_to_take_its_vf(paired: Pair) -> N
     assert f"{MAC} is plugged" in output or f"{MAC} carries traffic" in output
 
 
-def test_a_destination_without_the_standbys_bridge_refuses_and_the_pair_stays_whole(paired: Pair) -> None:
+def test_a_destination_without_the_standbys_bridge_refuses_and_the_pair_stays_complete(paired: Pair) -> None:
     a, b = paired.a, paired.b
     xml = a.host.virsh("dumpxml", "--migratable", GUEST).replace(f"bridge='{BRIDGE}'", "bridge='br-gone'")
     before = (a.state(), b.state())
@@ -201,7 +201,7 @@ def test_a_destination_without_the_standbys_bridge_refuses_and_the_pair_stays_wh
     assert (a.state(), b.state()) == before
 
 
-def test_a_failed_migration_leaves_the_pair_whole(paired: Pair) -> None:
+def test_a_failed_migration_leaves_the_pair_complete(paired: Pair) -> None:
     a, b = paired.a, paired.b
     before = a.state()
     b.hooks.refuse("started", "no", AFTER)
@@ -210,7 +210,7 @@ def test_a_failed_migration_leaves_the_pair_whole(paired: Pair) -> None:
     assert b.product.claims() == {}
 
 
-def test_a_migration_that_fails_half_way_leaves_the_pair_whole(paired: Pair) -> None:
+def test_a_migration_that_fails_half_way_leaves_the_pair_complete(paired: Pair) -> None:
     """QEMU on the destination dies with the guest half there: the guest goes on with its VF here."""
     a, b = paired.a, paired.b
     before = (a.state(), a.host.virsh("dumpxml", GUEST))
@@ -224,7 +224,7 @@ def test_a_migration_that_fails_half_way_leaves_the_pair_whole(paired: Pair) -> 
     assert b.switch_ports() == {}
 
 
-def test_a_cancelled_migration_leaves_the_pair_whole(paired: Pair) -> None:
+def test_a_cancelled_migration_leaves_the_pair_complete(paired: Pair) -> None:
     a, b = paired.a, paired.b
     before = (a.state(), a.host.virsh("dumpxml", GUEST))
     migration = a.begin_migration(GUEST, b, "--bandwidth", "1")
@@ -266,7 +266,7 @@ def test_the_vf_of_a_pair_is_plugged_in_again(paired: Pair) -> None:
     assert "HostError" in error
 
 
-def test_a_vf_that_was_lost_between_is_plugged_in_anew(paired: Pair) -> None:
+def test_a_vf_that_was_lost_between_two_steps_is_plugged_in_again(paired: Pair) -> None:
     """An earlier attempt took it out and could not plug it in: libvirt knows it no more, the claim still does."""
     a = paired.a
     vf = a.vf(1)

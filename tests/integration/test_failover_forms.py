@@ -79,7 +79,7 @@ def difference(before: str, after: str) -> str:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_form_becomes_a_pair_and_is_as_before_again(host: Node, name: str) -> None:
+def test_enabling_and_disabling_failover_leaves_each_form_as_it_was(host: Node, name: str) -> None:
     form = FORMS[name]
     vf = Vf(host.vf(1), MAC, form=form.vf, vlan=42 if form.vlan else None, managed=form.managed)
     host.host.virsh("define", "--validate", "/dev/stdin", stdin=Guest(GUEST, [vf]).xml())
@@ -219,7 +219,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_work_is_refused_and_the_definition_stays(host: Node, name: str) -> None:
+def test_a_pair_that_cannot_work_is_refused_and_the_definition_stays(host: Node, name: str) -> None:
     case = REFUSED[name]
     xml = case.change(Guest(GUEST, [Vf(host.vf(1), MAC)]).xml())
     host.host.virsh("define", "--validate", "/dev/stdin", stdin=xml)
@@ -233,7 +233,7 @@ def test_what_cannot_work_is_refused_and_the_definition_stays(host: Node, name: 
     assert definition(host) == before
 
 
-def test_another_standby_is_not_put_in_the_place_of_one(host: Node) -> None:
+def test_enabling_failover_does_not_replace_a_standby(host: Node) -> None:
     host.define_guest(Guest(GUEST, [Vf(host.vf(1), MAC)]))
     assert failover(host, "enable", GUEST, *ON_BRIDGE)[0] == 0
     before = definition(host)
@@ -242,7 +242,7 @@ def test_another_standby_is_not_put_in_the_place_of_one(host: Node) -> None:
     assert definition(host) == before
 
 
-def test_a_pair_of_somebody_elses_is_left_alone(host: Node) -> None:
+def test_a_pair_that_vfmigrate_did_not_make_is_left_alone(host: Node) -> None:
     host.define_guest(Guest(GUEST, [Vf(host.vf(1), MAC)]))
     assert failover(host, "enable", GUEST, *ON_BRIDGE)[0] == 0
     foreign = definition(host).replace("urn:vfmigrate:failover:1", "urn:of:another")
@@ -272,7 +272,7 @@ def test_a_standby_that_is_not_virtio_is_refused_by_libvirt_itself(host: Node, m
         ((*ON_BRIDGE, "--mac", "52:54:00:00:00:09"), "has no VF with MAC 52:54:00:00:00:09"),
     ],
 )
-def test_what_is_not_there_is_refused_and_the_definition_stays(
+def test_a_missing_bridge_or_network_is_refused_and_the_definition_stays(
     host: Node, words: tuple[str, ...], told: str
 ) -> None:
     host.define_guest(Guest(GUEST, [Vf(host.vf(1), MAC)]))

@@ -44,7 +44,7 @@ def strategies(hosts: Hosts) -> list[str]:
     return [claim["strategy"] for claim in hosts.a.product.claims().values()]
 
 
-def test_a_guest_that_does_not_let_go_keeps_its_vf(running: Hosts) -> None:
+def test_a_guest_that_does_not_release_its_vf_keeps_it(running: Hosts) -> None:
     a = running.a
     vf = a.vf(1)
     a.card.set_bus_master(vf, True)
@@ -98,7 +98,7 @@ def test_live_needs_a_guest_that_runs_here(ready: Hosts) -> None:
     assert definition(ready.a) == before
 
 
-def test_a_vf_that_becomes_half_of_a_pair_crosses_in_another_way(running: Hosts) -> None:
+def test_a_vf_that_joins_a_pair_migrates_by_failover(running: Hosts) -> None:
     """Devices that are plugged in by hand come without a hook; the standby carries the guest from then on."""
     a = running.a
     assert strategies(running) == ["vfio"]

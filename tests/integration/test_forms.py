@@ -32,7 +32,7 @@ def tags(node: Node) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_unmanaged_vf_is_bound_by_us(ready: Pair, form: str) -> None:
+def test_vfmigrate_binds_an_unmanaged_vf(ready: Pair, form: str) -> None:
     a, b = ready.a, ready.b
     before = a.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form, managed=False)]))
@@ -50,7 +50,7 @@ def test_an_unmanaged_vf_is_bound_by_us(ready: Pair, form: str) -> None:
 @pytest.mark.parametrize(
     "way", [(), ("--p2p",), ("--p2p", "--tunnelled")], ids=["direct", "p2p", "tunnelled"]
 )
-def test_each_way_of_migrating(ready: Pair, way: tuple[str, ...]) -> None:
+def test_each_mode_of_migration(ready: Pair, way: tuple[str, ...]) -> None:
     a, b = ready.a, ready.b
     before = a.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
@@ -129,7 +129,7 @@ def test_a_vf_that_was_unplugged_unnoticed_is_free_after_a_reconcile(pair: Pair)
     a.become(replace(before, guests={"g": "running"}))
 
 
-def test_a_hot_plugged_vf_that_is_promised_to_another_guest_is_left_to_that(ready: Pair) -> None:
+def test_hot_plugging_a_vf_that_is_reserved_for_another_guest_leaves_the_reservation(ready: Pair) -> None:
     """Libvirt asks nobody when it plugs a device in; the guest that was promised the VF is refused by libvirt."""
     a, b = ready.a, ready.b
     b.set_hotplug(True)
@@ -167,7 +167,7 @@ def test_saved_and_restored(ready: Pair, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_old_vf_is_taken_when_the_guest_is_restored(ready: Pair, form: str) -> None:
+def test_a_guest_is_restored_while_its_old_vf_is_taken(ready: Pair, form: str) -> None:
     a = ready.a
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
     a.wait_until_settled()
@@ -192,7 +192,7 @@ def test_a_managed_save_starts_again_with_a_free_vf(ready: Pair) -> None:
     assert vfs_of(a.host.virsh("dumpxml", "--inactive", "g")) == [a.vf(1)]
 
 
-def test_no_vf_is_free_when_the_guest_is_restored(ready: Pair) -> None:
+def test_restoring_a_guest_without_a_free_vf_is_refused(ready: Pair) -> None:
     a = ready.a
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
     a.host.virsh("save", "g", SAVED)
@@ -232,7 +232,7 @@ def test_an_offline_guest_boots_where_it_went(pair: Pair, form: str) -> None:
     assert tags(b) == {MAC: 42}
 
 
-def test_what_is_stamped(ready: Pair) -> None:
+def test_the_metadata_of_a_running_guest(ready: Pair) -> None:
     a = ready.a
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
     a.wait_until_settled()

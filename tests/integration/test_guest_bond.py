@@ -110,7 +110,7 @@ def guest(machine: Guest) -> Iterator[Guest]:
         wait_for("the VF to be back", lambda: machine.name_of(VF_MAC) != "", 30)
 
 
-def test_made_once_and_removed(guest: Guest) -> None:
+def test_a_bond_is_made_once_and_removed(guest: Guest) -> None:
     before = guest.profiles()
     vf, standby = guest.name_of(VF_MAC), guest.name_of(STANDBY_MAC)
     guest.join()
@@ -131,7 +131,7 @@ def test_made_once_and_removed(guest: Guest) -> None:
     assert guest.bond("remove").stdout == "nothing to do\n"
 
 
-def test_the_bond_keeps_the_addresses_that_the_vf_had(guest: Guest) -> None:
+def test_the_bond_gets_the_addresses_of_the_vf(guest: Guest) -> None:
     vf = guest.name_of(VF_MAC)
     lan = (
         "type",
@@ -159,7 +159,7 @@ def test_the_bond_keeps_the_addresses_that_the_vf_had(guest: Guest) -> None:
     guest.run("nmcli", "connection", "delete", "lan")
 
 
-def test_traffic_goes_on_while_the_vf_is_away_and_returns_under_another_name(guest: Guest) -> None:
+def test_traffic_continues_while_the_vf_is_unplugged_and_returns_under_another_name(guest: Guest) -> None:
     vf, standby = guest.name_of(VF_MAC), guest.name_of(STANDBY_MAC)
     guest.join()
     guest.outside("ping", "-c", "2", "-W", "5", GUEST_ADDRESS)
@@ -189,7 +189,7 @@ def test_traffic_goes_on_while_the_vf_is_away_and_returns_under_another_name(gue
     assert received > sent / 2
 
 
-def test_a_dry_run_says_what_it_would_do(guest: Guest) -> None:
+def test_a_dry_run_shows_what_would_change(guest: Guest) -> None:
     before = guest.profiles()
     done = guest.bond("bond", "--dry-run")
     assert done.stdout.splitlines() == [
@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_it_would_do(guest: Guest) -> None:
     assert guest.profiles() == before
 
 
-def test_failing_leaves_nothing(guest: Guest) -> None:
+def test_a_failed_bond_leaves_nothing_behind(guest: Guest) -> None:
     before = guest.profiles()
     done = guest.bond("bond", "--vf", guest.name_of(VF_MAC), "--standby", "lo")
     assert done.status == 1
@@ -208,7 +208,7 @@ def test_failing_leaves_nothing(guest: Guest) -> None:
     assert guest.profiles() == before
 
 
-def test_without_networkmanager_one_line_says_so(guest: Guest) -> None:
+def test_without_networkmanager_the_command_says_so_in_one_line(guest: Guest) -> None:
     guest.run("sh", "-c", "kill $(cat /run/nm.pid)")
     wait_for("NetworkManager to end", lambda: guest.run("nmcli", "general", check=False).status != 0)
     done = guest.bond("bond")

@@ -51,7 +51,7 @@ def script(host: Host, path: str, text: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("stage", [pytest.param(stage, marks=LONG[stage != "start"]) for stage in STAGES])
-def test_any_script_may_crash(pair: Pair, stage: str) -> None:
+def test_a_hook_script_crashes(pair: Pair, stage: str) -> None:
     start_products(pair, claim_timeout=5)
     journey = Journey(pair)
     with script(pair.b.host, MOVED, pair.b.host.path(HOOK).read_text()):

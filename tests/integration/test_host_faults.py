@@ -54,7 +54,7 @@ def test_a_reboot_with_claims_outstanding(hasty: Pair) -> None:
     a.become(before)
 
 
-def test_damaged_claims_are_told_and_made_anew(ready: Pair) -> None:
+def test_damaged_claims_are_logged_and_replaced(ready: Pair) -> None:
     a = ready.a
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
     a.wait_until_settled()
@@ -74,7 +74,7 @@ def test_damaged_claims_are_told_and_made_anew(ready: Pair) -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "symlink", "fifo"])
 @pytest.mark.long
-def test_a_claim_that_is_no_file_is_told_and_made_anew(ready: Pair, kind: str) -> None:
+def test_a_claim_that_is_no_file_is_logged_and_replaced(ready: Pair, kind: str) -> None:
     a = ready.a
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
     a.wait_until_settled()
@@ -95,7 +95,7 @@ def test_a_claim_that_is_no_file_is_told_and_made_anew(ready: Pair, kind: str) -
 
 
 @pytest.mark.long
-def test_no_room_for_claims(pair: Pair) -> None:
+def test_claims_cannot_be_written(pair: Pair) -> None:
     """The refusal names the file and the kernel's word; with room again, the guest migrates without a restart."""
     a, b = pair.a, pair.b
     b.host.path(CLAIMS).mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_no_room_for_claims(pair: Pair) -> None:
         b.host.run("umount", CLAIMS)
 
 
-def test_the_vfs_vanish_behind_our_back(hasty: Pair) -> None:
+def test_the_vfs_vanish_during_a_migration(hasty: Pair) -> None:
     """Somebody writes sriov_numvfs of the destination between the promise and the start."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty)
@@ -149,7 +149,7 @@ def test_the_vfs_vanish_behind_our_back(hasty: Pair) -> None:
     journey.travel()
 
 
-def test_a_guests_vf_vanishes_behind_our_back(hasty: Pair) -> None:
+def test_a_vf_of_a_running_guest_vanishes(hasty: Pair) -> None:
     """What is left of it goes at the first reconcile after the guest does; others get VFs as before."""
     a = hasty.a
     before = a.state()
@@ -182,7 +182,7 @@ def test_a_representor_is_renamed_under_a_guest(hasty: Pair) -> None:
     a.become(journey.empty[0])
 
 
-def test_the_promised_vf_is_bound_by_hand(hasty: Pair) -> None:
+def test_the_reserved_vf_is_bound_by_hand(hasty: Pair) -> None:
     a, b = hasty.a, hasty.b
     journey = Journey(hasty)
     with b.hooks.hold(NAME, "prepare", BEFORE):

@@ -61,7 +61,7 @@ def test_a_networks_vf_shows_only_while_the_guest_starts(pair: Pair) -> None:
     assert shown == {"prepare": False, "start": True, "started": True, "stopped": False, "release": False}
 
 
-def test_every_script_is_asked_even_when_the_first_refused(pair: Pair) -> None:
+def test_libvirt_runs_every_script_even_when_the_first_refuses(pair: Pair) -> None:
     pair.a.start_guest(Guest("g"))
     pair.b.hooks.refuse("migrate", "no", BEFORE)
     assert pair.a.migrate("g", pair.b).status != 0
@@ -69,7 +69,7 @@ def test_every_script_is_asked_even_when_the_first_refused(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("stage", ["prepare", "start", "started"])
-def test_a_refused_start_is_told_to_have_stopped(pair: Pair, stage: str) -> None:
+def test_libvirt_calls_stopped_after_a_refused_start(pair: Pair, stage: str) -> None:
     pair.a.hooks.refuse(stage, "no")
     with pytest.raises(CommandError):
         pair.a.start_guest(Guest("g"))

@@ -44,7 +44,7 @@ def libvirt_version(node: Node) -> int:
     return major * 1_000_000 + minor * 1_000 + release
 
 
-def test_the_versions_are_on_either_side_of_the_decision(mixed: Pair) -> None:
+def test_the_libvirt_versions_are_before_and_after_10(mixed: Pair) -> None:
     assert libvirt_version(mixed.a) < driver_binding.KNOWS_VARIANTS
     assert libvirt_version(mixed.b) >= driver_binding.CHOOSES_VARIANT
 
@@ -71,7 +71,7 @@ def test_an_older_libvirts_guest_runs_with_the_variant_driver_and_migrates(
     assert (after.switch_ports, after.claims) == ({}, {})
 
 
-def test_a_guest_comes_from_a_newer_libvirt_to_an_older(mixed: Pair) -> None:
+def test_a_guest_migrates_from_a_newer_libvirt_to_an_older(mixed: Pair) -> None:
     a, b = mixed.a, mixed.b
     b.start_guest(Guest("g", [Vf(b.vf(1), MAC, vlan=42)], machine=MACHINE))
     b.wait_until_settled()

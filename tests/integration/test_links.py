@@ -70,7 +70,7 @@ def test_a_link_by_name_and_by_index(links: Links, namespace: Namespace) -> None
     assert links.link(found.index) == found
 
 
-def test_a_link_found_by_index_has_its_present_name(links: Links, namespace: Namespace) -> None:
+def test_a_link_found_by_index_has_its_current_name(links: Links, namespace: Namespace) -> None:
     found = links.find("rep0")
     assert found is not None
     namespace.run("ip", "link", "set", "rep0", "name", "renamed")
@@ -79,7 +79,7 @@ def test_a_link_found_by_index_has_its_present_name(links: Links, namespace: Nam
 
 
 @pytest.mark.parametrize("name", ["absent", "", "a-name-that-is-too-long-for-the-kernel"])
-def test_no_link_of_that_name(links: Links, name: str) -> None:
+def test_a_link_that_does_not_exist(links: Links, name: str) -> None:
     assert links.find(name) is None
 
 
@@ -103,7 +103,7 @@ def test_mtu(links: Links, namespace: Namespace) -> None:
     assert links.link(found.index).mtu == 9000
 
 
-def test_the_kernels_own_words_on_an_mtu_it_refuses(links: Links) -> None:
+def test_the_error_about_a_refused_mtu_has_the_kernels_text(links: Links) -> None:
     found = links.find("rep0")
     assert found is not None
     with pytest.raises(

@@ -26,7 +26,7 @@ def crowd(pair: Pair) -> list[Guest]:
     ]
 
 
-def test_twenty_hooks_ask_at_once(ready: Pair) -> None:
+def test_twenty_hooks_call_at_once(ready: Pair) -> None:
     """What libvirt does when so many migrations begin, without the guests."""
 
     def ask(guest: Guest) -> tuple[int, str, str]:

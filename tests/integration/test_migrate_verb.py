@@ -61,7 +61,7 @@ def test_a_guest_with_a_vf(ready: Pair) -> None:
     assert [claim[1] for claim in b.state().claims.values()] == ["plugged"]
 
 
-def test_a_guest_without_a_vf_needs_nothing_of_ours(pair: Pair) -> None:
+def test_a_guest_without_a_vf_migrates_without_vfmigrate(pair: Pair) -> None:
     a, b = pair.a, pair.b
     a.start_guest(Guest(GUEST))
     done = migrate(a, b)
@@ -70,7 +70,7 @@ def test_a_guest_without_a_vf_needs_nothing_of_ours(pair: Pair) -> None:
     assert (a.host.domains(), b.host.domains()) == ({}, {GUEST: "running"})
 
 
-def test_events_for_programs(ready: Pair) -> None:
+def test_migrate_prints_json_events(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
     done = migrate(a, b, "--json")
@@ -84,7 +84,7 @@ def test_events_for_programs(ready: Pair) -> None:
     assert told[-1]["standstill_ms"] > 0
 
 
-def test_on_a_terminal(ready: Pair) -> None:
+def test_migrate_on_a_terminal(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
     a.host.write("/run/on_terminal.py", Path(on_terminal.__file__).read_text())
@@ -164,7 +164,7 @@ def test_ctrl_c_while_the_destination_prepares(ready: Pair) -> None:
     b.become(before[1])
 
 
-def test_nobody_of_this_name(pair: Pair) -> None:
+def test_migrating_a_guest_that_does_not_exist(pair: Pair) -> None:
     done = migrate(pair.a, pair.b)
     assert done.returncode == 1
     assert "has no guest 'g'" in done.stderr
@@ -177,7 +177,7 @@ def test_a_guest_that_is_shut_off(pair: Pair) -> None:
     assert "guest 'g' is not running" in done.stderr
 
 
-def test_no_destination(pair: Pair) -> None:
+def test_migrating_to_a_host_that_does_not_answer(pair: Pair) -> None:
     pair.a.start_guest(Guest(GUEST))
     done = pair.a.host.run("vfmigrate", "migrate", GUEST, "qemu+tcp://10.77.0.9/system", check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (75, 1)

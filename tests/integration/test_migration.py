@@ -45,7 +45,7 @@ def vf_index(node: Node, address: str) -> int:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_vf_and_its_port_go_along(ready: Pair, form: str) -> None:
+def test_vf_and_port_migrate_with_the_guest(ready: Pair, form: str) -> None:
     a, b = ready.a, ready.b
     empty = b.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
@@ -117,7 +117,7 @@ def test_an_offline_guest_takes_no_vf(pair: Pair) -> None:
     )
 
 
-def test_there_and_back_again(ready: Pair) -> None:
+def test_a_guest_migrates_there_and_back_twice(ready: Pair) -> None:
     a, b = ready.a, ready.b
     empty = b.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
@@ -150,7 +150,7 @@ def test_the_next_hook_sees_the_new_address_from_the_first_call(ready: Pair) -> 
     assert answered == {**asked, "migrate": [vf]}
 
 
-def test_the_fabric_is_told_in_the_guests_vlan(ready: Pair) -> None:
+def test_the_announcement_is_in_the_guests_vlan(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
     with Wire(ready.fabric.namespace, ready.fabric.link("data", b.host.name)) as wire:
@@ -159,7 +159,7 @@ def test_the_fabric_is_told_in_the_guests_vlan(ready: Pair) -> None:
     assert vlan == 42
 
 
-def test_a_plain_guest_leaves_no_trace(ready: Pair) -> None:
+def test_a_plain_guest_leaves_nothing_behind(ready: Pair) -> None:
     a, b = ready.a, ready.b
     before = (a.state(), b.state())
     changes = [len(node.card.changes()) for node in (a, b)]
@@ -171,7 +171,7 @@ def test_a_plain_guest_leaves_no_trace(ready: Pair) -> None:
     assert [node.product.log() for node in (a, b)] == logs
 
 
-def test_a_vf_of_no_pool_is_passed_through(pair: Pair) -> None:
+def test_a_vf_of_no_pool_is_ignored(pair: Pair) -> None:
     """Nobody's VF: the guest migrates if the address happens to fit, and we did nothing about it."""
     node = pair.a
     node.product.start(pf="0000:99:00.0")
@@ -194,7 +194,7 @@ def test_the_persistent_definition_names_the_new_vf(ready: Pair) -> None:
     )
 
 
-def test_guests_that_come_at_once_get_different_vfs(ready: Pair) -> None:
+def test_guests_that_arrive_at_once_get_different_vfs(ready: Pair) -> None:
     a, b = ready.a, ready.b
     guests = [
         Guest(f"g{number}", [Vf(a.vf(number), f"52:54:00:00:01:0{number}")], number) for number in (1, 2, 3)

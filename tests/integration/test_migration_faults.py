@@ -28,7 +28,7 @@ def hasty(pair: Pair) -> Pair:
     return pair
 
 
-def test_cancelled_while_the_memory_is_copied(hasty: Pair) -> None:
+def test_cancelling_while_the_memory_is_copied(hasty: Pair) -> None:
     journey = Journey(hasty, ballast=BALLAST_MIB)
     migration = journey.begin_slowly()
     hasty.a.host.virsh("domjobabort", NAME)
@@ -112,7 +112,7 @@ def test_libvirtd_dies_while_the_destination_prepares(hasty: Pair, stage: str, v
 
 @pytest.mark.parametrize("victim", ["a", "b"])
 @pytest.mark.long
-def test_libvirtd_dies_while_the_source_is_left(hasty: Pair, victim: str) -> None:
+def test_libvirtd_dies_while_the_guest_leaves_the_source(hasty: Pair, victim: str) -> None:
     """The guest runs on the destination already; virsh may not get to know."""
     journey = Journey(hasty)
     journey.learn()

@@ -51,7 +51,7 @@ def test_closing_ends_all_processes_and_mounts(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
-def test_a_killed_owner_takes_its_namespace_along(tmp_path: Path) -> None:
+def test_a_namespace_ends_with_its_killed_owner(tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, images.host_root(), tmp_path],
         stdin=subprocess.PIPE,
@@ -70,7 +70,7 @@ def test_a_killed_owner_takes_its_namespace_along(tmp_path: Path) -> None:
     )
 
 
-def test_networks_are_apart() -> None:
+def test_network_namespaces_are_separate() -> None:
     with namespaces.network() as one, namespaces.network() as other:
         one.run("ip", "link", "add", "only-here", "type", "veth", "peer", "name", "peer")
         assert "only-here" in one.run("ip", "link").stdout

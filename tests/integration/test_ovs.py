@@ -124,7 +124,7 @@ def test_plug_with_other_settings_leaves_nothing_stale(server: OvsServer, door: 
     assert second.external_ids == kept
 
 
-def test_plug_wants_an_existing_bridge(server: OvsServer, door: OpenVswitch) -> None:
+def test_plug_requires_an_existing_bridge(server: OvsServer, door: OpenVswitch) -> None:
     before = everything(server)
     with pytest.raises(HostError, match="no bridge 'br-none'"):
         door.plug("br-none", "rep0", "me", ACCESS)
@@ -166,7 +166,7 @@ def test_a_member_of_a_bond_is_left_alone(server: OvsServer, door: OpenVswitch) 
         server.vsctl("del-port", "bond0")
 
 
-def test_unplug_takes_away_what_is_the_owners(server: OvsServer, door: OpenVswitch) -> None:
+def test_unplug_removes_the_owners_ports(server: OvsServer, door: OpenVswitch) -> None:
     before = everything(server)
     door.plug(BRIDGE, "rep0", "me", ACCESS)
     assert door.unplug("rep0", "me")
@@ -186,7 +186,9 @@ def test_unplug_leaves_the_port_of_a_newer_owner(server: OvsServer, door: OpenVs
 
 
 @pytest.mark.parametrize("how", ["plugged anew", "handed over"])
-def test_a_late_removal_finds_a_newer_owner(server: OvsServer, door: OpenVswitch, how: str) -> None:
+def test_a_late_removal_leaves_the_port_of_a_newer_owner(
+    server: OvsServer, door: OpenVswitch, how: str
+) -> None:
     """The owner changes between the look and the transaction: the transaction itself must refuse."""
     door.plug(BRIDGE, "rep0", "old", ACCESS)
     database = ovsdb.Database(server.remote, timeout=5)
@@ -241,7 +243,7 @@ def test_a_netdev_that_does_not_exist(server: OvsServer, door: OpenVswitch) -> N
     assert everything(server) == before
 
 
-def test_a_port_of_ours_whose_netdev_is_gone(server: OvsServer, door: OpenVswitch) -> None:
+def test_an_owned_port_whose_netdev_is_gone(server: OvsServer, door: OpenVswitch) -> None:
     before = everything(server)
     ids = [f"external_ids:{key}={value}" for key, value in {**switchport.MARK, OWNER_KEY: "me"}.items()]
     add = ["--no-wait", "add-port", BRIDGE, "nodev", "--", "set", "Interface", "nodev", *ids]
@@ -251,9 +253,7 @@ def test_a_port_of_ours_whose_netdev_is_gone(server: OvsServer, door: OpenVswitc
     assert everything(server) == before
 
 
-def test_a_switch_that_stands_still_is_waited_for_but_not_for_long(
-    server: OvsServer, hasty: OpenVswitch
-) -> None:
+def test_waiting_for_a_stopped_vswitchd_has_a_limit(server: OvsServer, hasty: OpenVswitch) -> None:
     before = everything(server)
     with (
         server.switch_halted(),
@@ -263,7 +263,7 @@ def test_a_switch_that_stands_still_is_waited_for_but_not_for_long(
     assert everything(server) == before
 
 
-def test_a_port_in_use_survives_a_switch_that_stands_still(
+def test_a_port_in_use_survives_a_stopped_vswitchd(
     server: OvsServer, door: OpenVswitch, hasty: OpenVswitch
 ) -> None:
     port = door.plug(BRIDGE, "rep0", "me", ACCESS)
@@ -276,7 +276,7 @@ def test_a_port_in_use_survives_a_switch_that_stands_still(
     assert left.tag == 43
 
 
-def test_unplug_needs_no_switch(server: OvsServer, door: OpenVswitch) -> None:
+def test_unplug_works_while_vswitchd_is_down(server: OvsServer, door: OpenVswitch) -> None:
     door.plug(BRIDGE, "rep0", "me", ACCESS)
     server.stop_switch()
     try:
@@ -286,7 +286,9 @@ def test_unplug_needs_no_switch(server: OvsServer, door: OpenVswitch) -> None:
     assert server.vsctl("list-ports", BRIDGE) == ""
 
 
-def test_others_are_answered_while_one_waits_for_the_switch(server: OvsServer, door: OpenVswitch) -> None:
+def test_other_requests_are_answered_while_one_waits_for_the_switch(
+    server: OvsServer, door: OpenVswitch
+) -> None:
     with server.switch_halted():
         waiting = threading.Thread(target=door.plug, args=(BRIDGE, "rep0", "me", ACCESS))
         waiting.start()
@@ -311,7 +313,7 @@ def test_a_database_that_is_down_and_comes_back(server: OvsServer, door: OpenVsw
     assert port.owner == "me"
 
 
-def test_a_database_that_goes_away_in_the_middle(server: OvsServer) -> None:
+def test_a_database_that_disappears_in_the_middle(server: OvsServer) -> None:
     database = ovsdb.Database(server.remote, timeout=30)
     never = {**ovsdb.guard("Bridge", ovsdb.named("br-none"), [{"name": "br-none"}]), "timeout": 30000}
     database.transact(ovsdb.select("Bridge", [], "name"))
@@ -381,7 +383,7 @@ def test_owned_ports_are_ours_only(server: OvsServer, door: OpenVswitch) -> None
     assert found == [("rep0", BRIDGE, "guest-a"), ("rep2", "br-other", "guest-b")]
 
 
-def test_the_switchs_configuration(server: OvsServer, door: OpenVswitch) -> None:
+def test_the_configuration_of_open_vswitch(server: OvsServer, door: OpenVswitch) -> None:
     server.vsctl("set", "Open_vSwitch", ".", "other_config:theirs=1", "other_config:max-idle=10000")
     door.configure(OFFLOAD)
     assert {**OFFLOAD, "theirs": "1"}.items() <= door.settings().items()

@@ -80,7 +80,7 @@ def installed(site: Site) -> Iterator[Site]:
     site.remove()
 
 
-def test_installing_makes_the_socket_listen_and_libvirt_notice(site: Site) -> None:
+def test_installation_starts_the_socket_and_reloads_libvirt(site: Site) -> None:
     before = site.untouched()
     site.install("now")
     try:
@@ -115,7 +115,7 @@ def test_an_upgrade_restarts_the_daemon_and_nothing_else(site: Site) -> None:
         site.remove()
 
 
-def test_removing_leaves_nothing(site: Site) -> None:
+def test_removing_the_packages_leaves_nothing(site: Site) -> None:
     site.install("now")
     site.host.run("systemctl", "start", "vfmigrated.service")
     before = site.untouched()

@@ -67,7 +67,7 @@ def bare(pair: Pair) -> Iterator[Bare]:
     bare.host.vsctl("--may-exist", "add-port", BRIDGE, UPLINK)
 
 
-def test_a_bare_host_becomes_ready_and_stays_as_it_is(bare: Bare) -> None:
+def test_a_second_provisioning_of_a_bare_host_changes_nothing(bare: Bare) -> None:
     planned = bare.changes()
     node, card = bare.node, bare.node.card
     assert card.eswitch_mode(node.pf) == LEGACY
@@ -98,7 +98,7 @@ def test_a_bare_host_becomes_ready_and_stays_as_it_is(bare: Bare) -> None:
     assert len(card.changes()) == touched
 
 
-def test_a_running_guest_is_not_hurt(bare: Bare) -> None:
+def test_provisioning_changes_nothing_for_a_running_guest(bare: Bare) -> None:
     bare.provision()
     bare.node.start_guest(Guest("g", [Vf(bare.node.vf(0), MAC, pool=NETWORK, form="network")]))
     before = bare.node.state()
@@ -118,7 +118,7 @@ def test_a_running_guest_is_not_hurt(bare: Bare) -> None:
     assert len([each for each in bare.node.card.functions() if each.pf is not None]) == 8
 
 
-def test_a_finding_stops_the_pool(bare: Bare) -> None:
+def test_an_error_stops_provisioning_of_the_pool(bare: Bare) -> None:
     bare.node.card.refit(Hardware(firmware="28.33.0800"))
     done = bare.ask()
     assert done.returncode == 69
@@ -128,14 +128,14 @@ def test_a_finding_stops_the_pool(bare: Bare) -> None:
     assert bare.node.card.eswitch_mode(bare.node.pf) == LEGACY
 
 
-def test_a_busy_eswitch_comes_with_its_remedy(bare: Bare) -> None:
+def test_the_error_about_a_busy_eswitch_has_a_remedy(bare: Bare) -> None:
     bare.node.card.occupy_eswitch(bare.node.pf, 1)
     done = bare.ask()
     assert "E-Switch is busy; offloaded flows hold it" in done.stderr
     bare.node.card.occupy_eswitch(bare.node.pf, 0)
 
 
-def test_what_udev_asks_for(bare: Bare) -> None:
+def test_provisioning_a_pf_as_udev_does(bare: Bare) -> None:
     assert bare.provision("--pf", bare.node.pf)["error"] is None
     other = bare.ask("--pf", "0000:99:00.0")
     assert (other.returncode, other.stdout) == (
@@ -144,7 +144,7 @@ def test_what_udev_asks_for(bare: Bare) -> None:
     )
 
 
-def test_a_card_may_come_late(bare: Bare) -> None:
+def test_provisioning_waits_for_a_card_that_appears_late(bare: Bare) -> None:
     bare.node.card.unbind("mlx5_core", bare.node.pf)
     asked = bare.host.spawn("vfmigrate", "provision", "--wait", "30")
     assert bare.ask("nonsense").returncode == 2  # the daemon still answers
@@ -154,7 +154,7 @@ def test_a_card_may_come_late(bare: Bare) -> None:
     assert f"create 4 VFs on PF {bare.node.pf}" in told
 
 
-def test_the_network_is_made_when_libvirt_comes(bare: Bare) -> None:
+def test_the_network_is_defined_when_libvirt_starts(bare: Bare) -> None:
     bare.host.stop_libvirtd()
     outcome = bare.provision()
     assert outcome["error"] is None

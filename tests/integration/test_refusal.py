@@ -133,7 +133,7 @@ def test_the_switch_dies_before_the_port_is_plugged(ready: Pair) -> None:
     assert ready.b.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
 
 
-def test_a_promised_vf_is_not_given_to_another_guest(ready: Pair) -> None:
+def test_a_reserved_vf_is_not_given_to_another_guest(ready: Pair) -> None:
     go_home(ready)
     with ready.b.hooks.hold(GUEST, "prepare", BEFORE):
         migration = ready.a.begin_migration(GUEST, ready.b)
@@ -156,7 +156,7 @@ def test_the_state_cannot_be_loaded(ready: Pair) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_one_who_asked_gives_up(ready: Pair) -> None:
+def test_the_caller_gives_up(ready: Pair) -> None:
     """Virsh is killed while the destination waits for the guest: libvirt takes the destination down."""
     with ready.b.hooks.hold(GUEST, "started", AFTER):
         migration = ready.a.begin_migration(GUEST, ready.b)

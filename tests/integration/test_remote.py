@@ -74,7 +74,7 @@ print(json.dumps(protocol.ask("facts", {})))
 """
 
 
-def test_a_vf_is_promised_and_given_back(answering: Pair) -> None:
+def test_a_vf_is_reserved_and_released(answering: Pair) -> None:
     node = answering.b
     arguments: dict[str, Any] = {"domain": UUID, "mac": MAC, "strategy": "replug", "pool": "data", "vlan": 42}
     claimed = ask(answering.a, node, "claim", **arguments)["result"]
@@ -86,7 +86,7 @@ def test_a_vf_is_promised_and_given_back(answering: Pair) -> None:
     assert (refused["kind"], refused["problem"]) == ("refused", "VLAN 99 is not allowed in pool 'data'")
 
 
-def test_what_is_for_the_host_itself_is_denied(answering: Pair) -> None:
+def test_requests_that_only_the_host_itself_may_send_are_denied(answering: Pair) -> None:
     assert ask(answering.a, answering.b, "reconcile")["kind"] == "denied"
     assert ask(answering.a, answering.b, "provision", pools=["data"])["kind"] == "denied"
 

@@ -114,7 +114,7 @@ def test_a_failed_migration_gives_the_vf_back(pluggable: Pair) -> None:
     b.become(before[1])
 
 
-def test_the_definition_names_the_vf_that_came(pluggable: Pair) -> None:
+def test_the_definition_names_the_vf_that_was_plugged_in(pluggable: Pair) -> None:
     a, b = pluggable.a, pluggable.b
     plug(a, replugged(a).vfs[0], "--config")
     done = migrate(a, b, "--unchecked", "--persistent", "--undefinesource")
@@ -127,7 +127,7 @@ def test_the_definition_names_the_vf_that_came(pluggable: Pair) -> None:
     )
 
 
-def test_plain_virsh_says_what_to_do(ready: Pair) -> None:
+def test_plain_virsh_migrate_is_refused_with_a_remedy(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(replugged(a))
     before = (a.state(), b.state())
@@ -137,7 +137,7 @@ def test_plain_virsh_says_what_to_do(ready: Pair) -> None:
     assert (a.state(), b.state()) == before
 
 
-def test_without_a_free_vf_there_nothing_is_touched(ready: Pair) -> None:
+def test_without_a_free_vf_on_the_destination_nothing_changes(ready: Pair) -> None:
     a, b = ready.a, ready.b
     b.start_guest(Guest("h", [Vf(b.vf(index), f"52:54:00:00:01:0{index}") for index in range(4)], number=2))
     a.start_guest(replugged(a))
@@ -153,7 +153,7 @@ def test_without_a_free_vf_there_nothing_is_touched(ready: Pair) -> None:
     assert (a.state(), b.state()) == before
 
 
-def test_ctrl_c_while_the_guest_is_to_let_go(ready: Pair) -> None:
+def test_ctrl_c_while_the_guest_releases_its_vf(ready: Pair) -> None:
     """It runs no system, and so never does."""
     a, b = ready.a, ready.b
     a.start_guest(replugged(a))
@@ -169,7 +169,7 @@ def test_ctrl_c_while_the_guest_is_to_let_go(ready: Pair) -> None:
     b.become(before[1])
 
 
-def test_a_guest_that_arrived_without_its_vf_stays_and_is_tried_again(ready: Pair) -> None:
+def test_plugging_into_a_guest_that_arrived_without_its_vf_is_retried(ready: Pair) -> None:
     a, b = ready.a, ready.b
     guest = replugged(a, plugged=False)
     a.start_guest(guest)

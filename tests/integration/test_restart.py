@@ -33,7 +33,7 @@ def test_libvirtd_restarts_under_a_guest(ready: Pair, daemon: bool) -> None:
     assert node.state() == before
 
 
-def test_lost_claims_are_adopted(ready: Pair) -> None:
+def test_running_guests_without_claims_are_adopted(ready: Pair) -> None:
     node = ready.a
     node.start_guest(Guest("g", [Vf(node.vf(1), MAC, vlan=42)]))
     node.wait_until_settled()

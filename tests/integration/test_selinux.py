@@ -83,7 +83,7 @@ def test_systemd_starts_the_daemon_in_a_domain_of_its_own(policy: Path) -> None:
     assert "nnp_transition" in allowed(policy, "init_t", "vfmigrated_t", "process2")
 
 
-def test_hook_and_libvirt_alone_may_ask_the_daemon(policy: Path) -> None:
+def test_only_hook_and_libvirt_may_connect_to_the_daemon(policy: Path) -> None:
     found = rules(policy, "-A", "-t", "vfmigrated_t", "-dt", "-c", "unix_stream_socket", "-p", "connectto")
     sources = {rule.split()[1] for rule in found}
     assert sources == {"vfmigrate_hook_t", "virtd_t", "vfmigrated_t"}

@@ -55,7 +55,7 @@ def test_the_database_dies_before_the_port_is_plugged(journey: Journey) -> None:
     journey.stays()
 
 
-def test_open_vswitch_is_restarted_on_both_hosts_half_way(journey: Journey) -> None:
+def test_open_vswitch_restarts_on_both_hosts_half_way(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     with b.hooks.hold(NAME, "started", BEFORE):
         migration = a.begin_migration(NAME, b)
@@ -120,7 +120,7 @@ def test_another_controller_steals_the_port_of_a_guest(journey: Journey) -> None
     assert arrived.tag == VLAN
 
 
-def test_another_controller_has_the_port_of_the_promised_vf(journey: Journey) -> None:
+def test_another_controller_has_the_port_of_the_reserved_vf(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     port = b.representor(3)
     with b.hooks.hold(NAME, "start", BEFORE):

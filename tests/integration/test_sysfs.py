@@ -39,7 +39,7 @@ def override(root: Path, device: PciAddress) -> str:
     return (root / "bus/pci/devices" / str(device) / "driver_override").read_text().strip()
 
 
-def test_vfs_come_and_go(sysfs: Sysfs) -> None:
+def test_vfs_are_created_and_removed(sysfs: Sysfs) -> None:
     assert (sysfs.numvfs(PF), sysfs.totalvfs(PF), sysfs.vfs(PF)) == (0, 8, [])
     sysfs.set_numvfs(PF, 3)
     vfs = sysfs.vfs(PF)
@@ -51,7 +51,7 @@ def test_vfs_come_and_go(sysfs: Sysfs) -> None:
     assert not any(sysfs.exists(vf) for vf in vfs)
 
 
-def test_the_number_of_vfs_changes_through_none_only(sysfs: Sysfs) -> None:
+def test_the_number_of_vfs_changes_through_zero_only(sysfs: Sysfs) -> None:
     sysfs.set_numvfs(PF, 2)
     sysfs.set_numvfs(PF, 2)
     with pytest.raises(HostError, match=r"has 2 VFs and can get 3 only after it has none; set 0 first"):
@@ -93,7 +93,7 @@ def test_bind_and_unbind(sysfs: Sysfs, root: Path, autoprobe: bool) -> None:
     assert sysfs.driver(vf) is None
 
 
-def test_unbound_from_what_another_bound_it_to_it_is_free_for_every_driver(sysfs: Sysfs, root: Path) -> None:
+def test_unbind_clears_the_driver_override_of_another_program(sysfs: Sysfs, root: Path) -> None:
     sysfs.set_autoprobe(PF, False)
     sysfs.set_numvfs(PF, 1)
     vf = sysfs.vfs(PF)[0]
@@ -112,7 +112,7 @@ def test_bind_to_a_driver_that_is_not_loaded_leaves_the_device_alone(sysfs: Sysf
     assert sysfs.driver(vf) == "mlx5_core"
 
 
-def test_bind_of_an_absent_device(sysfs: Sysfs) -> None:
+def test_bind_of_a_missing_device(sysfs: Sysfs) -> None:
     with pytest.raises(
         HostError, match=r"0000:99:00.0/driver_override: No such file or directory; .*is gone"
     ):
@@ -133,7 +133,7 @@ class Outdated(Sysfs):
         return 0
 
 
-def test_a_busy_pf_is_told_with_the_usual_cause(sysfs: Sysfs, root: Path) -> None:
+def test_the_error_about_a_busy_pf_names_the_usual_cause(sysfs: Sysfs, root: Path) -> None:
     sysfs.set_numvfs(PF, 3)
     with pytest.raises(HostError, match="sriov_numvfs: Device or resource busy") as error:
         Outdated(root).set_numvfs(PF, 2)
@@ -152,7 +152,7 @@ def test_a_vf_gets_its_msix_count_while_no_driver_has_it(sysfs: Sysfs) -> None:
         sysfs.set_msix_count(bound, 17)
 
 
-def test_what_vfs_will_be_is_known_before_there_are_any(sysfs: Sysfs) -> None:
+def test_the_addresses_of_vfs_are_known_before_they_exist(sysfs: Sysfs) -> None:
     expected = [sysfs.vf_addresses(pf, 3) for pf in (PF, SECOND_PF)]
     modalias = sysfs.vf_modalias(PF)
     for pf in (PF, SECOND_PF):

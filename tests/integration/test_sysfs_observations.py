@@ -20,14 +20,14 @@ def test_fake_sysfs_behaves_as_observed_on_a_real_kernel(tmp_path: Path, other_d
     assert observations.differences(seen) == []
 
 
-def test_a_second_round_finds_the_card_as_the_first_left_it(tmp_path: Path) -> None:
+def test_the_observations_leave_the_card_as_it_was(tmp_path: Path) -> None:
     with mounted(tmp_path, PF) as root:
         for _ in range(2):
             assert observations.differences(observations.observe(root, PF, "mlx5_core", "vfio-pci")) == []
             assert (root / "bus/pci/devices" / PF / "sriov_numvfs").read_text() == "0\n"
 
 
-def test_what_differs_is_told() -> None:
+def test_differences_are_printed() -> None:
     seen = {**observations.EXPECTED, "numvfs 99": "ok", "new": True}
     del seen["unbind"]
     assert observations.differences(seen) == [

@@ -91,7 +91,7 @@ def test_a_pf_is_kept_from_probing_and_provisioned(node: Node, udev: Udev) -> No
     assert event.written == {"sriov_drivers_autoprobe": "0"}
 
 
-def test_a_pf_is_provisioned_when_its_driver_has_it(node: Node, udev: Udev) -> None:
+def test_a_pf_is_provisioned_when_its_driver_binds_it(node: Node, udev: Udev) -> None:
     node.card.unbind("mlx5_core", node.pf)
     event = udev.pci(node.pf)
     assert event.ours() == {"VFMIGRATE_PF": "1"}
@@ -100,7 +100,7 @@ def test_a_pf_is_provisioned_when_its_driver_has_it(node: Node, udev: Udev) -> N
     assert "SYSTEMD_WANTS" in udev.pci(node.pf, action="bind").ours()
 
 
-def test_an_administrator_decides(node: Node, udev: Udev) -> None:
+def test_rules_of_an_administrator_override_the_defaults(node: Node, udev: Udev) -> None:
     node.host.write(LOCAL_RULES, f'SUBSYSTEM=="pci", KERNEL=="{node.pf}", ENV{{VFMIGRATE_PF}}="0"\n')
     event = udev.pci(node.pf)
     assert (event.ours(), event.written) == ({"VFMIGRATE_PF": "0"}, {})
@@ -120,7 +120,7 @@ def test_representors_get_stable_names_where_the_pool_says_so(node: Node, udev: 
     assert udev.net(node.representor(1), action="change").name == node.representor(1)
 
 
-def test_the_uplink_stays_networkmanagers(node: Node, udev: Udev) -> None:
+def test_networkmanager_keeps_managing_the_uplink(node: Node, udev: Udev) -> None:
     udev.pci(node.pf)
     node.host.write(f"{REPRESENTORS}/{node.pf}", "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
     event = udev.net("p0")

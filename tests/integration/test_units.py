@@ -35,7 +35,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
         yield machine
 
 
-def test_units_are_sound(machine: Namespace) -> None:
+def test_systemd_accepts_the_units(machine: Namespace) -> None:
     done = machine.run("systemd-analyze", "verify", "--man=no", *(f"{PLACE}/{unit}" for unit in UNITS))
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "vfmigrate" in line]
     assert ours == []
@@ -49,19 +49,19 @@ def test_services_expose_little(machine: Namespace, unit: str) -> None:
     assert float(found[1]) <= LIMIT
 
 
-def test_rules_are_sound(machine: Namespace) -> None:
+def test_udev_accepts_the_rules(machine: Namespace) -> None:
     done = machine.run("udevadm", "verify", "/usr/lib/udev/rules.d/70-vfmigrate.rules")
     assert "Fail:    0" in done.stdout
 
 
-def test_all_that_libvirt_starts_by_itself_comes_after_the_pools(machine: Namespace) -> None:
+def test_libvirt_autostarts_guests_after_provisioning(machine: Namespace) -> None:
     for unit in UNITS[1:]:
         told = machine.run("cat", f"{PLACE}/{unit}").stdout
         (before,) = (line for line in told.splitlines() if line.startswith("Before="))
         assert {"libvirtd.service", "virtqemud.service"} <= set(before[len("Before=") :].split())
 
 
-def test_nothing_waits_for_itself_at_boot(machine: Namespace) -> None:
+def test_the_units_have_no_ordering_cycle(machine: Namespace) -> None:
     enabled = ("vfmigrated.service", "vfmigrate-provision.service")
     machine.run("systemctl", "enable", *enabled, "libvirtd.service", "openvswitch-switch.service")
     done = machine.run("systemd-analyze", "verify", "--man=no", "multi-user.target", check=False)

@@ -105,7 +105,7 @@ def start(node: Node) -> str:
     return str(vf)
 
 
-def test_a_guest_of_vdsms_starts_and_ends(ovirt: Pair) -> None:
+def test_a_vdsm_guest_starts_and_stops(ovirt: Pair) -> None:
     a = ovirt.a
     before = a.state()
     vf = start(a)
@@ -130,7 +130,7 @@ def test_a_guest_of_vdsms_starts_and_ends(ovirt: Pair) -> None:
     assert a.state() == before
 
 
-def test_a_guest_of_vdsms_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair) -> None:
+def test_a_vdsm_guest_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair) -> None:
     a, b = ovirt.a, ovirt.b
     b.restart_libvirtd()  # it lists the VFs of its start
     before, before_there = a.state(), b.state()
@@ -184,7 +184,7 @@ def test_a_host_with_other_addresses_is_refused_with_the_reason(ovirt: Pair) -> 
     assert b.state() == before
 
 
-def test_a_claim_for_a_guest_that_never_starts_runs_out(pair: Pair, staged: Path) -> None:
+def test_a_claim_for_a_guest_that_never_starts_expires(pair: Pair, staged: Path) -> None:
     a = pair.a
     subprocess.run(["cp", "-a", f"{staged}/usr", a.host.path("/")], check=True)
     a.host.write(CONFIGURATION, f"[daemon]\nclients = {USER}\n")
@@ -197,7 +197,7 @@ def test_a_claim_for_a_guest_that_never_starts_runs_out(pair: Pair, staged: Path
         a.host.path(CONFIGURATION).unlink()
 
 
-def test_libvirt_does_what_docs_ovirt_builds_on(pair: Pair) -> None:
+def test_libvirt_behaves_as_docs_ovirt_assumes(pair: Pair) -> None:
     """What vdsm asks of libvirt on a migration: the live XML on the source, nodeDeviceDettach on the destination."""
     a = pair.a
     a.product.start()

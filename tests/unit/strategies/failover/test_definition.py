@@ -189,7 +189,7 @@ def test_a_guest_with_two_vfs_behind_one_standby_is_refused() -> None:
         )
 
 
-def test_a_pair_of_somebody_elses_is_left_alone() -> None:
+def test_a_pair_that_vfmigrate_did_not_make_is_left_alone() -> None:
     changed = definition.enable(GUEST, WISH)
     element = Markup(changed).root.first("metadata")
     assert element is not None
