@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.cli import common_options, display, keyboard, migrate_verb, tables
@@ -139,15 +139,9 @@ class _Hosts:
                 for session in (source, there):
                     session.keep_alive()
                 persistent = source.is_persistent(guest.uuid)
-                changed = {
-                    **vars(self._options),
-                    "domain": guest.uuid,
-                    "desturi": destination.uri,
-                    "persistent": persistent,
-                    "undefinesource": persistent,
-                    "migrateuri": None,
-                }
-                report = migrate_verb.run(argparse.Namespace(**changed), source, there, shown, cancelled)
+                request = migrate_verb.request_of(self._options, destination.uri, guest.uuid)
+                defined = replace(request.options, persistent=persistent, undefine_source=persistent)
+                report = migrate_verb.run(replace(request, options=defined), source, there, shown, cancelled)
         except Cancelled:
             raise
         except VfmigrateError as error:

@@ -7,10 +7,11 @@ Works through libvirt of both hosts with the user's own rights.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.cli import common_options, display, keyboard
 from vfmigrate.cli.common_options import positive
@@ -26,6 +27,7 @@ from vfmigrate.rules.findings import ERROR, WARNING
 if TYPE_CHECKING:
     from vfmigrate.migrate.workflow import Migration, MigrationReport
     from vfmigrate.virt.session import Session
+    from vfmigrate.virt.transfer import Options
 
 #: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
 MAX_DOWNTIME_MS = 1000
@@ -114,6 +116,56 @@ def check_options(options: argparse.Namespace) -> None:
             raise UsageError(f"--{one.replace('_', '-')} needs --{other.replace('_', '-')}")
 
 
+@dataclass(frozen=True)
+class MigrationRequest:
+    """Which guest to migrate, to where, and how."""
+
+    domain: str
+    destination_uri: str
+    options: Options
+    max_downtime_ms: int = MAX_DOWNTIME_MS
+    #: seconds; None: no limit
+    timeout: Optional[int] = None
+    cancel_at_timeout: bool = False
+    #: the socket of this host's daemon, to run the preflight checks first; None: migrate unchecked
+    checked_by: Optional[Path] = None
+
+
+def request_of(options: argparse.Namespace, destination_uri: str, domain: str) -> MigrationRequest:
+    """The request with the options that `add_pace` adds: unchecked, and without a change of the definitions."""
+    from vfmigrate.virt.transfer import Options  # noqa: PLC0415 - with libvirt-python
+
+    return MigrationRequest(
+        domain,
+        destination_uri,
+        Options(
+            copy_storage=options.copy_storage,
+            parallel=options.parallel,
+            parallel_connections=options.parallel_connections,
+            bandwidth=options.bandwidth,
+            tls=options.tls,
+            p2p=options.p2p,
+            auto_converge=options.auto_converge,
+            unsafe=options.unsafe,
+        ),
+        max_downtime_ms=options.max_downtime,
+        timeout=options.timeout,
+        cancel_at_timeout=options.timeout_cancel,
+    )
+
+
+def _request(options: argparse.Namespace) -> MigrationRequest:
+    """The request of this verb's command line."""
+    common = request_of(options, options.desturi, options.domain)
+    own = replace(
+        common.options,
+        persistent=options.persistent,
+        undefine_source=options.undefinesource,
+        migrate_uri=options.migrateuri,
+    )
+    return replace(common, options=own, checked_by=None if options.unchecked else options.socket)
+
+
 def _migrate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
     from vfmigrate.virt.session import Session, run_events  # noqa: PLC0415 - with libvirt-python
@@ -125,26 +177,26 @@ def _migrate(options: argparse.Namespace) -> int:
             session.keep_alive()
         with display.displayed(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
             try:
-                report = run(options, source, destination, shown, cancelled)
+                report = run(_request(options), source, destination, shown, cancelled)
             except VfmigrateError as error:
                 if options.json:
                     shown.event("failed", str(error), **protocol.plain(error))
                 raise
-            shown.event("end", "\n".join(summary(report)), **dataclasses.asdict(report))
+            shown.event("end", "\n".join(summary(report)), **asdict(report))
     if report.problems:
         raise HostError(f"guest '{options.domain}' has arrived with problems: {'; '.join(report.problems)}")
     return 0
 
 
 def run(
-    options: argparse.Namespace,
+    request: MigrationRequest,
     source: Session,
     destination: Session,
     shown: Display,
     cancelled: threading.Event,
 ) -> MigrationReport:
-    """Migrate one guest by the options, and return when it has arrived. Raises VfmigrateError if it did not."""
-    migration = _prepared(options, source, destination, shown, cancelled)
+    """Migrate one guest as requested, and return when it has arrived. Raises VfmigrateError if it did not."""
+    migration = _prepared(request, source, destination, shown, cancelled)
     shown.event(
         "begin",
         f"migrating guest '{migration.name}' to {destination.hostname()}{_strategies(migration)}",
@@ -153,44 +205,33 @@ def run(
         destination=destination.hostname(),
         vfs=[{"mac": one.mac, "strategy": one.strategy.name} for one in migration.crossings],
     )
-    if migration.crossings and not getattr(options, "unchecked", True):
-        _check(options, source, destination, shown)
+    if migration.crossings:
+        _check(request, source, destination, shown)
     limits = ConvergenceLimits(
-        max_downtime_ms=options.max_downtime,
+        max_downtime_ms=request.max_downtime_ms,
         vfs=any(one.strategy.state_travels for one in migration.crossings),
-        limited=options.bandwidth is not None,
-        parallel=options.parallel,
+        limited=request.options.bandwidth is not None,
+        parallel=request.options.parallel,
     )
-    from vfmigrate.virt.transfer import Options  # noqa: PLC0415 - with libvirt-python
-
-    wanted = Options(
-        persistent=options.persistent,
-        undefine_source=options.undefinesource,
-        copy_storage=options.copy_storage,
-        parallel=options.parallel,
-        parallel_connections=options.parallel_connections,
-        bandwidth=options.bandwidth,
-        tls=options.tls,
-        p2p=options.p2p,
-        auto_converge=options.auto_converge,
-        unsafe=options.unsafe,
-        migrate_uri=options.migrateuri,
+    return migration.run(
+        request.options, limits, timeout=request.timeout, cancel_at_timeout=request.cancel_at_timeout
     )
-    return migration.run(wanted, limits, timeout=options.timeout, cancel_at_timeout=options.timeout_cancel)
 
 
-def _check(options: argparse.Namespace, source: Session, destination: Session, shown: Display) -> None:
-    """Run the preflight checks; shows warnings, and raises Refused for errors."""
+def _check(request: MigrationRequest, source: Session, destination: Session, shown: Display) -> None:
+    """Run the preflight checks if they are wanted; shows warnings, and raises Refused for errors."""
+    if request.checked_by is None:
+        return
     from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - with libvirt-python
 
-    wanted = CheckOptions(options.bandwidth, options.copy_storage is not None)
-    snapshot = Collector(source, destination, socket=options.socket).collect(options.domain, wanted)
+    wanted = CheckOptions(request.options.bandwidth, request.options.copy_storage is not None)
+    snapshot = Collector(source, destination, socket=request.checked_by).collect(request.domain, wanted)
     results = preflight_report.judge(snapshot)
     for each in results:
         if each.severity == WARNING:
             text = f"warning: {each.text}; {each.remedy}" if each.remedy else f"warning: {each.text}"
             shown.event("warning", text, side=each.side, check=each.check)
-    refuse(options.domain, [each for each in results if each.severity == ERROR])
+    refuse(request.domain, [each for each in results if each.severity == ERROR])
 
 
 def refuse(name: str, errors: Sequence[CheckResult]) -> None:
@@ -203,7 +244,7 @@ def refuse(name: str, errors: Sequence[CheckResult]) -> None:
 
 
 def _prepared(
-    options: argparse.Namespace,
+    request: MigrationRequest,
     source: Session,
     destination: Session,
     shown: Display,
@@ -214,12 +255,13 @@ def _prepared(
     from vfmigrate.virt.devices import Devices  # noqa: PLC0415 - with libvirt-python
     from vfmigrate.virt.transfer import Transfer  # noqa: PLC0415 - with libvirt-python
 
-    if not source.is_running(options.domain):
+    if not source.is_running(request.domain):
         raise Refused(
-            f"guest '{options.domain}' is not running",
-            f"to migrate its definition, run: virsh migrate --offline --persistent {options.domain} {options.desturi}",
+            f"guest '{request.domain}' is not running",
+            "to migrate its definition, run: virsh migrate --offline --persistent "
+            f"{request.domain} {request.destination_uri}",
         )
-    transfer = Transfer(source, destination, options.desturi, options.domain)
+    transfer = Transfer(source, destination, request.destination_uri, request.domain)
     return Migration(
         transfer,
         crossings(transfer.xml("source")),

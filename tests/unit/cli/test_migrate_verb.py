@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vfmigrate.cli.main import arguments
-from vfmigrate.cli.migrate_verb import check_options, refuse
+from vfmigrate.cli.migrate_verb import _request, check_options, refuse, request_of
 from vfmigrate.errors import Refused, UsageError
 from vfmigrate.preflight.snapshot import CheckResult
 from vfmigrate.rules.findings import ERROR
@@ -33,6 +33,37 @@ def test_options_of_virsh_migrate() -> None:
     check_options(options)
     assert (options.copy_storage, options.parallel_connections, options.bandwidth) == ("all", 4, 100)
     assert (options.max_downtime, options.unchecked) == (1000, False)
+
+
+def test_the_request_of_migrate_has_all_options() -> None:
+    pytest.importorskip("libvirt", reason="the options of libvirt are with libvirt-python")
+    words = ["--persistent", "--undefinesource", "--tls", "--copy-storage-inc", "--timeout", "60"]
+    options = arguments().parse_args(
+        [*WORDS, *words, "--timeout-cancel", "--migrateuri", "tcp://b", "--max-downtime", "7"]
+    )
+    request = _request(options)
+    assert (request.domain, request.destination_uri, request.checked_by) == ("g", WORDS[2], options.socket)
+    assert (request.max_downtime_ms, request.timeout, request.cancel_at_timeout) == (7, 60, True)
+    chosen = request.options
+    assert (chosen.persistent, chosen.undefine_source, chosen.tls) == (True, True, True)
+    assert (chosen.copy_storage, chosen.migrate_uri) == ("inc", "tcp://b")
+
+
+def test_an_unchecked_migration_has_nobody_to_check_it() -> None:
+    pytest.importorskip("libvirt", reason="the options of libvirt are with libvirt-python")
+    assert _request(arguments().parse_args([*WORDS, "--unchecked"])).checked_by is None
+
+
+def test_evacuate_requests_a_migration_with_its_own_options() -> None:
+    pytest.importorskip("libvirt", reason="the options of libvirt are with libvirt-python")
+    options = arguments().parse_args(["evacuate", WORDS[2], "--bandwidth", "100", "--parallel"])
+    request = request_of(options, "qemu+ssh://c/system", "h")
+    assert (request.domain, request.destination_uri, request.checked_by) == ("h", "qemu+ssh://c/system", None)
+    assert (request.options.bandwidth, request.options.parallel, request.options.persistent) == (
+        100,
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
