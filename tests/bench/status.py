@@ -40,7 +40,7 @@ from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
-from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.migration_slots import MigrationSlots
 
 if TYPE_CHECKING:
     from vfmigrate.virt.hypervisor import Hypervisor
@@ -138,7 +138,7 @@ def status() -> Iterator[Status]:
             udev=Udev(),
             offload=offload,
         )
-        yield Status(config, host, store, offload, provisioner.check, Moves(config, host, store))
+        yield Status(config, host, store, offload, provisioner.check, MigrationSlots(config, host, store))
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.rules.driver_binding import CHOOSES_VARIANT
 
 PF = PciAddress(0, 1, 0, 0)
@@ -58,9 +58,9 @@ class Rig:
         self.started: list[str] = []
 
     @cached_property
-    def operations(self) -> HookOperations:
+    def hook_handler(self) -> HookHandler:
         """What answers the hook."""
-        return HookOperations(
+        return HookHandler(
             self.config,
             self.memory.host,
             self.store,
@@ -75,13 +75,13 @@ class Rig:
         return Announcer(self.config, self.memory.host, self.store, self.log)
 
     @cached_property
-    def promises(self) -> Promises:
+    def client_requests(self) -> ClientRequests:
         """What answers clients."""
-        return Promises(self.config, self.memory.host, self.store, self.converger, self.log)
+        return ClientRequests(self.config, self.memory.host, self.store, self.converger, self.log)
 
     def call(self, operation: str, xml: str, extra: str = "-") -> Optional[str]:
         """Call the hook; returns the XML that it answers with."""
-        return self.operations.handle(operation, "begin", extra, xml)
+        return self.hook_handler.handle(operation, "begin", extra, xml)
 
     def run(self, xml: str) -> None:
         """Start a guest."""

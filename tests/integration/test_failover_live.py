@@ -19,7 +19,7 @@ from vfmigrate.domain import domain_xml
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import failover_pair
 from vfmigrate.strategies.failover import definition as definitions
-from vfmigrate.strategies.failover.definition import Wish
+from vfmigrate.strategies.failover.definition import StandbyOptions
 
 pytestmark = pytest.mark.hosts
 
@@ -103,7 +103,7 @@ def test_a_vf_that_joins_a_pair_migrates_by_failover(running: Hosts) -> None:
     a = running.a
     assert strategies(running) == ["vfio"]
     live = a.host.virsh("dumpxml", "--migratable", GUEST)
-    halves = definitions.live_halves(live, Wish(bridge=BRIDGE, openvswitch=True, vlan=42))
+    halves = definitions.live_halves(live, StandbyOptions(bridge=BRIDGE, openvswitch=True, vlan=42))
     assert halves is not None
 
     a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=halves.standby)
@@ -121,7 +121,7 @@ def test_a_vf_that_joins_a_pair_migrates_by_failover(running: Hosts) -> None:
 def test_a_pair_that_is_plugged_in_by_hand_is_claimed(running: Hosts) -> None:
     a, mac, vf = running.a, "52:54:00:00:00:07", running.a.vf(2)
     live = a.host.virsh("dumpxml", "--migratable", GUEST)
-    halves = definitions.live_halves(live, Wish(bridge=BRIDGE, openvswitch=True, vlan=42))
+    halves = definitions.live_halves(live, StandbyOptions(bridge=BRIDGE, openvswitch=True, vlan=42))
     assert halves is not None
     standby = halves.standby.replace(MAC, mac).replace(ALIAS, "ua-by-hand")
     a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=standby)

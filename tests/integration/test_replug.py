@@ -82,7 +82,7 @@ def goes(source: Node, target: Node, was: State, slot: dict[str, str]) -> None:
     done = migrate(source, target, "--unchecked", "--persistent", "--undefinesource")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     told = done.stdout.splitlines()
-    for step in ("is promised on the destination", "has let go of its VF", "has a VF on the destination"):
+    for step in ("is reserved on the destination", "released its VF", "has a VF on the destination"):
         assert any(step in line for line in told), told
     assert any(f"{MAC} was without its VF for " in line for line in told)
     wait_for("the claim to be an ordinary one", lambda: not_out(target))

@@ -132,7 +132,7 @@ class HostileRig(Rig):
         """An event of libvirt's; afterwards the guest it spoke of is gone."""
         before = self.state()
         try:
-            answer = self.operations.handle(operation, "begin", "-", xml)
+            answer = self.hook_handler.handle(operation, "begin", "-", xml)
             check(answer is None or operation in ("migrate", "restore"), f"{operation} rewrites the XML")
         except VfmigrateError as error:
             check_told(error)
@@ -148,7 +148,7 @@ class HostileRig(Rig):
             request = protocol.decode_request(line)
             protocol.authorize(request, CLIENT, frozenset(), self.config.clients)
             if request.name in protocol.PROMISING:
-                json.dumps(self.promises.answer(request))
+                json.dumps(self.client_requests.answer(request))
         except VfmigrateError as error:
             check_told(error)
             check(self.state() == before, f"refused, and yet the host changed: {error}")
@@ -159,7 +159,7 @@ class HostileRig(Rig):
         for claim in self.store.all():
             for operation in ("stopped", "release"):
                 xml = f"<domain><name>g</name><uuid>{claim.domain}</uuid></domain>"
-                self.operations.handle(operation, "end", "-", xml)
+                self.hook_handler.handle(operation, "end", "-", xml)
         left = self.state(ready=True)
         check(left == self.untouched, f"left behind: {left} instead of {self.untouched}")
         self._check_secrets()

@@ -20,7 +20,7 @@ from vfmigrate.errors import Refused, VfmigrateError
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.rules import failover_pair
 from vfmigrate.strategies.failover import definition, live_pair
-from vfmigrate.strategies.failover.definition import Wish
+from vfmigrate.strategies.failover.definition import StandbyOptions
 from vfmigrate.strategies.failover.live_pair import Halves
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _enable(options: argparse.Namespace) -> int:
             openvswitch = options.switch == "openvswitch"
         else:
             openvswitch = _is_openvswitch(options.standby_bridge)
-        wish = Wish(
+        wish = StandbyOptions(
             options.mac,
             options.standby_bridge,
             options.standby_network,
@@ -152,7 +152,7 @@ def _enable(options: argparse.Namespace) -> int:
 
 
 def _live(
-    session: Session, options: argparse.Namespace, wish: Wish, networks: Collection[str]
+    session: Session, options: argparse.Namespace, wish: StandbyOptions, networks: Collection[str]
 ) -> Optional[tuple[RunningGuest, Halves]]:
     """The running guest and the pair to make in it; None if it has the pair. Raises Refused if that cannot work."""
     from vfmigrate.virt.running_guest import RunningGuest  # noqa: PLC0415 - as for the session

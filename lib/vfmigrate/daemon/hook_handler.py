@@ -24,7 +24,7 @@ from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.adoption import Adoption
 from vfmigrate.reservations.cleanup import Cleanup
-from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.migration_slots import MigrationSlots
 from vfmigrate.reservations.placement import Placement, Placements
 from vfmigrate.reservations.reservation import Reservations
 from vfmigrate.reservations.selection import Selection
@@ -38,7 +38,7 @@ ENDING = frozenset({"stopped", "release"})
 _LATE_SECONDS = 1.0
 
 
-class HookOperations:
+class HookHandler:
     """Answers the hook, one method for each operation."""
 
     def __init__(
@@ -56,8 +56,8 @@ class HookOperations:
         self._store = store
         self._converger = converger
         self._log = log
-        self.moves = Moves(config, host, store)
-        self._selection = Selection(host, store, self.moves)
+        self.slots = MigrationSlots(config, host, store)
+        self._selection = Selection(host, store, self.slots)
         self._placements = Placements(config, host, store)
         self._cleanup = Cleanup(store, converger, log)
         self._reservations = Reservations(
@@ -66,7 +66,7 @@ class HookOperations:
             store,
             converger,
             log,
-            moves=self.moves,
+            slots=self.slots,
             placements=self._placements,
             cleanup=self._cleanup,
         )
@@ -153,7 +153,7 @@ class HookOperations:
     def _start(self, domain: Domain, _xml: str) -> Optional[str]:
         for claim in self._take_named(domain, PLUGGED):
             self._store.change(claim, expires=None)
-        self.moves.settled(domain.uuid)
+        self.slots.settled(domain.uuid)
         for claim in self._store.of_domain(domain.uuid):
             if claim.slot is not None:
                 self._store.change(claim, expires=None)  # plugged in once the guest runs; see arrivals
@@ -180,7 +180,7 @@ class HookOperations:
                 "give the guest another VF, or use a hostdev network of the pool",
             )
         claim = self._placements.claim(domain, placement, vf, state)
-        if current is None and self.moves.is_expected(domain.uuid):
+        if current is None and self.slots.is_expected(domain.uuid):
             # libvirt has chosen it just now: is it one that can take the state?
             if placement.interface.mark is not None and placement.moves:
                 compatibility.check_compatible(
@@ -218,7 +218,7 @@ class HookOperations:
         self.adoption.gone(domain.uuid)
         for claim in self._store.of_domain(domain.uuid):
             self._cleanup.drop(claim, gone=True)
-        self.moves.settled(domain.uuid)
+        self.slots.settled(domain.uuid)
         return None
 
     # -- libvirt was restarted and found its guests running

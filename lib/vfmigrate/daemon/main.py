@@ -26,7 +26,7 @@ from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
-from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.options import arguments
@@ -45,12 +45,12 @@ from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.ovs.openvswitch import OpenVswitch
 from vfmigrate.provision.provisioner import Provisioner
 from vfmigrate.reservations.cleanup import Cleanup
-from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.reservations.departures import Departures
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.remote_server import Postman
 from vfmigrate.rpc.server import Server, listening_socket
-from vfmigrate.strategies.failover.primary import PrimaryWatch
+from vfmigrate.strategies.failover.primary_watch import PrimaryWatch
 from vfmigrate.strategies.replug.arrivals import Arrivals
 from vfmigrate.version import VERSION
 from vfmigrate.virt.hypervisor import Hypervisor
@@ -75,7 +75,7 @@ class Daemon:
         hypervisor = Hypervisor(settings.libvirt_uri)
         converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
         self.announcer = Announcer(settings, self.host, self.store, log)
-        self.operations = HookOperations(
+        self.hook_handler = HookHandler(
             settings, self.host, self.store, converger, log, on_started=self.announcer.warm
         )
         self.event_loop = EventLoop(log, period=settings.reconcile_interval)
@@ -83,7 +83,7 @@ class Daemon:
             settings,
             self.host,
             self.store,
-            self.operations.adoption,
+            self.hook_handler.adoption,
             Cleanup(self.store, converger, log),
             hypervisor,
             log,
@@ -104,12 +104,12 @@ class Daemon:
         self.arrivals = Arrivals(self.store, converger, hypervisor, log, on_plugged=domain_sync.settle_soon)
 
         def resumed(uuid: str) -> None:
-            self.operations.moves.arrived(uuid)
+            self.hook_handler.slots.arrived(uuid)
             self.primaries.expect(uuid)
             self.arrivals.expect(uuid)
 
         events.on_resumed = self.reconciler.on_arrived = resumed
-        events.on_started = self.operations.moves.arrived
+        events.on_started = self.hook_handler.slots.arrived
         offload = OffloadRestart(systemd.restart)
         departures = Departures(self.store, log, hypervisor.migrating)
         self.postman = Postman(hypervisor.mailbox, self.do, log)
@@ -121,7 +121,7 @@ class Daemon:
 
         self.reconciler.on_running = look
         domain_sync.on_unplugged = departures.unplugged
-        self.promises = Promises(
+        self.client_requests = ClientRequests(
             settings,
             self.host,
             self.store,
@@ -129,7 +129,7 @@ class Daemon:
             log,
             on_kept=domain_sync.settle_soon,
             departures=departures,
-            moves=self.operations.moves,
+            slots=self.hook_handler.slots,
         )
         self.provisioner = Provisioner(
             settings,
@@ -141,7 +141,7 @@ class Daemon:
             offload=offload,
         )
         looks = (settings, self.host, self.store, offload, self.provisioner.check)
-        self.status = Status(*looks, self.operations.moves, missing=self.arrivals.told)
+        self.status = Status(*looks, self.hook_handler.slots, missing=self.arrivals.told)
         premises = Premises(self.host.ovs.bridge_exists)
         self.inventory = Inventory(*looks, hypervisor.migrating, premises, converger.bindings)
 
@@ -190,7 +190,7 @@ class Daemon:
 
     def _do(self, request: protocol.Request) -> dict[str, Any]:
         if request.name == "hook":
-            xml = self.operations.handle(
+            xml = self.hook_handler.handle(
                 request.text("operation"),
                 request.text("sub_operation"),
                 request.text("extra"),
@@ -204,7 +204,7 @@ class Daemon:
         if request.name == "provision":
             return self._provision(request)
         if request.name in protocol.PROMISING:
-            return self.promises.answer(request)
+            return self.client_requests.answer(request)
         return self._tell(request)
 
     def _tell(self, request: protocol.Request) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     notify("READY=1")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     notify("STOPPING=1")
-    daemon.operations.moves.close()
+    daemon.hook_handler.slots.close()
     server.stop()
     daemon.stop()
     return 0

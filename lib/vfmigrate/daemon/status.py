@@ -20,7 +20,7 @@ from vfmigrate.ovs.bridge import OFFLOAD
 from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
-from vfmigrate.reservations.migration_slots import Moves, at_most
+from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
 from vfmigrate.rules.findings import Finding
 
 SCHEMA = 1
@@ -39,7 +39,7 @@ class Status:
         store: ClaimStore,
         offload: OffloadRestart,
         check: Check,
-        moves: Moves,
+        slots: MigrationSlots,
         *,
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
     ) -> None:
@@ -49,7 +49,7 @@ class Status:
         self._store = store
         self._offload = offload
         self._check = check
-        self._moves = moves
+        self._slots = slots
         self._missing = missing
 
     def tell(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Status:
         told: dict[str, Any] = {
             "address": str(address),
             "offload": offload,
-            "migrating": len(self._moves.guests(address)),
+            "migrating": len(self._slots.guests(address)),
             "max_migrating": at_most(self._host, pool, address),
             "vfs": [],
             "problems": [],

@@ -19,8 +19,8 @@ from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.monitor import MigrationMonitor
 from vfmigrate.model.progress import Display
 from vfmigrate.polling import poll
-from vfmigrate.strategies.replug.ground import Desk, Ends
-from vfmigrate.strategies.replug.replug import Outcome, Replug
+from vfmigrate.strategies.replug.replug_hosts import DaemonClient, ReplugHosts
+from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:  # these import libvirt-python, which the unit tests do without
     from vfmigrate.virt.devices import Devices
@@ -78,8 +78,8 @@ class Migration:
         display: Display,
         cancelled: threading.Event,
         *,
-        source_daemon: Desk,
-        destination_daemon: Desk,
+        source_daemon: DaemonClient,
+        destination_daemon: DaemonClient,
         source: Devices,
         destination: Devices,
     ) -> None:
@@ -127,7 +127,7 @@ class Migration:
         return self.report
 
     def _replug(self, replugged: Sequence[Crossing], migration: _LibvirtMigration) -> None:
-        ends = Ends(
+        ends = ReplugHosts(
             migration,
             replugged,
             self._source,
@@ -149,7 +149,7 @@ class Migration:
                 f"{mac} is without a VF, the guest uses the other port of its bond: {why}"
             )
 
-    def _raise(self, outcome: Outcome) -> None:
+    def _raise(self, outcome: ReplugResult) -> None:
         """Raise why the guest did not arrive, with the VFs that could not be plugged back."""
         left = "".join(f"; {mac} is without a VF: {why}" for mac, why in outcome.without_vf.items())
         failure = outcome.failure or HostError(outcome.failed)

@@ -41,7 +41,7 @@ _ROUNDS = 3
 
 
 @dataclass
-class Outcome:
+class PoolResult:
     """What came of one pool: what was (or would be) changed, what was found, and why it went no further."""
 
     pool: str
@@ -136,8 +136,8 @@ class Provisioner:
 
     # -- one pool
 
-    def _pool(self, pool: Pool, dry_run: bool, deadline: float) -> Outcome:
-        outcome = Outcome(pool.name)
+    def _pool(self, pool: Pool, dry_run: bool, deadline: float) -> PoolResult:
+        outcome = PoolResult(pool.name)
         try:
             remaining = deadline - time.monotonic()
             if remaining > 0:
@@ -165,14 +165,14 @@ class Provisioner:
                 return False
         return pool.uplink in (NONE, UPLINK_OF_PF) or self._host.links.find(pool.uplink) is not None
 
-    def _check(self, pool: Pool, outcome: Outcome) -> None:
+    def _check(self, pool: Pool, outcome: PoolResult) -> None:
         found = self.check(pool, ask_tool=True)
         outcome.findings += [finding for finding in found if finding not in outcome.findings]
         errors = [finding for finding in found if finding.severity == ERROR]
         if errors:
             raise HostError(f"pool '{pool.name}' is not provisioned: {errors[0].text}", errors[0].remedy)
 
-    def _apply(self, pool: Pool, outcome: Outcome) -> None:
+    def _apply(self, pool: Pool, outcome: PoolResult) -> None:
         for _ in range(_ROUNDS):
             todo = self._plan(pool, outcome)
             if not todo:
@@ -190,14 +190,14 @@ class Provisioner:
                 "see journalctl -k and whether something else configures this card",
             )
 
-    def _run(self, todo: Sequence[Step], outcome: Outcome) -> None:
+    def _run(self, todo: Sequence[Step], outcome: PoolResult) -> None:
         for step in todo:
             step.run(self._host)
             if not step.silent:
                 outcome.changes.append(step.text)
                 self._log.event("provision", f"pool '{outcome.pool}': {step.text}", pool=outcome.pool)
 
-    def _tell(self, pool: Pool, outcome: Outcome, dry_run: bool) -> None:
+    def _tell(self, pool: Pool, outcome: PoolResult, dry_run: bool) -> None:
         if dry_run:
             return
         for finding in outcome.findings:
@@ -214,7 +214,7 @@ class Provisioner:
     def _states(self, pool: Pool) -> list[PfState]:
         return [pf.observe(self._host, self._store, address) for address in pool.pfs]
 
-    def _plan(self, pool: Pool, outcome: Outcome) -> list[Step]:
+    def _plan(self, pool: Pool, outcome: PoolResult) -> list[Step]:
         """Every step that is needed now; what cannot be done yet becomes a warning of the outcome."""
         states = self._states(pool)
         todo: list[Step] = []
@@ -230,7 +230,7 @@ class Provisioner:
             _warn(outcome, [self._networks.told_unreachable(pool, error)])
         return todo
 
-    def _switch_steps(self, pool: Pool, outcome: Outcome) -> list[Step]:
+    def _switch_steps(self, pool: Pool, outcome: PoolResult) -> list[Step]:
         ovs, todo = self._host.ovs, []
         missing = differing(ovs.settings(), OFFLOAD)
         if missing:
@@ -248,7 +248,7 @@ class Provisioner:
             todo += self._uplink_steps(pool, link)
         return todo
 
-    def _restart_steps(self, pool: Pool, outcome: Outcome, switched_on: bool) -> list[Step]:
+    def _restart_steps(self, pool: Pool, outcome: PoolResult, switched_on: bool) -> list[Step]:
         if not switched_on and not self._offload.pending():
             return []
         how = f"systemctl restart {self._offload.unit}"
@@ -348,7 +348,7 @@ class Provisioner:
         return {vf: others for vf, others in groups.items() if others}
 
 
-def _warn(outcome: Outcome, texts: Sequence[str]) -> None:
+def _warn(outcome: PoolResult, texts: Sequence[str]) -> None:
     for text in texts:
         finding = Finding(WARNING, text)
         if finding not in outcome.findings:

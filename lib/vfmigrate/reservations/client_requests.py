@@ -25,7 +25,7 @@ from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.strategy import STRATEGIES, Strategy
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.departures import Departures
-from vfmigrate.reservations.migration_slots import Moves, at_most, check_number
+from vfmigrate.reservations.migration_slots import MigrationSlots, at_most, check_number
 from vfmigrate.reservations.selection import Selection
 from vfmigrate.rpc.protocol import Request
 from vfmigrate.rules import compatibility
@@ -36,7 +36,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
-class Wish:
+class ClaimRequest:
     """What a client asks for: a VF for one interface of one guest."""
 
     domain: str
@@ -72,7 +72,7 @@ def mac_of(request: Request) -> str:
     return parse_mac(request.text("mac"))
 
 
-def wish_of(request: Request) -> Wish:
+def read_claim_request(request: Request) -> ClaimRequest:
     """What a `claim` request asks for. Raises InputError or UsageError."""
     domain, mac = domain_of(request), mac_of(request)
     name = request.text("strategy")
@@ -92,7 +92,7 @@ def wish_of(request: Request) -> Wish:
             msix=request.optional_number("msix", 1, 2048),
         )
     slot, origin = request.optional_text("slot"), request.optional_text("origin")
-    return Wish(
+    return ClaimRequest(
         slot=PciAddress.parse(slot) if slot is not None else None,
         origin=PciAddress.parse(origin) if origin is not None else None,
         domain=domain,
@@ -117,7 +117,7 @@ def usual_vf(mac: str, vfs: list[PciAddress]) -> Optional[PciAddress]:
     return vfs[int(mac.replace(":", ""), 16) % len(vfs)] if vfs else None
 
 
-class Promises:
+class ClientRequests:
     """Makes promises and takes them back."""
 
     def __init__(
@@ -130,7 +130,7 @@ class Promises:
         *,
         on_kept: Callable[[str], None] = lambda _uuid: None,
         departures: Optional[Departures] = None,
-        moves: Optional[Moves] = None,
+        slots: Optional[MigrationSlots] = None,
     ) -> None:
         self._config = config
         self._host = host
@@ -138,8 +138,8 @@ class Promises:
         self._converger = converger
         self._cleanup = Cleanup(store, converger, log)
         self._log = log
-        self._moves = moves or Moves(config, host, store)
-        self._selection = Selection(host, store, self._moves)
+        self._slots = slots or MigrationSlots(config, host, store)
+        self._selection = Selection(host, store, self._slots)
         self._on_kept = on_kept
         self._departures = departures
 
@@ -148,7 +148,7 @@ class Promises:
         if request.name == "pools":
             return {"schema": SCHEMA, "pools": self.pools()}
         if request.name == "claim":
-            claim = self.claim(wish_of(request))
+            claim = self.claim(read_claim_request(request))
             if claim is None:
                 return {}
             mtu = self._config.pools[claim.pool].mtu
@@ -166,28 +166,28 @@ class Promises:
             return {"vfs": [str(claim.vf) for claim in self.give_back(domain, mac)]}
         return {"vfs": [str(claim.vf) for claim in self.check_departure(domain)]}
 
-    def claim(self, wish: Wish) -> Optional[Claim]:
+    def claim(self, wanted: ClaimRequest) -> Optional[Claim]:
         """Take a VF for a guest, or keep the one that it has; None when the VF named is none of ours.
 
         Raises Refused, HostError or Unreachable; then nothing was taken.
         """
-        pool = self._pool(wish)
+        pool = self._pool(wanted)
         if pool is None:
             return None
-        vlan = wish.vlan if wish.vlan is not None else pool.vlan
+        vlan = wanted.vlan if wanted.vlan is not None else pool.vlan
         compatibility.check_vlans([vlan] if vlan is not None else [], pool)
         self._selection.check_bridges([pool])
-        facts = self._selection.facts([pool]) if wish.source is not None else {}
+        facts = self._selection.facts([pool]) if wanted.source is not None else {}
 
         def take() -> tuple[Optional[Claim], Claim]:
             with self._store.lock:
-                before = self._of(wish.domain, wish.mac)
-                return before, self._take(wish, pool, vlan, facts, before)
+                before = self._of(wanted.domain, wanted.mac)
+                return before, self._take(wanted, pool, vlan, facts, before)
 
-        before, claim = self._moves.in_turn(take, lambda _crowded: None)
+        before, claim = self._slots.in_turn(take, lambda _crowded: None)
         try:
             self._converger.converge(claim.vf)
-            if wish.strategy.state_travels:
+            if wanted.strategy.state_travels:
                 self._converger.check_ready(claim.vf)
         except VfmigrateError:
             if before is None or before.vf != claim.vf:
@@ -198,98 +198,100 @@ class Promises:
         self._tell("promised", claim)
         return claim
 
-    def _pool(self, wish: Wish) -> Optional[Pool]:
-        named = self._config.pools.get(wish.pool) if wish.pool is not None else None
-        if wish.pool is not None and named is None:
+    def _pool(self, wanted: ClaimRequest) -> Optional[Pool]:
+        named = self._config.pools.get(wanted.pool) if wanted.pool is not None else None
+        if wanted.pool is not None and named is None:
             there_are = ", ".join(sorted(self._config.pools)) or "none"
             raise Refused(
-                f"this host has no pool '{wish.pool[:64]}'; its pools: {there_are}",
+                f"this host has no pool '{wanted.pool[:64]}'; its pools: {there_are}",
                 "add it to vfmigrate.conf, or correct the vNIC's vfmigrate_pool",
             )
-        if wish.vf is None:
+        if wanted.vf is None:
             return named
-        pf = self._host.sysfs.physfn(wish.vf)
+        pf = self._host.sysfs.physfn(wanted.vf)
         pool = self._config.pool_of(pf) if pf is not None else None
         if named is not None and pool is not named:
             raise Refused(
-                f"{wish.vf} is not a VF of pool '{named.name}' on this host",
+                f"{wanted.vf} is not a VF of pool '{named.name}' on this host",
                 "vdsm needs the VFs of a pool at the same addresses on all hosts: see docs/ovirt.md",
             )
         return pool
 
     def _take(
         self,
-        wish: Wish,
+        wanted: ClaimRequest,
         pool: Pool,
         vlan: Optional[int],
         facts: dict[PciAddress, compatibility.CardFacts],
         before: Optional[Claim],
     ) -> Claim:
-        if wish.slot is not None and wish.source is None:
-            return self._lend(wish, before)
-        if before is not None and wish.vf in (None, before.vf) and before.pool == pool.name:
+        if wanted.slot is not None and wanted.source is None:
+            return self._lend(wanted, before)
+        if before is not None and wanted.vf in (None, before.vf) and before.pool == pool.name:
             if before.expires is None:
                 return before  # the guest runs with it
             return self._store.put(
                 replace(
                     before,
-                    vlan=vlan if wish.vlan is not None else before.vlan,
-                    trunks=() if wish.vlan is not None else before.trunks,
-                    state=PLUGGED if wish.plug else before.state,
+                    vlan=vlan if wanted.vlan is not None else before.vlan,
+                    trunks=() if wanted.vlan is not None else before.trunks,
+                    state=PLUGGED if wanted.plug else before.state,
                     expires=self._expiry(),
                 )
             )
         if before is not None and before.expires is None:
-            raise Refused(f"guest '{before.domain_name}' already has VF {before.vf} for MAC {wish.mac}")
-        vf = self._choose(wish, pool, facts)
+            raise Refused(f"guest '{before.domain_name}' already has VF {before.vf} for MAC {wanted.mac}")
+        vf = self._choose(wanted, pool, facts)
         if before is not None:
             self._store.drop(before)
         return self._store.put(
             Claim(
                 vf=vf,
                 pool=pool.name,
-                domain=wish.domain,
-                domain_name=wish.name,
-                state=PLUGGED if wish.plug else RESERVED,
+                domain=wanted.domain,
+                domain_name=wanted.name,
+                state=PLUGGED if wanted.plug else RESERVED,
                 since=0.0,
                 expires=self._expiry(),
-                mac=wish.mac,
+                mac=wanted.mac,
                 vlan=vlan,
                 trunks=pool.default_trunks if vlan is None else (),
-                managed=wish.managed,
-                incoming=wish.source is not None,
-                strategy=wish.strategy.name,
-                slot=str(wish.slot) if wish.slot is not None else None,
-                origin=wish.origin,
+                managed=wanted.managed,
+                incoming=wanted.source is not None,
+                strategy=wanted.strategy.name,
+                slot=str(wanted.slot) if wanted.slot is not None else None,
+                origin=wanted.origin,
             )
         )
 
-    def _lend(self, wish: Wish, before: Optional[Claim]) -> Claim:
+    def _lend(self, wanted: ClaimRequest, before: Optional[Claim]) -> Claim:
         """The guest's own claim, noted as one of a VF that is out and must come back if the guest stays."""
         if before is None or before.expires is not None:
             raise Refused(
-                f"guest '{wish.name}' has no VF with MAC {wish.mac} here that vfmigrate knows of",
+                f"guest '{wanted.name}' has no VF with MAC {wanted.mac} here that vfmigrate knows of",
                 "run: vfmigrate reconcile",
             )
-        return self._store.put(replace(before, strategy=wish.strategy.name, slot=str(wish.slot)))
+        return self._store.put(replace(before, strategy=wanted.strategy.name, slot=str(wanted.slot)))
 
-    def _choose(self, wish: Wish, pool: Pool, facts: dict[PciAddress, compatibility.CardFacts]) -> PciAddress:
-        moves = wish.source is not None and wish.strategy.uses_slot
-        if wish.vf is None:
+    def _choose(
+        self, wanted: ClaimRequest, pool: Pool, facts: dict[PciAddress, compatibility.CardFacts]
+    ) -> PciAddress:
+        moves = wanted.source is not None and wanted.strategy.uses_slot
+        if wanted.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
-            return self._selection.choose(pool, facts, wish.source, usual_vf(wish.mac, vfs), moves=moves)
-        obstacle = self._selection.obstacle(wish.vf, pool)
+            return self._selection.choose(pool, facts, wanted.source, usual_vf(wanted.mac, vfs), moves=moves)
+        obstacle = self._selection.obstacle(wanted.vf, pool)
         if obstacle is not None:
             raise Refused(
-                f"VF {wish.vf} of pool '{pool.name}' cannot be given to guest '{wish.name}': it is {obstacle}",
+                f"VF {wanted.vf} of pool '{pool.name}' cannot be given to guest '{wanted.name}': it is {obstacle}",
                 "choose another host",
             )
-        if wish.source is not None:
-            compatibility.check_compatible(wish.source, wish.vf, facts[wish.vf])
-        pf = self._host.sysfs.physfn(wish.vf)
-        if moves and pf is not None and pf in self._moves.full(pool):
-            raise compatibility.Crowded(pool, {pf: self._moves.guests(pf)}, at_most(self._host, pool, pf))
-        return wish.vf
+        if wanted.source is not None:
+            compatibility.check_compatible(wanted.source, wanted.vf, facts[wanted.vf])
+        pf = self._host.sysfs.physfn(wanted.vf)
+        if moves and pf is not None and pf in self._slots.full(pool):
+            raise compatibility.Crowded(pool, {pf: self._slots.guests(pf)}, at_most(self._host, pool, pf))
+        return wanted.vf
 
     def keep(self, domain: str, mac: str) -> bool:
         """A VF that was plugged into a running guest is there: its claim no longer runs out.
@@ -358,7 +360,7 @@ class Promises:
                 card["problem"] = str(error)
                 continue
             card.update(psid=info.psid, firmware=info.firmware)
-            card.update(migrating=len(self._moves.guests(pf)), max_migrating=at_most(self._host, pool, pf))
+            card.update(migrating=len(self._slots.guests(pf)), max_migrating=at_most(self._host, pool, pf))
             told["vfs"] += len(vfs)
             told["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
         return told

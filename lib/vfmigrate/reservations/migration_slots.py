@@ -41,7 +41,7 @@ class _Expected:
     expires: float
 
 
-class Moves:
+class MigrationSlots:
     """Counts what is on the move; thread-safe."""
 
     def __init__(self, config: Config, host: Host, store: ClaimStore) -> None:

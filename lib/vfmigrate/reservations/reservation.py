@@ -15,7 +15,7 @@ from vfmigrate.errors import VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.cleanup import Cleanup
-from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.migration_slots import MigrationSlots
 from vfmigrate.reservations.placement import Placement, Placements
 from vfmigrate.reservations.selection import Selection
 from vfmigrate.rules import compatibility, failover_pair
@@ -33,7 +33,7 @@ class Reservations:
         converger: Converger,
         log: Journal,
         *,
-        moves: Moves,
+        slots: MigrationSlots,
         placements: Placements,
         cleanup: Cleanup,
     ) -> None:
@@ -42,10 +42,10 @@ class Reservations:
         self._store = store
         self._converger = converger
         self._log = log
-        self._moves = moves
+        self._slots = slots
         self._placements = placements
         self._cleanup = cleanup
-        self._selection = Selection(host, store, moves)
+        self._selection = Selection(host, store, slots)
 
     def arrive(self, domain: Domain, xml: str) -> Optional[str]:
         """A guest migrates to here; returns its XML with the VFs it gets, or None when nothing changes.
@@ -71,9 +71,9 @@ class Reservations:
         for placement in placements:
             failover_pair.check_crosses(domain, placement.interface)
             self._placements.check_pair(domain, placement)
-        self._moves.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
+        self._slots.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
         facts = self._selection.facts(pools)
-        claims = self._moves.in_turn(
+        claims = self._slots.in_turn(
             lambda: self._reserve(domain, placements, facts), lambda crowded: self._tell_wait(domain, crowded)
         )
         try:
@@ -108,7 +108,7 @@ class Reservations:
             with self._store.lock:
                 return self._take(domain, placements, facts, given_up)
         except VfmigrateError:
-            self._moves.settled(domain.uuid)
+            self._slots.settled(domain.uuid)
             raise
         finally:
             for claim in given_up:
@@ -163,8 +163,8 @@ class Reservations:
     def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
         for claim in claims.values():
             self._cleanup.drop(claim)
-        self._moves.settled(domain.uuid)
+        self._slots.settled(domain.uuid)
 
     def _expect(self, domain: Domain, vfs: list[PciAddress]) -> None:
         pfs = (self._host.sysfs.physfn(vf) for vf in vfs)
-        self._moves.expect(domain, (pf for pf in pfs if pf is not None))
+        self._slots.expect(domain, (pf for pf in pfs if pf is not None))

@@ -16,7 +16,7 @@ from vfmigrate.converge.observe import Host
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.migration_slots import Moves, at_most
+from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.compatibility import Candidate, CardFacts, Crowded
 
@@ -24,10 +24,10 @@ from vfmigrate.rules.compatibility import Candidate, CardFacts, Crowded
 class Selection:
     """Looks over the VFs of a pool."""
 
-    def __init__(self, host: Host, store: ClaimStore, moves: Moves) -> None:
+    def __init__(self, host: Host, store: ClaimStore, slots: MigrationSlots) -> None:
         self._host = host
         self._store = store
-        self._moves = moves
+        self._slots = slots
 
     def check_bridges(self, pools: Iterable[Pool]) -> None:
         """Raises Refused when a bridge that a VF of these pools is plugged into is not on this host."""
@@ -81,11 +81,11 @@ class Selection:
             raise incompatible
         if besides is not None:
             free = [vf for vf in free if vf not in besides][:1]
-        full = self._moves.full(pool) if moves and free else frozenset()
+        full = self._slots.full(pool) if moves and free else frozenset()
         fitting = [vf for vf in free if self._host.sysfs.physfn(vf) not in full]
         if free and not fitting:
             most = min(at_most(self._host, pool, pf) for pf in full)
-            raise Crowded(pool, {pf: self._moves.guests(pf) for pf in pool.pfs if pf in full}, most)
+            raise Crowded(pool, {pf: self._slots.guests(pf) for pf in pool.pfs if pf in full}, most)
         if preferred is not None and preferred in fitting:
             return preferred
         return compatibility.choose(

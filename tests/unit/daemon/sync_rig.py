@@ -95,7 +95,7 @@ class SyncRig(Rig):
             self.config,
             self.memory.host,
             self.store,
-            self.operations.adoption,
+            self.hook_handler.adoption,
             Cleanup(self.store, self.converger, self.log),
             libvirt,
             self.log,
@@ -126,7 +126,7 @@ class SyncRig(Rig):
 
 
 def arrived(rig: SyncRig) -> str:
-    rewritten = rig.operations.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
+    rewritten = rig.hook_handler.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
     assert rewritten is not None
     return rig.start(rewritten)
 

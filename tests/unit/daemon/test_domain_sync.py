@@ -25,7 +25,7 @@ def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(sync_rig: Syn
         sync_rig.libvirt.meanwhile = lambda: None  # once: a second end would take away what the first left
         sync_rig.now += 0.1
         for operation in ("stopped", "release"):
-            sync_rig.operations.handle(operation, "end", "daemon", xml)
+            sync_rig.hook_handler.handle(operation, "end", "daemon", xml)
 
     sync_rig.libvirt.meanwhile = end
     sync_rig.reconciler.reconcile() if look == "reconcile" else sync_rig.domain_sync.follow(uuid)
@@ -141,7 +141,7 @@ def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(s
     device = f"<hostdev mode='subsystem' type='pci' managed='yes'><source>{address}</source></hostdev>"
     marked = guest(1).replace("</v:vfs>", f"<v:vf address='{ELSEWHERE}' pool='data' vlan='42'/></v:vfs>")
     xml = marked.replace("<devices>", f"<devices>{device}")
-    rewritten = sync_rig.operations.handle("migrate", "begin", "-", xml)
+    rewritten = sync_rig.hook_handler.handle("migrate", "begin", "-", xml)
     assert rewritten is not None
     uuid = sync_rig.start(rewritten)
     sync_rig.libvirt.definitions[uuid] = xml
@@ -156,7 +156,7 @@ def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(s
 def test_the_definition_of_a_restored_guest_stays_the_administrators(sync_rig: SyncRig) -> None:
     other = sync_rig.start(guest(2, sync_rig.memory.vfs[0]))
     saved = guest(1, sync_rig.memory.vfs[0])
-    rewritten = sync_rig.operations.handle("restore", "begin", "-", saved)
+    rewritten = sync_rig.hook_handler.handle("restore", "begin", "-", saved)
     assert rewritten is not None
     uuid = sync_rig.start(rewritten)
     sync_rig.libvirt.definitions[uuid] = saved

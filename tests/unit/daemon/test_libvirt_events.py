@@ -22,9 +22,9 @@ def test_only_what_resumes_after_a_migration_is_announced(sync_rig: SyncRig) -> 
 
 
 def test_a_restored_guest_is_announced_as_well(sync_rig: SyncRig) -> None:
-    rewritten = sync_rig.operations.handle("restore", "begin", "-", guest(1, ELSEWHERE))
+    rewritten = sync_rig.hook_handler.handle("restore", "begin", "-", guest(1, ELSEWHERE))
     assert rewritten is not None
     uuid = sync_rig.start(rewritten)
     sync_rig.events.handle(LifecycleEvent(uuid, "guest1", "started", "restored"))
     assert sync_rig.memory.ovs.sent.wait(10)
-    assert sync_rig.operations.moves.guests(PF) == []
+    assert sync_rig.hook_handler.slots.guests(PF) == []

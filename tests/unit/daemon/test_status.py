@@ -21,7 +21,7 @@ from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.status import Status
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import SwitchPort
-from vfmigrate.reservations.migration_slots import Moves
+from vfmigrate.reservations.migration_slots import MigrationSlots
 
 EXPECTED = Path(__file__).with_name("expected")
 
@@ -37,7 +37,7 @@ def rig(tmp_path: Path) -> Iterator[ProvisionRig]:
 def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
-    moves = Moves(config, rig.memory.host, rig.store)
+    moves = MigrationSlots(config, rig.memory.host, rig.store)
     told = Status(config, rig.memory.host, rig.store, rig.offload, check, moves).tell()
     return dict(json.loads(json.dumps(told)))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 import pytest
 
 from tests.unit.migrate.test_monitor import Display
-from tests.unit.strategies.replug.test_ground import DEVICE, MAC, UUID, Plugs, World
+from tests.unit.strategies.replug.test_replug_hosts import DEVICE, MAC, UUID, Plugs, World
 from vfmigrate.domain.migrating_vf import Crossing
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits

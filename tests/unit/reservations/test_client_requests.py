@@ -21,7 +21,7 @@ from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.links import Link, Traffic
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.client_requests import Promises
+from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.reservations.departures import Departures
 from vfmigrate.rpc.protocol import Request
 
@@ -43,7 +43,7 @@ class ClientsRig(Rig):
             self.log,
             lambda domain: self.asked.append(domain) or True,  # type: ignore[func-returns-value]
         )
-        self.promises = Promises(
+        self.client_requests = ClientRequests(
             self.config,
             self.memory.host,
             self.store,
@@ -54,7 +54,7 @@ class ClientsRig(Rig):
         )
 
     def ask(self, request: str, /, **arguments: Any) -> dict[str, Any]:
-        return self.promises.answer(Request(request, arguments))
+        return self.client_requests.answer(Request(request, arguments))
 
     def claim(self, **changes: Any) -> dict[str, Any]:
         return self.ask(
@@ -141,7 +141,7 @@ def test_what_went_through_a_guests_ports(rig: ClientsRig) -> None:
 
 def test_what_was_promised_is_what_the_hook_finds(rig: ClientsRig) -> None:
     vf = PciAddress.parse(rig.claim(vlan=43)["vf"])
-    operations = rig.operations
+    operations = rig.hook_handler
     xml = (
         f"<domain><name>web</name><uuid>{DOMAIN}</uuid><devices><interface type='hostdev' managed='yes'>"
         f"<mac address='{MAC}'/><source><address type='pci' domain='0x0000' bus='0x01' slot='0x{vf.slot:02x}' "
@@ -291,7 +291,7 @@ def test_the_very_vf_is_promised_to_an_arriving_guest_and_libvirts_hook_takes_it
     arriving(rig, 1)
     (claim,) = rig.store.all()
     assert (claim.vf, claim.incoming) == (rig.memory.vfs[1], True)
-    operations = rig.operations
+    operations = rig.hook_handler
     xml = (
         f"<domain><name>web</name><uuid>{claim.domain}</uuid><metadata><v:vfs xmlns:v='urn:vfmigrate:domain:1'>"
         f"<v:vf mac='{claim.mac}' pool='data'/></v:vfs></metadata><devices><interface type='hostdev' "
@@ -390,10 +390,10 @@ def test_a_vf_whose_interface_is_up_belongs_to_the_host_unless_that_is_how_it_is
     rig.memory.sysfs.bind(vf, rig.memory.card.hardware.host_driver)
     (netdev,) = (netdev for netdev, _ in rig.memory.card.netdevs(str(vf)))
     rig.memory.links.links[netdev.ifindex] = Link(netdev.ifindex, netdev.name, True, 1500, MAC)
-    wish = {"pool": None, "vf": str(vf), "strategy": "replug", "unmanaged": True, "plug": True}
+    wanted = {"pool": None, "vf": str(vf), "strategy": "replug", "unmanaged": True, "plug": True}
     if kept == "ready":
         with pytest.raises(Refused, match="in use by this host as"):
-            rig.claim(**wish)
+            rig.claim(**wanted)
     else:
-        rig.claim(**wish)
+        rig.claim(**wanted)
         assert rig.memory.sysfs.is_vfio(rig.memory.sysfs.driver(vf))

@@ -18,7 +18,7 @@ from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.rig import PF, Rig
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.hook_handler import HookOperations
+from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
@@ -47,7 +47,7 @@ class SlotsRig(Rig):
         return answer
 
     def arrived(self, number: int) -> None:
-        self.operations.moves.arrived(f"00000000-0000-4000-8000-{number:012d}")
+        self.hook_handler.slots.arrived(f"00000000-0000-4000-8000-{number:012d}")
 
 
 MakeSlotsRig = Callable[..., SlotsRig]
@@ -109,7 +109,7 @@ def test_the_wait_ends_with_the_daemon(make_rig: MakeSlotsRig) -> None:
     fifth = threading.Thread(target=come)
     fifth.start()
     fifth.join(0.3)
-    rig.operations.moves.close()
+    rig.hook_handler.slots.close()
     fifth.join(10)
     assert len(refused) == 1
 
@@ -125,7 +125,7 @@ def test_a_promise_that_ran_out_is_not_on_the_move(make_rig: MakeSlotsRig) -> No
 def test_another_physical_function_takes_what_the_first_cannot(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(pfs=2)
     rig.come(1, vfs=5)
-    counts = [len(rig.operations.moves.guests(pf)) for pf in (PF, OTHER_PF)]
+    counts = [len(rig.hook_handler.slots.guests(pf)) for pf in (PF, OTHER_PF)]
     assert counts == [1, 4]
 
 
@@ -179,9 +179,9 @@ def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeSlotsRig) ->
         rig.call(operation, resolved if operation == "start" else network_guest(1))
     (claim,) = rig.store.all()
     assert claim.incoming
-    assert rig.operations.moves.guests(PF) == ["guest1"]
+    assert rig.hook_handler.slots.guests(PF) == ["guest1"]
     rig.arrived(1)
-    assert rig.operations.moves.guests(PF) == []
+    assert rig.hook_handler.slots.guests(PF) == []
 
 
 def test_the_vf_that_a_network_gave_must_take_the_state(make_rig: MakeSlotsRig) -> None:
@@ -203,7 +203,7 @@ def test_a_guest_without_marks_is_taken_only_where_a_pool_says_so(
     pool = replace(rig.config.pools["data"], unmarked="take" if taker else "ignore")
     config = Config({"data": pool})
     converger = Converger(rig.memory.host, config, rig.store)
-    operations = HookOperations(config, rig.memory.host, rig.store, converger, rig.log)
+    operations = HookHandler(config, rig.memory.host, rig.store, converger, rig.log)
     xml = guest(1, ELSEWHERE)
     bare = xml[: xml.index("<metadata>")] + xml[xml.index("<devices>") :]
     answer = operations.handle("migrate", "begin", "-", bare)

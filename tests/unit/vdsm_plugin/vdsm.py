@@ -94,7 +94,7 @@ class Vdsm(Rig):
     def answer(self, request: protocol.Request, uid: int) -> Mapping[str, Any]:
         self.requests.append(request.name)
         protocol.authorize(request, uid, frozenset(), frozenset({"nobody"}))
-        return self.promises.answer(request)
+        return self.client_requests.answer(request)
 
     def stop(self) -> None:
         if self.up:

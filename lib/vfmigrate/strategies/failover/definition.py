@@ -31,7 +31,7 @@ _UNPLUGGABLE_FROM = ("pcie-root-port", "pcie-switch-downstream-port")
 
 
 @dataclass(frozen=True)
-class Wish:
+class StandbyOptions:
     """What stands by for which VF."""
 
     #: the VF's MAC; None: the guest's only VF
@@ -44,7 +44,9 @@ class Wish:
     alias: Optional[str] = None
 
 
-def enable(xml: str, wish: Wish, hostdev_networks: Collection[str] = (), *, stamped: bool = False) -> str:
+def enable(
+    xml: str, wish: StandbyOptions, hostdev_networks: Collection[str] = (), *, stamped: bool = False
+) -> str:
     """The definition with a failover pair; the same when it has that pair already.
 
     `hostdev_networks` are the libvirt networks that give away VFs. `stamped`: it is the XML of a running guest, whose
@@ -84,7 +86,7 @@ def _add_teaming(markup: Markup, vf: Element, teaming: str) -> None:
         markup.append(vf, [teaming])
 
 
-def live_halves(xml: str, wish: Wish, hostdev_networks: Collection[str] = ()) -> Optional[Halves]:
+def live_halves(xml: str, wish: StandbyOptions, hostdev_networks: Collection[str] = ()) -> Optional[Halves]:
     """What has to be plugged into a guest that runs, from its XML; None when it has the pair.
 
     Raises Refused for what cannot work.
@@ -185,7 +187,7 @@ def _check_strategy(guest: Domain, vf: VfInterface) -> None:
         )
 
 
-def _completed(guest: Domain, vf: VfInterface, wish: Wish) -> Wish:
+def _completed(guest: Domain, vf: VfInterface, wish: StandbyOptions) -> StandbyOptions:
     """The wish with what the VF says of itself: MAC, VLAN, a name for the standby."""
     if vf.wanted_mac is None:
         raise Refused(
@@ -210,10 +212,10 @@ def _completed(guest: Domain, vf: VfInterface, wish: Wish) -> Wish:
         raise Refused(
             f"'{alias}' is no alias that libvirt keeps", "begin it with ua-, then letters, digits, - and _"
         )
-    return Wish(vf.wanted_mac, wish.bridge, wish.network, wish.openvswitch, vlan, alias)
+    return StandbyOptions(vf.wanted_mac, wish.bridge, wish.network, wish.openvswitch, vlan, alias)
 
 
-def _check_same(pair: Pair, wish: Wish) -> None:
+def _check_same(pair: Pair, wish: StandbyOptions) -> None:
     standby = pair.standby
     wanted = (("bridge", wish.bridge) if wish.bridge else ("network", wish.network), wish.alias, wish.vlan)
     there = (
@@ -290,7 +292,7 @@ def _controllers(devices: list[Element]) -> dict[int, str]:
     }
 
 
-def _standby_lines(wish: Wish) -> list[str]:
+def _standby_lines(wish: StandbyOptions) -> list[str]:
     kind, source = ("bridge", wish.bridge) if wish.bridge is not None else ("network", wish.network)
     vlan = ["  <vlan>", f"    <tag id='{wish.vlan}'/>", "  </vlan>"] if wish.vlan is not None else []
     port = ["  <virtualport type='openvswitch'/>"] if wish.openvswitch and kind == "bridge" else []

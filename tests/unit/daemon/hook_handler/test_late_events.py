@@ -20,7 +20,7 @@ def test_a_guest_that_runs_again_keeps_its_vf(rig: Rig, operation: str) -> None:
     rig.run(xml)
     rig.memory.sysfs.open_groups.update(held(rig, 2))
     before = rig.store.all()
-    rig.operations.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 5) * 1000))
+    rig.hook_handler.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 5) * 1000))
     assert rig.store.all() == before
     assert len(rig.memory.ovs.ports) == 1
 
@@ -29,7 +29,7 @@ def test_a_guest_that_runs_again_keeps_its_vf(rig: Rig, operation: str) -> None:
 def test_a_guest_that_is_gone_loses_its_port_however_late(rig: Rig, operation: str) -> None:
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)
-    rig.operations.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 500) * 1000))
+    rig.hook_handler.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 500) * 1000))
     assert not rig.memory.ovs.ports
 
 
@@ -38,5 +38,5 @@ def test_an_event_in_time_is_not_doubted(rig: Rig) -> None:
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)
     rig.memory.sysfs.open_groups.update(held(rig, 2))
-    rig.operations.handle("stopped", "end", "-", xml, happened_ms=int(rig.now * 1000))
+    rig.hook_handler.handle("stopped", "end", "-", xml, happened_ms=int(rig.now * 1000))
     assert not rig.memory.ovs.ports

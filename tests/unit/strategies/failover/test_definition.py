@@ -12,7 +12,7 @@ from vfmigrate.domain.markup import Markup
 from vfmigrate.errors import InputError, Refused
 from vfmigrate.rules import failover_pair
 from vfmigrate.strategies.failover import definition
-from vfmigrate.strategies.failover.definition import Wish
+from vfmigrate.strategies.failover.definition import StandbyOptions
 
 MAC = "52:54:00:00:00:02"
 ALIAS = "ua-standby-525400000002"
@@ -46,7 +46,7 @@ GUEST = f"""\
   </devices>
 </domain>
 """
-WISH = Wish(bridge="br-data", openvswitch=True, vlan=42)
+WISH = StandbyOptions(bridge="br-data", openvswitch=True, vlan=42)
 MARK = "<v:vfs xmlns:v='urn:vfmigrate:domain:1'><v:vf mac='{mac}' {words}/></v:vfs>"
 
 
@@ -84,9 +84,11 @@ def test_nothing_else_changes() -> None:
     ids=["bare", "with a mark", "with another's metadata"],
 )
 @pytest.mark.parametrize(
-    "wish", [WISH, Wish(bridge="virbr0"), Wish(network="net & work")], ids=["ovs", "linux", "network"]
+    "wish",
+    [WISH, StandbyOptions(bridge="virbr0"), StandbyOptions(network="net & work")],
+    ids=["ovs", "linux", "network"],
 )
-def test_disabling_restores_every_byte(xml: str, wish: Wish) -> None:
+def test_disabling_restores_every_byte(xml: str, wish: StandbyOptions) -> None:
     assert definition.disable(definition.enable(xml, wish)) == xml
 
 
@@ -167,7 +169,7 @@ SOUND = f"<sound model='ich9'><alias name='{ALIAS}'/></sound>\n"
         ),
     ],
 )
-def test_what_cannot_work_is_refused(xml: str, wish: Wish, told: str) -> None:
+def test_what_cannot_work_is_refused(xml: str, wish: StandbyOptions, told: str) -> None:
     with pytest.raises(Refused, match=told):
         definition.enable(xml, wish)
 

@@ -14,8 +14,8 @@ from vfmigrate.domain.migrating_vf import Crossing
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.strategies.replug.ground import Ends
-from vfmigrate.strategies.replug.replug import Outcome, Replug
+from vfmigrate.strategies.replug.replug_hosts import ReplugHosts
+from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:
     from vfmigrate.virt.devices import Devices  # imports libvirt-python
@@ -51,7 +51,7 @@ class World:
         self.guest_at = self.vf_at = "destination"  # its daemon is quick
 
 
-class Desk:
+class DaemonClient:
     """The daemon of one end."""
 
     def __init__(self, world: World, place: str) -> None:
@@ -87,14 +87,14 @@ class Plugs:
         self._world.vf_at = self._place
 
 
-def run(world: World) -> Outcome:
-    ends = Ends(
+def run(world: World) -> ReplugResult:
+    ends = ReplugHosts(
         world,
         [Crossing(MAC, strategy.named("replug"), "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2))],
         cast("Devices", Plugs(world, "source")),
         cast("Devices", Plugs(world, "destination")),
-        Desk(world, "source"),
-        Desk(world, "destination"),
+        DaemonClient(world, "source"),
+        DaemonClient(world, "destination"),
         Display(),
         world.cancelled,
     )
@@ -173,5 +173,5 @@ def test_a_guest_that_had_no_vf() -> None:
     world.vf_at = None
     outcome = run(world)
     assert "has no VF with MAC" in outcome.failed
-    assert "nobody knows what it had" in outcome.without_vf[MAC]
+    assert "its XML is not known" in outcome.without_vf[MAC]
     assert "migrate" not in world.done

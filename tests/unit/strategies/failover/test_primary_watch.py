@@ -16,7 +16,7 @@ from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
 from vfmigrate.domain import domain_xml
-from vfmigrate.strategies.failover.primary import ATTEMPTS, PrimaryWatch
+from vfmigrate.strategies.failover.primary_watch import ATTEMPTS, PrimaryWatch
 
 
 class WatchRig(Rig):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest and hosts as `replug` acts on them: libvirt at both ends, and vfmigrated at both ends through it.
+"""The two hosts of a migration by replug: libvirt on both, and vfmigrated on both through libvirt.
 
-Both daemons are told of each VF that goes, with where the guest sees it: so each of them can plug in what should be
-there when this command dies in the middle, and the destination's does so the moment the guest runs there.
+Both daemons learn of each VF that is unplugged and of its PCI address in the guest. So each of them can plug in what is
+missing when this command dies in the middle, and the destination's does so as soon as the guest runs there.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PLUG_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
 
 
-class Desk(Protocol):
-    """vfmigrated on one host, to be asked (see remote)."""
+class DaemonClient(Protocol):
+    """vfmigrated on one host (rpc/remote_client.py)."""
 
     def ask(self, name: str, arguments: Mapping[str, Any], *, timeout: float = 20.0) -> Mapping[str, Any]:
-        """Send a request, and give its result."""
+        """Send a request and return its result."""
 
 
-class Journey(Protocol):
-    """The migration itself, of the guest as it is by then."""
+class MigrationRun(Protocol):
+    """The migration itself, of the guest without its VFs."""
 
     uuid: str
     name: str
@@ -41,21 +41,21 @@ class Journey(Protocol):
         """Migrate, and return when the guest runs on the destination. Raises VfmigrateError when it does not."""
 
 
-class Ends:
-    """One guest on its way: the ground that `Replug` walks on."""
+class ReplugHosts:
+    """What `Replug` acts on: one guest, libvirt and vfmigrated on its source and its destination."""
 
     def __init__(
         self,
-        journey: Journey,
+        migration: MigrationRun,
         crossings: Sequence[Crossing],
         source: Devices,
         destination: Devices,
-        near: Desk,
-        far: Desk,
+        near: DaemonClient,
+        far: DaemonClient,
         display: Display,
         cancelled: threading.Event,
     ) -> None:
-        self._journey = journey
+        self._migration = migration
         self._crossings = {one.mac or "": one for one in crossings}
         self._source = source
         self._destination = destination
@@ -68,47 +68,47 @@ class Ends:
         self.out: dict[str, float] = {}
         self.back: dict[str, float] = {}
 
-    def _wish(self, mac: str) -> dict[str, Any]:
+    def _request(self, mac: str) -> dict[str, Any]:
         one = self._crossings[mac]
-        wish: dict[str, Any] = {
-            "domain": self._journey.uuid,
-            "name": self._journey.name,
+        request: dict[str, Any] = {
+            "domain": self._migration.uuid,
+            "name": self._migration.name,
             "mac": mac,
             "strategy": one.strategy.name,
             "pool": one.pool,
             "slot": str(one.slot),
         }
-        return wish if one.vlan is None else {**wish, "vlan": one.vlan}
+        return request if one.vlan is None else {**request, "vlan": one.vlan}
 
     def claim(self, mac: str) -> None:
-        """Promise a VF of the destination, and have the source's kept for the guest."""
+        """Reserve a VF on the destination, and have the source's VF kept for the guest."""
         if self._cancelled.is_set():
-            raise Cancelled("cancelled before anything was touched")
-        wish = {**self._wish(mac), "incoming": True}
+            raise Cancelled("cancelled before anything was changed")
+        request = {**self._request(mac), "incoming": True}
         origin = self._crossings[mac].address
         if origin is not None:
-            wish["origin"] = str(origin)
-        vf = self._far.ask("claim", wish)["vf"]
-        self._display.event("claimed", f"{mac}: VF {vf} is promised on the destination", mac=mac, vf=vf)
+            request["origin"] = str(origin)
+        vf = self._far.ask("claim", request)["vf"]
+        self._display.event("claimed", f"{mac}: VF {vf} is reserved on the destination", mac=mac, vf=vf)
         try:
-            self._near.ask("claim", self._wish(mac))
+            self._near.ask("claim", self._request(mac))
         except VfmigrateError:
             self.give_back(mac)
             raise
 
     def give_back(self, mac: str) -> None:
         """Take that promise back."""
-        self._far.ask("give_back", {"domain": self._journey.uuid, "mac": mac})
+        self._far.ask("give_back", {"domain": self._migration.uuid, "mac": mac})
 
     def unplug(self, mac: str) -> None:
         """Take the VF out of the guest on the source."""
         text = self._source.text(mac)
         if text is None:
-            raise HostError(f"guest '{self._journey.name}' has no VF with MAC {mac} any more")
+            raise HostError(f"guest '{self._migration.name}' has no VF with MAC {mac} any more")
         self._texts[mac] = text
         self._source.detach(mac, text, self._cancelled)
         self.out[mac] = time.monotonic()
-        self._display.event("unplugged", f"{mac}: the guest has let go of its VF", mac=mac)
+        self._display.event("unplugged", f"{mac}: the guest released its VF", mac=mac)
 
     def has_vf(self, mac: str) -> bool:
         """Whether the guest on the source has its VF."""
@@ -119,7 +119,7 @@ class Ends:
         text = self._texts.get(mac)
         if text is None:
             raise HostError(
-                "nobody knows what it had", "see virsh dumpxml --inactive, and virsh attach-device --live"
+                "its XML is not known", "see virsh dumpxml --inactive, and virsh attach-device --live"
             )
         try:
             self._source.attach(text)
@@ -131,7 +131,7 @@ class Ends:
 
     def migrate(self) -> None:
         """Migrate the guest, which has no VF now."""
-        self._journey.migrate()
+        self._migration.migrate()
 
     def plug(self, mac: str) -> None:
         """Wait until the destination's daemon, which knows best when, has plugged the promised VF in."""
@@ -140,7 +140,7 @@ class Ends:
             if time.monotonic() > end:
                 raise HostError(
                     f"it was not plugged in on the destination within {PLUG_SECONDS:.0f} s",
-                    "vfmigrated there goes on trying: vfmigrate status there",
+                    "vfmigrated on the destination goes on trying; run there: vfmigrate status",
                 )
             time.sleep(_LOOK_SECONDS)
         self.back[mac] = time.monotonic()
