@@ -20,7 +20,7 @@ OTHER_MEANINGS = {
     "cli/main.py": {"failover": 1},  # the verb
     "host/sysfs.py": {"vfio": 2},  # /dev/vfio
     "ovirt/vnic_profile.py": {"failover": 1},  # an element of the engine's vNIC profile
-    "strategies/failover/primary.py": {"replug": 1},  # an event in the journal
+    "strategies/failover/primary_watch.py": {"replug": 1},  # an event in the journal
     "strategies/replug/arrivals.py": {"replug": 1},  # an event in the journal
 }
 
