@@ -61,5 +61,5 @@ def recap(told: str, host: str) -> dict[str, int]:
     """Ansible's counts of a host, from the end of what it prints."""
     found = re.search(rf"^{re.escape(host)}\s*:((?: +[a-z]+=[0-9]+)+)", told, re.MULTILINE)
     if not found:
-        raise ValueError(f"Ansible tells nothing of {host}: {told[-300:]}")
+        raise ValueError(f"Ansible prints no counts for {host}: {told[-300:]}")
     return {name: int(count) for name, _, count in (word.partition("=") for word in found.group(1).split())}

@@ -21,7 +21,7 @@ RECIPE = 2
 
 SAVE_TIMEOUT_S = 300
 
-# What the product imports, of which the host then has the files in memory.
+# What the product imports: the host has these files in memory afterwards.
 LIBRARIES = "python3 -c 'import dbus, libvirt, lxml.etree, ovs.jsonrpc, ovs.stream, pyroute2'"
 
 # Not a part of the host, and QEMU cannot save one that has it mounted.
@@ -37,7 +37,7 @@ def resume(host: Host) -> None:
         f"file:{state / 'memory'}",
     )
     host.await_greeting()
-    # Its clock went on from when it was saved. What libvirt tells of a migration's downtime is a difference between two
+    # Its clock went on from when it was saved. The downtime that libvirt reports is a difference between two
     # hosts' clocks, so they must agree better than by as long as a command takes to arrive.
     host.run(f"date --set=@{time.time():.3f}; mountpoint -q {SHARED} || mount {SHARED}")
     host.run(f"date --set='now {-clock_offset(host):+.3f} seconds'")

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.patience import PATIENCE
 from tests.testbed.host import Host
 from tests.testbed.namespace import RUN
 from tests.testbed.run import CommandError
@@ -84,7 +83,7 @@ def save_host(host: Host, folder: Path, commands: Mapping[str, str]) -> None:
 
 def answer(host: Host, command: str, timeout: float) -> str:
     """What a command on a host prints. Raises subprocess.TimeoutExpired."""
-    result = host.result(command, timeout * PATIENCE)
+    result = host.result(command, timeout)
     return result.stdout + result.stderr
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What scenarios expect of the hosts: each check asks the hosts, and fails with a sentence that says what is wrong."""
+"""What scenarios expect of the hosts: each function looks at the hosts, and fails with what is wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VARIANT_DRIVER = "igb_vfio_pci"
 
 
 class ScenarioError(Exception):
-    """Something on the hosts is not as the scenario demands."""
+    """Something on the hosts is not as the scenario expects."""
 
 
 def that(condition: object, why: str) -> None:
@@ -53,7 +53,7 @@ def plugged(lab: Lab, guest: Guest, host: Host) -> dict[str, facts.Vf]:
         that(vf.representor in seen.links_up, f"{where}: its representor {vf.representor} is down")
         that(
             vf.representor in seen.ports,
-            f"{where}: its representor {vf.representor} is no port of the bridge",
+            f"{where}: its representor {vf.representor} is not a port of the bridge",
         )
         tag = seen.ports[vf.representor]
         that(tag == nic.vlan, f"{where}: port {vf.representor} has tag {tag}, not {nic.vlan}")
@@ -62,8 +62,8 @@ def plugged(lab: Lab, guest: Guest, host: Host) -> dict[str, facts.Vf]:
 
 
 def learned(guest: Guest, host: Host) -> None:
-    """Expect the switch to look for the guest's MACs at the host's port."""
+    """Expect the switch to have learned the guest's MACs at the host's port."""
     for nic in guest.nics:
         port = fabric.learned_port(nic.mac, nic.vlan)
         wanted = fabric.host_ports(host.name).uplink
-        that(port == wanted, f"the switch looks for {nic.mac} at {port}, not at {wanted}")
+        that(port == wanted, f"the switch has {nic.mac} at {port}, not at {wanted}")

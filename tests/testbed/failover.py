@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest with a failover pair, which the product makes of its VF; and who carries its traffic at which moment."""
+"""A guest whose VF is made a failover pair, and which half carries its traffic at which moment."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.testbed.namespace import RUN
 from tests.testbed.provision import BRIDGE
 from tests.testbed.timeline import clock_offset
 
-# A guest's driver takes its time with a VF under two layers of emulation.
+# Under two layers of emulation, a guest's driver needs this long for a VF.
 JOIN_S = 240
-# What a guest with a pair has of the MAC: both halves, and the device that joins them.
+# How many network devices with the MAC a guest with a pair has: both halves, and net_failover's.
 DEVICES = 3
 
-#: its kernel tells of the devices that come and go
+#: its kernel logs devices that are plugged in and unplugged
 GUEST = Guest(
     "pair-guest",
     30,
@@ -31,7 +31,7 @@ GUEST = Guest(
     options="loglevel=7 printk.time=1",
 )
 
-# Prints the clock and a counter of frames that came out of a VF whenever one has risen. Ends with its standard input.
+# Prints the time and a VF's counter of sent frames whenever that has risen. Ends with its standard input.
 WATCH = """
 import select, sys, time
 last = {}
@@ -64,7 +64,7 @@ def start(lab: Lab, host: Host, guest: Guest, bridge: str = BRIDGE) -> None:
 
 
 def await_whole(lab: Lab, guest: Guest, host: Host) -> facts.Vf:
-    """Expect the pair to be whole soon: the guest has both halves, and the VF's port is in the bridge."""
+    """Wait until the guest has both halves of the pair, and the VF's port is in the bridge."""
     deadline = time.monotonic() + JOIN_S
     while devices(guest) != DEVICES or not port_of(lab, guest, host):
         if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ def await_whole(lab: Lab, guest: Guest, host: Host) -> facts.Vf:
 
 
 def devices(guest: Guest) -> int:
-    """How many network devices with its NIC's MAC the guest told of last."""
+    """How many network devices with its NIC's MAC the guest reported last."""
     return guest.nics_told().count(f"={guest.nics[0].mac}=")
 
 
@@ -90,19 +90,19 @@ def port_of(lab: Lab, guest: Guest, host: Host) -> Optional[str]:
 
 
 def port_rows(host: Host) -> str:
-    """The rows of the bridge's ports: a port that was taken away and plugged in again is another row."""
+    """The database rows of the bridge's ports: a port that was removed and added again has another row."""
     return host.run("ovs-vsctl --timeout=20 --columns=_uuid,name,tag list Port | sort")
 
 
 def end(lab: Lab, guest: Guest, host: Host) -> None:
-    """End the guest, and forget its definition, which is on the host where it was started."""
+    """End the guest, and undefine it on the host where it was started."""
     lab.destroy(guest)
     host.run(f"virsh undefine {guest.name}")
 
 
 @dataclass(frozen=True)
 class Rise:
-    """The frames out of a VF at a moment, in seconds of this machine's clock."""
+    """How many frames a VF has sent at a moment, in seconds of this machine's clock."""
 
     when: float
     representor: str
@@ -110,7 +110,7 @@ class Rise:
 
 
 class Counters:
-    """Watches the representors of a host: what comes in there, a guest sent through its VF."""
+    """Watches the representors of a host: what is received there, a guest sent through its VF."""
 
     def __init__(self, host: Host) -> None:
         names = sorted(vf.representor for vf in facts.look(host).vfs.values())
@@ -135,10 +135,10 @@ class Counters:
             self._rises.append(Rise(float(when) - self._offset, name, int(frames)))
 
     def await_rise(self, representor: str, since: float) -> float:
-        """Wait for frames out of a VF after a moment; returns when the first came. Raises ScenarioError."""
+        """Wait for frames from a VF after a moment; returns when the first came. Raises ScenarioError."""
         deadline = time.monotonic() + JOIN_S
         while not any(rise.representor == representor and rise.when >= since for rise in self._rises):
-            expect.that(time.monotonic() < deadline, f"no frame came out of the guest's VF at {representor}")
+            expect.that(time.monotonic() < deadline, f"no frame came from the guest's VF at {representor}")
             time.sleep(0.1)
         return first_rise(self._rises, representor, since)
 
@@ -152,7 +152,7 @@ class Counters:
 
 
 def first_rise(rises: list[Rise], representor: str, since: float) -> float:
-    """The first moment after `since` at which frames came out of the VF. Raises ScenarioError when none did."""
+    """The first moment after `since` at which frames came from the VF. Raises ScenarioError when none did."""
     moments = [rise.when for rise in rises if rise.representor == representor and rise.when >= since]
-    expect.that(moments, f"no frame came out of the guest's VF at {representor}")
+    expect.that(moments, f"no frame came from the guest's VF at {representor}")
     return moments[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What scenarios of faults share: a migration slow enough to disturb it half-way, and what must hold afterwards."""
+"""What scenarios with faults share: a migration slow enough to disturb it, and what must hold afterwards."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tests.testbed.lab import Lab, Migration
 from tests.testbed.peer import Peer
 from tests.testbed.report import Record
 
-# MiB/s, the least that libvirt knows: the guest's memory takes half a minute.
+# MiB/s, the minimum of libvirt: the guest's memory takes half a minute.
 SLOW = 1
 # MiB/s, more than the network between the hosts carries.
 FAST = 1000
-# ms. With the least, the last of the memory never fits into the guest's pause: such a migration does not end.
+# ms of allowed downtime. The rest of the memory never fits into the least: such a migration does not converge.
 LEAST_PAUSE = 1
 USUAL_PAUSE = 300
 UNDER_WAY_S = 150
-# How long such a migration may take, whatever is done to it.
+# How long such a migration may take in all.
 SLOW_S = 300
-# How long libvirt may take to notice that the other side is gone, and to take its half back.
+# How long libvirt may take to notice that the other side is gone, and to roll back.
 ROLLED_BACK_S = 60
 
 
 @dataclass
 class UnderWay:
-    """A migration that goes on while the scenario does something else."""
+    """A migration that runs while the scenario does something else."""
 
     lab: Lab
     guest: Guest
@@ -42,11 +42,11 @@ class UnderWay:
     job: Future[Migration]
 
     def await_copying(self) -> None:
-        """Wait until libvirt on the source copies the guest's memory: the destination's part is prepared then."""
+        """Wait until libvirt on the source copies the guest's memory: the destination is prepared then."""
         self._await("Memory processed")
 
     def await_iteration(self, number: int) -> None:
-        """Wait until all of the memory went over, and what changed meanwhile `number` times more."""
+        """Wait until all of the memory was copied, and what changed meanwhile `number` times more."""
         self._await("Iteration", number + 1)
 
     def _await(self, figure: str, least: int = 0) -> None:
@@ -57,7 +57,7 @@ class UnderWay:
             found = re.search(rf"^{figure}:\s+([0-9.]+)", told, re.MULTILINE)
             if found and float(found.group(1)) >= least:
                 return
-            expect.that(time.monotonic() < deadline, f"the migration did not come to '{figure}' {least}")
+            expect.that(time.monotonic() < deadline, f"the migration did not reach '{figure}' {least}")
             time.sleep(0.2)
 
     def cancel(self) -> None:
@@ -65,7 +65,7 @@ class UnderWay:
         self.source.run(f"virsh domjobabort {self.guest.name}")
 
     def outcome(self) -> Migration:
-        """Wait for its end, however it ends."""
+        """Wait until it ends; returns how it ended."""
         return self.job.result()
 
 
@@ -73,7 +73,7 @@ class UnderWay:
 def slow_migration(
     lab: Lab, guest: Guest, source: Host, destination: Host, *, endless: bool = False
 ) -> Iterator[UnderWay]:
-    """A migration at the least speed; `endless`: one that can only be cancelled. Waits for its end when left."""
+    """A migration at the least speed; with `endless`, one that cannot converge. The block waits for its end."""
     source.run(f"virsh migrate-setspeed {guest.name} {SLOW}")
     if endless:
         source.run(f"virsh migrate-setmaxdowntime {guest.name} {LEAST_PAUSE}")
@@ -83,7 +83,7 @@ def slow_migration(
 
 
 def full_speed(guest: Guest, host: Host) -> None:
-    """Take back what slowed the guest's migrations down."""
+    """Let the guest migrate at full speed again."""
     host.run(f"virsh migrate-setspeed {guest.name} {FAST}")
     host.run(f"virsh migrate-setmaxdowntime {guest.name} {USUAL_PAUSE}")
 
@@ -91,14 +91,14 @@ def full_speed(guest: Guest, host: Host) -> None:
 def failed(migration: Migration, *words: str) -> str:
     """Expect virsh to have failed with these words; returns what it said."""
     told = " ".join(migration.result.stderr.split())
-    expect.that(migration.result.status != 0, "virsh migrate succeeded although it must not")
+    expect.that(migration.result.status != 0, "virsh migrate succeeded, and it must fail")
     for word in words:
-        expect.that(word in told, f"the message does not speak of '{word}': {told}")
+        expect.that(word in told, f"the message does not mention '{word}': {told}")
     return told
 
 
 def stayed(lab: Lab, guest: Guest, home: Host, other: Host, before: facts.Facts) -> None:
-    """Expect the guest at home and nowhere else, alive, and the other host, reconciled once, as it was before."""
+    """Expect the guest to run on `home` only, and the other host, reconciled once, to be as it was before."""
     deadline = time.monotonic() + ROLLED_BACK_S
     while lab.running(guest, other):
         expect.that(time.monotonic() < deadline, f"{guest.name} is on {other.hostname} as well")
@@ -118,10 +118,10 @@ def stayed(lab: Lab, guest: Guest, home: Host, other: Host, before: facts.Facts)
 
 @contextmanager
 def heard(record: Record, guest: Guest) -> Iterator[Peer]:
-    """A peer that pings the guest's first NIC throughout, from when it answers on; what it heard is recorded."""
+    """A peer pings the guest's first NIC during the block, once that answers; what it heard is recorded."""
     peer = Peer(guest.nics[0].address)
     try:
-        expect.that(peer.await_answers(10, 30), "the guest does not answer the peer at first")
+        expect.that(peer.await_answers(10, 30), "the guest does not answer the peer at the beginning")
         yield peer
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer at the end")
     finally:
@@ -141,10 +141,10 @@ def at_home(lab: Lab, record: Record, guest: Guest) -> None:
 
 
 def arrives(lab: Lab, record: Record, guest: Guest) -> None:
-    """Expect a plain migration from A to B to work after all that went wrong; the guest ends there."""
+    """Expect a plain migration from A to B to succeed after what went wrong; the guest stays on B."""
     nic = guest.nics[0]
     full_speed(guest, lab.a)
-    with terminal.step("virsh migrate --live, A to B, with nothing in its way"):
+    with terminal.step("virsh migrate --live, A to B, without a fault"):
         there = lab.migrate(guest, lab.a, lab.b)
     expect.migrated(there, guest)
     expect.moved(lab, guest, lab.a, lab.b)

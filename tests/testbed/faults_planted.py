@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Faults that scenario `check` plants on the test hosts, in the way in which they come about, and how they are mended.
+"""The faults that scenario `check` plants on the test hosts, and how each is repaired.
 
-A fault is planted by a shell script on one of the hosts, or by a guest that has it in its definition. What `vfmigrate
-check` must say of it is its side, its name, how bad it is, and a word that names what is wrong.
+A fault is planted by a shell script on one of the hosts, or by the definition of a guest. `vfmigrate check` must report
+it with the right side, check and severity, and a text that names what is wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESTART = "systemctl restart vfmigrated.service"
 KEPT = "/run/vfmigrate.conf.kept"
 ORPHAN = "99990000-0000-4000-8000-000000000001"
 
-#: takes every free VF of the pool as an orchestrator's agent does, for a guest that never comes
+#: reserves every free VF of the pool, as the agent of an orchestrator does, for a guest that never starts
 TAKE_ALL = f"""python3 - <<'END'
 from vfmigrate.rpc import protocol
 for number in range(4):
@@ -35,7 +35,7 @@ END"""
 
 
 def configured(change: str) -> str:
-    """A script that changes the configuration by sed, and has the daemon read it."""
+    """A script that changes the configuration with sed and restarts the daemon."""
     return f"cp {CONFIG_PATH} {KEPT} && sed -i '{change}' {CONFIG_PATH} && {RESTART}"
 
 
@@ -44,7 +44,7 @@ MENDED = f"mv {KEPT} {CONFIG_PATH} && {RESTART}"
 
 @dataclass(frozen=True)
 class Expected:
-    """The line that must be among those that `check` prints; `names` is in what it says."""
+    """A result that must be in the output of `check`; its text contains `names`."""
 
     side: str
     check: str
@@ -52,7 +52,7 @@ class Expected:
     names: str
 
     def line(self) -> tuple[str, str, str]:
-        """Side, check and severity, as they are in JSON."""
+        """Side, check and severity, as in the JSON output."""
         return (self.side, self.check, self.severity)
 
 
@@ -93,7 +93,7 @@ HOST_FAULTS: Sequence[Fault] = (
     Fault(
         "the switch daemon does not run",
         "b",
-        # to stop its unit stops the database's with it
+        # stopping its unit would stop the database, too
         "ovs-appctl --target=ovs-vswitchd exit",
         "systemctl start ovs-vswitchd.service openvswitch-switch.service",
         Expected("destination", "openvswitch", "error", "ovs-vswitchd"),
@@ -151,7 +151,7 @@ HOST_FAULTS: Sequence[Fault] = (
     Fault(
         "the pool's network is gone",
         "b",
-        # Stopped, because a daemon that runs starts it again before long.
+        # Stopped, because a running daemon starts it again.
         "systemctl stop vfmigrated.socket vfmigrated.service; virsh net-destroy vfmigrate-data",
         "systemctl start vfmigrated.socket vfmigrated.service; vfmigrate reconcile",
         Expected("destination", "daemon", "error", "network"),
@@ -206,7 +206,7 @@ FLAWED_MAC = "52:54:00:00:42:61"
 
 @dataclass(frozen=True)
 class Flaw:
-    """A fault of a guest called `flawed`: parts of its definition, and a script that makes the source ready for it."""
+    """A fault of a guest called `flawed`: parts of its definition, and a script that prepares the source."""
 
     name: str
     devices: str

@@ -115,7 +115,7 @@ class Guest:
     """A guest; `number` makes its UUID.
 
     With `bonded`, it makes an active-backup bond of its first two NICs, the first being primary, with the first's
-    address; its VF crosses by being unplugged. With `churn_mib`, it writes so much of its memory over and over.
+    address; its VF is unplugged for a migration. With `churn_mib`, it writes that much memory over and over.
     """
 
     name: str
@@ -170,7 +170,7 @@ class Guest:
         )
 
     def _network(self) -> str:
-        """What the guest is told of its network, and of what else it is to do."""
+        """The words of the kernel command line about the guest's network and its load."""
         if self.bonded:
             primary, other = self.nics
             told = f"bond={primary.mac},{other.mac},{primary.address}/24"
@@ -179,11 +179,11 @@ class Guest:
         return f"{told} churn={self.churn_mib}" if self.churn_mib else told
 
     def ticks(self) -> int:
-        """How many seconds of the guest's own time it has told of; 0 when it has not said anything yet."""
+        """How many seconds have passed for the guest by its console; 0 when that is empty."""
         return last_tick(self._told())
 
     def nics_told(self) -> str:
-        """What it told last of the NICs that it sees, after the number of the tick before that."""
+        """The last line on its console about the NICs that it sees, after the number of the tick before it."""
         return last_nics(self._told())
 
     def _told(self) -> str:

@@ -21,19 +21,20 @@ from tests.testbed.namespace import RUN
 from tests.testbed.root import host_root
 from tests.testbed.run import CommandError, brief, run
 
-BOOT_TIMEOUT_S = 600 * PATIENCE
-# A host that boots works all the time; one that has used so little of a processor for so long waits for something
-# that does not come. Nor has any yet taken as long as RESET_AFTER_S: 30 to 120 s, by what else the machine does.
+BOOT_S = 600
+BOOT_TIMEOUT_S = BOOT_S * PATIENCE
+# A host that boots uses its processor all the time; one that has used less than IDLE_PROCESSOR_S in IDLE_S hangs. It
+# takes 30 to 120 s, depending on what else the machine does; none has been seen to take RESET_AFTER_S.
 IDLE_S, IDLE_PROCESSOR_S = 45, 1.5
 RESET_AFTER_S = 300 * PATIENCE
 POWER_OFF_TIMEOUT_S = 90 * PATIENCE
 END_S = 10
-COMMAND_TIMEOUT_S = 60 * PATIENCE
+COMMAND_TIMEOUT_S = 60
 MEMORY_MIB = 2048
 
 # Without the features for which kernel and C library copy and clear memory by single instructions: the emulator goes
 # through those byte by byte, six to ten times slower than through a loop. And without supervisor mode access
-# prevention, for which it looks up addresses anew at each copy between kernel and userland.
+# prevention, for which it looks up addresses again at each copy between kernel and user space.
 PROCESSOR = "max,-erms,-fsrm,-fzrm,-fsrs,-smap"
 
 # The physical function of the card, as the host sees it: behind the first root port.
@@ -192,8 +193,8 @@ class Host:
     def await_boot(self) -> None:
         """Wait until the host lets us in and its services run. Raises HostError with the console's last lines."""
         self.await_greeting()
-        self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_TIMEOUT_S)
-        self.run(CAPABILITIES, timeout=BOOT_TIMEOUT_S)
+        self.run("systemctl start openvswitch-switch.service libvirtd.service", timeout=BOOT_S)
+        self.run(CAPABILITIES, timeout=BOOT_S)
 
     def await_greeting(self) -> None:
         """Wait until the host lets us in. Raises HostError with the console's last lines."""
@@ -284,13 +285,16 @@ class Host:
         return " / ".join(text.strip().splitlines()[-3:]) or "its console is silent"
 
     def result(self, script: str, timeout: float = COMMAND_TIMEOUT_S, stdin: bytes = b"") -> Result:
-        """Run a shell script on the host and say how it ended. Raises subprocess.TimeoutExpired."""
+        """Run a shell script on the host and say how it ended.
+
+        Raises subprocess.TimeoutExpired after `timeout` seconds, more where PATIENCE is asked for.
+        """
         begun = time.monotonic()
         done = subprocess.run(
             ["ssh", "-F", RUN / "ssh.config", self.hostname, script],
             input=stdin,
             capture_output=True,
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             check=False,
         )
         return Result(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A run's laboratory: both hosts with the product on them, and what scenarios do with them."""
+"""Both hosts of a run with the product on them, and what scenarios do with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.testbed.timeline import clock_offset
 GUEST_BOOT_S = 240 * PATIENCE
 # A guest into which a VF is plugged has been seen to do nothing else for 75 s.
 LIFE_S = 150 * PATIENCE
-MIGRATION_S = 120 * PATIENCE
+MIGRATION_S = 120
 SETTLE_S = 15 * PATIENCE
 
 # Exists while the hosts are not as they were provisioned; says why.
@@ -34,7 +34,7 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True)
 class Migration:
-    """A migration as virsh on the source told it.
+    """A migration as virsh on the source reported it.
 
     It began at `began`, seconds of this machine's clock, and took `took_ms` by virsh's own timing, which
     leaves out the start of virsh itself. `downtime_ms` is libvirt's figure.
@@ -111,7 +111,7 @@ class Lab:
             r"libvirt (\S+)\n.*Running hypervisor: QEMU (\S+)\n\s*(\S+)\n.* (\S+)\s*$", text, re.DOTALL
         )
         if not found:
-            raise HostError(f"host-a tells its versions in a way that is new: {text.strip()}")
+            raise HostError(f"host-a: the output with the versions is not understood: {text.strip()}")
         names = ("libvirt", "QEMU", "kernel", "OVS")
         return {**dict(zip(names, found.groups())), "vfmigrate": installed.result()}
 
@@ -148,7 +148,7 @@ class Lab:
             self.await_boot(guest)
 
     def await_life(self, guest: Guest, timeout: float = LIFE_S) -> None:
-        """Wait for a tick of the guest's that it had not said before. Raises HostError."""
+        """Wait for another tick on the guest's console. Raises HostTimeoutError."""
         ticks = guest.ticks()
         deadline = time.monotonic() + timeout
         while guest.ticks() <= ticks:
@@ -180,7 +180,7 @@ class Lab:
         return float(found.group(1)) if found else None
 
     def vf_addresses(self, guest: Guest, host: Host) -> dict[str, str]:
-        """The host addresses of a running guest's VFs, by MAC, as libvirt tells them."""
+        """The host addresses of a running guest's VFs, by MAC, from libvirt."""
         return vf_addresses(host.run(f"virsh dumpxml {guest.name}"))
 
     def running(self, guest: Guest, host: Host) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How busy a guest is with itself: one that is emulated twice does nothing else for long if a device comes or goes."""
+"""How long a guest does not run its program: emulated twice, it is busy for long when a device is plugged in or out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 from tests.testbed import expect
 from tests.testbed.guest import Guest
 
-# By how much the peer's silence may exceed libvirt's downtime, or the time in which the guest did nothing at all, where
-# a device comes or goes meanwhile: the guest answers nobody until it is through with that.
+# By how much the peer's silence may exceed libvirt's downtime, or the time in which the guest did nothing at all, when
+# a device is plugged in or out meanwhile: the guest answers nobody until it has processed that.
 ALLOWED_MS = 20_000
 
 
 class Life:
-    """Watches a guest's ticks: how long it did nothing at all, which no network can be blamed for."""
+    """Watches a guest's ticks: how long it did nothing at all, whatever the network did."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -40,7 +40,7 @@ class Life:
 
 
 def expect_answers(silence_ms: float, downtime_ms: float, idle_ms: float) -> None:
-    """Expect the peer's longest silence to be the guest's own doing: it stood still, or did nothing for so long."""
+    """Expect the guest, not the network, to be the cause of the peer's longest silence: it was paused or busy."""
     expect.that(
         silence_ms <= max(downtime_ms, idle_ms) + ALLOWED_MS,
         f"the guest was silent for {silence_ms:.0f} ms; libvirt's downtime was {downtime_ms:.0f} ms, "

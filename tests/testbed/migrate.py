@@ -20,14 +20,14 @@ MIGRATION_S = 240
 
 _OUT, _ERROR, _STATUS = "/run/migrate.out", "/run/migrate.err", "/run/migrate.status"
 _TERMINAL = Path(__file__).with_name("on_terminal.py")
-#: what a terminal takes for orders: colours, and where to write next
+#: control sequences of a terminal: colours, and movements of the cursor
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*m")
 _MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 @dataclass(frozen=True)
 class Told:
-    """How the command ended, and what it told, as events. It began at `began`, seconds of this machine's clock."""
+    """How the command ended, and its events. It began at `began`, seconds of this machine's clock."""
 
     status: int
     error: str
@@ -51,7 +51,7 @@ def command(guest: Guest, destination: Host, *options: str) -> str:
 
 
 def events(output: str) -> list[dict[str, Any]]:
-    """The events in what the command wrote; a line that is still being written is none yet."""
+    """The events in what the command wrote; a line that is not complete yet is left out."""
     whole = output[: output.rfind("\n") + 1]
     return [json.loads(line) for line in whole.splitlines()]
 
@@ -67,7 +67,7 @@ class Running:
         source.run(f"rm -f {_STATUS}; setsid sh -c {shlex.quote(script)} < /dev/null > /dev/null 2>&1 &")
 
     def events(self) -> list[dict[str, Any]]:
-        """What it has told so far."""
+        """The events so far."""
         return events(self._source.result(f"cat {_OUT}").stdout)
 
     def await_event(self, name: str, timeout: float = 60, **facts: Any) -> dict[str, Any]:
@@ -80,17 +80,17 @@ class Running:
             if self._ended():
                 break
             time.sleep(0.2)
-        raise HostError(f"vfmigrate migrate did not tell of '{name}': {self.error()}")
+        raise HostError(f"vfmigrate migrate has no event '{name}': {self.error()}")
 
     def _ended(self) -> bool:
         return self._source.result(f"cat {_STATUS}").stdout.endswith("\n")
 
     def error(self) -> str:
-        """What it complained of."""
+        """What it wrote to its standard error."""
         return " ".join(self._source.result(f"cat {_ERROR}").stdout.split())
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
+        """Interrupt it as Ctrl-C does."""
         self._source.run("kill -INT $(pgrep -f '[p]ython3 .*vfmigrate migrate --json')")
 
     def finish(self, timeout: float = MIGRATION_S) -> Told:
@@ -105,7 +105,7 @@ class Running:
 
 
 def migrate(source: Host, guest: Guest, destination: Host, *options: str) -> Told:
-    """Run the command to its end, by a program's eyes."""
+    """Run the command with JSON output to its end."""
     offset = clock_offset(source)
     line = command(guest, destination, "--json", *options)
     result = source.result(f"date +%s.%N >&2; exec {line}", MIGRATION_S)
@@ -116,7 +116,7 @@ def migrate(source: Host, guest: Guest, destination: Host, *options: str) -> Tol
 def on_terminal(
     source: Host, guest: Guest, destination: Host, *options: str, press_at: str = ""
 ) -> tuple[int, str]:
-    """Run it on a terminal, by a person's eyes; returns its status and what was shown, a line for each change.
+    """Run it on a terminal; returns its status and what was shown, a line for each change.
 
     `press_at`: a text at which Ctrl-C is pressed. The recording is kept as build/testbed/terminal/GUEST.txt.
     """
@@ -134,7 +134,7 @@ def on_terminal(
 
 
 def recording(raw: str) -> str:
-    """What a terminal has shown as plain text: every line once, as often as it changed."""
+    """What a terminal has shown, as plain text: a line for each change."""
     lines: list[str] = []
     for line in _MOVES.sub("\n", _COLOURS.sub("", raw)).splitlines():
         if line.strip() and line.rstrip() not in lines[-4:]:

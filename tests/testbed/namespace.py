@@ -109,7 +109,7 @@ def fork(main: Callable[[], int]) -> int:
 
 
 def let_go(descriptors: Sequence[int]) -> None:
-    """Have file descriptors lead nowhere: whoever reads the other end must not wait for this process."""
+    """Redirect file descriptors to /dev/null: who reads the other end must not wait for this process."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in descriptors:
         os.dup2(nowhere, descriptor)
@@ -117,7 +117,7 @@ def let_go(descriptors: Sequence[int]) -> None:
 
 
 def watch(pid: int, leaving: Sequence[int], reap: bool = False) -> int:
-    """Wait for a process, passing stop signals on to it; returns its exit status. `reap` buries orphans too."""
+    """Wait for a process, passing stop signals on to it; returns its exit status. `reap` reaps orphans, too."""
 
     def forward(number: int, frame: Optional[FrameType]) -> None:
         del number, frame

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run a command on a terminal of its own, keep what it shows, and press Ctrl-C when told to; runs on a test host.
+"""Run a command on its own terminal, keep what it shows, and press Ctrl-C at a given text; runs on a test host.
 
     on_terminal.py FILE TEXT COMMAND...
 
-What the command shows goes to FILE; when TEXT comes along in it (never, if empty), Ctrl-C is pressed, once. The exit
+What the command shows goes to FILE; when TEXT appears in it (never, if empty), Ctrl-C is pressed once. The exit
 status is the command's. The standard library only.
 """
 

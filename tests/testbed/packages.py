@@ -32,7 +32,7 @@ Provides: /bin/sh
 Provides: /usr/bin/python3
 {provides}
 %description
-Tells rpm of Debian packages.
+Provides what Debian packages have installed.
 %files
 """
 

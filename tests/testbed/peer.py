@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The peer: it pings a guest every 50 ms, and tells from the answers how long the guest was silent.
+"""The peer: it pings a guest every 50 ms, and computes from the answers how long the guest was silent.
 
-As a program (`python -m tests.testbed.peer ADDRESS FILE`) it pings until it is told to stop, and writes a
+As a program (`python -m tests.testbed.peer ADDRESS FILE`) it pings until it is terminated, and writes a
 line for each request and each answer, with the wall clock's time in nanoseconds.
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from tests.patience import PATIENCE
 from tests.testbed import report
 from tests.testbed.namespace import RUN
 
@@ -117,7 +118,7 @@ class Hearing:
 
 
 def hear(record: str) -> Hearing:
-    """What a record says, from the first answer on: before it, the guest was not there yet."""
+    """What was heard by a record, from the first answer on: the guest was not up before it."""
     sent: dict[int, int] = {}
     heard: dict[int, int] = {}
     for line in record.splitlines():
@@ -170,9 +171,9 @@ class Peer:
         return self.output.read_text().count("heard ")
 
     def await_answers(self, more: int, timeout: float) -> bool:
-        """Wait until `more` further answers came; False when they do not within `timeout` seconds."""
+        """Wait until `more` further answers came; False when they do not within `timeout * PATIENCE` seconds."""
         wanted = self.answers() + more
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         while self.answers() < wanted:
             if time.monotonic() > deadline:
                 return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The product on the test hosts: they get it from its RPM packages and from nothing else."""
+"""vfmigrate on the test hosts, installed from its RPM packages and from nothing else."""
 
 from __future__ import annotations
 
@@ -112,5 +112,5 @@ def set_announce(host: Host, on: bool) -> None:
 
 
 def version(host: Host) -> str:
-    """The version of the installed product, by rpm, which answers sooner on an emulated host than the product."""
+    """The version of the installed package, from rpm, which is quicker on an emulated host than vfmigrate."""
     return host.run("rpm --query --queryformat '%{VERSION}' vfmigrate")

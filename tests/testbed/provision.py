@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A test host is made a hypervisor: by the product's own provisioning, as on any host."""
+"""A test host is prepared for guests with VFs by `vfmigrate provision`, as any host."""
 
 from __future__ import annotations
 

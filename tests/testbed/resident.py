@@ -37,7 +37,7 @@ def started(pid: int) -> Optional[str]:
 
 
 def running() -> Optional[dict[str, str]]:
-    """What is noted about the running hosts, or None when there are none."""
+    """The noted state of the running hosts, or None when there are none."""
     try:
         state: dict[str, str] = json.loads(state_file().read_text())
     except (OSError, ValueError):
@@ -73,7 +73,7 @@ def background(ready: int) -> NoReturn:
     def work() -> int:
         with hosts_up():
             os.write(ready, b"1")
-            # from here on nobody reads what we say
+            # from here on nobody reads the output
             let_go((0, 1, 2, ready))
             while True:
                 signal.pause()

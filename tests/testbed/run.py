@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one door to subprocesses of the test bed: run a command, keep its words, say clearly what failed."""
+"""All subprocesses of the test bed start here: run a command, keep its output, say clearly what failed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which processes serve and run guests on a host: what must not change when packages do."""
+"""The processes that run guests on a host, which must not change when packages are installed or removed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ echo "daemon $(systemctl show --property=MainPID --value vfmigrated.service)"
 echo "socket $(systemctl show --property=ActiveEnterTimestampMonotonic --value vfmigrated.socket)"
 """
 
-# All that has our name on it, and links to it, the test bed's own files and rpm's database apart. Units that are
-# merely mentioned (udev keeps what its rules said of the card until the next boot) are none.
+# Everything with vfmigrate's name, and links to it, except the test bed's own files and rpm's database. Units that are
+# only referred to (udev keeps the properties of the card until the next boot) do not count.
 TRACES = """
 find / -xdev \\( -path /testbed -o -path /root -o -path /var/lib/rpm -o -path /var/log \\) \\
     -prune -o \\( -name '*vfmigrate*' -o -lname '*vfmigrate*' \\) -print

@@ -28,7 +28,7 @@ class Event:
 
 
 def clock_offset(host: Host) -> float:
-    """How many seconds the host's clock is ahead of this machine's, by the quickest of a few questions."""
+    """How many seconds the host's clock is ahead of this machine's, by the quickest of a few samples."""
     samples = []
     for _ in range(CLOCK_SAMPLES):
         before = time.time()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What vdsm does around libvirt, in its order, on a test host that has no vdsm.
+"""The calls of hooks and libvirt that vdsm makes, in its order, on a test host that has no vdsm.
 
-Kept to vdsm 4.50: Vm._run() and _buildDomainXML(), Vm.prepare_migration(), SourceThread._startUnderlyingMigration(),
+As in vdsm 4.50: Vm._run() and _buildDomainXML(), Vm.prepare_migration(), SourceThread._startUnderlyingMigration(),
 Vm.waitForMigrationDestinationPrepare(), vmdevices.network.Interface.setup() and teardown(), Vm.releaseVm(). XML goes
 through ElementTree without known prefixes, as there, which renames all that it does not know.
 """
@@ -41,19 +41,19 @@ class Vdsm:
         host.write(RUNNER_THERE, RUNNER.read_text())
 
     def clear_away(self, guest: Guest) -> None:
-        """Leave nothing of this on the host, whatever happened, and run no hook any more."""
+        """Remove everything of this from the host; no hook runs any more."""
         self._end(guest)
         self.host.run(f"rm -f {RUNNER_THERE} /root/*.vdsm.xml")
 
     # -- hooks
 
     def xml(self, point: str, data: str, guest: Guest, device: Mapping[str, str] = {}) -> str:
-        """Run a point that is handed XML. Raises VetoError."""
+        """Run a hook point with XML. Raises VetoError."""
         told = self._call(point, xml=data, vm_id=guest.uuid, device=device, vm={})
         return str(told)
 
     def json(self, point: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a point that is handed JSON."""
+        """Run a hook point with JSON."""
         told: dict[str, Any] = self._call(point, json=data)
         return told
 
@@ -93,7 +93,7 @@ class Vdsm:
         return self.host.run(f"virsh dumpxml {guest.name}")
 
     def destroy(self, guest: Guest, xml: str) -> None:
-        """Be done with a guest that runs here or not; `xml` is what this vdsm knows of it."""
+        """Release a guest, whether it runs here or not; `xml` is what this vdsm knows of it."""
         self.xml("before_vm_destroy", "", guest)
         self._end(guest)
         self.xml("after_vm_destroy", xml, guest)
@@ -116,7 +116,7 @@ class Vdsm:
         self.xml("before_vm_migrate_source", live, guest)
 
     def prepare_arrival(self, guest: Guest, xml: str) -> None:
-        """Make ready for the guest whose live XML on the source this is.
+        """Prepare for a guest, by its live XML on the source.
 
         The VFs at the *source's* addresses are looked up among this host's devices and detached, before any hook runs.
         Raises CommandError when that fails, and VetoError.
@@ -131,7 +131,7 @@ class Vdsm:
 
 
 def migrate(lab: Lab, guest: Guest, source: Vdsm, destination: Vdsm) -> Migration:
-    """Migrate a guest as two vdsms do; a veto makes the destination forget it, and raises VetoError."""
+    """Migrate a guest as two vdsms do; on a veto, the destination releases it. Raises VetoError."""
     told = source.live(guest)
     source.prepare_departure(guest)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A package in vdsm's name: what hooks need of vdsm on a test host, where there is no vdsm.
+"""A package called vdsm with what hooks need of it, for a test host that has no vdsm.
 
 User vdsm, the directories of the hook points, the module `hooking`, a neighbour that uses it, and a hook of libvirt's
 that does to arriving guests what vdsm's does. Our own package is installed beside it, its dependencies resolved.
@@ -89,7 +89,7 @@ def install(host: Host, vdsm: str) -> None:
     """Install vdsm's stand-in and our plugin."""
     plugin = packages.by_name(product.BUILT)[PLUGIN]
     product.rpm(host, "-U", vdsm, str(product.REPOSITORY / plugin.name))
-    # as after every first hook: libvirt looks for them when it is told to reload
+    # libvirt looks for hooks when it starts or reloads, and there was none before
     host.run("systemctl reload libvirtd.service")
 
 
