@@ -7,12 +7,11 @@ recorded: a guest that has migrated is no longer on this host, so running the co
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Optional, Protocol
 
@@ -107,9 +106,8 @@ class Evacuation:
         self._results: dict[str, GuestResult] = {}
         self._may_retry = True
         self._wait_reported = False
-        self._ended: queue.Queue[
-            tuple[EvacuatingGuest, str, float, Optional[Arrival], Optional[Exception]]
-        ] = queue.Queue()
+        #: migrations that are running: the guest, its destination and when it began
+        self._running: dict[Future[Arrival], tuple[EvacuatingGuest, str, float]] = {}
 
     def run(self, guests: Sequence[EvacuatingGuest], plan: planner.Plan) -> list[GuestResult]:
         """Migrate the guests by the plan; returns their results in the order given."""
@@ -175,46 +173,42 @@ class Evacuation:
             result.destination = name
             destination = next(destination for destination in self._destinations if destination.name == name)
             self._hosts.event("begin", guest, name, f"migrating to {name}")
-            threads.submit(self._migrate, guest, destination)
+            migration = threads.submit(self._hosts.migrate, guest, destination, self._cancelled)
+            self._running[migration] = (guest, name, time.monotonic())
         self._waiting = left
 
-    def _migrate(self, guest: EvacuatingGuest, destination: Destination) -> None:
-        begun = time.monotonic()
-        arrival: Optional[Arrival] = None
-        failure: Optional[Exception] = None
-        try:
-            arrival = self._hosts.migrate(guest, destination, self._cancelled)
-        except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises what is a bug
-            failure = error
-        self._ended.put((guest, destination.name, time.monotonic() - begun, arrival, failure))
-
     def _wait_for_end(self) -> None:
-        try:
-            guest, destination, seconds, arrival, failure = self._ended.get(timeout=_EVENT_SECONDS)
-        except queue.Empty:
-            return
-        self._concurrency.end(guest)
+        ended, _ = wait(self._running, timeout=_EVENT_SECONDS, return_when=FIRST_COMPLETED)
+        for migration in ended:
+            guest, destination, begun = self._running.pop(migration)
+            self._concurrency.end(guest)
+            seconds = time.monotonic() - begun
+            self._results[guest.uuid].seconds += seconds
+            self._record(migration, guest, destination, seconds)
+
+    def _record(
+        self, migration: Future[Arrival], guest: EvacuatingGuest, destination: str, seconds: float
+    ) -> None:
+        """Record and show the result of one migration. Raises what is a bug."""
         result = self._results[guest.uuid]
-        result.seconds += seconds
-        if arrival is not None:
-            result.outcome, result.downtime_ms = MOVED, arrival.downtime_ms
-            result.problems, result.error = arrival.problems, None
-            downtime = f", downtime {arrival.downtime_ms:.0f} ms" if arrival.downtime_ms is not None else ""
-            self._hosts.event(
-                "arrived", guest, destination, f"migrated to {destination} in {seconds:.1f} s{downtime}"
-            )
-        elif isinstance(failure, DestinationRefused):
-            result.problems, result.error = (str(failure.error),), failure.error
-            self._hosts.event("refused", guest, destination, f"refused by {destination}: {failure.error}")
+        try:
+            arrival = migration.result()
+        except DestinationRefused as refusal:
+            result.problems, result.error = (str(refusal.error),), refusal.error
+            self._hosts.event("refused", guest, destination, f"refused by {destination}: {refusal.error}")
             self._refused[guest.uuid].add(destination)
             if not self._cancelled.is_set():
                 self._replan([guest])
-        elif isinstance(failure, VfmigrateError):
-            result.outcome = STAYED if isinstance(failure, Cancelled) else FAILED
-            result.problems, result.error = (str(failure),), failure
-            self._hosts.event("failed", guest, destination, f"not migrated: {failure}")
-        elif failure is not None:
-            raise failure
+        except VfmigrateError as error:
+            result.outcome = STAYED if isinstance(error, Cancelled) else FAILED
+            result.problems, result.error = (str(error),), error
+            self._hosts.event("failed", guest, destination, f"not migrated: {error}")
+        else:
+            result.outcome, result.downtime_ms = MOVED, arrival.downtime_ms
+            result.problems, result.error = arrival.problems, None
+            downtime = f", downtime {arrival.downtime_ms:.0f} ms" if arrival.downtime_ms is not None else ""
+            text = f"migrated to {destination} in {seconds:.1f} s{downtime}"
+            self._hosts.event("arrived", guest, destination, text)
 
     def _wait_for_others(self) -> None:
         """Wait while VFs that are migrating for others fill the cards, and none of our guests is migrating."""
