@@ -18,6 +18,7 @@ from vfmigrate.cli.common_options import positive
 from vfmigrate.domain.migrating_vf import crossings
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
+from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.progress import Display
 from vfmigrate.preflight import report as preflight_report
 from vfmigrate.preflight.snapshot import CheckResult
@@ -27,7 +28,6 @@ from vfmigrate.rules.findings import ERROR, WARNING
 if TYPE_CHECKING:
     from vfmigrate.migrate.workflow import Migration, MigrationReport
     from vfmigrate.virt.session import Session
-    from vfmigrate.virt.transfer import Options
 
 #: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
 MAX_DOWNTIME_MS = 1000
@@ -122,7 +122,7 @@ class MigrationRequest:
 
     domain: str
     destination_uri: str
-    options: Options
+    options: MigrationOptions
     max_downtime_ms: int = MAX_DOWNTIME_MS
     #: seconds; None: no limit
     timeout: Optional[int] = None
@@ -133,12 +133,10 @@ class MigrationRequest:
 
 def request_of(options: argparse.Namespace, destination_uri: str, domain: str) -> MigrationRequest:
     """The request with the options that `add_pace` adds: unchecked, and without a change of the definitions."""
-    from vfmigrate.virt.transfer import Options  # noqa: PLC0415 - with libvirt-python
-
     return MigrationRequest(
         domain,
         destination_uri,
-        Options(
+        MigrationOptions(
             copy_storage=options.copy_storage,
             parallel=options.parallel,
             parallel_connections=options.parallel_connections,

@@ -17,6 +17,7 @@ from vfmigrate.domain.migrating_vf import Crossing, check_replug
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.monitor import MigrationMonitor
+from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.progress import Display
 from vfmigrate.polling import poll
 from vfmigrate.strategies.replug.replug_hosts import DaemonClient, ReplugHosts
@@ -24,7 +25,7 @@ from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:  # these import libvirt-python, which the unit tests do without
     from vfmigrate.virt.devices import Devices
-    from vfmigrate.virt.transfer import Options, Transfer
+    from vfmigrate.virt.transfer import Transfer
 
 #: seconds to wait for frames through a VF's port after a migration; a silent guest sends none
 TRAFFIC_SECONDS = 5.0
@@ -54,7 +55,11 @@ class _LibvirtMigration:
     """The part that libvirt does, without VFs of strategy replug."""
 
     def __init__(
-        self, transfer: Transfer, options: Options, monitor: MigrationMonitor, cancelled: threading.Event
+        self,
+        transfer: Transfer,
+        options: MigrationOptions,
+        monitor: MigrationMonitor,
+        cancelled: threading.Event,
     ) -> None:
         self.uuid, self.name = transfer.uuid, transfer.name
         self._transfer, self._options = transfer, options
@@ -97,7 +102,7 @@ class Migration:
 
     def run(
         self,
-        options: Options,
+        options: MigrationOptions,
         limits: ConvergenceLimits,
         *,
         timeout: Optional[float] = None,

@@ -11,12 +11,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Optional
 
 import libvirt
 
 from vfmigrate.errors import HostError, VfmigrateError
+from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.virt.session import Session
 
 #: how long the domain is looked for where a call of libvirt's has just put it, in seconds
@@ -31,48 +31,31 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a guest is to be migrated: what virsh's options of the same names say."""
+def _flags(options: MigrationOptions) -> int:
+    """The flags of libvirt; post-copy is never among them, since QEMU cannot do it with a VF."""
+    chosen = {
+        libvirt.VIR_MIGRATE_LIVE: True,
+        libvirt.VIR_MIGRATE_PERSIST_DEST: options.persistent,
+        libvirt.VIR_MIGRATE_UNDEFINE_SOURCE: options.undefine_source,
+        libvirt.VIR_MIGRATE_NON_SHARED_DISK: options.copy_storage == "all",
+        libvirt.VIR_MIGRATE_NON_SHARED_INC: options.copy_storage == "inc",
+        libvirt.VIR_MIGRATE_PARALLEL: options.parallel,
+        libvirt.VIR_MIGRATE_TLS: options.tls,
+        libvirt.VIR_MIGRATE_PEER2PEER: options.p2p,
+        libvirt.VIR_MIGRATE_AUTO_CONVERGE: options.auto_converge,
+        libvirt.VIR_MIGRATE_UNSAFE: options.unsafe,
+    }
+    return sum(flag for flag, on in chosen.items() if on)
 
-    persistent: bool = False
-    undefine_source: bool = False
-    #: 'all' or 'inc': copy disks that both hosts do not share
-    copy_storage: Optional[str] = None
-    parallel: bool = False
-    parallel_connections: Optional[int] = None
-    #: MiB a second
-    bandwidth: Optional[int] = None
-    tls: bool = False
-    p2p: bool = False
-    auto_converge: bool = False
-    unsafe: bool = False
-    migrate_uri: Optional[str] = None
 
-    def flags(self) -> int:
-        """The flags of libvirt; post-copy is never among them, since QEMU cannot do it with a VF."""
-        chosen = {
-            libvirt.VIR_MIGRATE_LIVE: True,
-            libvirt.VIR_MIGRATE_PERSIST_DEST: self.persistent,
-            libvirt.VIR_MIGRATE_UNDEFINE_SOURCE: self.undefine_source,
-            libvirt.VIR_MIGRATE_NON_SHARED_DISK: self.copy_storage == "all",
-            libvirt.VIR_MIGRATE_NON_SHARED_INC: self.copy_storage == "inc",
-            libvirt.VIR_MIGRATE_PARALLEL: self.parallel,
-            libvirt.VIR_MIGRATE_TLS: self.tls,
-            libvirt.VIR_MIGRATE_PEER2PEER: self.p2p,
-            libvirt.VIR_MIGRATE_AUTO_CONVERGE: self.auto_converge,
-            libvirt.VIR_MIGRATE_UNSAFE: self.unsafe,
-        }
-        return sum(flag for flag, on in chosen.items() if on)
-
-    def parameters(self) -> dict[str, Any]:
-        """The typed parameters of libvirt."""
-        told = {
-            libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: self.bandwidth,
-            libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS: self.parallel_connections,
-            libvirt.VIR_MIGRATE_PARAM_URI: self.migrate_uri,
-        }
-        return {name: value for name, value in told.items() if value is not None}
+def _parameters(options: MigrationOptions) -> dict[str, Any]:
+    """The typed parameters of libvirt."""
+    told = {
+        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: options.bandwidth,
+        libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS: options.parallel_connections,
+        libvirt.VIR_MIGRATE_PARAM_URI: options.migrate_uri,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 class Transfer:
@@ -123,17 +106,17 @@ class Transfer:
 
     # -- the migration
 
-    def begin(self, options: Options) -> None:
+    def begin(self, options: MigrationOptions) -> None:
         """Begin; returns at once."""
         threading.Thread(target=self._run, args=(options,), name="migrate", daemon=True).start()
 
-    def _run(self, options: Options) -> None:
+    def _run(self, options: MigrationOptions) -> None:
         try:
             if options.p2p:
-                self._domain.migrateToURI3(self._uri, options.parameters(), options.flags())
+                self._domain.migrateToURI3(self._uri, _parameters(options), _flags(options))
             else:
                 self._domain.migrate3(
-                    self._ends["destination"].connection, options.parameters(), options.flags()
+                    self._ends["destination"].connection, _parameters(options), _flags(options)
                 )
         except libvirt.libvirtError as error:
             self._error = str(error.get_error_message() or error)

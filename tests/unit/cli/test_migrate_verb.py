@@ -36,7 +36,6 @@ def test_options_of_virsh_migrate() -> None:
 
 
 def test_the_request_of_migrate_has_all_options() -> None:
-    pytest.importorskip("libvirt", reason="the options of libvirt are with libvirt-python")
     words = ["--persistent", "--undefinesource", "--tls", "--copy-storage-inc", "--timeout", "60"]
     options = arguments().parse_args(
         [*WORDS, *words, "--timeout-cancel", "--migrateuri", "tcp://b", "--max-downtime", "7"]
@@ -50,12 +49,10 @@ def test_the_request_of_migrate_has_all_options() -> None:
 
 
 def test_an_unchecked_migration_has_nobody_to_check_it() -> None:
-    pytest.importorskip("libvirt", reason="the options of libvirt are with libvirt-python")
     assert _request(arguments().parse_args([*WORDS, "--unchecked"])).checked_by is None
 
 
 def test_evacuate_requests_a_migration_with_its_own_options() -> None:
-    pytest.importorskip("libvirt", reason="the options of libvirt are with libvirt-python")
     options = arguments().parse_args(["evacuate", WORDS[2], "--bandwidth", "100", "--parallel"])
     request = request_of(options, "qemu+ssh://c/system", "h")
     assert (request.domain, request.destination_uri, request.checked_by) == ("h", "qemu+ssh://c/system", None)

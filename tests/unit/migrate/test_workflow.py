@@ -16,11 +16,12 @@ from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, Vfmigra
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.workflow import Migration, MigrationReport
 from vfmigrate.model import strategy
+from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.pci import PciAddress
 
 if TYPE_CHECKING:
     from vfmigrate.virt.devices import Devices
-    from vfmigrate.virt.transfer import Options, Transfer  # these import libvirt-python
+    from vfmigrate.virt.transfer import Transfer  # it imports libvirt-python
 
 REPLUG = Crossing(MAC, strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
 VFIO = Crossing(MAC, strategy.named("vfio"), "data")
@@ -37,7 +38,7 @@ class Libvirt:
         self.agent: Optional[frozenset[str]] = None
         self.runs = True
 
-    def begin(self, _options: Options) -> None:
+    def begin(self, _options: MigrationOptions) -> None:
         self.world.act("begin")
         if self.error is None:
             self.world.guest_at = "destination"
@@ -116,7 +117,7 @@ class Case:
             source=cast("Devices", Plugs(self.world, "source")),
             destination=cast("Devices", Arrived(self.world, "destination")),
         )
-        return migration.run(cast("Options", None), ConvergenceLimits(1000))
+        return migration.run(MigrationOptions(), ConvergenceLimits(1000))
 
 
 def test_a_guest_without_vfs() -> None:
