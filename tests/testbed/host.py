@@ -290,13 +290,17 @@ class Host:
         Raises subprocess.TimeoutExpired after `timeout` seconds, more where PATIENCE is asked for.
         """
         begun = time.monotonic()
-        done = subprocess.run(
-            ["ssh", "-F", RUN / "ssh.config", self.hostname, script],
-            input=stdin,
-            capture_output=True,
-            timeout=timeout * PATIENCE,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["ssh", "-F", RUN / "ssh.config", self.hostname, script],
+                input=stdin,
+                capture_output=True,
+                timeout=timeout * PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            error.cmd = f"{self.hostname}: {brief([script])}"
+            raise
         return Result(
             done.returncode,
             done.stdout.decode(errors="replace"),

@@ -8,6 +8,7 @@ they were provisioned, hosts and switch return to the saved state before the nex
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import time
@@ -119,6 +120,7 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record, before: Looked) -> N
     begun = time.monotonic()
     folder = report.BUILD / record.name
     saved: list[str] = []
+    shutil.rmtree(folder, ignore_errors=True)
 
     def save_moment(step: str, error: BaseException) -> None:
         if not saved:
