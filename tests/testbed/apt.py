@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's archive as this machine's apt sees it: mirrors, versions, downloads, and roots made by mmdebstrap.
+"""Debian's archive through this machine's apt: mirrors, versions, downloads, and roots made by mmdebstrap.
 
 The hosts of the test bed run the release RELEASE, which is newer than the machine's. Its mirrors are the
 ones the machine's apt is configured with; its package lists are kept in a private apt state inside the
@@ -26,7 +26,7 @@ LISTS_LIFETIME_S = 24 * 3600
 
 
 class ArchiveError(Exception):
-    """The Debian archive cannot be used as it must; the text says what to do."""
+    """The Debian archive cannot be used; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def candidates(packages: Sequence[str]) -> dict[str, str]:
 
 @functools.cache
 def known_candidates(packages: tuple[str, ...]) -> dict[str, str]:
-    """What candidates() returns, asked of apt once: it must not change its mind within a run."""
+    """What candidates() returns, asked once: the answer must not change within a run."""
     refresh()
     versions = parse_policy(run("apt-cache", *options(), "policy", *packages))
     missing = sorted(set(packages) - set(versions))

@@ -152,17 +152,17 @@ def inside(*command: str) -> str:
 
 
 def vsctl(*words: str) -> None:
-    """ovs-vsctl on the switch, with a bound on its patience."""
+    """Run ovs-vsctl on the switch, with a time limit."""
     inside("ovs-vsctl", f"--timeout={START_TIMEOUT_S}", *words)
 
 
 def forget() -> None:
-    """Have the switch forget where it saw MACs: their frames go to every port until it sees them again."""
+    """Let the switch forget all MACs: their frames go to every port until it learns them again."""
     inside("ovs-appctl", "fdb/flush", SWITCH)
 
 
 def learned_port(mac: str, vlan: int) -> Optional[str]:
-    """The port where the switch believes a MAC to be, or None; read from its table."""
+    """The port at which the switch has learned a MAC, or None."""
     numbers = re.findall(r"^ *(\d+)\(([^)]+)\): addr", inside("ovs-ofctl", "show", SWITCH), re.MULTILINE)
     names = dict(numbers)
     return parse_learned(inside("ovs-appctl", "fdb/show", SWITCH), mac, vlan, names)

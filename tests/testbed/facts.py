@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is true on a host now, asked of the kernel, devlink and Open vSwitch, never of our own code."""
+"""The state of a host, from the kernel, devlink and Open vSwitch, never from vfmigrate."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernels: the distribution's for the hosts, one of our own for the guest, the hosts' test modules."""
+"""Kernels: the distribution's for the hosts, a small build for the guest, and the hosts' test modules."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class KernelError(Exception):
-    """A kernel cannot be made into what the test bed needs."""
+    """A kernel cannot be built as the test bed needs it."""
 
 
 def in_root(root: Path, folder: Path, *command: str, log: Path) -> None:
-    """Run a command in a root with `folder` seen as /mnt, mounted in a namespace of the command's own."""
+    """Run a command in a root with `folder` as /mnt, mounted in the command's own namespace."""
     script = (
         'mount --bind "$1" "$2/mnt" && mount -t proc proc "$2/proc" && '
         'root=$2 && shift 2 && exec chroot "$root" "$@"'
@@ -201,7 +201,7 @@ def decompress_image(image: bytes) -> bytes:
     setup_sectors = image[0x1F1]
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    # the payload's last four bytes are its decompressed size, which the tool would take for rubbish
+    # the payload's last four bytes are its decompressed size, which zstd does not expect
     payload = image[start : start + length - 4]
     if not payload.startswith(ZSTD_MAGIC):
         raise KernelError(

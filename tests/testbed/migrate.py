@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate migrate` on a test host, as an administrator or a program runs it."""
+"""Run `vfmigrate migrate` on a test host, as an administrator or a program does."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The product's RPM packages, built from the work tree, and what it takes to install them on a Debian host.
+"""vfmigrate's RPM packages, built from the work tree, and what their installation on a Debian host needs.
 
 rpm knows nothing of a host's Debian packages, so a package without files, made from dpkg's own list, says
 what is there and in which version: the dependencies of our packages are resolved for real, floors included.

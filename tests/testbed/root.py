@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Root file systems made from the distribution's packages: the hosts' and the compiler's.
+"""Root file systems from the distribution's packages: for the hosts and for the compiler.
 
-Every function returns the path of a cache entry and makes it first when it is missing. Roots are read-only by
-agreement: whoever wants to change one puts an overlay over it.
+Every function returns the path of a cache entry and makes it first when it is missing. Nobody writes to a
+root: what must change one puts an overlay over it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def run(lab: Lab, record: Record) -> None:
 
 
 def refused(lab: Lab, record: Record, guest: Guest, names: Sequence[str]) -> None:
-    """Expect a migration from A to B to be refused in words that name `names`, and nothing to have changed.
+    """Expect a migration from A to B to be refused with a message that has `names`, and nothing to have changed.
 
     The guest's VF must carry it throughout: its port is not taken away for a moment, and the guest has both halves.
     """

@@ -72,7 +72,7 @@ def run(lab: Lab, record: Record) -> None:
             set_firmware(lab.b, own)
         expect.that(refused.result.status != 0, f"the guest migrated from firmware {here} to {there}")
         expect.that(after == before, "host B changed although the migration was refused")
-        expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
+        expect.that(lab.running(GUEST, lab.a), "the guest no longer runs on host A")
         expect.that(peer.await_answers(10, 30), "the guest does not answer the peer after the refusal")
         with terminal.step("virsh migrate --live, A to B, with the same firmware"):
             migration = lab.migrate(GUEST, lab.a, lab.b)

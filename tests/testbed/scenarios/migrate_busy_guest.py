@@ -88,8 +88,8 @@ def give_up(lab: Lab, record: Record) -> None:
         "--timeout",
         "runs on the source",
     ):
-        expect.that(words in told.error, f"the message does not speak of '{words}': {told.error}")
-    expect.that(took <= PATIENCE_S, f"it took {took:.0f} s to give up")
+        expect.that(words in told.error, f"the message does not mention '{words}': {told.error}")
+    expect.that(took <= PATIENCE_S, f"it took {took:.0f} s to cancel")
     expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
     expect.plugged(lab, GUEST, lab.a)
     expect.that(not lab.running(GUEST, lab.b), "the guest is on host B")

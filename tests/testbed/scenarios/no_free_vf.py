@@ -61,7 +61,7 @@ def run(lab: Lab, record: Record) -> None:
     )
     expect.that(HOLDER.name in told, f"the message does not name {HOLDER.name}, which uses the VFs: {told}")
     expect.that(took <= REFUSAL_MS, f"the refusal took {took:.0f} ms")
-    expect.that(lab.running(GUEST, lab.a), "the guest does not run on host A any more")
+    expect.that(lab.running(GUEST, lab.a), "the guest no longer runs on host A")
     expect.plugged(lab, GUEST, lab.a)
     expect.that(hearing.lost == 0, f"the peer lost {hearing.lost} of {hearing.sent} pings")
     wait = hearing.longest_wait_ms
