@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What holds for every test: none is timed, since a machine may be busy with anything."""
+"""Settings of all tests: hypothesis has no deadline, since a machine can be busy; locks check their order."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure what the project promises about speed: a table for the reader, build/bench/report.json for programs.
+"""Measure the speed that the project promises: prints a table and writes build/bench/report.json.
 
     python -m tests.bench [NAME...]
 
-NAME picks measurements by the module that makes them: hook, vdsm, switch, status, manual; without one, all are made.
-The exit status is 1 when an aim is missed.
+NAME selects measurements by their module: hook, vdsm, switch, status, manual; the default is all of them. The exit
+status is 1 when a result misses its limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPORT = Path(__file__).resolve().parents[2] / "build" / "bench" / "report.json"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the measurements that are asked for; the exit status."""
+    """Make the selected measurements; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("names", nargs="*", choices=[*MEASUREMENTS, []], metavar="NAME")
     names = parser.parse_args(arguments).names or MEASUREMENTS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hook-without-vf`: what libvirt pays at each event of a guest that has no VF, against an empty Python program."""
+"""`hook-without-vf`: the time of the hook at each event of a guest without VFs, relative to an empty Python program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOOK = Path(__file__).resolve().parents[2] / "hooks" / "qemu"
 GUEST = Path(__file__).with_name("plain-guest.xml")
 ROUNDS = 40
 
-# The operations with the words that libvirt gives after them (https://libvirt.org/hooks.html).
+# The operations with libvirt's further arguments (https://libvirt.org/hooks.html).
 EVENTS = (
     ("migrate", "begin", "-"),
     ("prepare", "begin", "-"),
@@ -28,12 +28,12 @@ EVENTS = (
 
 
 def results() -> list[Result]:
-    """Measure every event against the interpreter that the hook names in its first line."""
+    """Measure every event relative to the interpreter in the hook's first line."""
     interpreter = HOOK.read_text(encoding="utf-8").splitlines()[0][2:].split()[0]
     empty = _program(interpreter, "-I", "-S", "-c", "pass")
     turns = {}
     for event in EVENTS:
-        # Each event has its own empty program beside it, so that both see the same moments of the machine.
+        # Each event is compared with an empty program of its own, so that both run under the same load of the machine.
         turns["empty", event[0]] = empty
         turns["hook", event[0]] = _program(os.fspath(HOOK), "plain", *event)
     times = medians(turns, ROUNDS)
@@ -45,7 +45,7 @@ def results() -> list[Result]:
 
 
 def _program(*command: str) -> Turn:
-    """A turn that runs a program to its end as libvirt does: the XML from a pipe, its words into pipes."""
+    """A turn that runs a program as libvirt does: the XML comes from a pipe, the output goes to pipes."""
     xml = GUEST.read_bytes()
 
     def run() -> None:

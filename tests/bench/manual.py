@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`converge-vs-manual`: making one VF ready for a guest, by a warm vfmigrated against the commands of the manual.
+"""`converge-vs-manual`: the time in which a running vfmigrated prepares a VF, relative to the manual's commands.
 
-Measured on a host of the test bed, by `on_host.py`, in turns.
+`on_host.py` measures both in turns on a host of the test bed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMEOUT_S = 300
 
 
 def results() -> list[Result]:
-    """Bring the test hosts up and measure on the first of them. Raises RuntimeError when that fails."""
+    """Start the test hosts and measure on the first of them. Raises RuntimeError when that fails."""
     with tempfile.TemporaryDirectory(prefix="vfmigrate-bench-") as folder:
         answer = Path(folder) / "times.json"
 

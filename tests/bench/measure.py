@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a promise is measured: candidates take turns in one run, and their medians are compared.
+"""How speed is measured: candidates take turns in one run, and their medians are compared.
 
-A ratio of two things measured side by side holds on a slow or busy machine too; a number of milliseconds does not.
+A ratio of two durations that are measured in turns is valid on a slow or busy machine too; milliseconds are not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Name = TypeVar("_Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Result:
-    """A ratio, the most it should be (None: for information) and what it is a ratio to."""
+    """A ratio, its upper limit (None: for information only) and what it is relative to."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether the aim is met, where there is one."""
+        """Whether the ratio is within its limit, if it has one."""
         return self.aim is None or self.value <= self.aim
 
     def as_json(self) -> dict[str, object]:
@@ -36,16 +36,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Turn:
-    """What is measured, and what puts things back afterwards, which is not."""
+    """What is measured, and what restores the state afterwards, which is not measured."""
 
     run: Callable[[], object]
     reset: Callable[[], object] = lambda: None
 
 
 def medians(turns: Mapping[_Name, Turn], rounds: int, *, warm_up: int = 3) -> dict[_Name, float]:
-    """The median duration of each turn in seconds, over `rounds` rounds after `warm_up` that do not count.
+    """The median duration of each turn in seconds, over `rounds` rounds after `warm_up` uncounted ones.
 
-    Every other round goes backwards, so that no turn always follows the same one.
+    Every other round runs in reverse, so that no turn always follows the same one.
     """
     times: dict[_Name, list[float]] = {name: [] for name in turns}
     for number in range(warm_up + rounds):

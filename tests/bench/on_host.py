@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs on a test host: one VF made ready for a guest, by vfmigrated and by the manual's commands, in turns.
+"""Runs on a test host: vfmigrated and the manual's commands prepare one VF for a guest in turns.
 
     python3 - PF BRIDGE ROUNDS < on_host.py
 
-Prints {"vfmigrated": seconds, "manual": seconds}, the medians, as JSON. Both ways must leave the VF in the same state,
-which is looked at after every turn; putting it back is not measured. Standard library only, like the host's tools.
+Prints {"vfmigrated": seconds, "manual": seconds}, the medians, as JSON. Both must leave the VF in the same state,
+which is checked after every turn; restoring it is not measured. Standard library only, like the host's tools.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DOMAIN = """\
 
 
 class Daemon:
-    """A connection to vfmigrated on which requests are made as the hook makes them (docs/protocol.md)."""
+    """A connection to vfmigrated that sends requests as the hook does (docs/protocol.md)."""
 
     def __init__(self, xml: str) -> None:
         self._xml = xml
@@ -57,7 +57,7 @@ class Daemon:
         self._answers = self._socket.makefile("rb")
 
     def hook(self, operation: str, sub_operation: str, extra: str = "-") -> None:
-        """Tell of an event; raises RuntimeError when the answer is an error."""
+        """Send an event; raises RuntimeError when the answer is an error."""
         words = {"operation": operation, "sub_operation": sub_operation, "extra": extra}
         arguments = {"domain": NAME, "xml": self._xml, **words}
         request = {"version": 1, "request": "hook", "arguments": arguments}
@@ -68,7 +68,7 @@ class Daemon:
 
 
 class Vf:
-    """The first VF of a PF, and what a guest needs of it."""
+    """The first VF of a PF, prepared for a guest and released again."""
 
     def __init__(self, pf: str, bridge: str) -> None:
         self.address = os.path.realpath(DEVICES / pf / "virtfn0").rpartition("/")[2]
@@ -89,7 +89,7 @@ class Vf:
         return DOMAIN.format(name=NAME, uuid=UUID, mac=MAC, vf=self.address, tag=TAG, **place)
 
     def by_hand(self) -> None:
-        """Make it ready by the manual's commands."""
+        """Prepare it by the manual's commands."""
         run("devlink", "port", "function", "set", self.port, "hw_addr", MAC, "migratable", "enable")
         run("virsh", "-q", "nodedev-detach", self.node)
         ids = [f"external_ids:{key}={value}" for key, value in (("attached-mac", MAC), ("vm-id", UUID))]
@@ -97,12 +97,12 @@ class Vf:
         run("ovs-vsctl", *place, "--", "set", "Interface", self.representor, *ids)
 
     def undo_by_hand(self) -> None:
-        """Give it back by the manual's commands."""
+        """Release it by the manual's commands."""
         run("ovs-vsctl", "del-port", self.bridge, self.representor)
         run("virsh", "-q", "nodedev-reattach", self.node)
 
     def forget(self) -> None:
-        """Take away what outlives a guest, so that the next turn begins with a VF that is not prepared."""
+        """Remove what outlives a guest, so that the next turn starts with an unprepared VF."""
         if self.driver():
             (DEVICES / self.address / "driver" / "unbind").write_text(self.address)
         no_mac = "00:00:00:00:00:00"
@@ -126,7 +126,7 @@ class Vf:
 
 
 def run(*command: str) -> str:
-    """Run a command to its end; what it printed."""
+    """Run a command; returns what it printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
@@ -151,7 +151,7 @@ def main(pf: str, bridge: str, rounds: int) -> None:
         "manual": (vf.by_hand, vf.undo_by_hand),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    # The first time libvirt loads the VF's driver, which is nobody's to pay for.
+    # The first turn loads the VF's driver, which counts for neither.
     vf.by_hand()
     vf.undo_by_hand()
     vf.forget()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The status of a host with 127 VFs that guests have, all of them, from a daemon that has told it before.
+"""The status of a host whose 127 VFs all belong to guests, from a daemon that has answered the same request before.
 
-The parts are put together as in the daemon: sysfs is a directory, devlink a fake in a process of its own (which takes
-more time than a kernel), rtnetlink the kernel's, Open vSwitch's database a real one with all the ports. python-ovs is
-the distribution's, as on a hypervisor: it parses JSON in C, which the package index's build does in Python.
+The parts are connected as in the daemon. sysfs is a directory, devlink a fake in its own process (which is slower than
+a kernel), rtnetlink the kernel's, and Open vSwitch's database a real one with all the ports. python-ovs is the
+distribution's, as on a hypervisor: it parses JSON in C, PyPI's build in Python.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BRIDGE = "br-data"
 
 
 class Loopbacks:
-    """Every network device of the card is the loopback device: it is there to be asked about."""
+    """Uses the loopback device for every network device of the card, because it always exists."""
 
     def uplink(self, pf: str) -> Optional[Netdev]:  # noqa: ARG002
         """The PF's own."""
@@ -69,7 +69,7 @@ DISTRIBUTIONS = Path("/usr/lib/python3/dist-packages")
 
 
 def results() -> list[Result]:
-    """The one measurement, made by a process that finds the distribution's python-ovs."""
+    """Measure, in a process that imports the distribution's python-ovs."""
     with tempfile.TemporaryDirectory(prefix="vfmigrate-bench-") as name:
         (Path(name) / "ovs").symlink_to(DISTRIBUTIONS / "ovs")
         done = subprocess.run(
@@ -83,8 +83,8 @@ def results() -> list[Result]:
 
 
 def measure() -> float:
-    """How long it takes to tell the status once, in ms."""
-    import ovs._json  # noqa: F401, PLC0415 - it must be there, and nothing else would say that it is not
+    """The time of one status request in ms."""
+    import ovs._json  # noqa: F401, PLC0415 - python-ovs falls back to Python without an error if it is missing
 
     with status() as ready:
         told = ready.tell()
@@ -143,7 +143,7 @@ def status() -> Iterator[Status]:
 
 @contextmanager
 def devlink_client(card: Card, path: Path) -> Iterator[socket.socket]:
-    """A socket to a devlink that answers for the card as it is now."""
+    """A socket to a devlink that answers for the card in its present state."""
     processes = multiprocessing.get_context("fork")
     ready = processes.Event()
 

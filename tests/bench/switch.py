@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`ovs-10000-ports`: what plugging a port costs when the database holds thousands of others, against a few.
+"""`ovs-10000-ports`: the time to plug a port when the database holds thousands of ports, relative to a few.
 
-ovs-vswitchd goes through all its ports whenever one is added, whoever adds it, and `plug` waits for it. That time is
-the switch's own, so it is kept out of the promise: database server, rows and door are real, and in place of
-ovs-vswitchd a process confirms configurations as ovs-vswitchd does, in a time that does not depend on their number.
-What is kept out is told by a second figure, measured with a real ovs-vswitchd that has the ports at work.
+ovs-vswitchd goes through all its ports whenever one is added, and `plug` waits for it. The promise does not include
+that time: database server, rows and client are real, but a process in place of ovs-vswitchd confirms configurations in
+a time that does not depend on the number of ports. A second figure is measured with a real ovs-vswitchd that serves
+the ports.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _plug(door: OpenVswitch) -> Callable[[], object]:
 
 
 def _unplug(door: OpenVswitch, server: Optional[OvsServer] = None) -> Callable[[], object]:
-    """Take the port away; with a `server`, until its ovs-vswitchd has seen to it."""
+    """Remove the port; with a `server`, wait until its ovs-vswitchd has done so."""
 
     def unplug() -> None:
         door.unplug(NETDEV, OWNER)
@@ -122,7 +122,7 @@ def _ports(numbers: range) -> Iterator[ovsdb.Operation]:
 
 @contextmanager
 def _confirming(server: OvsServer) -> Iterator[None]:
-    """A process that confirms what is configured, for the time of a `with` block."""
+    """A process that confirms configurations during a `with` block."""
     process = multiprocessing.get_context("fork").Process(target=_confirm, args=(server.remote,), daemon=True)
     process.start()
     try:
@@ -133,7 +133,7 @@ def _confirming(server: OvsServer) -> Iterator[None]:
 
 
 def _confirm(remote: str) -> None:
-    """Do for BRIDGE what ovs-vswitchd does: number the ports of each new configuration, then say it is in effect."""
+    """Act for BRIDGE as ovs-vswitchd does: number the ports of each new configuration, then confirm it."""
     database = ovsdb.Database(remote, timeout=AN_HOUR_S)
     seen = 0
     while True:

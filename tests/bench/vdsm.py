@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vdsm-hook-without-vf`: what vdsm pays at each hook point for a guest that has no VF, against a bare interpreter."""
+"""`vdsm-hook-without-vf`: the time at each vdsm hook point for a guest without VFs, relative to a bare interpreter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AIM = 1.5
 
 
 def results() -> list[Result]:
-    """Measure every kind of hook point, as vdsm runs it, beside `python3 -I`."""
+    """Measure every kind of hook point, run as vdsm does, relative to `python3 -I`."""
     with tempfile.TemporaryDirectory(prefix="vfmigrate-bench-") as name:
         directory = Path(name)
         data = directory / "domain.xml"
@@ -38,7 +38,7 @@ def results() -> list[Result]:
         for point in POINTS:
             script = directory / point / "50_vfmigrate"
             script.parent.mkdir()
-            # nobody listens here: a host whose daemon is not there has nothing to report
+            # no daemon listens here
             text = SCRIPT.read_text(encoding="utf-8")
             script.write_text(text.replace("/run/vfmigrate/vfmigrated.sock", str(directory / "sock")))
             script.chmod(0o755)
@@ -51,7 +51,7 @@ def results() -> list[Result]:
 
 
 def _program(data: Path, *command: str) -> Turn:
-    """A turn that runs a program to its end as vdsm runs a hook."""
+    """A turn that runs a program as vdsm runs a hook."""
     environment = {"PATH": os.environ["PATH"], "_hook_domxml": str(data), "queues": "4"}
 
     def run() -> None:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An SR-IOV network card as the kernel shows it: the PCI bus (sysfs) and the eswitch (devlink).
 
-Plain Python without I/O. `sysfs_tree.py` lays it out as files, `devlink_server.py` as netlink messages; both
-ask this one model, so that a VF made through sysfs has its devlink port at once, and a flag set through
-devlink is what the variant driver finds when it binds.
+Plain Python without I/O. `sysfs_tree.py` shows it as files, `devlink_server.py` as netlink messages. Both use this one
+model: a VF made through sysfs has its devlink port at once, and the variant driver reads the flag that was set through
+devlink when it binds.
 
-Every refusal is an OSError: its errno is the kernel's, its strerror the kernel's extended-ack text where it
-gives one, else empty. Followed are drivers/pci/iov.c, drivers/pci/pci-driver.c, drivers/base/bus.c,
+Every refusal is an OSError with the kernel's errno; its strerror is the kernel's extended-ack text, or empty. The model
+follows drivers/pci/iov.c, drivers/pci/pci-driver.c, drivers/base/bus.c,
 drivers/base/dd.c, net/devlink/port.c, and mlx5's esw/devlink_port.c and eswitch_offloads.c. `observations.py`
-holds what the sysfs side is checked by, against a real kernel too.
+holds the observations of a real kernel that the sysfs side is compared with.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_MAC = "00:00:00:00:00:00"
 
 @dataclass
 class _Vport:
-    """What firmware and eswitch remember of one VF."""
+    """What firmware and eswitch store about one VF."""
 
     hw_addr: str = _NO_MAC
     migratable: bool = False
@@ -49,7 +49,7 @@ class _Vport:
 @dataclass
 class _Eswitch:
     mode: str = LEGACY
-    users: int = 0  # offloaded rules and other holders that keep the mode from changing
+    users: int = 0  # offloaded rules and other users that block a change of the mode
     vports: dict[int, _Vport] = field(default_factory=dict)
 
 
@@ -72,7 +72,8 @@ class Card:
         self.hardware = hardware
         self.switch_id = switch_id
         self.pfs = tuple(functions)
-        self.trace: list[tuple[str, ...]] = []  # every change asked for, in order, refused ones included
+        # every requested change in order, also those that were refused
+        self.trace: list[tuple[str, ...]] = []
         self._netdevs = netdevs if netdevs is not None else NumberedNetdevs()
         self._lock = threading.RLock()
         self._functions: dict[str, Function] = {}
@@ -100,7 +101,7 @@ class Card:
             return self._function(address)
 
     def set_bus_master(self, address: str, on: bool) -> None:
-        """Do as a driver does when it takes a function, or lets go of it; for a VF under VFIO that is the guest's."""
+        """Set bus mastering, as the function's driver does; for a VF under VFIO, the guest's driver."""
         with self._changing("bus_master", address, str(on)):
             self._functions[address] = replace(self._function(address), bus_master=on)
 
@@ -113,7 +114,7 @@ class Card:
         return f"{domain}:{routing_id >> 8:02x}:{routing_id >> 3 & 0x1F:02x}.{routing_id & 7}"
 
     def vf_offset(self, pf: str) -> int:
-        """Show `sriov_offset`: how far a PF's first VF is from it, in routing IDs."""
+        """Show `sriov_offset`: the distance between a PF and its first VF in routing IDs."""
         _, first_bus, first = self.vf(0, pf).split(":")
         _, bus, own = pf.split(":")
         numbers = ((int(each[:2], 16) << 3) + int(each[3]) for each in (first, own))
@@ -173,7 +174,7 @@ class Card:
                 raise OSError(refusal, "")
 
     def unbind(self, driver: str, address: str) -> None:
-        """Write a driver's `unbind`. A PF takes its VFs and its devlink instance with it, as mlx5's does."""
+        """Write a driver's `unbind`. Unbinding a PF removes its VFs and its devlink instance, as mlx5 does."""
         address = address.strip()
         with self._changing("unbind", address, driver):
             function = self._function(address)
@@ -187,14 +188,14 @@ class Card:
             )
 
     def drivers_probe(self, address: str) -> None:
-        """Write the bus's `drivers_probe`: that no driver took the device is no error."""
+        """Write the bus's `drivers_probe`; it is no error if no driver binds the device."""
         address = address.strip()
         with self._changing("drivers_probe", address):
             self._function(address)
             self._probe(address)
 
     def new_id(self, driver: str, text: str) -> None:
-        """Write a driver's `new_id`, vendor and device in hexadecimal; it takes at once what it can."""
+        """Write a driver's `new_id`, vendor and device in hexadecimal; the driver binds matching devices at once."""
         with self._changing("new_id", driver, text):
             parts = text.split()
             if len(parts) < 2:
@@ -222,7 +223,7 @@ class Card:
     # -- the eswitch
 
     def handles(self) -> list[str]:
-        """List the PFs that have a devlink instance: those the host's driver has."""
+        """List the PFs that have a devlink instance: those bound to the host's driver."""
         with self._lock:
             return [pf for pf in self.pfs if self._functions[pf].driver == self.hardware.host_driver]
 
@@ -246,7 +247,7 @@ class Card:
             eswitch.mode = mode
 
     def occupy_eswitch(self, pf: str, users: int) -> None:
-        """Pretend that `users` offloaded rules hold the eswitch, so that its mode cannot change."""
+        """Simulate `users` offloaded rules that block a change of the eswitch's mode."""
         with self._lock:
             self._eswitch(pf).users = users
 
@@ -267,7 +268,7 @@ class Card:
             port = next((port for port in self.ports(pf) if port.index == index), None)
             if port is None:
                 raise OSError(errno.ENODEV, "")
-            # The kernel looks at everything it can before it changes anything, capabilities last.
+            # The kernel checks everything it can before it changes anything, capabilities last.
             if migratable is not None and port.vf is None:
                 raise OSError(errno.EOPNOTSUPP, "migratable function attribute supported for VFs only")
             if hw_addr is not None:
@@ -323,7 +324,7 @@ class Card:
             self._add(Function(self.vf(index, pf), vendor, device, msix, pf=pf, vf=index))
 
     def _matches(self, driver: str, function: Function) -> bool:
-        """Decide as pci_match_device() does; VFIO drivers know no device but by override or dynamic ID."""
+        """Decide as pci_match_device() does; VFIO drivers match only by override or dynamic ID."""
         if function.driver_override is not None:
             return function.driver_override == driver
         return (
@@ -332,7 +333,7 @@ class Card:
         )
 
     def _attach(self, driver: str, address: str) -> int:
-        """Let a driver take an unbound device; returns its errno, 0 when it did."""
+        """Let a driver bind an unbound device; returns its errno, or 0."""
         function = self._functions[address]
         if function.pf and not self._functions[function.pf].autoprobe and not function.driver_override:
             return errno.ENODEV
@@ -388,7 +389,7 @@ class Card:
         vport = self._eswitches[pf].vports[port.vf or 0]
         if vport.migratable == migratable:
             return
-        # Firmware refuses while the host's driver runs the VF. Under a VFIO driver it takes the flag, which
+        # Firmware refuses while the host's driver uses the VF. Under a VFIO driver it accepts the flag, which
         # has no effect until that driver binds again.
         if self._functions[self.vf(port.vf or 0, pf)].driver == driver:
             raise OSError(errno.EINVAL, f"{driver}: Failed setting HCA migratable cap")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's end of generic netlink with one family, devlink, which answers from a fake card.
+"""The kernel's side of generic netlink with one family, devlink, for a fake card.
 
-Packets come over a Unix SEQPACKET socket: from a client made with such a socket, or from any program at all whose
-NETLINK_GENERIC sockets the preloaded `genl_shim.so` turns into one. Messages are read and written here with struct
-alone, so that this is an independent witness of what a client built with a library sends; every request is kept.
+Packets come over a Unix SEQPACKET socket: from a client that uses such a socket, or from any program whose
+NETLINK_GENERIC sockets the preloaded `genl_shim.so` replaces. Messages are parsed and built with struct alone, so that
+this checks independently what a client with a library sends. Every request is kept.
 
 Numbers: include/uapi/linux/netlink.h, genetlink.h, devlink.h. Behaviour: net/netlink/, net/devlink/.
 """
@@ -27,7 +27,7 @@ from tests.fakes.hardware import DevlinkPort
 
 CTRL_FAMILY = 0x10
 DEVLINK_FAMILY = 0x2A
-SET_OPTION = 0xFFFF  # not netlink: the shim tells of a setsockopt()
+SET_OPTION = 0xFFFF  # not netlink: the shim passes a setsockopt() on
 
 _DUMP, _MULTI, _ACK, _CAPPED, _TLVS = 0x300, 0x2, 0x4, 0x100, 0x200
 _ERROR, _DONE = 2, 3
@@ -54,7 +54,7 @@ _MODES = ("legacy", "switchdev", "switchdev_inactive")
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came: netlink type and flags, and from the generic header on the payload."""
+    """A request as received: netlink type and flags, and the payload from the generic header on."""
 
     family: int
     flags: int
@@ -69,7 +69,7 @@ class Request:
 @dataclass
 class _Client:
     socket: socket.socket
-    # A client that hands its socket over itself has no setsockopt() to ask with: it gets what ours asks for.
+    # A client without the shim cannot call setsockopt(): it gets the options that vfmigrate sets.
     options: dict[int, int] = field(default_factory=lambda: {_OPTION_CAP_ACK: 1, _OPTION_EXT_ACK: 1})
 
 
@@ -183,7 +183,7 @@ class DevlinkServer:
 
 
 def _dispatch(card: Card, family: int, payload: bytes, *, dump: bool) -> Iterator[bytes]:
-    """Answer one request; yields generic headers with their attributes."""
+    """Answer one request; yields generic headers and their attributes."""
     command = payload[0]
     attributes = parse(payload[_GENERIC.size :])
     if family == CTRL_FAMILY:
@@ -228,7 +228,7 @@ def _control(command: int, attributes: dict[int, bytes], *, dump: bool) -> Itera
 
 
 def _policy() -> Iterator[bytes]:
-    """Tell that dumps of ports have a policy of their own, by which they keep to one device (Linux 6.6)."""
+    """Announce that dumps of ports have a policy and can be limited to one device (Linux 6.6)."""
     answer = _GENERIC.pack(_GETPOLICY, 2, 0) + _u16(1, DEVLINK_FAMILY)
     single, all_of = 0, 1
     yield answer + _nest(_CTRL_OP_POLICY, _nest(_PORT_GET, _u32(1, single), _u32(2, all_of)))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The doors to a host in memory: over the fake card, with a switch and links that only remember.
+"""A host in memory: sysfs and devlink over the fake card, and a switch and links that only store what they get.
 
-For tests of what stands behind the doors. The real doors are tested against the kernel's behaviour and real servers
-elsewhere; these keep to the same contracts.
+For tests of the code that uses these modules. The real modules are tested elsewhere, against the kernel's behaviour and
+real servers; these fakes have the same interfaces.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _port(port: DevlinkPort) -> Port:
 
 
 class MemoryLinks:
-    """The network devices of a card, which only remember; down when first looked at."""
+    """The network devices of a card, which only store what they get; down at first."""
 
     def __init__(self, card: Card) -> None:
         self._card = card
@@ -310,7 +310,7 @@ class MemorySwitch:
         self.sent.set()
 
 
-#: the vendors of real cards, without a tool to ask a card that is not there
+#: the vendors of real cards, without the tools, since there is no card
 NO_TOOL = Vendors([Mlx5(FirmwareSettings(tools=()))])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The plain values of a fake card: what its hardware is, and how a function or port looks at one moment."""
+"""The values of a fake card: its hardware, and snapshots of functions and ports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional, Protocol
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the silicon, its firmware and the kernel built for it decide; the default is a ConnectX-7."""
+    """Properties of chip, firmware and kernel; the default is a ConnectX-7."""
 
     vendor: int = 0x15B3
     pf_device: int = 0x1021
@@ -20,7 +20,8 @@ class Hardware:
     variant_driver: Optional[str] = "mlx5_vfio_pci"  # None: a kernel built without it
     total_vfs: int = 8
     vf_msix: int = 11
-    vf_msix_pool: int = 512  # vectors to share out among the VFs; 0: the PF's driver does not let the host
+    # vectors that the host can distribute to VFs; 0: the PF's driver does not support it
+    vf_msix_pool: int = 512
     psid: str = "MT_0000000892"
     firmware: str = "28.42.1000"
     stored_firmware: Optional[str] = None  # None: the one that runs
@@ -46,14 +47,14 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Netdev:
-    """A network device as a look-up finds it: name and index belong to whoever made it."""
+    """A network device as a lookup returns it."""
 
     ifindex: int
     name: str
 
 
 class Netdevs(Protocol):
-    """Asked at every look for the network devices behind a PF; None while there is none (yet)."""
+    """Finds the network devices of a PF at each lookup; None while there is none."""
 
     def uplink(self, pf: str) -> Optional[Netdev]:
         """Find the PF's own network device."""
@@ -63,7 +64,7 @@ class Netdevs(Protocol):
 
 
 class NumberedNetdevs:
-    """Netdevs that exist in name only: stable indexes from 100 on, names as udev gives them."""
+    """Network devices that are only names: stable indexes from 100 on, names as udev gives them."""
 
     def uplink(self, pf: str) -> Netdev:
         """Name the PF's own network device after its address."""
@@ -90,9 +91,9 @@ class Function:
     total_vfs: int = 0  # the rest of a PF only
     num_vfs: int = 0
     autoprobe: bool = True
-    # What the variant driver read when it bound; a later change of the flag does not reach it.
+    # The flag that the variant driver read when it bound; later changes have no effect on it.
     migratable_at_bind: Optional[bool] = None
-    # What whoever drives the function (for a VF under VFIO: the guest) last wrote to its command register.
+    # What the function's driver (for a VF under VFIO, the guest's) last wrote to its command register.
     bus_master: bool = False
 
     def config_space(self) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Text written to a sysfs attribute, read as the kernel's lib/kstrtox.c reads it. A bad one is an OSError."""
+"""Text written to a sysfs attribute, parsed as the kernel's lib/kstrtox.c does. Invalid text is an OSError."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORDS = {"1": True, "y": True, "t": True, "on": True, "0": False, "n": False, "
 
 
 def u16(text: str) -> int:
-    """Read a number as kstrtou16(text, 0) does: any base by its prefix, at most one newline, nothing else."""
+    """Read a number as kstrtou16(text, 0) does: the prefix gives the base, and at most one newline may follow."""
     match = re.fullmatch(r"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?", text)
     if match is None:
         raise OSError(errno.EINVAL, "")
@@ -18,7 +18,7 @@ def u16(text: str) -> int:
     octal = digits.startswith("0") and digits[1:].isdigit()
     value = int(digits, 8 if octal else 0)
     if value > 0xFFFF:
-        raise OSError(errno.EINVAL, "")  # sriov_numvfs_store() answers every bad number alike
+        raise OSError(errno.EINVAL, "")  # sriov_numvfs_store() has one error for every invalid number
     return value
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The mailbox of a host in memory: what `vfmigrate.virt.mailbox.Mailbox` does with libvirt's networks."""
+"""The mailbox of a host in memory, with the interface of `vfmigrate.virt.mailbox.Mailbox`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MemoryMailbox:
             self.on_change(name, uri)
 
     def restart(self, name: str) -> None:
-        """Stop a network and start it again, with which its live metadata is gone."""
+        """Stop a network and start it again, which discards its live metadata."""
         self.letters[name] = {}
 
     def stop(self, name: str) -> None:

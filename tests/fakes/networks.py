@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""libvirt's networks in memory: definitions by name, what runs, and what starts by itself."""
+"""libvirt's networks in memory: definitions by name, running networks, autostart."""
 
 from __future__ import annotations
 

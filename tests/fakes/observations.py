@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel's sysfs does when SR-IOV and driver attributes are written: the contract of the fake.
+"""What a kernel's sysfs does when SR-IOV and driver attributes are written; the fake must do the same.
 
-The same list runs on the fake and on a real kernel, against one table, EXPECTED, which was taken from Linux 6.12
-with an emulated igb. Stands alone on the standard library, so that it can be copied to a host and run there:
+The same list runs on the fake and on a real kernel and is compared with one table, EXPECTED, which was recorded on
+Linux 6.12 with an emulated igb. It needs the standard library only, so that it can be copied to a host and run there:
 
     python3 observations.py 0000:01:00.0 igbvf vfio-pci
 
-names a PF, the driver its VFs bind to by themselves, and another driver that takes a VF by driver_override only. It
-prints what differs and ends with 1 when anything does. The PF must have no VFs that are in use; it has none after.
+names a PF, the driver that its VFs bind to by default, and another driver that binds a VF by driver_override only. It
+prints the differences and exits with 1 if there are any. The PF must have no VFs in use; afterwards it has no VFs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ EXPECTED: dict[str, Union[str, bool, None]] = {
 
 
 class Bus:
-    """The PCI bus below one sysfs, by bare reads and writes."""
+    """The PCI bus of one sysfs, by plain reads and writes."""
 
     def __init__(self, root: Path) -> None:
         self.devices = root / "bus/pci/devices"
@@ -133,7 +133,7 @@ def _numbers(bus: Bus, pf: str) -> Iterator[Observation]:
     attributes = bus.devices / pf
     for number in ("99", "abc", "-1"):
         yield f"numvfs {number}", write(attributes / "sriov_numvfs", number)
-    # Root may open a read-only file for writing where the file system lets it; sysfs does not let it write.
+    # Root can open a read-only file for writing if the file system allows it; writing then fails in sysfs.
     yield "write totalvfs", write(attributes / "sriov_totalvfs", "1")
     yield "autoprobe 1", write(attributes / "sriov_drivers_autoprobe", "1")
     yield "autoprobe x", write(attributes / "sriov_drivers_autoprobe", "x")
@@ -191,7 +191,7 @@ def _without_driver(bus: Bus, pf: str) -> Iterator[Observation]:
 
 
 def differences(seen: dict[str, Union[str, bool, None]]) -> list[str]:
-    """Tell what was seen otherwise than EXPECTED, or not at all, one line each."""
+    """List what differs from EXPECTED or is missing, one line each."""
     names = [*EXPECTED, *(name for name in seen if name not in EXPECTED)]
     return [
         f"{name}: expected {json.dumps(EXPECTED.get(name))}, saw {json.dumps(seen.get(name))}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The shared objects that are preloaded into real programs so that they find a fake card: compiled when needed."""
+"""Shared objects that are preloaded into real programs so that they see a fake card; compiled when needed."""
 
 from __future__ import annotations
 

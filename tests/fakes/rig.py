@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The one rig of the tests: a host in memory with the parts of the daemon on it.
 
-Its clock stands still until a test moves `now`. No thread runs. A test module that needs more than this adds it in a
-subclass of its own.
+Its clock stands still until a test changes `now`. No thread runs. A test module that needs more adds it in a subclass.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MakeRig = Callable[..., "Rig"]
 
 
 class Rig:
-    """A host in memory, its claims, its converger, and what is asked for of the rest of the daemon."""
+    """A host in memory with claims and converger; other parts of the daemon are made when a test uses them."""
 
     def __init__(
         self,
@@ -54,12 +53,12 @@ class Rig:
         self.converger = Converger(
             self.memory.host, self.config, self.store, libvirt_version=lambda: libvirt_version
         )
-        #: the UUIDs of guests that the hook said to have started
+        #: the UUIDs of the guests that have started
         self.started: list[str] = []
 
     @cached_property
     def hook_handler(self) -> HookHandler:
-        """What answers the hook."""
+        """The part of the daemon that answers the hook."""
         return HookHandler(
             self.config,
             self.memory.host,
@@ -71,16 +70,16 @@ class Rig:
 
     @cached_property
     def announcer(self) -> Announcer:
-        """What announces MACs."""
+        """The part of the daemon that announces MACs."""
         return Announcer(self.config, self.memory.host, self.store, self.log)
 
     @cached_property
     def client_requests(self) -> ClientRequests:
-        """What answers clients."""
+        """The part of the daemon that answers clients."""
         return ClientRequests(self.config, self.memory.host, self.store, self.converger, self.log)
 
     def call(self, operation: str, xml: str, extra: str = "-") -> Optional[str]:
-        """Call the hook; returns the XML that it answers with."""
+        """Call the hook; returns its XML, if it gives any."""
         return self.hook_handler.handle(operation, "begin", extra, xml)
 
     def run(self, xml: str) -> None:
@@ -101,7 +100,7 @@ class Rig:
         self.call("release", xml, reason)
 
     def close(self) -> None:
-        """Close what is open, and end what goes on."""
+        """Close store and log, and stop the announcer."""
         if "announcer" in self.__dict__:
             self.announcer.stop()
         self.store.close()

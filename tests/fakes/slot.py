@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A namespace host's PCI slot with a fake card in it: the process that plays the kernel for that one host.
+"""A namespace host's PCI slot with a fake card: the process that acts as the kernel for that one host.
 
 Run in the host's mount, network and pid namespaces, with the machine's own files around it:
 
     python -m tests.fakes.slot ROOT UPLINK PF
 
-It covers ROOT/sys with a sysfs that shows the card, makes a real network device for each representor (one
-end of a veth pair, whose other end stands for the VF's wire), makes the nodes in ROOT/dev/vfio that the VFIO
-drivers would, serves devlink and the VF part of rtnetlink to programs with the shims preloaded (on the
-sockets `devlink` and `rtnetlink` in ROOT/run/slot), and lets a test look at and set the card (on `control`
-there). It prints one line when all of that is there, and ends with its standard input.
+It mounts a sysfs with the card over ROOT/sys, makes a real network device for each representor (one end of a veth pair,
+whose other end is the VF's side), makes the nodes in ROOT/dev/vfio that the VFIO drivers would make, serves devlink
+and the VF part of rtnetlink to programs with the shims preloaded (on the sockets `devlink` and `rtnetlink` in
+ROOT/run/slot), and lets a test read and change the card (on `control` there). It prints one line when it is ready, and
+ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import Hardware, Netdev, netdev_name
 from tests.fakes.vf_netlink import VfNetlink
 
-# More than most tests use: enough for a crowd of guests.
+# more than most tests use, enough for tests with many guests
 TOTAL_VFS = 24
 
 
@@ -53,7 +53,7 @@ class Representors:
         return Netdev(ifindex, socket.if_indextoname(ifindex)) if ifindex is not None else None
 
     def match(self, wanted: set[tuple[str, int]]) -> None:
-        """Make the representors of exactly these VFs, given as PF and number, be there."""
+        """Make representors of exactly these VFs exist, given as PF and number."""
         for key in sorted(set(self._made) - wanted):
             subprocess.run(["ip", "link", "delete", socket.if_indextoname(self._made.pop(key))], check=True)
         for pf, vf in sorted(wanted - set(self._made)):
@@ -65,7 +65,7 @@ class Representors:
 
 
 class PluggedCard(Card):
-    """A card whose every change shows on the host at once: representors and VFIO nodes come and go."""
+    """A card whose changes show on the host at once: representors and VFIO nodes appear and vanish."""
 
     def __init__(self, pf: str, representors: Representors, vfio: Path) -> None:
         super().__init__([pf], hardware=replace(Hardware(), total_vfs=TOTAL_VFS), netdevs=representors)
@@ -73,11 +73,11 @@ class PluggedCard(Card):
         self._vfio = vfio
 
     def changes(self) -> list[tuple[str, ...]]:
-        """Every change asked of the card so far, refused ones included."""
+        """Every change of the card that was requested so far, also those that were refused."""
         return list(self.trace)
 
     def refit(self, hardware: Hardware) -> None:
-        """Give the card another hardware: firmware, PSID, what it can do. Its size and drivers must be the same."""
+        """Replace the card's hardware: firmware, PSID, features. Its size and drivers must be the same."""
         with self._changing("refit"):
             self.hardware = hardware
 
@@ -103,7 +103,7 @@ class PluggedCard(Card):
         for name in present - wanted:
             (self._vfio / name).unlink()
         for name in wanted - present:
-            # A file, not a device: it is there to be found and held open, nobody here talks to it.
+            # A file instead of a device: programs only look for it and hold it open.
             (self._vfio / name).touch(mode=0o600)
 
 
@@ -115,7 +115,7 @@ class Control(BaseManager):
         raise NotImplementedError
 
 
-# A client needs the name only; the server adds below what stands behind it.
+# A client needs only the name; the server adds the implementation below.
 Control.register("card")
 
 
@@ -126,7 +126,7 @@ def leave_with_owner() -> None:
 
 
 def main() -> None:
-    """Plug the card in and serve it until the host ends."""
+    """Serve the card until the host ends."""
     root, uplink, pf = sys.argv[1:]
     card = PluggedCard(pf, Representors(uplink), Path(root, "dev/vfio"))
     place = Path(root, "run/slot")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A FUSE file system that is the machine's sysfs with a fake card plugged in.
 
-What `sysfs_tree` lays out is served from the card and acts on it when written to; it hides the real entries
-of the same path, and all of the real PCI bus and IOMMU groups. Everything else is the kernel's, read-only: a
-program in a namespace host finds its CPUs and links there. Like sysfs it takes each write as one, knows no
-truncation, and refuses to open a file for what the file cannot do.
+The entries of `sysfs_tree` come from the card, and writing to them changes it. They hide the real entries of the same
+path, and all of the real PCI bus and IOMMU groups. Everything else is the kernel's, read-only: a program in a namespace
+host finds its CPUs and links there. As in sysfs, each write is one operation, truncation has no meaning, and opening a
+file for an operation that it lacks is refused.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Sysfs(Operations):  # type: ignore[misc]  # mfusepy is not typed
         self._last = _Picture({})
 
     def init(self, path: str) -> None:  # noqa: ARG002
-        """Tell that the file system is mounted: the kernel's first word to it."""
+        """Report that the file system is mounted, at the kernel's first request."""
         self._ready()
 
     def _picture(self) -> _Picture:
@@ -75,7 +75,7 @@ class Sysfs(Operations):  # type: ignore[misc]  # mfusepy is not typed
         return self._last
 
     def _beneath(self, path: str) -> str:
-        """The real path of what the card does not show; ENOENT where only the card may show something."""
+        """The real path of an entry that is not the card's; ENOENT where only the card has entries."""
         if REPLACED.match(path):
             raise FuseOSError(errno.ENOENT)
         return self._real + path
@@ -164,7 +164,7 @@ def serve(card: Card, mount_point: Path, ready: Callable[[], None]) -> None:
         nothreads=True,
         allow_other=True,
         direct_io=True,
-        # Nothing may be remembered: files come and go by writes to others.
+        # No caching: writes to some files make others appear and vanish.
         attr_timeout=0,
         entry_timeout=0,
         negative_timeout=0,

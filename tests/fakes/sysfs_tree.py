@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A fake card laid out as sysfs: which files, links and directories there are, and where a write goes.
+"""A fake card as sysfs: its files, links and directories, and what a write does.
 
-Paths are relative to the mount point. `tree()` is a picture of one moment, cheap enough to take anew after
-every write; `write()` is what a `store` method of the kernel does. A FUSE file system serves both; `make()`
-writes the picture into a plain directory, which then shows the state but does not act on it.
+Paths are relative to the mount point. `tree()` is a snapshot, cheap enough to make again after every write; `write()`
+does what the kernel's `store` methods do. A FUSE file system serves both. `make()` writes the snapshot into a plain
+directory, which shows the state but does not act on writes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DRIVERS = "bus/pci/drivers"
 
 
 def device_path(address: str) -> str:
-    """Tell where a function's own directory is: below a root port of its bus."""
+    """The directory of a function: below a root port of its bus."""
     domain, bus, _ = address.split(":")
     return f"devices/pci{domain}:{int(bus, 16) & 0xE0:02x}/{domain}:{int(bus, 16) & 0xE0:02x}:01.1/{address}"
 
@@ -85,7 +85,7 @@ def write(card: Card, path: str, text: str) -> None:
         card.autoprobe(parent, text)
     elif name == "sriov_vf_msix_count":
         card.msix_count(parent, text)
-    elif name not in {"uevent", "config"}:  # these two take what they are given
+    elif name not in {"uevent", "config"}:  # these two accept any text
         raise OSError(errno.EACCES, "")
 
 
@@ -112,7 +112,7 @@ def _add_function(entries: Tree, card: Card, function: Function) -> None:
         _link(entries, f"{path}/driver", f"{_DRIVERS}/{function.driver}")
         _link(entries, f"{_DRIVERS}/{function.driver}/{function.address}", path)
         if function.driver in {"vfio-pci", card.hardware.variant_driver}:
-            # by this libvirt tells a variant driver from others (drivers/vfio/vfio_main.c)
+            # libvirt recognises variant drivers by this (drivers/vfio/vfio_main.c)
             entries[f"{path}/vfio-dev/vfio{function.iommu_group}"] = Directory()
     if function.iommu_group is not None:
         group = f"kernel/iommu_groups/{function.iommu_group}"

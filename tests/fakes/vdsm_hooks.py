@@ -3,7 +3,8 @@
 
 Kept to what vdsm 4.50 does in lib/vdsm/common/hooks.py: every executable file of the point's directory, sorted as
 strings, with vdsm's environment, then the device's custom properties, then the VM's over them; the data in a file named
-by _hook_domxml or _hook_json; status 2 stops the row; any other failure lets it go on; points that may refuse raise.
+by _hook_domxml or _hook_json; status 2 stops the sequence; after any other failure it continues; points that can refuse
+raise.
 
 Standard library only: as a program it runs on a test host, one call as JSON on standard input (see `main`).
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-#: points at which vdsm raises what a hook refused (raiseError); at the others it only writes a line to its log
+#: points at which a refusal of a hook makes vdsm raise (raiseError); at others it only logs
 REFUSABLE = frozenset(
     {
         "before_device_create",
@@ -38,7 +39,7 @@ REFUSABLE = frozenset(
 
 
 class HookError(Exception):
-    """What vdsm raises, with the standard error of the last hook that ran, whether that one failed or not.
+    """What vdsm raises, with the standard error of the last hook that ran, whether it failed or not.
 
     At before_vm_start it is the last that failed.
     """
@@ -55,7 +56,7 @@ class VdsmHooks:
     )
     user: int = 65534
     group: int = 65534
-    #: where vdsm's `hooking` module lies
+    #: the directory of vdsm's `hooking` module
     module: str = "/vdsm/hook"
     #: status and standard error of every script that ran, in order
     log: list[tuple[str, int, str]] = field(default_factory=list)
@@ -69,12 +70,12 @@ class VdsmHooks:
         device: Mapping[str, str] = {},
         vm: Mapping[str, str] = {},
     ) -> str:
-        """Run a point that is handed XML; returns what its hooks made of it. Raises HookError."""
+        """Run a point that gets XML; returns the hooks' XML. Raises HookError."""
         text = self._run(point, (data or "").encode(), "_hook_domxml", vm_id, {**device, **vm})
         return text.decode()
 
     def json(self, point: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a point that is handed JSON; returns what its hooks made of it."""
+        """Run a point that gets JSON; returns the hooks' JSON."""
         told = json.loads(self._run(point, json.dumps(data).encode(), "_hook_json", None, {}))
         assert isinstance(told, dict)
         return told
@@ -131,7 +132,7 @@ class VdsmHooks:
 
 
 def main() -> None:
-    """Run one point as a call on standard input says, and say what came of it on standard output, both in JSON.
+    """Run the point of a call on standard input, and print the result, both as JSON.
 
     The call has `directory`, `module`, `user`, `point`, and either `json`, or `xml` with `vm_id`, `device` and `vm`;
     the answer `data` (null when it was refused), `refusal` (or null) and `log`.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The VF part of rtnetlink for a fake card: what `rtnl_shim.so`, preloaded into libvirt, asks about.
+"""The VF part of rtnetlink for a fake card; `rtnl_shim.so`, preloaded into libvirt, sends its requests here.
 
 A connection of a Unix SEQPACKET socket carries one request, a whole netlink message: RTM_GETLINK of the PF's network
 device is answered with its IFLA_VFINFO_LIST, RTM_SETLINK with one byte when the card takes the change; no answer
 means that there is nothing to add, or that the change is refused.
 
-Followed is mlx5 in switchdev mode (en_rep.c): MAC and devlink's `hw_addr` are one thing, and a VLAN other than 0 is
-refused. In legacy mode the card shows no VFs here.
+It follows mlx5 in switchdev mode (en_rep.c): the MAC is devlink's `hw_addr`, and a VLAN other than 0 is refused. In
+legacy mode the card shows no VFs here.
 
 Numbers: include/uapi/linux/rtnetlink.h, if_link.h.
 """
@@ -48,7 +48,7 @@ class VfNetlink:
                     connection.send(self.answer(connection.recv(1 << 16)))
 
     def answer(self, message: bytes) -> bytes:
-        """Answer one netlink message; empty when there is nothing to say. Raises OSError to refuse."""
+        """Answer one netlink message; the answer can be empty. Raises OSError to refuse."""
         kind = _HEADER.unpack_from(message)[1]
         _, _, index, _, _ = _LINK.unpack_from(message, _HEADER.size)
         attributes = dict(_attributes(message[_HEADER.size + _LINK.size :]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The namespace hosts as fixtures: started once for the whole run, as good as new for every test."""
+"""The namespace hosts as fixtures: started once for the whole run, reset for every test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ready(pair: Pair) -> Pair:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Note on the test whether it failed, for fixtures that tell more then."""
+    """Record on the test whether it failed, for fixtures that then print more."""
     outcome = yield
     if outcome.get_result().failed:  # type: ignore[attr-defined]  # pluggy's result, typed from pytest 9 on
         item.stash[FAILED] = True

@@ -7,7 +7,7 @@ from typing import Any
 
 import libvirt
 
-# virDomainEventType and its details, as far as tests speak of them (libvirt-domain.h).
+# virDomainEventType and its details, as far as tests use them (libvirt-domain.h).
 EVENTS = {
     "defined": libvirt.VIR_DOMAIN_EVENT_DEFINED,
     "undefined": libvirt.VIR_DOMAIN_EVENT_UNDEFINED,
@@ -32,7 +32,7 @@ DETAILS = {
 def show(_connection: object, _domain: Any, event: int, detail: int, _opaque: object) -> None:
     """Print one event."""
     if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
-        return  # QEMU was asked to leave; whether it gets to say so before it is killed is chance
+        return  # QEMU was asked to quit; whether it reports that before it is killed is chance
     name = next((name for name, number in EVENTS.items() if number == event), str(event))
     print(f"{name} {DETAILS.get((name, detail), detail)}", flush=True)
 

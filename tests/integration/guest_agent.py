@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The first process of a guest machine: runs the commands that come over a serial line, one after the other.
+"""The first process of a guest machine: runs the commands that it receives on a serial line, one after the other.
 
     guest_agent.py /dev/ttyS1
 
-A command is a line of JSON, {"words": [...], "stdin": "..."}; its end is another, {"status", "stdout", "stderr"}. What
-a command leaves running goes on. The standard library only: it runs in a root that has no more.
+A command is a line of JSON, {"words": [...], "stdin": "..."}; its result is another, {"status", "stdout", "stderr"}.
+Processes that a command leaves behind keep running. Standard library only: its root has nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
 
 def answer(line: str) -> str:
-    """Run a command and tell how it ended."""
+    """Run a command and return its result."""
     asked = json.loads(line)
     try:
         done = subprocess.run(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest as a small virtual machine that NetworkManager runs in: a virtio device, and a PCI one that comes and goes.
+"""A guest as a small virtual machine with NetworkManager: a virtio device, and a PCI device that can be hot-plugged.
 
-For what needs a guest's own kernel (bonding, PCI hot plug). The machine runs the test hosts' kernel on the guest root,
-read-only under an overlay in memory. A wire inside QEMU joins its two devices and a third one, which is the world
-outside: it is put into a network namespace of the guest. Commands are given over a serial line.
+For tests that need a guest kernel (bonding, PCI hot plug). The machine runs the test hosts' kernel on the guest root,
+read-only under an overlay in memory. A hub in QEMU connects its two devices and a third one, which is the outside
+network: it is moved to a network namespace of the guest. Commands go over a serial line.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Done:
 
 
 class GuestMachine:
-    """A running guest in a namespace host, with which it ends."""
+    """A running guest in a namespace host; it ends with the host."""
 
     def __init__(self, around: Namespace, place: Path) -> None:
         """Boot in `around`, a namespace host made over the host root in the directory `place`."""
@@ -116,7 +116,7 @@ class GuestMachine:
         self._qemu.wait()
 
     def console(self) -> str:
-        """What the guest's kernel said."""
+        """The messages of the guest's kernel."""
         file = self._run / "console"
         return file.read_text(errors="replace") if file.exists() else ""
 
@@ -141,11 +141,11 @@ class GuestMachine:
             return read_to(monitor, b"(qemu) ").decode(errors="replace")
 
     def plug_vf(self, port: str = "port1") -> None:
-        """Plug in the device that stands for a VF, with its MAC of always."""
+        """Plug in the device that acts as the VF; its MAC is always the same."""
         self._monitor(f"device_add {VF.format(port=port)}")
 
     def unplug_vf(self) -> None:
-        """Ask the guest to let go of it."""
+        """Ask the guest to release it."""
         self._monitor("device_del vf")
 
 

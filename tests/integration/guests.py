@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Domain XML of the guests that run on namespace hosts: a machine without disk or kernel, which migrates like any."""
+"""Domain XML of the guests on namespace hosts: machines without disk or kernel, which migrate like others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EMULATOR = "/usr/local/bin/emulator"
 
 @dataclass(frozen=True)
 class Vf:
-    """One VF of a guest: where it is on the host it starts on, and what the metadata says of it."""
+    """One VF of a guest: its address on the host where the guest starts, and its metadata."""
 
     address: str
     mac: str
@@ -24,11 +24,11 @@ class Vf:
     form: str = "interface"
     managed: bool = True
     strategy: Optional[str] = None
-    #: the guest has it; else its metadata only speaks of it
+    #: whether the guest has it, or only its metadata names it
     plugged: bool = True
 
     def device(self) -> str:
-        """The device, as `form` says.
+        """The device in its `form`.
 
         `interface` is <interface type='hostdev'>, `hostdev` a plain <hostdev>, `network` an interface of the
         hostdev network named like the pool, from which libvirt chooses the VF.
@@ -60,7 +60,7 @@ class Vf:
 
 
 def hostdev_network(name: str, addresses: Sequence[str]) -> str:
-    """A libvirt network that gives away these VFs."""
+    """A libvirt hostdev network of these VFs."""
     vfs = (PciAddress.parse(address) for address in addresses)
     listed = "".join(
         f"<address type='pci' domain='{vf.domain:#06x}' bus='{vf.bus:#04x}' slot='{vf.slot:#04x}'"
@@ -79,7 +79,7 @@ class Guest:
     number: int = 1
     #: PCI ports into which a device can be plugged while it runs
     free_ports: int = 0
-    #: VFs that the metadata speaks of, and that are plugged in later
+    #: VFs that the metadata names and that are plugged in later
     marked: Sequence[Vf] = ()
     extra: str = ""
     machine: str = "pc-q35-10.0"
@@ -92,9 +92,8 @@ class Guest:
     def xml(self) -> str:
         """Its domain XML.
 
-        No guest code ever runs: the firmware finds nothing to boot and halts. The limit on memory is there for
-        libvirt, which otherwise allows QEMU to lock all of the guest's memory for VFIO; not every root may raise
-        that limit, and nothing is locked here.
+        No guest code runs: the firmware finds nothing to boot and halts. The limit on memory keeps libvirt from raising
+        QEMU's limit of locked memory for VFIO; not every root may raise it, and nothing is locked here.
         """
         marks = "".join(vf.mark() for vf in (*self.vfs, *self.marked))
         metadata = f"<metadata><vfmigrate:vfs xmlns:vfmigrate='{URI}'>{marks}</vfmigrate:vfs></metadata>"
@@ -119,7 +118,7 @@ class Guest:
 """
 
     def _ports(self) -> str:
-        """PCI ports for its VFs and those plugged in later; libvirt adds what is needed and none that is free."""
+        """PCI ports for its VFs and those plugged in later; libvirt itself adds no free ports."""
         if not self.free_ports:
             return ""
         port = "<controller type='pci' model='pcie-root-port'/>"

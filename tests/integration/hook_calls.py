@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What libvirt's hooks were called with on a namespace host, and orders to refuse or to wait.
+"""The calls of libvirt's hooks on a namespace host, and orders to refuse, crash or wait.
 
-Two recorders (hook_recorder.py) stand in the host's hook directory, one before and one after the project's own hook.
+Two recorders (hook_recorder.py) are in the host's hook directory, one before and one after vfmigrate's hook.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class HookCalls:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all calls and take back all orders."""
+        """Forget all calls and all orders."""
         place = self._host.path(PLACE)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
 
     def clear_calls(self) -> None:
-        """Forget all calls; orders stay."""
+        """Forget all calls, but keep the orders."""
         (self._host.path(PLACE) / "calls").unlink(missing_ok=True)
 
     def calls(self, script: str = BEFORE) -> list[HookCall]:
-        """The calls of one recorder, in order. What comes before our hook sees all that libvirt asks."""
+        """The calls of one recorder, in order. The recorder before vfmigrate's hook sees every call of libvirt."""
         file = self._host.path(PLACE) / "calls"
         lines = file.read_text().splitlines() if file.exists() else []
         calls = (HookCall(**json.loads(line)) for line in lines)

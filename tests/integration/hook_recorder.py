@@ -1,11 +1,11 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A libvirt hook for tests: it writes down every call, and refuses, crashes or waits where a test asked it to.
+"""A libvirt hook for tests: it records every call, and refuses, crashes or waits as a test has ordered.
 
-Installed under several names, so that it runs before and after the project's own hook. Each call is a line
-of JSON in /run/hooks/calls. The test steers it by files: `refuse-SCRIPT-OPERATION` holds the words to refuse
-with, `crash-SCRIPT-OPERATION` makes it end by SIGKILL, `hold-SCRIPT-OPERATION` makes the calls for the guests it names
-wait until the file is gone.
+It is installed under several names, so that it runs before and after vfmigrate's hook. Each call is a line of JSON in
+/run/hooks/calls. Files of the test are orders: `refuse-SCRIPT-OPERATION` holds the message of a refusal,
+`crash-SCRIPT-OPERATION` makes it end by SIGKILL, and `hold-SCRIPT-OPERATION` makes the calls for the guests that it
+names wait until the file is removed.
 """
 
 import json
@@ -27,7 +27,7 @@ def held(order: Path) -> "list[str]":
 
 
 def main() -> int:
-    """Record one call; the exit status is what libvirt is to see."""
+    """Record one call; returns the exit status for libvirt."""
     script = Path(sys.argv[0]).name
     name, operation, suboperation, extra = sys.argv[1:5]
     call = {

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The first process of a namespace host: lays out its file system, then lives as long as its owner.
+"""The first process of a namespace host: mounts its file systems, then lives as long as its owner.
 
 Run by `namespaces.Namespace` as pid 1 of fresh mount, network, pid, UTS and IPC namespaces:
 
     host_init.py NAME LOWER PLACE
 
-NAME becomes the host name, LOWER is the root file system that is put under a writable overlay, PLACE an
-empty directory for the mount points. It prints one line, its pid as the outside sees it, once the host
-can be entered.
+NAME becomes the host name, LOWER is the root file system below a writable overlay, PLACE an empty directory for the
+mount points. It prints one line, its pid as seen from outside, once the host can be entered.
 
-Everything the host writes goes to memory (the overlay's upper layer is a tmpfs), and every mount is in
-its private mount namespace, so that the end of this process, however it comes, undoes all of it. It ends
-when its standard input does: whoever holds the other end of that pipe need not live long enough to clean
-up.
+Everything that the host writes goes to memory (the overlay's upper layer is a tmpfs), and every mount is in its private
+mount namespace, so that nothing remains when this process ends, however it ends. It ends when its standard input
+closes, so that its owner need not live long enough to clean up.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ DEVICES = {
     "urandom": (1, 9),
     "tty": (5, 0),
     "net/tun": (10, 200),
-    # Stands for the VFIO container: libvirt wants to see the node, nobody here talks to it.
+    # The VFIO container: libvirt only checks that the node exists.
     "vfio/vfio": (1, 3),
 }
 LINKS = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1"}
@@ -78,7 +76,7 @@ def main() -> None:
     name, lower, place = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     outside_pid = Path("/proc/self").readlink()
     root = lay_out(lower, place)
-    # Orphans of the host end up here; ignored children are reaped by the kernel.
+    # Orphans of the host become children of this process; the kernel reaps ignored children.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     socket.sethostname(name)
     os.chroot(root)

@@ -23,7 +23,7 @@ from tests.integration import namespaces
 from tests.integration.namespaces import Namespace, Word
 from tests.patience import PATIENCE
 
-# The clone: what runs around a host (and not in it) imports from there.
+# The clone, from which processes around a host (and not in it) import.
 TREE = os.fspath(Path(__file__).parents[2])
 BRIDGE = "br-data"
 UPLINK = "p0"
@@ -86,7 +86,7 @@ class Host:
         self.address = f"10.77.0.{number}"
 
     def path(self, inside: str) -> Path:
-        """A path of the host as seen from outside. Absolute symbolic links lead out of the host."""
+        """A path of the host as seen from outside. Absolute symbolic links point out of the host."""
         return Path(f"/proc/{self.namespace.pid}/root") / inside.lstrip("/")
 
     def run(
@@ -155,7 +155,7 @@ class Host:
 
     @contextmanager
     def card(self, pf: str) -> Iterator[PluggedCard]:
-        """Put a fake card with the physical function `pf` into the host for as long as this context lasts."""
+        """Put a fake card with the physical function `pf` into the host during this context."""
         slot = self.namespace.spawn_around(
             sys.executable,
             "-m",
@@ -165,7 +165,7 @@ class Host:
             pf,
             env={"PYTHONPATH": TREE},
         )
-        # Leaving closes its pipes, at which it ends, and waits for it.
+        # On exit its pipes are closed, so that it ends, and it is waited for.
         with slot:
             assert slot.stdout is not None
             if not slot.stdout.readline():
@@ -188,31 +188,31 @@ class Host:
         self.vsctl(*bridge, "--", "add-port", BRIDGE, UPLINK)
 
     def start_database(self) -> None:
-        """Start the switch's database server alone, with what it holds."""
+        """Start only the switch's database server, with its database."""
         self.run("ovsdb-server", DATABASE, "--remote=punix:/run/openvswitch/db.sock", *OVS_DAEMON)
 
     def stop_database(self) -> None:
-        """End the switch's database server; the switch daemon goes on without it."""
+        """End the switch's database server; the switch daemon keeps running."""
         self.stop("/run/openvswitch/ovsdb-server.pid")
 
     def start_vswitchd(self) -> None:
-        """Start the switch daemon alone; the database serves already."""
+        """Start only the switch daemon; the database server runs already."""
         self.run("ovs-vswitchd", *OVS_DAEMON)
 
     def stop_vswitchd(self) -> None:
-        """End the switch daemon; the database goes on serving."""
+        """End the switch daemon; the database server keeps running."""
         self.stop("/run/openvswitch/ovs-vswitchd.pid")
 
     def start_libvirtd(self, env: Optional[Mapping[str, str]] = None) -> None:
         """Start libvirtd; returns when its sockets accept."""
-        # SYSTEMD_DEVICE_VERIFY_SYSFS: libudev otherwise looks whether /sys is the kernel's own.
+        # SYSTEMD_DEVICE_VERIFY_SYSFS: libudev otherwise checks that /sys is the kernel's own.
         surroundings = {"SYSTEMD_DEVICE_VERIFY_SYSFS": "0", **(env or {})}
         self.run("libvirtd", "--daemon", "--listen", env=surroundings)
 
     def stop_libvirtd(self) -> None:
-        """End libvirtd; domains go on running.
+        """End libvirtd; domains keep running.
 
-        It is killed, since libvirt 11.3 does not always end by itself: its thread for udev may miss the word.
+        It is killed, since libvirt 11.3 does not always end on SIGTERM: its udev thread can miss the request.
         """
         self.stop("/run/libvirtd.pid", "KILL")
 
@@ -222,12 +222,12 @@ class Host:
         return {name: state for _, name, state in rows}
 
     def ports(self) -> list[str]:
-        """Names of the ports in the bridge, the uplink apart."""
+        """Names of the ports in the bridge without the uplink."""
         return [name for name in self.vsctl("list-ports", BRIDGE).split() if name != UPLINK]
 
 
 def _surrounded(words: Sequence[Word], env: Optional[Mapping[str, str]]) -> list[Word]:
-    """A command with additions to its environment, made on the host: what is preloaded must be found there."""
+    """A command with additions to its environment that are set on the host, where preloaded libraries must be found."""
     return ["env", *(f"{name}={value}" for name, value in env.items()), *words] if env else list(words)
 
 
@@ -241,7 +241,7 @@ class Fabric:
             namespace.run("ip", "link", "set", bridge, "up")
 
     def connect(self, host: Namespace, name: str, bridge: str, inner: str) -> None:
-        """Lead the link `inner` of the host `name` to a bridge."""
+        """Connect the link `inner` of the host `name` to a bridge."""
         outer = self.link(bridge, name)
         pair = ("type", "veth", "peer", "name", inner, "netns", str(host.pid))
         self.namespace.run("ip", "link", "add", "name", outer, *pair)
@@ -249,7 +249,7 @@ class Fabric:
 
     @staticmethod
     def link(bridge: str, host: str) -> str:
-        """The name of the fabric's end of the link that leads from a host to a bridge."""
+        """The name of the fabric's end of the link between a host and a bridge."""
         return f"{bridge}-{host[-1]}"
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest with a VF that may go from one host to the other, and how both hosts look with it here or there.
+"""A guest with a VF that migrates between two hosts, and the expected states of both hosts.
 
-What went wrong on the way must not show: whichever host the guest is on in the end, both look as after a journey on
-which nothing did.
+A failed migration must leave no trace: whichever host the guest runs on in the end, both look as after a migration
+without failures.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from vfmigrate.ovs.openvswitch import OWNER_KEY
 MAC = "52:54:00:00:00:02"
 NAME = "g"
 VLAN = 42
-# MiB/s, the least that libvirt knows, and how much there is to copy at that speed.
+# MiB/s, libvirt's minimum, and how much there is to copy at that speed.
 SLOW = 1
 BALLAST_MIB = 16
-# libvirt notices within this time that the other side is gone, on a machine that is busy.
+# the time in which libvirt notices that the other host is gone, on a busy machine
 PATIENCE_S = 60.0
 # Claims that changed less long ago are left alone when libvirt does not know of their domain (reconciler.py).
 GRACE_S = 16.0
 
 
 def told(state: State) -> State:
-    """A state without what differs from one journey to the next: which claim, of equal ones, owns a port."""
+    """A state without what differs between migrations: the IDs of the claims that own ports."""
     ports = {
         name: replace(port, ids={key: value for key, value in port.ids.items() if key != OWNER_KEY})
         for name, port in state.switch_ports.items()
@@ -37,21 +37,21 @@ def told(state: State) -> State:
 
 
 class Journey:
-    """The guest, at home on the first host of a pair whose daemons run."""
+    """The guest, on the first host of a pair whose daemons run."""
 
     def __init__(self, pair: Pair, *, extra: str = "", ballast: int = 0) -> None:
         """Start the guest; `extra` are further devices, `ballast` MiB of its memory take time to copy."""
         self.pair = pair
         pair.a.set_ballast(ballast)
         self.empty = self.states()
-        # The VF that would be chosen for it: so it has the same one whenever it comes back.
+        # The VF that the daemon would choose, so that the guest has the same one whenever it comes back.
         self.guest = Guest(NAME, [Vf(pair.a.vf(VFS - 1), MAC, vlan=VLAN)], extra=extra)
         self.begin()
         self.home = self.states()
         assert self.home[0].guests == {NAME: "running"}
 
     def begin(self) -> None:
-        """Start the guest at home."""
+        """Start the guest on the first host."""
         self.pair.a.start_guest(self.guest)
         self.pair.a.wait_until_settled()
 
@@ -60,14 +60,14 @@ class Journey:
         return told(self.pair.a.state()), told(self.pair.b.state())
 
     def travel(self) -> Outcome:
-        """Migrate to the second host; returns when all is over on both."""
+        """Migrate to the second host; returns when both hosts have settled."""
         outcome = self.pair.a.migrate(NAME, self.pair.b)
         assert outcome.status == 0, outcome.error
         self.pair.b.wait_until_settled()
         return outcome
 
     def learn(self) -> None:
-        """Travel there and back with nothing in the way, and remember how both hosts look meanwhile."""
+        """Migrate there and back undisturbed, and record the states of both hosts."""
         self.travel()
         self.pair.a.become(self.empty[0], told)
         self.away = self.states()
@@ -77,18 +77,18 @@ class Journey:
         self._become(self.home)
 
     def begin_slowly(self) -> Migration:
-        """Begin a migration at the least speed; returns while the memory is being copied."""
+        """Begin a migration at minimum speed; returns while the memory is being copied."""
         self.pair.a.host.virsh("migrate-setspeed", NAME, str(SLOW))
         migration = self.pair.a.begin_migration(NAME, self.pair.b)
         wait_for("the memory to be copied", self.is_copying, PATIENCE_S)
         return migration
 
     def is_copying(self) -> bool:
-        """Whether libvirt on the source tells of copied memory."""
+        """Whether libvirt on the source reports copied memory."""
         return "Memory processed" in self.pair.a.host.virsh("domjobinfo", NAME, check=False)
 
     def stays(self) -> None:
-        """Expect the guest to run at home only, and both hosts to be as before at the latest after one reconcile."""
+        """Expect the guest to run on the first host only, and both hosts to be as before after one reconcile."""
         wait_for(
             "the guest to run at home only", lambda: self._guests() == self._guests_of(self.home), PATIENCE_S
         )
@@ -96,13 +96,13 @@ class Journey:
         self._become(self.home)
 
     def is_away(self) -> bool:
-        """Wait until the guest runs on one host only; whether that is the second one."""
+        """Wait until the guest runs on one host only; returns whether that is the second one."""
         ends = (self._guests_of(self.home), self._guests_of(self.away))
         wait_for("the guest to run on one host only", lambda: self._guests() in ends, PATIENCE_S)
         return self._guests() == ends[1]
 
     def arrives_or_stays(self) -> bool:
-        """Expect the guest to run on one host, and both to look as they should; whether it went away."""
+        """Expect the guest to run on one host, and both to look as they should; returns whether it migrated."""
         away = self.is_away()
         self._settle()
         expected = self.away if away else self.home
@@ -114,7 +114,7 @@ class Journey:
             node.become(state, told)
 
     def _settle(self) -> None:
-        """Let promises run out and the last moments be over, and reconcile each host once."""
+        """Wait until reservations have expired, and reconcile each host once."""
         for node in (self.pair.a, self.pair.b):
             wait_out(node)
             node.reconcile()
@@ -128,7 +128,7 @@ class Journey:
 
 
 def wait_out(node: Node) -> None:
-    """Wait until claims that nobody needs any more can be told from those of guests that are just starting."""
+    """Wait until the daemon can distinguish abandoned claims from those of starting guests."""
     running = {node.host.virsh("domuuid", name) for name in node.host.domains()}
     for claim in node.product.claims().values():
         if claim["expires"] is not None:

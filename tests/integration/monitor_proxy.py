@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stands between libvirt and QEMU's monitor, for VFs that are plugged into a running guest.
+"""A proxy between libvirt and QEMU's monitor, for VFs that are plugged into a running guest.
 
     monitor_proxy.py LISTENING-DESCRIPTOR PATH PID
 
-Takes libvirt's connections at the socket that libvirt made, and hands all that is said to QEMU's own at PATH and back,
-descriptors included. What emulator.sh does to a VF on the command line is done to one in `device_add`: QEMU gets an
-emulated NIC in its place, and the VF's VFIO group is held open until QEMU tells that the device is gone. Ends with the
-process PID, which is QEMU. The protocol: QEMU's docs/interop/qmp-spec.rst.
+It accepts libvirt's connections at the socket that libvirt made and forwards everything to QEMU's own at PATH and back,
+with descriptors. As emulator.sh does on the command line, it replaces a VF in `device_add` by an emulated NIC, and
+holds the VF's VFIO group open until QEMU reports that the device is gone. It ends with the process PID, which is QEMU.
+The protocol: QEMU's docs/interop/qmp-spec.rst.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _SIZE = 1 << 16
 
 
 def close_others(kept: int) -> None:
-    """Close what was inherited from libvirt beyond standard streams: taps, migration sockets, logs."""
+    """Close the descriptors inherited from libvirt, except standard streams: taps, migration sockets, logs."""
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if descriptor > 2 and descriptor != kept:
-            with contextlib.suppress(OSError):  # the listing's own is closed already
+            with contextlib.suppress(OSError):  # the descriptor of the listing is closed already
                 os.close(descriptor)
 
 
@@ -62,7 +62,7 @@ class Devices:
         self._asked: Optional[str] = None
 
     def command(self, line: bytes) -> bytes:
-        """A command of libvirt's, with an emulated NIC in a VF's place."""
+        """A command of libvirt, with an emulated NIC in place of a VF."""
         told = json.loads(line)
         arguments: dict[str, Any] = told.get("arguments", {})
         if told.get("execute") != "device_add" or arguments.get("driver") != "vfio-pci":
@@ -75,7 +75,7 @@ class Devices:
         return json.dumps(told).encode() + b"\n"
 
     def answer(self, line: bytes) -> None:
-        """Something that QEMU said: whether a device came, or went."""
+        """Handle a message of QEMU: a device was added or removed."""
         told = json.loads(line)
         if self._asked is not None and ("return" in told or "error" in told):
             if "error" in told:
@@ -90,7 +90,7 @@ class Devices:
 
 
 def relay(libvirt: socket.socket, qemu: socket.socket, devices: Devices) -> None:
-    """Hand everything to the other side until one of them ends."""
+    """Forward everything to the other side until one of them ends."""
     asked, descriptors, answered = b"", [], b""
     while True:
         for connection in select.select([libvirt, qemu], [], [])[0]:
@@ -112,7 +112,7 @@ def relay(libvirt: socket.socket, qemu: socket.socket, devices: Devices) -> None
 
 
 def lives(pid: int) -> bool:
-    """Whether a process is there and not only waiting to be reaped."""
+    """Whether a process runs and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -120,7 +120,7 @@ def lives(pid: int) -> bool:
 
 
 def connected(path: str, pid: int) -> Optional[socket.socket]:
-    """A connection to QEMU's monitor, for which QEMU must have started; None when it ended instead."""
+    """A connection to QEMU's monitor once QEMU has started; None if it ended instead."""
     while lives(pid):
         qemu = socket.socket(socket.AF_UNIX)
         try:
@@ -133,7 +133,7 @@ def connected(path: str, pid: int) -> Optional[socket.socket]:
 
 
 def main() -> None:
-    """Serve one connection of libvirt's after another, as libvirt does when it is restarted."""
+    """Serve one connection of libvirt after another, as needed when libvirt restarts."""
     number, path, pid = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     close_others(number)
     devices = Devices()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A sysfs with a fake card in it, mounted in a directory of a test: served by a process of its own.
+"""A sysfs with a fake card, mounted in a directory of a test and served by a separate process.
 
-The process ends, and takes the mount away, when its standard input closes, so that nothing is left even of a test run
-that was killed.
+The process unmounts it and ends when its standard input closes, so that even a killed test run leaves nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Namespaces that live as long as the test run: a network of its own, or a whole host.
+"""Namespaces that live as long as the test run: a network, or a whole host.
 
-A `Namespace` is a process made by unshare(1) and kept by a pipe: when this process ends, killed or not,
-the pipe closes, the namespace's first process leaves, and the kernel takes down the processes, links and
-mounts in it.
+A `Namespace` is a process of unshare(1) that a pipe keeps alive: when the test run ends, killed or not, the pipe
+closes, the namespace's first process exits, and the kernel removes the processes, links and mounts in it.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from tests.testbed.run import CommandError, brief, run
 Word = Union[str, "os.PathLike[str]"]
 
 HOST_INIT = Path(__file__).with_name("host_init.py")
-# The first process of a namespace that is only a network: tell the pid, wait for the owner's end.
+# The first process of a namespace that is only a network: prints its pid and waits for the owner's end.
 NETWORK_INIT = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
 
 
 class Namespace:
-    """A set of namespaces and the process that keeps them; leaving its context ends everything inside."""
+    """A set of namespaces and the process that keeps them; on exit from its context, everything inside ends."""
 
     def __init__(self, unshare: Sequence[str], init: Sequence[str], enter: Sequence[str]) -> None:
         self._keeper = subprocess.Popen(
@@ -75,7 +74,7 @@ class Namespace:
         env: Optional[Mapping[str, str]] = None,
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside to its end; raises CommandError on a status other than 0 if `check`."""
+        """Run a command inside; raises CommandError on a status other than 0 if `check`."""
         done = subprocess.run(
             self.command(*words),
             input=stdin,
@@ -119,7 +118,7 @@ class Namespace:
     def spawn_around(self, *words: Word, env: Mapping[str, str]) -> subprocess.Popen[str]:
         """Start a command with the namespace's mounts, network and pids, but the machine's own root.
 
-        It is given an end of a pipe as standard input and should end with it; standard output is a pipe too.
+        Its standard input is a pipe, at whose end it should exit; its standard output is a pipe too.
         """
         command = [
             "nsenter",
@@ -141,7 +140,7 @@ class Namespace:
 
 
 def end_child(entered: subprocess.Popen[str], signal: str) -> None:
-    """Send a signal to what `Namespace.spawn` started: the process that is kept is nsenter, and its child meant."""
+    """Send a signal to what `Namespace.spawn` started: the child of nsenter."""
     children = Path(f"/proc/{entered.pid}/task/{entered.pid}/children").read_text().split()
     run("kill", f"-{signal}", *children)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A real ovsdb-server and ovs-vswitchd in a private directory and network namespace, with the userspace datapath.
 
-The programs are those of the test hosts' root, run with that root's own loader and libraries, so that the machine
-needs no Open vSwitch and no service of it ever starts. The namespace holds the switch's bridges and veth pairs; the
-far end of a pair stands for whatever is plugged in there: a VF, the fabric.
+The programs are those of the test hosts' root, run with that root's loader and libraries, so that the machine needs no
+Open vSwitch and starts no service of it. The namespace holds the switch's bridges and veth pairs; the far end of a
+pair is whatever is plugged in there: a VF, or the fabric.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TP_STATUS_VLAN_VALID = 1 << 4
 
 
 class OvsServer:
-    """Open vSwitch for one test run; leaving its context ends its daemons and its namespace."""
+    """Open vSwitch for one test run; on exit from its context, daemons and namespace end."""
 
     def __init__(self, folder: Path, *, dummy: bool = False) -> None:
         """Start both daemons with their files in the empty `folder`; `dummy` offers interfaces of type dummy."""
@@ -73,11 +73,11 @@ class OvsServer:
         self.namespace.close()
 
     def tool(self, program: str, *words: Word) -> str:
-        """Run a program of the root inside the namespace to its end; what it printed."""
+        """Run a program of the root inside the namespace; returns what it printed."""
         return self.namespace.run(*self._command(program, *words), env=self._environment()).stdout
 
     def vsctl(self, *words: str) -> str:
-        """Run `ovs-vsctl`, the administrator's view and hand."""
+        """Run `ovs-vsctl`."""
         return self.tool("usr/bin/ovs-vsctl", f"--db={self.remote}", "--timeout=20", *words).strip()
 
     def ofctl(self, *words: str) -> str:
@@ -98,7 +98,7 @@ class OvsServer:
         return {(int(vlan), mac): port for port, vlan, mac, _age in rows}
 
     def start_database(self) -> None:
-        """Start ovsdb-server on the database as it was left; returns when it listens."""
+        """Start ovsdb-server on the existing database; returns when it listens."""
         (self.folder / "db.sock").unlink(missing_ok=True)
         self._database = self._spawn(
             "usr/sbin/ovsdb-server",
@@ -109,12 +109,12 @@ class OvsServer:
         eventually(lambda: _listens(self.folder / "db.sock"), "ovsdb-server listens", self._database)
 
     def stop_database(self) -> None:
-        """End ovsdb-server; nothing when it does not run."""
+        """End ovsdb-server if it runs."""
         _end(self._database)
         self._database = None
 
     def start_switch(self) -> None:
-        """Start ovs-vswitchd; returns when it has taken up the database's configuration."""
+        """Start ovs-vswitchd; returns when it has applied the database's configuration."""
         (self.folder / "switch.ctl").unlink(missing_ok=True)
         self._switch = self._spawn(
             "usr/lib/openvswitch-switch/ovs-vswitchd",
@@ -122,17 +122,17 @@ class OvsServer:
             f"--unixctl={self.folder}/switch.ctl",
             *(["--enable-dummy"] if self._dummy else []),
         )
-        # Any change makes ovs-vsctl wait for the switch.
+        # ovs-vsctl waits for the switch after any change.
         self.vsctl("set", "Open_vSwitch", ".", "external_ids:test=running")
 
     def stop_switch(self) -> None:
-        """End ovs-vswitchd, leaving its bridges in the database; nothing when it does not run."""
+        """End ovs-vswitchd if it runs; its bridges stay in the database."""
         _end(self._switch)
         self._switch = None
 
     @contextmanager
     def switch_halted(self) -> Iterator[None]:
-        """Let ovs-vswitchd stand still for the time of a `with` block."""
+        """Stop ovs-vswitchd by SIGSTOP during a `with` block."""
         assert self._switch is not None
         self._switch.send_signal(signal.SIGSTOP)
         try:
@@ -146,7 +146,7 @@ class OvsServer:
         self.namespace.run("ip", "link", "set", name, "up")
 
     def add_link(self, name: str) -> str:
-        """Make a veth pair that is up; `name` is to be plugged in, the far end's name is returned."""
+        """Make a veth pair that is up; `name` can be plugged in; returns the name of the far end."""
         far = f"{name}-far"
         self.namespace.run("ip", "link", "add", "name", name, "type", "veth", "peer", "name", far)
         for each in (name, far):
@@ -178,7 +178,7 @@ class OvsServer:
                 program, *words, "--pidfile", "-vconsole:off", "-vsyslog:off", "-vfile:info", "--log-file"
             )
         )
-        # The kernel ends the daemon with us, however we end.
+        # The kernel ends the daemon with this process, however it ends.
         return subprocess.Popen(
             ["setpriv", "--pdeathsig=KILL", *command],
             stdin=subprocess.DEVNULL,
@@ -190,7 +190,7 @@ class OvsServer:
 
 
 class Wire:
-    """A packet socket on one end of a veth pair in a namespace: what comes by, tags put back where they were."""
+    """A packet socket on one end of a veth pair in a namespace: the frames there, with their VLAN tags."""
 
     def __init__(self, namespace: Namespace, netdev: str) -> None:
         self._socket = _in_network(namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
@@ -209,13 +209,13 @@ class Wire:
         self._socket.close()
 
     def send(self, frame: bytes) -> None:
-        """Put a frame on the wire."""
+        """Send a frame."""
         self._socket.send(frame)
 
     def receive(
         self, wanted: Callable[[bytes], bool], patience: float = PATIENCE_S
     ) -> tuple[Optional[int], bytes]:
-        """The next frame (without its tag) that is wanted, and the VLAN it was tagged with, if any.
+        """The next wanted frame (without its tag) and its VLAN, if it had a tag.
 
         Raises AssertionError when none comes within `patience` seconds.
         """
@@ -234,7 +234,7 @@ class Wire:
 
 
 def untag(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> tuple[Optional[int], bytes]:
-    """The VLAN of a received frame, in the frame or taken out of it by the kernel (packet(7)), and the rest."""
+    """The VLAN of a received frame, which is in the frame or was removed by the kernel (packet(7)), and the rest."""
     for level, kind, payload in ancillary:
         # struct tpacket_auxdata of linux/if_packet.h: status first, the tag at offset 16.
         status = int.from_bytes(payload[:4], "little")
@@ -273,7 +273,7 @@ def _end(process: Optional[subprocess.Popen[bytes]]) -> None:
 
 
 def _in_network(namespace: Namespace, make: Callable[[], socket.socket]) -> socket.socket:
-    """Call `make` in the network of a namespace. A thread is spent on it: setns(2) moves only its caller."""
+    """Call `make` in the network of a namespace, in a separate thread because setns(2) moves only its caller."""
     made: list[socket.socket] = []
 
     def enter() -> None:

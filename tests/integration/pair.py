@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two namespace hosts ready for guests with VFs: a card in each, Open vSwitch and libvirt running, hooks recorded."""
+"""Two namespace hosts for guests with VFs: each with a card, Open vSwitch, libvirt and recorders of the hooks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ MONITOR_PROXY = "/usr/local/lib/monitor_proxy.py"
 RTNL_SHIM = "/usr/local/lib/rtnl_shim.so"
 GENL_SHIM = "/usr/local/lib/genl_shim.so"
 VFS = 4
-# The cards sit in different slots, so that a VF has another address on the other host.
+# The cards are in different slots, so that a VF has another address on the other host.
 PFS = {"host-a": "0000:01:00.0", "host-b": "0000:41:00.0"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a migration ended, as the one who asked for it sees it."""
+    """The outcome of a migration as virsh reports it."""
 
     status: int
     error: str
@@ -54,7 +54,7 @@ class SwitchPort:
 
 @dataclass(frozen=True)
 class State:
-    """What there is on a host, to be compared before and after."""
+    """The state of a host, for comparison before and after."""
 
     guests: Mapping[str, str]
     switch_ports: Mapping[str, SwitchPort]
@@ -67,25 +67,25 @@ class State:
 
 
 class Migration:
-    """A `virsh migrate` under way."""
+    """A running `virsh migrate`."""
 
     def __init__(self, host: Host, process: subprocess.Popen[str]) -> None:
         self._host = host
         self._process = process
 
     def finish(self, seconds: float = 60) -> Outcome:
-        """Wait for the end, so many seconds at most."""
+        """Wait for the end, at most this many seconds."""
         _, error = self._process.communicate(timeout=seconds * PATIENCE)
         return Outcome(self._process.returncode, error.strip())
 
     def kill(self) -> None:
-        """End virsh at once."""
+        """Kill virsh."""
         end_child(self._process, "KILL")
         self._process.communicate(timeout=10)
 
 
 class Node:
-    """One of the two hosts, with what a test needs to know of it."""
+    """One of the two hosts."""
 
     def __init__(self, host: Host, pf: str, card: PluggedCard) -> None:
         self.host = host
@@ -113,7 +113,7 @@ class Node:
         return netdev.name
 
     def provision(self, vfs: int = VFS) -> None:
-        """Make the VFs, as an administrator does before anything of ours runs."""
+        """Create the VFs, as an administrator does before vfmigrate runs."""
         sysfs = self.host.path(f"/sys/bus/pci/devices/{self.pf}")
         (sysfs / "sriov_drivers_autoprobe").write_text("0")
         (sysfs / "sriov_numvfs").write_text("0")
@@ -121,7 +121,7 @@ class Node:
         self.card.set_eswitch_mode(self.pf, SWITCHDEV)
 
     def reset(self) -> None:
-        """Take away what a test left: guests, daemon, ports, VFs, orders to the hooks."""
+        """Remove what a test left: guests, daemon, ports, VFs, orders to the hooks."""
         for name, state in self.host.domains().items():
             if state != "shut off":
                 self.host.virsh("destroy", name)
@@ -133,7 +133,7 @@ class Node:
         for name in self.host.virsh("net-list", "--all", "--name").split():
             self.host.virsh("net-undefine", name)
         if any(each.driver for each in self.card.functions() if each.pf is not None):
-            self.restart_libvirtd()  # it remembers VFs that it did not bind itself, and would leave them bound
+            self.restart_libvirtd()  # libvirt remembers VFs that it did not bind itself, and would leave them bound
         self.hooks.clear()
         self.set_unmigratable(False)
         self.set_ballast(0)
@@ -144,16 +144,16 @@ class Node:
         self.provision()
 
     def make_network(self, name: str) -> None:
-        """Start a transient hostdev network of all VFs; gone again at the next reset."""
+        """Start a transient hostdev network of all VFs; the next reset removes it."""
         xml = hostdev_network(name, [self.vf(index) for index in range(VFS)])
         self.host.virsh("net-create", "/dev/stdin", stdin=xml)
 
     def set_unmigratable(self, unmigratable: bool) -> None:
-        """Make the state of VFs that guests get from now on impossible to load, or possible again."""
+        """Make loading of device state fail, or work again, for VFs that guests get from now on."""
         self._tell_emulator("unmigratable", unmigratable)
 
     def set_hotplug(self, hotplug: bool) -> None:
-        """Let VFs be plugged into guests that are started from now on while they run, or no more."""
+        """Allow or forbid plugging VFs into guests that start from now on."""
         self._tell_emulator("hotplug", hotplug)
 
     def _tell_emulator(self, what: str, wanted: bool) -> None:
@@ -165,7 +165,7 @@ class Node:
             flag.unlink(missing_ok=True)
 
     def set_ballast(self, mebibytes: int) -> None:
-        """Fill so much of the memory of guests that start from now on with what takes time to copy; 0 for none."""
+        """Fill this much memory of guests that start from now on with incompressible data; 0 for none."""
         ballast = self.host.path("/run/emulator/ballast")
         ballast.parent.mkdir(exist_ok=True)
         if mebibytes:
@@ -174,7 +174,7 @@ class Node:
             ballast.unlink(missing_ok=True)
 
     def state(self) -> State:
-        """What a migration may change on this host, looked up where it is."""
+        """What a migration can change on this host, as observed."""
         ports = [port for port in self.card.ports(self.pf) if port.vf is not None and port.netdev is not None]
         functions = [each for each in self.card.functions() if each.pf is not None]
         links = {port.netdev.name: port.netdev.ifindex for port in ports if port.netdev is not None}
@@ -192,14 +192,15 @@ class Node:
     def become(
         self, state: State, look: Callable[[State], State] = lambda state: state, seconds: float = 10
     ) -> None:
-        """Expect the host to come to look like this, by what `look` makes of its state, in so many seconds."""
+        """Expect `look` of the host's state to become this within so many seconds."""
         wait_for(
             f"{self.host.name} to be as expected",
             lambda: replace(look(self.state()), links_up=state.links_up) == state,
             seconds,
         )
         if look(self.state()) != state:
-            # As it lets go of a port, the userspace datapath gives it back the flags it had before, perhaps after us.
+            # When it releases a port, the userspace datapath restores the port's earlier flags, perhaps later than
+            # this.
             self.reconcile()
             wait_for(f"the links of {self.host.name}", lambda: look(self.state()) == state)
 
@@ -208,7 +209,7 @@ class Node:
         return "UP" in flags
 
     def switch_ports(self) -> dict[str, SwitchPort]:
-        """The ports of the bridge as its database has them, without its own and the uplink."""
+        """The ports of the bridge in the database, without its own and the uplink."""
         tables = (("Port", "name,tag"), ("Interface", "name,external_ids"))
         asked = [word for table, columns in tables for word in ("--", f"--columns={columns}", "list", table)]
         answers = self.host.vsctl("--format=json", *asked).splitlines()
@@ -224,7 +225,7 @@ class Node:
         self.host.virsh("create", "/dev/stdin", stdin=guest.xml())
 
     def define_guest(self, guest: Guest) -> None:
-        """Define a persistent guest; it does not run yet."""
+        """Define a persistent guest, without starting it."""
         self.host.virsh("define", "/dev/stdin", stdin=guest.xml())
 
     def begin_migration(self, name: str, target: Node, *options: str) -> Migration:
@@ -238,14 +239,14 @@ class Node:
         return self.begin_migration(name, target, *options).finish()
 
     def wait_until_ready(self) -> None:
-        """Wait until the daemon has made the pool's VFs ready for guests."""
+        """Wait until the daemon has prepared the pool's VFs for guests."""
         wait_for(
             f"the VFs of {self.host.name} to be migratable",
             lambda: all(port.migratable for port in self.card.ports(self.pf) if port.vf is not None),
         )
 
     def wait_until_settled(self, seconds: float = 10) -> None:
-        """Wait until the daemon has stamped the metadata of all that runs here, so many seconds at most."""
+        """Wait until the daemon has written the metadata of all running guests, at most this many seconds."""
         wait_for(
             f"the guests of {self.host.name} to be stamped",
             lambda: all("psid=" in self.host.virsh("dumpxml", name) for name in self.host.domains()),
@@ -253,11 +254,11 @@ class Node:
         )
 
     def reconcile(self) -> None:
-        """Have the daemon compare host and claims once, as an administrator does."""
+        """Have the daemon reconcile once."""
         self.host.run("vfmigrate", "reconcile")
 
     def restart_libvirtd(self) -> None:
-        """End libvirtd and start it again; guests go on running."""
+        """Restart libvirtd; guests keep running."""
         self.host.stop_libvirtd()
         self.start_libvirtd()
 
@@ -266,7 +267,7 @@ class Node:
         self.host.start_libvirtd({"LD_PRELOAD": RTNL_SHIM, "FAKE_RTNL": "/run/slot/rtnetlink"})
 
     def logs(self) -> dict[str, str]:
-        """What to read when a test failed, by title."""
+        """The logs to print after a failure, by title."""
         name = self.host.name
         libvirtd = self.host.path("/var/log/libvirtd.log")
         lines = libvirtd.read_text(errors="replace").splitlines() if libvirtd.exists() else []
@@ -286,7 +287,7 @@ class Pair:
     fabric: Fabric
 
     def reset(self) -> None:
-        """Make both hosts as good as new."""
+        """Reset both hosts."""
         with ThreadPoolExecutor() as lanes:
             for job in [lanes.submit(node.reset) for node in (self.a, self.b)]:
                 job.result()

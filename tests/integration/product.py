@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vfmigrate on a namespace host, installed as `make install` does it, run without systemd."""
+"""vfmigrate on a namespace host, installed by `make install`, run without systemd."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ vlans = 42-43
 
 
 def stage(destination: Path) -> None:
-    """Install the product below an empty directory, for hosts to take it from."""
+    """Install vfmigrate below an empty directory, from which hosts copy it."""
     run("make", "--silent", "-C", TREE, "install", f"DESTDIR={destination}")
 
 
@@ -59,18 +59,18 @@ class Product:
         self.remove_hook()
 
     def install_hook(self) -> None:
-        """Put the hook where libvirt finds it."""
+        """Install the hook."""
         self._host.write(HOOK, self._hook, 0o755)
 
     def remove_hook(self) -> None:
-        """Take the hook away."""
+        """Remove the hook."""
         self._host.path(HOOK).unlink(missing_ok=True)
 
     def start(self, *, pf: str = "", claim_timeout: int = 120, reconcile_interval: int = 3600) -> None:
         """Configure a pool of the host's PF, or of another `pf`, install the hook and run the daemon.
 
-        Times are in seconds. Unless asked for, nothing is reconciled after the start: what hooks and events should
-        have cleaned up must not be cleaned up by the way. Returns when the daemon answers.
+        Times are in seconds. By default nothing is reconciled after the start, so that hooks and events must clean up
+        themselves. Returns when the daemon answers.
         """
         self.launch(pf=pf, claim_timeout=claim_timeout, reconcile_interval=reconcile_interval)
         self.wait_until_answering()
@@ -104,7 +104,7 @@ class Product:
         self._run()
 
     def restart(self) -> None:
-        """Run the daemon again, with what is configured and the hook that is there; returns when it answers."""
+        """Start the daemon again with the same configuration and hook; returns when it answers."""
         self._run()
         self.wait_until_answering()
 
@@ -124,7 +124,7 @@ class Product:
             return client.connect_ex(os.fspath(self._host.path(SOCKET))) == 0
 
     def stop(self, signal: str = "TERM") -> None:
-        """End the daemon; its claims stay. Nothing when it does not run."""
+        """End the daemon if it runs; its claims stay."""
         if self._daemon is not None:
             end_child(self._daemon, signal)
             self._daemon.wait(timeout=10)
@@ -141,7 +141,7 @@ class Product:
         self._daemon = None
 
     def reset(self) -> None:
-        """End the daemon; take away the hook and what the daemon keeps."""
+        """End the daemon; remove the hook and the daemon's files."""
         self.stop()
         self.remove_hook()
         shutil.rmtree(self._host.path("/run/vfmigrate"), ignore_errors=True)
@@ -152,7 +152,7 @@ class Product:
         return file.read_text() if file.exists() else ""
 
     def age_claims(self, seconds: float) -> None:
-        """Make the claims on disk look as if they had been made earlier; the daemon must not run."""
+        """Make the claims on disk older; the daemon must not run."""
         for file in self._host.path(CLAIMS).glob("*.json"):
             claim = json.loads(file.read_text())
             claim["since"] -= seconds

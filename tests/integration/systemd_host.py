@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A host whose first process is systemd: the cached host root in namespaces, with libvirtd, Open vSwitch and sshd.
 
-It has no card and shares the machine's kernel. What it is good for is what services do to one another: scriptlets of
-packages, socket activation, reloads.
+It has no card and shares the machine's kernel. It is for tests of services: scriptlets of packages, socket activation,
+reloads.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SystemdHost:
         return done
 
     def active(self, *units: str) -> bool:
-        """Whether all of these units are active."""
+        """Whether all these units are active."""
         return self.run("systemctl", "--quiet", "is-active", *units, check=False).returncode == 0
 
     def show(self, unit: str, name: str) -> str:
@@ -62,7 +62,7 @@ class SystemdHost:
 
 
 def cgroups() -> Path:
-    """Where this process's own control group (version 2) is mounted."""
+    """The directory of this process's control group (version 2)."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
     mounted = next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
     own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
@@ -70,7 +70,7 @@ def cgroups() -> Path:
 
 
 def removed(group: Path) -> bool:
-    """Remove a control group with those below it; False while one is still busy with the end of its processes."""
+    """Remove a control group with those below it; False while a process in one has not ended yet."""
     for folder in (*sorted(group.rglob("*/"), reverse=True), group):
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An announcement through a VF's port of a real bridge: who learns what, and what leaves by the uplink."""
+"""An announcement through a VF's port of a real bridge: what the bridge learns, and what leaves by the uplink."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_trunk_needs_a_frame_for_each_of_its_vlans(
 def test_nothing_leaves_a_trunk_in_another_vlan(
     server: OvsServer, door: OpenVswitch, trunks: tuple[int, ...], sent: int
 ) -> None:
-    """What a guest may not do: send in a VLAN that is not its own. The frame of its own VLAN comes alone."""
+    """A guest must not send in a VLAN that is not its own: only the frame of its own VLAN arrives."""
     port = door.plug(BRIDGE, "rep0", "me", PortSettings(trunks=trunks))
     assert port.ofport is not None
     with Wire(server.namespace, FABRIC) as fabric:
@@ -96,7 +96,7 @@ def test_nothing_leaves_a_trunk_in_another_vlan(
 
 
 def test_the_bridge_learns_where_the_guest_went(server: OvsServer, door: OpenVswitch) -> None:
-    """As after a migration to here: the bridge still believes that the guest is behind the uplink."""
+    """As after a migration to this host: in the bridge's MAC table, the guest is still behind the uplink."""
     with Wire(server.namespace, FABRIC) as fabric:
         fabric.send(tagged(42, rarp(MAC)))
         eventually(lambda: server.learned(BRIDGE).get((42, MAC)) == "1", "the guest is behind the uplink")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Ansible role: what ansible-lint says, and the configuration that it writes. It runs on a host in the test bed."""
+"""The Ansible role: ansible-lint, and the configuration that it writes. The test bed runs it on a host."""
 
 from __future__ import annotations
 

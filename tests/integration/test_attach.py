@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate attach` and `detach` with real libvirt: a VF for a definition and for a running guest, and away again."""
+"""`vfmigrate attach` and `detach` with real libvirt, on a definition and on a running guest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def vfmigrate(node: Node, *words: str) -> tuple[int, str, str]:
 
 
 def told(node: Node, *words: str) -> dict[str, Any]:
-    """The command's answer to a program."""
+    """The command's JSON."""
     status, output, error = vfmigrate(node, *words, "--json")
     assert (status, error) == (0, ""), error
     answer: dict[str, Any] = json.loads(output)
@@ -106,7 +106,7 @@ def test_attach_and_detach_on_a_running_guest(running: Node) -> None:
     assert definition(running) == before
     assert MAC not in running.host.virsh("dumpxml", GUEST)
     wait_for("the VF to be free", lambda: running.product.claims() == {} and running.switch_ports() == {})
-    # as it lets go of a port, the userspace datapath gives it back the flags it had before, which may be after us
+    # when it releases a port, the userspace datapath restores the port's earlier flags, perhaps later than this
     running.reconcile()
     assert running.state() == state
 

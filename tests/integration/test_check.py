@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate check` between two namespace hosts: real libvirt on both, and both daemons asked."""
+"""`vfmigrate check` between two namespace hosts, with real libvirt and vfmigrated on both."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.hosts
 MAC = "52:54:00:00:00:02"
 NETWORK = "vfmigrate-data"
 CHECK = "vfmigrate check g qemu+tcp://host-b/system"
-# Nobody has run `vfmigrate provision`, which switches that on.
+# `vfmigrate provision`, which switches it on, has not run.
 UNPROVISIONED = {(side, "offload", "warning") for side in ("source", "destination")}
 
 
 @dataclass
 class Answer:
-    """What `vfmigrate check` said, and how it ended."""
+    """The output and the exit status of `vfmigrate check`."""
 
     status: int
     lines: list[dict[str, str]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Answer:
 
 
 def check(source: Node, target: Node, *words: str, guest: str = "g") -> Answer:
-    """Ask about a guest, in JSON."""
+    """Check a guest, with JSON output."""
     uri = f"qemu+tcp://{target.host.name}/system"
     done = source.host.run("vfmigrate", "check", "--json", *words, guest, uri, check=False, timeout=180)
     told: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
@@ -66,10 +66,10 @@ def test_a_guest_without_findings_migrates(guest: Pair) -> None:
     assert {line["side"] for line in answer.lines} == {"source", "destination", "pair"}
     before = (a.state(), b.state())
     check(a, b)
-    assert (a.state(), b.state()) == before  # asking changes nothing
+    assert (a.state(), b.state()) == before  # check changes nothing
     outcome = a.migrate("g", b)
     assert outcome.status == 0, outcome.error
-    # and back, asked from elsewhere than the source: through libvirt on both sides
+    # the way back, checked from a host that is not the source: through libvirt on both sides
     uris = ("-c", "qemu+tcp://host-b/system")
     answer = check(a, a, *uris)
     assert (answer.status, answer.bad()) == (0, [])
@@ -117,7 +117,7 @@ def test_hosts_that_do_not_answer(guest: Pair) -> None:
 
 
 def test_check_reports_the_problems_of_a_destination(guest: Pair) -> None:
-    """Several at a time: each is told."""
+    """Several problems at a time: check reports each of them."""
     a, b = guest.a, guest.b
     b.host.stop_vswitchd()
     b.host.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:hw-offload=false")
@@ -136,7 +136,7 @@ def test_check_reports_the_problems_of_a_destination(guest: Pair) -> None:
 
 
 def test_check_reports_the_problems_of_guests(ready: Pair) -> None:
-    """Those that the test bed plants in guests, none of which runs."""
+    """The problems that the test bed plants in guests, here in guests that do not run."""
     a, b = ready.a, ready.b
     for flaw in GUEST_FLAWS:
         a.host.run("sh", "-c", flaw.plant)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a destination decides before anything moves, and what it makes of a guest of which nothing is told."""
+"""What a destination refuses before the migration, and how it treats guests without metadata."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.integration.test_migration import MAC, vfs_of
 
 pytestmark = pytest.mark.hosts
 
-# Short, for a guest that is to be refused; and longer than a busy machine takes.
+# a short time for a guest that is to be refused, and one that is enough on a busy machine
 WAIT_S = 4
 PATIENT_S = 45
 
 
 def start(node: Node, **configuration: str) -> None:
-    """Run vfmigrate on a host, configured otherwise than usual."""
+    """Run vfmigrate on a host with another configuration than usual."""
     node.product.launch(**configuration)  # type: ignore[arg-type]  # texts only
     node.product.wait_until_answering()
     node.wait_until_ready()
 
 
 def refused(pair: Pair, name: str = "g") -> Outcome:
-    """Try to migrate a guest, which must be refused with one line before anything changed on either host."""
+    """Try to migrate a guest; it must be refused with one line before anything changes on either host."""
     before = (pair.a.state(), pair.b.state())
     outcome = pair.a.migrate(name, pair.b)
     assert outcome.status != 0
@@ -67,13 +67,13 @@ def test_metadata_that_cannot_be_read(ready: Pair) -> None:
 
 
 def unmarked(node: Node) -> None:
-    """Run a guest whose metadata does not speak of its VF, on a host without vfmigrate."""
+    """Run a guest whose metadata does not name its VF, on a host without vfmigrate."""
     marked = Guest("g", [Vf(node.vf(1), MAC)]).xml()
     node.host.virsh("create", "/dev/stdin", stdin=re.sub(r"<metadata>.*</metadata>", "", marked))
 
 
 def test_a_guest_without_metadata_is_ignored(pair: Pair) -> None:
-    """Its VF's address is that of no VF here, and libvirt says so."""
+    """Its VF's address does not exist on the destination, and libvirt says so."""
     start(pair.b)
     before = pair.b.state()
     unmarked(pair.a)
@@ -93,7 +93,7 @@ def test_a_guest_without_metadata_is_accepted_by_a_pool_that_says_so(pair: Pair)
 
 
 def two_guests(pair: Pair, wait: int) -> None:
-    """Start daemons of which the second lets one VF move at a time, and two guests on the first host."""
+    """Start two guests on the first host; the second host lets one VF migrate at a time."""
     start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {wait}")
     pair.a.product.start()
     for number, name in enumerate(("first", "second"), start=1):
@@ -108,7 +108,7 @@ def test_a_guest_waits_for_its_turn(pair: Pair) -> None:
         pair.b.hooks.wait_for("started", AFTER)
         second = pair.a.begin_migration("second", pair.b)
         wait_for("the second guest to wait", lambda: "guest 'second' waits" in pair.b.product.log())
-        # while the second guest waits, others are answered (libvirt itself tells nothing of a guest in a hook)
+        # while the second guest waits, the daemon answers others (libvirt reports nothing about a guest in a hook)
         pair.b.start_guest(Guest("third", [Vf(pair.b.vf(0), "52:54:00:00:01:03")], 3))
         names = sorted(claim["domain_name"] for claim in pair.b.product.claims().values())
         assert names == ["first", "third"]
@@ -149,7 +149,7 @@ def test_a_guest_with_more_vfs_than_can_migrate_is_refused_at_once(pair: Pair) -
 
 
 def test_as_many_arrive_as_there_are_vfs(pair: Pair) -> None:
-    """However few may move at once, who waits for its turn arrives in the end."""
+    """However few may migrate at once, guests that wait for their turn arrive in the end."""
     start_products(pair)
     pair.b.product.stop()
     start(pair.b, more="max_migrating = 1", daemon=f"migrating_wait = {PATIENT_S}")

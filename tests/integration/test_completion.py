@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Completion as a user meets it: keys into an interactive bash, with real libvirt behind it."""
+"""Completion as a user sees it: keys typed into an interactive bash, with real libvirt."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The devlink door sends, byte for byte, what the `devlink` tool sends for the same request.
+"""`host.devlink` sends, byte for byte, what the `devlink` tool sends for the same request.
 
-The tool is that of the test hosts' root (6.2 is the first that knows `migratable`), run with the root's own loader and
-libraries; its netlink sockets lead to the fake card.
+The tool is that of the test hosts' root (6.2 is the first with `migratable`), run with the root's loader and
+libraries; its netlink sockets are connected to the fake card.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def card() -> Card:
 
 
 def run_tool(arguments: str, shim: Path, fake: Path) -> str:
-    """Run `devlink` against the fake; what it printed."""
+    """Run `devlink` on the fake card; returns what it printed."""
     root = images.host_root()
     loader = [f"{root}/lib64/ld-linux-x86-64.so.2", "--library-path", f"{root}/usr/lib/x86_64-linux-gnu"]
     command = [*loader, f"{root}/usr/sbin/devlink", *arguments.split()]

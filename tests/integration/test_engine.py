@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate ovirt profile` through oVirt's real SDK: its XML writer and reader, its HTTP client, a small engine."""
+"""`vfmigrate ovirt profile` with oVirt's real SDK: its XML writer and reader, its HTTP client, and a small engine."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def canonical(xml: str) -> str:
 
 
 def xml_of(before: Profile, after: Profile) -> str:
-    """What the SDK's own writer makes of a change."""
+    """A change as the SDK writes it."""
     return canonical(Writer.write(engine.write(before, after), indent=False))
 
 
 def read(xml: str) -> Profile:
-    """What the SDK's own reader makes of a profile."""
+    """A profile as the SDK reads it."""
     return engine.read(Reader.read(xml), None)
 
 
@@ -127,7 +127,7 @@ def test_changes_as_the_sdk_writes_them() -> None:
         "<vnic_profile><migratable>true</migratable><pass_through><mode>enabled</mode></pass_through>"
         '<failover id="2"/></vnic_profile>'
     )
-    # without passthrough the engine takes no word on migratable
+    # without passthrough the engine accepts no value of migratable
     assert xml_of(pair, replace(pair, pass_through=False)) == canonical(
         "<vnic_profile><pass_through><mode>disabled</mode></pass_through></vnic_profile>"
     )

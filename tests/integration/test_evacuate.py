@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate evacuate` between two hosts with real libvirt: who moves, who stays and why, and asking again."""
+"""`vfmigrate evacuate` between two hosts with real libvirt: which guests migrate, which stay, and a second run."""
 
 from __future__ import annotations
 
@@ -133,12 +133,12 @@ def test_a_refused_guest_is_retried_and_reported(ready: Pair) -> None:
     assert {each["outcome"] for each in end["guests"]} == {"stayed"}
     assert all("not today" in each["problems"][0] for each in end["guests"])
     assert running(a) == {"g0", "plain"}
-    # libvirt asks all hooks, whatever the first says, and tells none of them: what ours promised runs out
+    # libvirt runs all hooks, whatever the first says, and calls none afterwards: the reservation expires
     assert all(claim["expires"] is not None for claim in b.product.claims().values())
 
 
 def at_once(source: Node, target: Node) -> int:
-    """How many guests at most were on their way, by libvirt's own calls of the hooks on both hosts."""
+    """The largest number of guests that migrated at once, by libvirt's calls of the hooks on both hosts."""
     arriving = [(call.time, call.name) for call in target.hooks.calls() if call.operation == "migrate"]
     gone = {call.name: call.time for call in source.hooks.calls() if call.operation == "stopped"}
     assert {name for _, name in arriving} == set(gone)
@@ -147,7 +147,7 @@ def at_once(source: Node, target: Node) -> int:
 
 @pytest.mark.long
 def test_parallel_evacuation_is_faster_within_the_limit_of_each_card(pair: Pair) -> None:
-    """With so little bandwidth for each, as on a slow wire, that the wire and not the processor is waited for."""
+    """With little bandwidth for each, as on a slow network, so that the network and not the processor is the limit."""
     a, b = pair.a, pair.b
     for node in (a, b):
         node.provision(7)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate failover` on definitions that real libvirt keeps: held against its schema, taken back to the byte."""
+"""`vfmigrate failover` on definitions in real libvirt: valid by its schema, and undone byte for byte."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_output_for_a_running_guest_says_when_the_change_takes_effect(home: 
 
 
 def test_qemu_starts_with_the_pair(home: Node) -> None:
-    """The pair starts: QEMU checks the standby's model and the VF's place, libvirt the rest."""
+    """The pair starts: QEMU checks the standby's model and the VF's address, libvirt the rest."""
     assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE, "--vlan", "42")[0] == 0
     home.host.virsh("start", GUEST)
     pid = home.host.pid_of(f"/run/libvirt/qemu/{GUEST}.pid")
@@ -165,7 +165,7 @@ def test_the_port_is_up_on_the_host_where_the_guest_takes_its_vf(paired: Pair) -
     ((vf, claim),) = b.product.claims().items()
     assert (claim["strategy"], claim["vlan"]) == ("failover", 42)
     representors = [b.representor(index) for index in range(4)]
-    assert not set(representors) & set(b.switch_ports())  # the guest is on its standby still
+    assert not set(representors) & set(b.switch_ports())  # the guest still uses its standby
     b.card.set_bus_master(vf, True)
     wait_for("the VF's port", lambda: bool(set(representors) & set(b.switch_ports())))
     (port,) = set(representors) & set(b.switch_ports())
@@ -183,7 +183,7 @@ def test_vfmigrate_migrate_waits_for_the_guest_to_take_its_vf(paired: Pair) -> N
     output, error = command.communicate(timeout=60)
     assert (command.returncode, error) == (0, "")
     assert f"with {MAC} by failover" in output
-    # what stands for the VF speaks IPv6 at times
+    # the network device behind the VF can send IPv6
     assert f"{MAC} is plugged" in output or f"{MAC} carries traffic" in output
 
 
@@ -211,7 +211,7 @@ def test_a_failed_migration_leaves_the_pair_complete(paired: Pair) -> None:
 
 
 def test_a_migration_that_fails_half_way_leaves_the_pair_complete(paired: Pair) -> None:
-    """QEMU on the destination dies with the guest half there: the guest goes on with its VF here."""
+    """QEMU on the destination dies in the middle: the guest continues on the source with its VF."""
     a, b = paired.a, paired.b
     before = (a.state(), a.host.virsh("dumpxml", GUEST))
     with b.hooks.hold(GUEST, "started", AFTER):
@@ -248,7 +248,7 @@ libvirt.plug_again(sys.argv[1], sys.argv[2], lambda xml: sys.argv[3])
 
 
 def test_the_vf_of_a_pair_is_plugged_in_again(paired: Pair) -> None:
-    """As for a guest whose QEMU did not get its VF: libvirt takes it out and gives it anew, the pair being whole."""
+    """As for a guest whose QEMU did not get its VF: libvirt unplugs it and plugs it in again, as part of the pair."""
     a = paired.a
     vf = a.vf(1)
     before = len(a.card.changes())
@@ -267,7 +267,7 @@ def test_the_vf_of_a_pair_is_plugged_in_again(paired: Pair) -> None:
 
 
 def test_a_vf_that_was_lost_between_two_steps_is_plugged_in_again(paired: Pair) -> None:
-    """An earlier attempt took it out and could not plug it in: libvirt knows it no more, the claim still does."""
+    """An earlier attempt unplugged it and could not plug it in: libvirt has forgotten it, the claim has not."""
     a = paired.a
     vf = a.vf(1)
     uuid = a.host.virsh("domuuid", GUEST)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`vfmigrate failover` on every form of a VF and of a standby, and on every definition that it refuses.
 
-libvirt itself holds each definition against its schema and its own rules, before and after; what changed is compared
-with `failover_forms/FORM.diff`, which is what a reader of the definition would see.
+libvirt validates each definition by its schema and its own rules, before and after. The change is compared with
+`failover_forms/FORM.diff`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ON_BRIDGE = ("--standby-bridge", BRIDGE)
 
 @dataclass(frozen=True)
 class Form:
-    """A VF in one of its forms, and a standby in one of its own."""
+    """A form of a VF and a form of a standby."""
 
     vf: str
     words: tuple[str, ...]
@@ -72,7 +72,7 @@ def host(pair: Pair) -> Iterator[Node]:
 
 
 def difference(before: str, after: str) -> str:
-    """What a reader sees; libvirt makes up an id for each port of Open vSwitch."""
+    """The definition without the id that libvirt invents for each port of Open vSwitch."""
     new = re.sub(r"interfaceid='[^']*'", "interfaceid='UUID'", after)
     lines = difflib.unified_diff(before.splitlines(), new.splitlines(), "before", "after", n=1, lineterm="")
     return "".join(f"{line}\n" for line in lines)
@@ -92,8 +92,8 @@ def test_enabling_and_disabling_failover_leaves_each_form_as_it_was(host: Node, 
     host.host.virsh("define", "--validate", "/dev/stdin", stdin=after)
     assert definition(host) == after
     assert difference(before, after) == (EXPECTED / f"{name}.diff").read_text()
-    if form.managed:  # nobody else binds the driver here
-        host.host.virsh("start", GUEST)  # QEMU takes it as well
+    if form.managed:  # nothing else binds the driver here
+        host.host.virsh("start", GUEST)  # QEMU accepts it too
         host.host.virsh("destroy", GUEST)
     assert failover(host, "disable", GUEST)[0] == 0
     assert definition(host) == before
@@ -110,7 +110,7 @@ def devices(text: str) -> Change:
 
 
 def at(address: str, port: str = "") -> Change:
-    """Put the VF at an address of the guest, behind a port."""
+    """Put the VF at an address behind a PCI port of the guest."""
     return lambda xml: xml.replace(
         "</source></interface>", f"</source><address type='pci' {address}/></interface>"
     ).replace("<controller type='usb'", f"{port}<controller type='usb'")
@@ -121,7 +121,7 @@ def root_port(target: str = "") -> str:
 
 
 def mark(words: str) -> Change:
-    """Say more of the VF in the metadata."""
+    """Add to the VF's metadata."""
     return lambda xml: xml.replace(
         f"<vfmigrate:vf mac='{MAC}' pool='data'/>", f"<vfmigrate:vf mac='{MAC}' pool='data' {words}/>"
     )
@@ -140,7 +140,7 @@ def with_vlan(xml: str) -> str:
 
 
 def without_mac(xml: str) -> str:
-    """A plain <hostdev> that no mark tells the MAC of."""
+    """A plain <hostdev> whose metadata has no MAC."""
     start, end = xml.index("<interface"), xml.index("</interface>") + len("</interface>")
     source = xml[xml.index("<source>", start) : xml.index("</source>", start) + len("</source>")]
     source = source.replace("address type='pci'", "address")
@@ -178,7 +178,7 @@ TAGGED = (*ON_BRIDGE, "--vlan", "42")
 
 @dataclass(frozen=True)
 class Case:
-    """A definition that cannot have a pair, what is asked, and what is said."""
+    """A definition that cannot have a pair, the options, and the message."""
 
     change: Change
     words: tuple[str, ...]
@@ -255,7 +255,7 @@ def test_a_pair_that_vfmigrate_did_not_make_is_left_alone(host: Node) -> None:
 
 @pytest.mark.parametrize("model", ["e1000e", "rtl8139"])
 def test_a_standby_that_is_not_virtio_is_refused_by_libvirt_itself(host: Node, model: str) -> None:
-    """It never gets into a definition, so `enable` meets none; the hook checks it all the same."""
+    """Libvirt defines no such guest, so `enable` never sees one; the hook checks it nevertheless."""
     xml = sharing(Guest(GUEST, [Vf(host.vf(1), MAC)]).xml())
     with pytest.raises(CommandError, match="must be <model type='virtio'/>"):
         host.host.virsh(
@@ -263,7 +263,7 @@ def test_a_standby_that_is_not_virtio_is_refused_by_libvirt_itself(host: Node, m
         )
 
 
-# a standby has to be one of a bridge of this host, or of a network that leads to one
+# a standby must be on a bridge of this host, or on a network of such a bridge
 @pytest.mark.parametrize(
     ("words", "told"),
     [

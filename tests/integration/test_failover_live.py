@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A failover pair for a guest that runs, by real libvirt and QEMU.
+"""A failover pair for a running guest, with real libvirt and QEMU.
 
-The guests here run no code, so none lets go of a device nor agrees on failover: what is shown is that such a guest
-keeps its VF, and that vfmigrated follows devices that come and go. A guest that does it all is on the test bed.
+The guests here run no code, so that none releases a device or negotiates failover. The tests show that such a guest
+keeps its VF, and that vfmigrated follows devices that are plugged and unplugged. The test bed has a guest that does
+all of it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def test_a_guest_that_does_not_release_its_vf_keeps_it(running: Hosts) -> None:
     assert definition(a) == before
     (interface,) = domain_xml.read(a.host.virsh("dumpxml", GUEST)).interfaces
     assert (str(interface.address), interface.teaming) == (vf, None)
-    # it never let go of the VF: the port was there throughout
+    # it never released the VF: the port existed all the time
     port = a.representor(1)
     assert a.switch_ports()[port] == state.switch_ports[port]
     assert a.state().claims == state.claims
@@ -99,7 +100,7 @@ def test_live_needs_a_guest_that_runs_here(ready: Hosts) -> None:
 
 
 def test_a_vf_that_joins_a_pair_migrates_by_failover(running: Hosts) -> None:
-    """Devices that are plugged in by hand come without a hook; the standby carries the guest from then on."""
+    """Libvirt calls no hook for devices that are plugged in by hand; from then on the guest uses the standby."""
     a = running.a
     assert strategies(running) == ["vfio"]
     live = a.host.virsh("dumpxml", "--migratable", GUEST)
@@ -109,7 +110,7 @@ def test_a_vf_that_joins_a_pair_migrates_by_failover(running: Hosts) -> None:
     a.host.virsh("attach-device", GUEST, "/dev/stdin", "--live", stdin=halves.standby)
 
     wait_for("the claim to follow", lambda: strategies(running) == ["failover"])
-    # the guest's driver has not taken the VF here, so it is the standby that carries
+    # the guest's driver does not use the VF here, so the guest uses the standby
     wait_for("the port to go", lambda: a.representor(1) not in a.switch_ports())
     wait_for("the stamp", lambda: 'strategy="failover"' in a.host.virsh("dumpxml", GUEST))
     told = json.loads(a.host.run("vfmigrate", "status", "--json").stdout)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every way of having a VF, through real libvirt: what migrates, is plugged in, saved, or moves without running."""
+"""Every form of a VF with real libvirt: live migration, hot plug, save and restore, offline migration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_vfmigrate_binds_an_unmanaged_vf(ready: Pair, form: str) -> None:
     assert (function.driver, function.migratable_at_bind) == ("mlx5_vfio_pci", True)
     assert tags(b) == {MAC: 42}
     after = a.state()
-    # libvirt gives an unmanaged VF back as it is, and bound to the variant driver it is ready for the next guest
+    # libvirt leaves an unmanaged VF as it is; bound to the variant driver, it is ready for the next guest
     assert after == replace(before, drivers={**before.drivers, a.vf(1): "mlx5_vfio_pci"})
 
 
@@ -130,7 +130,7 @@ def test_a_vf_that_was_unplugged_unnoticed_is_free_after_a_reconcile(pair: Pair)
 
 
 def test_hot_plugging_a_vf_that_is_reserved_for_another_guest_leaves_the_reservation(ready: Pair) -> None:
-    """Libvirt asks nobody when it plugs a device in; the guest that was promised the VF is refused by libvirt."""
+    """Libvirt calls no hook when it plugs a device in; it refuses the guest for which the VF was reserved."""
     a, b = ready.a, ready.b
     b.set_hotplug(True)
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC)]))

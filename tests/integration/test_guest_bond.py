@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's bond by a real NetworkManager in a small virtual machine; its VF goes and returns under traffic."""
+"""The guest's bond with a real NetworkManager in a small virtual machine; the VF is hot-plugged under traffic."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ auth-polkit=false
 
 
 class Guest:
-    """A guest with a VF and a virtio device that NetworkManager runs, and the world outside in a namespace of it."""
+    """A guest with NetworkManager, a VF and a virtio device, and the outside network in a namespace of it."""
 
     def __init__(self, machine: GuestMachine) -> None:
         self.machine = machine
         self.run = machine.run
 
     def start(self) -> None:
-        """Put the world outside where it belongs; start a system bus, and NetworkManager on it."""
+        """Move the outside network to its namespace; start a system bus and NetworkManager."""
         self.run("ip", "netns", "add", "outside")
         self.run("ip", "link", "set", self.name_of(OUTSIDE_MAC), "netns", "outside", "name", "wire")
         self.outside("ip", "address", "add", f"{PEER_ADDRESS}/24", "dev", "wire")
@@ -56,11 +56,11 @@ class Guest:
         wait_for("NetworkManager", lambda: self.run("nmcli", "general", check=False).status == 0, 60)
 
     def outside(self, *words: str) -> Done:
-        """Run a command in the world outside."""
+        """Run a command in the outside network."""
         return self.run("ip", "netns", "exec", "outside", *words)
 
     def name_of(self, mac: str) -> str:
-        """The name of the device that had this MAC from the beginning; '' when there is none."""
+        """The name of the device with this permanent MAC; '' if there is none."""
         shown = self.run("vfmigrate-guest", "show", "--json")
         names = [each["name"] for each in json.loads(shown.stdout)["devices"] if each["mac"] == mac]
         return str(names[0]) if names else ""
@@ -101,7 +101,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 @pytest.fixture
 def guest(machine: Guest) -> Iterator[Guest]:
-    """The guest as it was at first: its VF plugged, no bond."""
+    """The guest in its first state: its VF plugged, no bond."""
     yield machine
     machine.bond("remove")
     wait_for("the bond to be gone", lambda: not machine.ports(), 30)
@@ -171,7 +171,7 @@ def test_traffic_continues_while_the_vf_is_unplugged_and_returns_under_another_n
     guest.machine.unplug_vf()
     wait_for("the standby to carry", lambda: guest.ports() == {standby} and guest.active() == standby, 30)
     guest.outside("ping", "-c", "3", "-W", "5", GUEST_ADDRESS)
-    guest.run("ip", "link", "add", vf, "type", "dummy")  # its old name is taken when it comes back
+    guest.run("ip", "link", "add", vf, "type", "dummy")  # its old name is in use when it is plugged in again
     guest.machine.plug_vf("port2")
     wait_for("the VF to join again", lambda: len(guest.ports()) == 2, 60)
     (again,) = guest.ports() - {standby}

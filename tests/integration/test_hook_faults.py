@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hook scripts that crash, ours and others', at each stage; and a hook before ours that rewrites what ours is given."""
+"""Hook scripts of vfmigrate and others that crash at each stage, and an earlier hook that rewrites the XML."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vfmigrate.domain.metadata import URI
 pytestmark = pytest.mark.hosts
 
 OURS = HOOK.rpartition("/")[2]
-# One stage is tried for every change, the others by make soak.
+# One stage is tested for every change, the others by make soak.
 LONG: tuple[tuple[pytest.MarkDecorator, ...], ...] = ((), (pytest.mark.long,))
 STAGES = ("migrate", "prepare", "start", "started")
 MOVED = "/usr/local/lib/vfmigrate-hook"
-# Does all that our hook does, and is killed before it can say so.
+# Does all that vfmigrate's hook does, and is killed before it can answer.
 CRASHING = """\
 #!/bin/sh
 {moved} "$@"
@@ -30,7 +30,7 @@ status=$?
 [ "$2" != {stage} ] || kill -KILL $$
 exit $status
 """
-# What vdsm's own hook does to the XML: parsed and written anew, with prefixes of its own.
+# What vdsm's own hook does to the XML: it parses it and writes it with other prefixes.
 REWRITING = """\
 #!/usr/bin/python3 -IS
 import sys
@@ -42,7 +42,7 @@ if sys.argv[2] == "migrate":
 
 @contextmanager
 def script(host: Host, path: str, text: str) -> Iterator[None]:
-    """A script on a host for as long as this context lasts."""
+    """A script on a host during this context."""
     host.write(path, text, 0o755)
     try:
         yield
@@ -71,7 +71,7 @@ def test_a_hook_script_crashes(pair: Pair, stage: str) -> None:
 
 
 def test_an_earlier_hook_renames_the_prefixes(ready: Pair) -> None:
-    """As the hook of vdsm does, which stands before the directory of ours and has prefixes of its own."""
+    """As vdsm's hook does, which runs before vfmigrate's and writes other prefixes."""
     journey = Journey(ready)
     with script(ready.b.host, "/etc/libvirt/hooks/qemu", REWRITING):
         journey.travel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hosts that lose what they know: reboots, claim files that are damaged, no room in /run, VFs changed by hand."""
+"""Hosts that lose their records: reboots, damaged claim files, no space in /run, VFs changed by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN = "/run/vfmigrate"
 
 @pytest.fixture
 def hasty(pair: Pair) -> Pair:
-    """Both hosts with daemons whose promises soon run out."""
+    """Both hosts with daemons whose reservations soon expire."""
     start_products(pair, claim_timeout=5)
     return pair
 
@@ -36,7 +36,7 @@ def claim_file(node: Node) -> Path:
 
 
 def test_a_reboot_with_claims_outstanding(hasty: Pair) -> None:
-    """All that ran is gone and /run is empty, but Open vSwitch's database still has the guest's port."""
+    """No process is left and /run is empty, but Open vSwitch's database still has the guest's port."""
     a = hasty.a
     before = a.state()
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
@@ -96,7 +96,7 @@ def test_a_claim_that_is_no_file_is_logged_and_replaced(ready: Pair, kind: str) 
 
 @pytest.mark.long
 def test_claims_cannot_be_written(pair: Pair) -> None:
-    """The refusal names the file and the kernel's word; with room again, the guest migrates without a restart."""
+    """The refusal names the file and the kernel's error; once there is space, the guest migrates without a restart."""
     a, b = pair.a, pair.b
     b.host.path(CLAIMS).mkdir(parents=True)
     b.host.run("mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", CLAIMS)
@@ -129,7 +129,7 @@ def test_claims_cannot_be_written(pair: Pair) -> None:
 
 
 def test_the_vfs_vanish_during_a_migration(hasty: Pair) -> None:
-    """Somebody writes sriov_numvfs of the destination between the promise and the start."""
+    """Somebody writes sriov_numvfs on the destination between the reservation and the start."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty)
     with b.hooks.hold(NAME, "prepare", BEFORE):
@@ -150,7 +150,7 @@ def test_the_vfs_vanish_during_a_migration(hasty: Pair) -> None:
 
 
 def test_a_vf_of_a_running_guest_vanishes(hasty: Pair) -> None:
-    """What is left of it goes at the first reconcile after the guest does; others get VFs as before."""
+    """Its claim is dropped at the first reconcile after the guest stops; other guests get VFs as before."""
     a = hasty.a
     before = a.state()
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
@@ -219,7 +219,7 @@ DISPLAY = f"<graphics type='vnc' port='-1' autoport='yes' passwd='{PASSWORD}'/>"
 
 
 def test_a_password_in_the_xml_appears_nowhere(hasty: Pair) -> None:
-    """Libvirt hands it to the hook at `migrate`. Looked for where we write, after success, refusal and failure."""
+    """Libvirt passes it to the hook at `migrate`. The test searches what vfmigrate writes, in each outcome."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty, extra=DISPLAY)
     told = []

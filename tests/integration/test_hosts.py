@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The namespace hosts themselves, without vfmigrate: what libvirt calls when, and what it does to a VF.
+"""The namespace hosts without vfmigrate: when libvirt calls which hook, and what it does to a VF.
 
-These are the facts about libvirt that the product builds on (docs/testing.md); a new libvirt that does otherwise
-fails here first.
+vfmigrate depends on these facts about libvirt (docs/testing.md); a new libvirt that behaves differently fails here
+first.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_events_of_a_migration(pair: Pair) -> None:
 
 
 def test_events_of_a_migration_that_is_rolled_back(pair: Pair) -> None:
-    """Who resumes the source is chance: QEMU by itself ("unpaused"), or libvirt with the event of a success."""
+    """Either QEMU resumes the source ("unpaused"), or libvirt does, with the event of a success."""
     for node in (pair.a, pair.b):
         node.make_network("data")
     pair.a.start_guest(Guest("g", [Vf(pair.a.vf(0), MAC, form="network")]))

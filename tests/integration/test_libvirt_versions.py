@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host of the release before, whose libvirt knows no variant drivers, and one of the current, whose libvirt does.
+"""A host of the previous Debian release, whose libvirt knows no variant drivers, and one of the current release.
 
 Whichever libvirt prepares a VF, QEMU gets it with the driver that can migrate it.
 """
@@ -38,7 +38,7 @@ def mixed(_mixed: Pair) -> Pair:
 
 
 def libvirt_version(node: Node) -> int:
-    """A host's libvirt's version as it counts."""
+    """The version of a host's libvirt as a number."""
     words = node.host.run("virsh", "version", "--daemon").stdout.split("Running against daemon:")[1].split()
     major, minor, release = (int(part) for part in words[0].split("."))
     return major * 1_000_000 + minor * 1_000 + release

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to network devices, against the real kernel in a network namespace of the test's own."""
+"""`host.links` with the real kernel, in a network namespace of the test."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_frames_are_counted(links: Links, namespace: Namespace) -> None:
     send = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.9.9.2', 9))"
     namespace.run(sys.executable, "-c", send)
     after = links.traffic(link.index)
-    assert after.rx > before.rx  # the question who has that address
+    assert after.rx > before.rx  # the ARP request for that address
     with pytest.raises(HostError, match="look up interface 99999"):
         links.traffic(99999)
 

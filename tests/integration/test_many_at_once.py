@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""More guests come at once than there are VFs: as many get one as there are, and no VF is anybody's twice."""
+"""More guests arrive at once than there are VFs: each VF goes to one guest, and the others are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def crowd(pair: Pair) -> list[Guest]:
 
 
 def test_twenty_hooks_call_at_once(ready: Pair) -> None:
-    """What libvirt does when so many migrations begin, without the guests."""
+    """The hook calls of libvirt when this many migrations begin, without the guests."""
 
     def ask(guest: Guest) -> tuple[int, str, str]:
         done = ready.b.host.run(HOOK, guest.name, "migrate", "begin", "-", stdin=guest.xml(), check=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vfmigrate migrate` between two hosts with real libvirt: what it says, what arrives, and what a Ctrl-C leaves."""
+"""`vfmigrate migrate` between two hosts with real libvirt: its output, the result, and the state after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_guest_with_a_vf(ready: Pair) -> None:
     assert "arrived after " in done.stdout
     assert "ms (by libvirt)" in done.stdout
     assert "stopped for about " in done.stdout
-    # what stands for the VF speaks IPv6 at times
+    # the network device behind the VF can send IPv6
     assert f"{MAC} is plugged" in done.stdout or f"{MAC} carries traffic" in done.stdout
     assert a.state() == empty
     assert [claim[1] for claim in b.state().claims.values()] == ["plugged"]
@@ -109,7 +109,7 @@ def test_a_refusal_is_one_line_and_changes_nothing(ready: Pair) -> None:
     (line,) = done.stderr.splitlines()
     assert "no room" in line
     assert "the guest runs on the source" in line
-    # a claim made for a guest that never comes runs out: libvirt tells nobody that it has given the migration up
+    # the claim of a guest that never arrives expires: libvirt reports a cancelled migration to no hook
     assert (a.state(), replace(b.state(), claims={})) == before
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Real `virsh migrate` between two hosts with vfmigrate: what arrives with the guest, and what is left behind."""
+"""Real `virsh migrate` between two hosts with vfmigrate: the states of destination and source."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_nothing_is_left_on_the_source(ready: Pair, form: str) -> None:
 
 
 def test_a_pools_network_gives_the_vf(ready: Pair) -> None:
-    """Libvirt chooses on both hosts; the port is plugged for whatever it chose."""
+    """Libvirt chooses the VF on both hosts; vfmigrate plugs the port of the chosen VF."""
     a, b = ready.a, ready.b
     for node in (a, b):
         node.make_network("data")
@@ -102,7 +102,7 @@ def test_a_pools_network_gives_the_vf(ready: Pair) -> None:
 
 
 def test_an_offline_guest_takes_no_vf(pair: Pair) -> None:
-    """Only its definition goes, through `migrate` alone; what was promised to it must not stay taken."""
+    """Only its definition moves, with a call of `migrate` alone; its reservation must not remain."""
     a, b = pair.a, pair.b
     start_products(pair, claim_timeout=5, reconcile_interval=1)
     before = b.state()
@@ -172,7 +172,7 @@ def test_a_plain_guest_leaves_nothing_behind(ready: Pair) -> None:
 
 
 def test_a_vf_of_no_pool_is_ignored(pair: Pair) -> None:
-    """Nobody's VF: the guest migrates if the address happens to fit, and we did nothing about it."""
+    """A VF of no pool: vfmigrate does nothing with it."""
     node = pair.a
     node.product.start(pf="0000:99:00.0")
     before = node.state()

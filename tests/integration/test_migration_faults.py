@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Migrations that are cancelled, and processes that die in the middle of one: the guest runs on exactly one host.
+"""Migrations that are cancelled, and processes that die during one: the guest runs on exactly one host.
 
-What must hold of both hosts then is in `journey`.
+`journey` checks the states of both hosts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GUEST_PID = f"/run/libvirt/qemu/{NAME}.pid"
 
 @pytest.fixture
 def hasty(pair: Pair) -> Pair:
-    """Both hosts with daemons whose promises soon run out."""
+    """Both hosts with daemons whose reservations soon expire."""
     start_products(pair, claim_timeout=5)
     return pair
 
@@ -34,7 +34,7 @@ def test_cancelling_while_the_memory_is_copied(hasty: Pair) -> None:
     hasty.a.host.virsh("domjobabort", NAME)
     outcome = migration.finish()
     assert outcome.status != 0
-    # Which of the two ends libvirt heard first decides how it words it.
+    # libvirt's message depends on which end it notices first.
     assert re.search("canceled by client|migration failed", outcome.error), outcome.error
     journey.stays()
     assert hasty.b.hooks.operations()[-2:] == ["stopped end -", "release end failed"]
@@ -60,7 +60,7 @@ def test_the_destinations_qemu_dies(hasty: Pair, copying: bool) -> None:
 
 
 def test_the_source_host_is_gone(hasty: Pair) -> None:
-    """Its guest is lost with it. The destination is as if nobody had come, and so is the source when it is back."""
+    """Its guest is lost with it. Both hosts look as if there had been no migration once the source is back."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty, ballast=BALLAST_MIB)
     migration = journey.begin_slowly()
@@ -113,7 +113,7 @@ def test_libvirtd_dies_while_the_destination_prepares(hasty: Pair, stage: str, v
 @pytest.mark.parametrize("victim", ["a", "b"])
 @pytest.mark.long
 def test_libvirtd_dies_while_the_guest_leaves_the_source(hasty: Pair, victim: str) -> None:
-    """The guest runs on the destination already; virsh may not get to know."""
+    """The guest runs on the destination already; virsh need not learn it."""
     journey = Journey(hasty)
     journey.learn()
     with hasty.a.hooks.hold(NAME, "stopped", BEFORE):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Namespaces end with their owner, however it ends, and leave nothing on the machine."""
+"""Namespaces end with their owner, however it ends, and leave nothing on the machine behind."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to Open vSwitch on a real ovsdb-server and ovs-vswitchd."""
+"""`ovs.openvswitch` with a real ovsdb-server and ovs-vswitchd."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def column(server: OvsServer, table: str, name: str, column: str) -> str:
 
 
 def everything(server: OvsServer) -> str:
-    """All that can be said in the database about ports, in a fixed order."""
+    """Everything in the database about ports, in a fixed order."""
     columns = "name,tag,trunks,external_ids,interfaces"
     tables = [
         server.vsctl(f"--columns={columns}", "list", "Port"),
@@ -119,7 +119,7 @@ def test_plug_with_other_settings_leaves_nothing_stale(server: OvsServer, door: 
     assert (second.tag, second.trunks) == (None, (77,))
     assert column(server, "Port", "rep0", "vlan_mode") == "[]"
     assert column(server, "Interface", "rep0", "mtu_request") == "[]"
-    # What somebody else wrote beside ours stays.
+    # External IDs of others stay.
     kept = {"iface-id": "new", "ovn-installed": "true", OWNER_KEY: "me", **switchport.MARK}
     assert second.external_ids == kept
 
@@ -189,7 +189,7 @@ def test_unplug_leaves_the_port_of_a_newer_owner(server: OvsServer, door: OpenVs
 def test_a_late_removal_leaves_the_port_of_a_newer_owner(
     server: OvsServer, door: OpenVswitch, how: str
 ) -> None:
-    """The owner changes between the look and the transaction: the transaction itself must refuse."""
+    """The owner changes between lookup and transaction: the transaction itself must refuse."""
     door.plug(BRIDGE, "rep0", "old", ACCESS)
     database = ovsdb.Database(server.remote, timeout=5)
     port, interface = (
@@ -335,7 +335,7 @@ def test_a_database_that_disappears_in_the_middle(server: OvsServer) -> None:
 
 
 def test_probes_are_answered_while_waiting(server: OvsServer) -> None:
-    """A server that probes drops a client that stays silent for two of its intervals, here of a second."""
+    """A server with probes drops a client that is silent for two intervals, here of one second."""
     probing = server.folder / "probing.sock"
     manager = ["--id=@m", "create", "Manager", f'target="punix:{probing}"', "inactivity_probe=1000"]
     server.vsctl("--", *manager, "--", "set", "Open_vSwitch", ".", "manager_options=@m")

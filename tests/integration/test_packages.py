@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The RPM packages: what is in them, what they need, and installing, upgrading and removing them in a host's root.
+"""The RPM packages: their content and dependencies, and installing, upgrading and removing them in a host's root.
 
-There is no systemd here; scriptlets under a running one are the test bed's matter.
+There is no systemd here; test_packages_live.py and the test bed run the scriptlets under systemd.
 """
 
 from __future__ import annotations
@@ -264,13 +264,13 @@ def test_rpmlint_passes(built: dict[str, Path]) -> None:
 
 
 class Root:
-    """A Debian host's root that packages are installed in; nothing runs in it."""
+    """A Debian host's root in which packages are installed; nothing runs in it."""
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
 
     def rpm(self, *words: str | Path) -> str:
-        """The host's own rpm; package files are taken along."""
+        """Run the host's rpm; package files are copied to the host."""
         inside = []
         for word in words:
             if isinstance(word, Path):
@@ -279,8 +279,8 @@ class Root:
         return run("chroot", self.tree, "rpm", *inside)
 
     def files(self) -> set[str]:
-        """All that is not the package database's, links and empty directories included."""
-        # directories that are there where rpm is the distribution's, and where manual pages are installed
+        """All files, links and directories, except the package database's."""
+        # directories that exist on hosts whose distribution uses rpm and installs manual pages
         apart = ("srv", "var/lib/rpm", "usr/share/licenses", "usr/share/man")
         found = (str(path.relative_to(self.tree)) for path in self.tree.rglob("*"))
         return {name for name in found if not name.startswith(apart)}

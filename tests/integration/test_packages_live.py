@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The packages on a host that runs: scriptlets under its systemd, beside its libvirtd and a guest."""
+"""The packages on a running host: scriptlets under systemd, with libvirtd and a guest."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Site:
         self.host.run("rpm", "-e", *packages.FOR_A_HOST)
 
     def create(self, name: str, interface: str = "") -> str:
-        """Start a guest; returns what virsh complains of."""
+        """Start a guest; returns virsh's errors."""
         self.host.path(f"/run/{name}.xml").write_text(GUEST.format(name=name, interface=interface))
         return self.host.run("virsh", "create", f"/run/{name}.xml", check=False).stderr
 
@@ -87,7 +87,7 @@ def test_installation_starts_the_socket_and_reloads_libvirt(site: Site) -> None:
         assert site.host.active("vfmigrated.socket")
         assert site.untouched() == before
         site.host.run("systemctl", "stop", "vfmigrated.socket", "vfmigrated.service")
-        # libvirt runs the hook: it is the hook that complains
+        # libvirt runs the hook: the error is the hook's
         assert "vfmigrate: vfmigrated does not answer" in site.create("newcomer", VF)
     finally:
         site.remove()
@@ -95,7 +95,7 @@ def test_installation_starts_the_socket_and_reloads_libvirt(site: Site) -> None:
 
 def test_the_hook_is_answered_by_a_daemon_that_the_socket_starts(installed: Site) -> None:
     assert not installed.host.active("vfmigrated.service")
-    assert "vfmigrate" not in installed.create("newcomer", VF)  # no pool has it: none of our business
+    assert "vfmigrate" not in installed.create("newcomer", VF)  # in no pool, so the hook accepts it
     assert installed.host.active("vfmigrated.service")
 
 

@@ -22,7 +22,7 @@ MAC = "52:54:00:00:00:02"
 
 
 class Bare:
-    """A host whose card is as it comes, and the daemon on it."""
+    """A host whose card is in its initial state, and the daemon on it."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -34,7 +34,7 @@ class Bare:
         self.host.vsctl("--if-exists", "del-port", BRIDGE, UPLINK)
 
     def configure(self, text: str) -> None:
-        """Add keys to the pool, and start the daemon anew."""
+        """Add keys to the pool, and restart the daemon."""
         self.node.product.stop()
         self.host.write(DROP_IN, f"[pool data]\n{text}")
         self.node.product.start()
@@ -43,12 +43,12 @@ class Bare:
         return self.host.run("vfmigrate", "provision", *words, check=False)
 
     def provision(self, *words: str) -> dict[str, Any]:
-        """What came of the one pool."""
+        """The outcome of the only pool."""
         (outcome,) = json.loads(self.ask("--json", *words).stdout)["pools"]
         return cast("dict[str, Any]", outcome)
 
     def changes(self) -> list[str]:
-        """What is left to be changed."""
+        """The changes that a dry run shows."""
         return cast("list[str]", self.provision("--dry-run")["changes"])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Migrations that do not happen: refused at each stage, failed later, given up. Both hosts are as before."""
+"""Migrations that are refused at each stage, fail later, or are given up. Both hosts are as before."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_another_hook_refuses(ready: Pair, stage: str, script: str) -> None:
 
 @pytest.mark.parametrize("script", [BEFORE, AFTER])
 def test_another_hook_refuses_the_first_call(pair: Pair, script: str) -> None:
-    """After a refused `migrate` libvirt calls nobody to clean up: the promised VF is free again when it expires."""
+    """After a refused `migrate` libvirt calls no hook to clean up: the reservation of the VF expires."""
     start_products(pair, claim_timeout=5, reconcile_interval=1)
     go_home(pair)
     before = (pair.a.state(), pair.b.state())
@@ -121,7 +121,7 @@ def test_no_bridge_on_the_destination(ready: Pair) -> None:
 
 @pytest.mark.usefixtures("home")
 def test_the_switch_dies_before_the_port_is_plugged(ready: Pair) -> None:
-    """Refused at `start`, when VF and claim are taken already: libvirt and we take all of it back."""
+    """Refused at `start`, when the VF is bound and claimed already: libvirt and vfmigrate undo both."""
     with ready.b.hooks.hold(GUEST, "start", BEFORE):
         migration = ready.a.begin_migration(GUEST, ready.b)
         ready.b.hooks.wait_for("start")
@@ -147,7 +147,7 @@ def test_a_reserved_vf_is_not_given_to_another_guest(ready: Pair) -> None:
 
 @pytest.mark.usefixtures("home")
 def test_the_state_cannot_be_loaded(ready: Pair) -> None:
-    """QEMU on the destination fails at the very end: the guest goes on at home, with its port and its claim."""
+    """QEMU on the destination fails at the end: the guest continues on the source, with its port and its claim."""
     ready.b.set_unmigratable(True)
     outcome = ready.a.migrate(GUEST, ready.b)
     assert outcome.status != 0
@@ -157,7 +157,7 @@ def test_the_state_cannot_be_loaded(ready: Pair) -> None:
 
 @pytest.mark.usefixtures("home")
 def test_the_caller_gives_up(ready: Pair) -> None:
-    """Virsh is killed while the destination waits for the guest: libvirt takes the destination down."""
+    """Virsh is killed while the destination waits for the guest: libvirt ends the guest on the destination."""
     with ready.b.hooks.hold(GUEST, "started", AFTER):
         migration = ready.a.begin_migration(GUEST, ready.b)
         ready.b.hooks.wait_for("started", AFTER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vfmigrated asked from the other host through libvirt alone: real libvirt, its network's metadata and its events."""
+"""Requests to the other host's vfmigrated through libvirt: real libvirt, network metadata and events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NETWORK = "vfmigrate-data"
 MAC = "52:54:00:00:00:07"
 UUID = "11111111-1111-4111-8111-000000000007"
 
-#: asks as a command of ours does; the result or the failure as JSON
+#: sends a request as the command does; prints the result or the error as JSON
 ASK = """
 import json, sys
 from vfmigrate.errors import VfmigrateError
@@ -61,7 +61,7 @@ def test_facts_of_the_other_host(answering: Pair) -> None:
     assert [vf["address"] for vf in pf["vfs"]] == [node.vf(index) for index in range(4)]
     assert "urn:vfmigrate:ask" not in metadata(node)
     assert "urn:vfmigrate:answer" not in metadata(node)
-    # the same as over the socket, but for the time
+    # the same as over the socket, except the time
     own = json.loads(node.host.run("python3", "-c", SOCKET_ASK).stdout)
     assert {**own, "time": 0} == {**facts, "time": 0}
 
@@ -100,7 +100,7 @@ def test_a_host_without_the_network_or_the_daemon(answering: Pair) -> None:
     silent = ask(answering.a, node, "ping", timeout=0.5)
     assert (silent["kind"], "does not answer through libvirt" in silent["problem"]) == ("unreachable", True)
     assert "urn:vfmigrate:ask" not in metadata(node)
-    # asked while it starts, it answers: it sweeps what lies there, and the question is asked again
+    # a request while it starts is answered: the daemon removes what it finds, and the client sends again
     waiting = node.host.spawn(
         *("env", "PYTHONPATH=/usr/share/vfmigrate", "python3", "-c", ASK),
         *("qemu:///system", "ping", "{}", "20"),

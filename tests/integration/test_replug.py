@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests whose VFs stay behind, between two hosts with real libvirt: nothing is lost, whatever happens on the way.
+"""Guests with VFs of strategy `replug`, between two hosts with real libvirt: nothing is lost, whatever fails.
 
-What a bond in the guest makes of it shows the test bed's scenario `replug-bond`: no guest runs code here.
+No guest runs code here; the test bed's scenario `replug-bond` has a guest with a bond.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def vf_status(node: Node, vf: str) -> dict[str, Any]:
 
 
 def guest_address(node: Node) -> dict[str, str]:
-    """Where the guest sees its only VF."""
+    """The guest's PCI address of its only VF."""
     devices = ET.fromstring(node.host.virsh("dumpxml", GUEST)).findall("devices/*")
     (vf,) = [device for device in devices if "hostdev" in {device.tag, device.get("type")}]
     address = vf.find("address")
@@ -50,7 +50,7 @@ def guest_address(node: Node) -> dict[str, str]:
 def plug(node: Node, vf: Vf, *options: str) -> None:
     """Run a guest and plug a VF into it.
 
-    A guest that runs no code lets go of a device only if that was plugged in while it ran.
+    A guest without code releases a device only if it was plugged in while the guest ran.
     """
     guest = Guest(GUEST, [], free_ports=1, marked=[vf])
     node.host.virsh("define", "/dev/stdin", stdin=guest.xml())
@@ -78,7 +78,7 @@ def test_there_and_back(pluggable: Pair, form: str) -> None:
 
 
 def goes(source: Node, target: Node, was: State, slot: dict[str, str]) -> None:
-    """Migrate, and find everything on the target, and the source as it `was` before the guest."""
+    """Migrate, and expect everything on the target, and the source as it `was` before the guest."""
     done = migrate(source, target, "--unchecked", "--persistent", "--undefinesource")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     told = done.stdout.splitlines()
@@ -144,7 +144,7 @@ def test_without_a_free_vf_on_the_destination_nothing_changes(ready: Pair) -> No
     before = (a.state(), b.state())
     done = migrate(a, b)
     assert done.returncode == 1
-    assert "guest 'g' cannot migrate: " in done.stderr  # as vfmigrate check tells beforehand
+    assert "guest 'g' cannot migrate: " in done.stderr  # as vfmigrate check shows beforehand
     assert (a.state(), b.state()) == before
     done = migrate(a, b, "--unchecked")
     assert done.returncode == 1
@@ -154,7 +154,7 @@ def test_without_a_free_vf_on_the_destination_nothing_changes(ready: Pair) -> No
 
 
 def test_ctrl_c_while_the_guest_releases_its_vf(ready: Pair) -> None:
-    """It runs no system, and so never does."""
+    """It runs no operating system, so it never does."""
     a, b = ready.a, ready.b
     a.start_guest(replugged(a))
     before = (a.state(), b.state())
@@ -191,6 +191,6 @@ def test_plugging_into_a_guest_that_arrived_without_its_vf_is_retried(ready: Pai
     assert b.host.domains() == {GUEST: "running"}
     assert b.switch_ports() == {}
     wait_for("another attempt", lambda: "tried again in 10 s" in b.product.log(), seconds=30)
-    # and the guest takes its claim along when it goes
+    # the claim is dropped when the guest stops
     b.host.virsh("destroy", GUEST)
     wait_for("the VF to be free", lambda: b.product.claims() == {})

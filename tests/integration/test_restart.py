@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Daemons that go away in the middle: libvirtd restarts, vfmigrated is killed. No guest and no claim is lost."""
+"""Daemons that restart or are killed: libvirtd and vfmigrated. No guest and no claim is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAC = "52:54:00:00:00:02"
 
 @pytest.mark.parametrize("daemon", [True, False])
 def test_libvirtd_restarts_under_a_guest(ready: Pair, daemon: bool) -> None:
-    """A hook that fails at `reconnect` kills the guest, so ours must not, vfmigrated there or not."""
+    """A hook that fails at `reconnect` kills the guest, so vfmigrate's must succeed, with or without vfmigrated."""
     node = ready.a
     node.start_guest(Guest("g", [Vf(node.vf(1), MAC, vlan=42)]))
     node.wait_until_settled()
@@ -45,7 +45,7 @@ def test_running_guests_without_claims_are_adopted(ready: Pair) -> None:
 
 
 def test_the_daemon_dies_between_two_hooks(ready: Pair) -> None:
-    """What `migrate` promised is kept by the daemon that answers `start`."""
+    """The daemon that answers `start` uses the reservation that another one made at `migrate`."""
     a, b = ready.a, ready.b
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
     with b.hooks.hold("g", "start", BEFORE):
@@ -62,7 +62,7 @@ def test_the_daemon_dies_between_two_hooks(ready: Pair) -> None:
 
 
 def test_the_source_has_no_daemon_while_its_guest_leaves(ready: Pair) -> None:
-    """`stopped` and `release` cannot be refused: what they would have done is done when the daemon is back."""
+    """`stopped` and `release` cannot be refused: the daemon cleans up when it is back."""
     a, b = ready.a, ready.b
     before = a.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The SELinux module, linked into Debian's whole policy and asked what that allows then.
+"""The SELinux module, linked into Debian's whole policy, and queries of the result.
 
-Nothing here runs under SELinux: this shows what the rules say, not that they suffice (docs/packaging.md).
+Nothing here runs under SELinux: the tests show what the rules allow, not that they suffice (docs/packaging.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def distribution_policy() -> Path:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy with our module in it, as the kernel would load it."""
+    """A policy with vfmigrate's module, as the kernel would load it."""
     place = tmp_path_factory.mktemp("selinux")
     shutil.copytree(SOURCES, place / "module")
     run("make", "-C", place / "module", "-f", POLICY_MAKEFILE, "vfmigrate.pp")
@@ -57,7 +57,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rules(policy: Path, *query: str) -> set[str]:
-    """What sesearch finds, a line for each rule; conditional ones with their condition."""
+    """The rules that sesearch finds, one a line; conditional ones with their condition."""
     return {line.strip() for line in run("sesearch", *query, policy).splitlines() if line.strip()}
 
 
@@ -117,5 +117,5 @@ def test_the_daemon_has_the_capabilities_of_its_unit_and_no_others(policy: Path)
 def test_the_daemon_writes_no_file_but_sysfs_and_its_own(policy: Path) -> None:
     found = rules(policy, "-A", "-s", "vfmigrated_t", "-ds", "-c", "file", "-p", "write")
     targets = {rule.split()[2].split(":")[0] for rule in found}
-    # init_tmpfs_t: what systemd hands any daemon in memory
+    # init_tmpfs_t: files in memory that systemd passes to every daemon
     assert targets == {"sysfs_t", "vfmigrated_var_run_t", "vfmigrated_t", "init_tmpfs_t"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Open vSwitch that is down, restarted or changed by others, before, during and after a migration."""
+"""Open vSwitch is down, restarted, or changed by others, before, during and after a migration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.hosts
 
 @pytest.fixture
 def journey(pair: Pair) -> Journey:
-    """A guest at home; promises soon run out."""
+    """A guest on the first host; reservations soon expire."""
     start_products(pair, claim_timeout=5)
     return Journey(pair)
 
 
 def restart_openvswitch(node: Node) -> None:
-    """What an upgrade of Open vSwitch does."""
+    """An upgrade of Open vSwitch restarts it like this."""
     node.host.stop_vswitchd()
     node.host.stop_database()
     node.host.start_database()
@@ -70,7 +70,7 @@ def test_open_vswitch_restarts_on_both_hosts_half_way(journey: Journey) -> None:
 
 
 def test_the_source_has_no_database_when_its_guest_leaves(journey: Journey) -> None:
-    """Nothing may be refused any more: the port goes with the first reconcile after the database is back."""
+    """Nothing can be refused any more: the first reconcile after the database is back removes the port."""
     a, b = journey.pair.a, journey.pair.b
     a.host.stop_database()
     outcome = a.migrate(NAME, b)
@@ -96,7 +96,7 @@ def test_the_bridge_is_deleted_half_way(journey: Journey) -> None:
 
 
 def test_the_bridge_is_deleted_under_a_guest(journey: Journey) -> None:
-    """The guest is cut off until there is a bridge again, and one reconcile later it is not."""
+    """The guest has no network until the bridge exists again and one reconcile has run."""
     a = journey.pair.a
     a.host.vsctl("del-br", BRIDGE)
     a.host.run("vfmigrate", "reconcile")
@@ -105,7 +105,7 @@ def test_the_bridge_is_deleted_under_a_guest(journey: Journey) -> None:
 
 
 def test_another_controller_steals_the_port_of_a_guest(journey: Journey) -> None:
-    """It is theirs from then on: neither a reconcile nor the end of the guest takes it away from them."""
+    """From then on it belongs to the other controller: neither a reconcile nor the end of the guest removes it."""
     a, b = journey.pair.a, journey.pair.b
     port = a.representor(3)
     a.host.vsctl("del-port", BRIDGE, port, "--", "add-port", BRIDGE, port, "tag=7")

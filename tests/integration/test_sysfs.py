@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The sysfs door on a sysfs that acts on what is written."""
+"""`host.sysfs` on a sysfs that acts on writes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_variant_driver_of_a_loaded_module(sysfs: Sysfs) -> None:
 
 
 class Outdated(Sysfs):
-    """Looked at the number of VFs before another program changed it."""
+    """Reads the number of VFs before another program changes it."""
 
     def numvfs(self, pf: PciAddress) -> int:
         super().numvfs(pf)

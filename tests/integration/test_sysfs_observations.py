@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The fake sysfs behaves as a real kernel's was observed to."""
+"""The fake sysfs behaves as observed on a real kernel."""
 
 from __future__ import annotations
 

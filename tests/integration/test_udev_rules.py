@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the udev rules do to a card, its VFs and its representors, as udev itself works them out.
+"""What the udev rules do with a card, its VFs and its representors, evaluated by udev itself.
 
-Here udev is asked what it would do; its own event loop is exercised on the test bed, whose kernel makes the events.
+The tests ask udev what it would do; on the test bed, the kernel makes the events and udev handles them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ REPRESENTORS = "/run/vfmigrate/representors"
 
 @dataclass(frozen=True)
 class Event:
-    """What came of an event: the device's properties, the name of a network device, attributes to be written."""
+    """The result of an event: the device's properties, the name of a network device, attributes to write."""
 
     properties: dict[str, str]
     name: str
     written: dict[str, str]
 
     def ours(self) -> dict[str, str]:
-        """The properties that the rules are there for."""
+        """The properties that the rules set."""
         names = ("SYSTEMD_WANTS", "NM_UNMANAGED")
         return {
             name: value
@@ -39,24 +39,24 @@ class Event:
 
 
 class Udev:
-    """udev's rules on one host, and the database that they find a device's parent in."""
+    """udev's rules on one host, and the database in which they find a device's parent."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     def pci(self, address: str, action: str = "add") -> Event:
-        """A PCI device's event; what comes of it is kept in the database, as udev keeps it."""
+        """An event of a PCI device; its result is stored in the database as udev does."""
         event = self._event(f"/sys/bus/pci/devices/{address}", action)
         lines = "".join(f"E:{name}={value}\n" for name, value in event.properties.items())
         self._node.host.write(f"{DATABASE}/+pci:{address}", f"I:1\n{lines}V:1\n")
         return event
 
     def net(self, name: str, action: str = "add") -> Event:
-        """A network device's event."""
+        """An event of a network device."""
         return self._event(f"/sys/class/net/{name}", action)
 
     def _event(self, device: str, action: str) -> Event:
-        # libudev otherwise looks whether /sys is the kernel's own.
+        # libudev otherwise checks that /sys is the kernel's own.
         environment = {"SYSTEMD_DEVICE_VERIFY_SYSFS": "0"}
         done = self._node.host.run("udevadm", "test", f"--action={action}", device, env=environment)
         told = done.stdout + done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The systemd units and udev rules as installed, judged by systemd's own tools."""
+"""The installed systemd units and udev rules, checked by systemd's own tools."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ UNITS = (
     "vfmigrate-provision@.service",
 )
 PLACE = "/usr/lib/systemd/system"
-# Exposure as systemd-analyze counts it, from 0 to 10.
+# Exposure as systemd-analyze computes it, from 0 to 10.
 LIMIT = 4.0
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
-    """A host with the product installed; nothing of it runs."""
+    """A host with vfmigrate installed but not running."""
     place = tmp_path_factory.mktemp("machine")
     staged = tmp_path_factory.mktemp("staged")
     product.stage(staged)

@@ -47,7 +47,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ovirt(pair: Pair, staged: Path) -> Iterator[Pair]:
-    """Two hosts with vfmigrate and the plugin, which user nobody runs in vdsm's place."""
+    """Two hosts with vfmigrate and the plugin, which the user nobody runs instead of vdsm."""
     for node in (pair.a, pair.b):
         subprocess.run(["cp", "-a", f"{staged}/usr", node.host.path("/")], check=True)
         node.host.write(CONFIGURATION, f"[daemon]\nclients = {USER}\n")
@@ -60,7 +60,7 @@ def ovirt(pair: Pair, staged: Path) -> Iterator[Pair]:
 
 
 def hook(node: Node, point: str, data: str, custom: Optional[dict[str, str]] = None) -> tuple[int, str, str]:
-    """Run a hook point on a host as vdsm would; its status, what it made of the data, its standard error."""
+    """Run a hook point on a host as vdsm would; returns status, data and standard error."""
     node.host.write("/tmp/hook-data", data, 0o666)
     variables = {"PATH": "/usr/bin:/bin", **(custom or {}), "vmId": VM, "_hook_domxml": "/tmp/hook-data"}
     done = node.host.run(
@@ -78,7 +78,7 @@ def hook(node: Node, point: str, data: str, custom: Optional[dict[str, str]] = N
 
 
 def domain(interface: str) -> str:
-    """A guest as vdsm hands it to libvirt: its own metadata, aliases, no marks of ours."""
+    """A guest as vdsm passes it to libvirt: with vdsm's metadata and aliases, without vfmigrate's metadata."""
     return f"""<domain type='qemu' xmlns:ovirt-vm='http://ovirt.org/vm/1.0'>
   <name>ovirt-guest</name><uuid>{VM}</uuid>
   <metadata><ovirt-vm:vm><ovirt-vm:clusterVersion>4.8</ovirt-vm:clusterVersion>
@@ -121,7 +121,7 @@ def test_a_vdsm_guest_starts_and_stops(ovirt: Pair) -> None:
         "<ovirt-vm:network>data</ovirt-vm:network>",
     ):
         assert survived in xml
-    # the running guest's VF cannot be given back by a client
+    # a client cannot release the VF of a running guest
     hook(a, "after_vm_destroy", xml)
     assert list(a.product.claims()) == [vf]
     a.host.virsh("destroy", "ovirt-guest")
@@ -132,25 +132,25 @@ def test_a_vdsm_guest_starts_and_stops(ovirt: Pair) -> None:
 
 def test_a_vdsm_guest_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair) -> None:
     a, b = ovirt.a, ovirt.b
-    b.restart_libvirtd()  # it lists the VFs of its start
+    b.restart_libvirtd()  # vdsm lists the VFs that the guest started with
     before, before_there = a.state(), b.state()
     vf = start(a)
     a.wait_until_settled()
     xml = a.host.virsh("dumpxml", "ovirt-guest")
-    for _ in range(2):  # vdsm tries again while the destination is busy
+    for _ in range(2):  # vdsm retries while the destination is busy
         assert hook(a, "before_vm_migrate_source", xml)[::2] == (0, "")
-    # what vdsm would see on hosts with equal addresses: the source's VF is one of the destination's
+    # as vdsm sees it on hosts with equal addresses: the source's VF exists on the destination too
     wanted = b.vf(2)
     there = xml.replace(f"bus='0x{vf[5:7]}' slot='0x{vf[8:10]}' function='0x{vf[11]}'", "WANTED", 1).replace(
         "WANTED", f"bus='0x{wanted[5:7]}' slot='0x{wanted[8:10]}' function='0x{wanted[11]}'"
     )
     assert there != xml
-    # which it detaches from the host before it runs a hook, for this host's own as it thinks
+    # vdsm detaches it from the host before it runs a hook, because it takes it for this host's VF
     device = f"pci_{wanted.replace(':', '_').replace('.', '_')}"
     b.host.virsh("nodedev-detach", device)
     assert hook(b, "before_vm_migrate_destination", there)[::2] == (0, "")
     assert list(b.product.claims()) == [wanted]
-    # and hands libvirt the migratable XML, written anew: prefixes are renamed
+    # vdsm passes the migratable XML to libvirt with renamed prefixes
     migratable = ET.tostring(ET.fromstring(a.host.virsh("dumpxml", "--migratable", "ovirt-guest")), "unicode")
     assert "ovirt-vm:" not in migratable
     a.host.write("/tmp/migratable.xml", migratable)
@@ -165,7 +165,7 @@ def test_a_vdsm_guest_migrates_to_the_vf_that_the_plugin_claimed(ovirt: Pair) ->
     xml = b.host.virsh("dumpxml", "ovirt-guest")
     b.host.virsh("destroy", "ovirt-guest")
     b.host.virsh("undefine", "ovirt-guest")
-    b.host.virsh("nodedev-reattach", device)  # it gives back what it had detached
+    b.host.virsh("nodedev-reattach", device)  # vdsm reattaches what it had detached
     assert hook(b, "after_vm_destroy", xml)[0] == 0
     wait_for("the destination to be as it was", lambda: b.state() == before_there)
 
@@ -198,16 +198,16 @@ def test_a_claim_for_a_guest_that_never_starts_expires(pair: Pair, staged: Path)
 
 
 def test_libvirt_behaves_as_docs_ovirt_assumes(pair: Pair) -> None:
-    """What vdsm asks of libvirt on a migration: the live XML on the source, nodeDeviceDettach on the destination."""
+    """Vdsm's calls of libvirt for a migration: the live XML on the source, nodeDeviceDettach on the destination."""
     a = pair.a
     a.product.start()
     a.wait_until_ready()
     a.make_network("data")
     a.start_guest(Guest("g", [Vf(a.vf(0), MAC, form="network")]))
-    a.restart_libvirtd()  # it lists the VFs of its start
+    a.restart_libvirtd()  # vdsm lists the VFs that the guest started with
     assert "<interface type='hostdev'" in a.host.virsh("dumpxml", "g")
     assert "<interface type='network'>" in a.host.virsh("dumpxml", "--migratable", "g")
-    # to a vdsm that started the guest its vNIC is a bridge's, and so it says when it changes or unplugs it
+    # vdsm, which started the guest with a bridge's vNIC, still calls it that when it changes or unplugs it
     a.host.write(
         "/tmp/vnic.xml", f'<interface type="bridge"><mac address="{MAC}"/><source bridge="x"/></interface>'
     )

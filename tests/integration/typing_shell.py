@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An interactive bash at a terminal, for tests of what readline makes of keys."""
+"""An interactive bash at a terminal, for tests of completion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from tests.integration.namespaces import Word
 
-# Completes as far as is sure, shows at once what else there is, and tells the line it has so far.
+# Settings of readline for the tests, and keys that list the completions and print the current line.
 _PROMPT = "ready"
 _READLINE = r"""
 bind 'set bell-style none'
@@ -30,7 +30,7 @@ _PATIENCE_S = 20.0
 
 
 class Shell:
-    """A shell that is typed into."""
+    """A shell that receives keys."""
 
     def __init__(self, terminal: int) -> None:
         self._terminal = terminal
@@ -44,7 +44,7 @@ class Shell:
         return line
 
     def possible(self, typed: str) -> list[str]:
-        """What may follow `typed`, as the shell lists it."""
+        """The completions of `typed` that the shell lists."""
         self._type(f"{typed}\x0f\x14")
         shown = self._await(r"(?s)\r\n(.*)<line>.*</line>")
         self._type("\x15")
@@ -66,8 +66,8 @@ class Shell:
             self._heard += os.read(self._terminal, 65536).decode(errors="replace")
 
     def begin(self, completion: str) -> None:
-        """Make the shell ready: readline's settings, and the completion's file."""
-        # what is typed is shown as well, at a time of its own: the word that is waited for must not be among it
+        """Set up the shell: readline's settings, and the completion's file."""
+        # The terminal echoes what is typed, at any time, so that must not contain the word that is waited for.
         self._type(_READLINE.replace("{prompt}", _PROMPT) + f". {completion}\nclear; echo be''gun\n")
         self._await(r"(begun)\r\n")
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What takes too long for every change: faults, operations and inputs by the thousand. See docs/reliability.md."""
+"""Tests that take too long for every change: thousands of faults, operations and inputs. See docs/reliability.md."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m tests.soak [PART...]`: try faults, operations and inputs by the thousand; writes build/soak/report.json.
+"""`python -m tests.soak [PART...]`: try thousands of faults, operations and inputs; writes build/soak/report.json.
 
 The parts: `faults` (the integration tests marked long), `claims` (a crowd of processes at the daemon's socket), `fuzz`,
-`sweep` (the daemon is killed at every write), `migrations` (to and fro on the test hosts). All of them unless named;
-what a part reported last stays in the report until it is run again. The exit status is 1 when anything went wrong.
+`sweep` (the daemon is killed at every write), `migrations` (there and back on the test hosts). The default is all of
+them. The report keeps the last result of a part until it runs again. The exit status is 1 when anything went wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def write(path: Path, parts: dict[str, Any]) -> None:
-    """Write the report of the parts so far, with what all of them tried."""
+    """Write the report of the parts so far, with the totals."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tallies = [tally for part in parts.values() for tally in part["tallies"]]
     total = {

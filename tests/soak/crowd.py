@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Many processes claim VFs of one pool and give them back, over the daemon's socket: no VF is anybody's twice.
+"""Many processes claim and release VFs of one pool over the daemon's socket: no VF has two owners at a time.
 
-A process that gets a VF makes a file named after it, which must not be there, and removes it before it gives the VF
-back. So two owners at a time meet at the file, whatever the daemon believes.
+A process that gets a VF creates a file of the VF's name, which must not exist, and removes it before it releases the
+VF. Two owners at a time would thus meet at the file, whatever the daemon has recorded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Told:
 
 
 def trade(work: tuple[int, int, str, str]) -> Told:
-    """One process: claim and give back so many times in all, for guests of its own."""
+    """One process: claim and release VFs this many times, for guests of its own."""
     number, operations, socket, place = work
     told, path, turn = Told(), Path(socket), 0
     while told.operations < operations:
@@ -76,7 +76,7 @@ def trade(work: tuple[int, int, str, str]) -> Told:
 
 
 def hold(marker: Path, domain: str, told: Told) -> None:
-    """Be the only owner of a VF for a moment."""
+    """Own a VF for a moment, and check that nobody else does."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -98,7 +98,7 @@ def resources(node: Node) -> dict[str, int]:
 
 
 def run(operations: int) -> Tally:
-    """Have a crowd of processes make so many claims and returns together, on a host of its own."""
+    """Have many processes make this many claims and releases at the same time, on a host of their own."""
     tally = Tally("concurrent claims and returns", OPERATIONS)
     begun = time.monotonic()
     with (

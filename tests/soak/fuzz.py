@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the fuzzer on each target, each in a process of its own, and counts what was tried."""
+"""Runs the fuzzer on each target in a separate process, and counts the inputs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.testbed.run import run as run_command
 
 TREE = Path(__file__).resolve().parents[2]
 TARGETS = ("xml", "metadata", "socket", "config", "claim")
-# More than this would be another kind of search.
+# longer inputs find nothing that these do not
 _RUNS = 100_000_000
 _GRACE_S = 60
-# So much of an exception's text is told; all of it is in the log.
+# characters of an exception's text in the report; the log has all of it
 _WHY = 300
 
 
 def python() -> Path:
-    """The interpreter that has the fuzzer; it is made when missing."""
+    """The interpreter with the fuzzer; its environment is made if it is missing."""
     return Path(run_command(TREE / "tests/venv.sh", "fuzz.txt").strip()) / "bin/python"
 
 
 def run(seconds: int, folder: Path) -> list[Tally]:
-    """Fuzz each target for so many seconds; what went wrong is kept in `folder`, and so is the corpus."""
+    """Fuzz each target for this many seconds; failures and the corpus are kept in `folder`."""
     interpreter = python()
     return [fuzz(interpreter, name, seconds, folder / name) for name in TARGETS]
 

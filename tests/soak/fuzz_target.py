@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The fuzzer, guided by what is covered of our code; a program of its own, in an environment of its own.
+"""The coverage-guided fuzzer: a separate program in a separate environment.
 
     python -m tests.soak.fuzz_target TARGET DIRECTORY RUNS SECONDS
 
 The targets: `xml` (any XML, from pieces), `metadata` (whole XML with any marks), `socket`, `config`, `claim`. It writes
-nothing but into DIRECTORY, and ends with a status other than 0, and the input in a file there, when one of them did
-what none may (`hostile`), or took longer than SECONDS_EACH.
+only to DIRECTORY. When an input breaks a rule of `hostile`, or takes longer than SECONDS_EACH, it exits with a status
+other than 0 and leaves the input in a file there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ WORDS = (
 
 
 def pieces(provider: atheris.FuzzedDataProvider) -> list[tuple[int, int, str]]:
-    """A few cuts into a text and what to put there, from the fuzzer's bytes."""
+    """A few cuts in a text with their replacements, from the fuzzer's bytes."""
     cuts = []
     for _ in range(provider.ConsumeIntInRange(0, 6)):
         start, length = provider.ConsumeIntInRange(0, 4095), provider.ConsumeIntInRange(0, 80)
@@ -88,13 +88,13 @@ class Targets:
         return hostile.OPERATIONS[provider.ConsumeIntInRange(0, len(hostile.OPERATIONS) - 1)]
 
     def xml(self, data: bytes) -> None:
-        """Domain XML with anything anywhere."""
+        """Domain XML with arbitrary text anywhere."""
         provider = atheris.FuzzedDataProvider(data)
         operation = self._operation(provider)
         self._rig.hook(operation, hostile.spliced(hostile.DOMAIN, pieces(provider)))
 
     def metadata(self, data: bytes) -> None:
-        """Whole XML, whose marks say anything."""
+        """Well-formed XML with arbitrary metadata."""
         provider = atheris.FuzzedDataProvider(data)
         operation = self._operation(provider)
         marks = ""
@@ -113,7 +113,7 @@ class Targets:
         self._rig.hook(operation, hostile.DOMAIN[:start] + marks + hostile.DOMAIN[end:])
 
     def socket(self, data: bytes) -> None:
-        """A line on the socket: bytes as they are, or a request with anything in it."""
+        """A line on the socket: raw bytes, or a request with arbitrary values."""
         provider = atheris.FuzzedDataProvider(data)
         if provider.ConsumeBool():
             self._rig.request(provider.ConsumeBytes(provider.remaining_bytes()))
@@ -152,7 +152,7 @@ class Targets:
         self._rig.request(protocol.encode_request(name, arguments))
 
     def config(self, data: bytes) -> None:
-        """A configuration file with anything anywhere, or bytes as they are."""
+        """A configuration file with arbitrary text anywhere, or raw bytes."""
         provider = atheris.FuzzedDataProvider(data)
         if provider.ConsumeIntInRange(0, 3) == 0:
             text = provider.ConsumeBytes(provider.remaining_bytes())
@@ -161,7 +161,7 @@ class Targets:
         hostile.configuration(self._directory, text)
 
     def claim(self, data: bytes) -> None:
-        """A claim's file with anything anywhere, or bytes as they are."""
+        """A claim's file with arbitrary text anywhere, or raw bytes."""
         provider = atheris.FuzzedDataProvider(data)
         if provider.ConsumeIntInRange(0, 3) == 0:
             hostile.claim(provider.ConsumeBytes(provider.remaining_bytes()))

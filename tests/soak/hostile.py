@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Input from outside, put to the code that reads it, and what must hold whatever it is.
+"""Input from outside for the code that reads it, and the rules that hold for every input.
 
-No exception but a VfmigrateError of one line; nothing of the host changed by what was refused; nothing left once the
-guest is gone; a password in the input appears neither in an error, nor in the log, nor in a claim.
+The only exception is a VfmigrateError of one line. A refusal changes nothing on the host. Nothing is left when the
+guest is gone. A password in the input appears in no error, no log entry and no claim.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ CLAIM = claim_store.encode(
 
 
 class HostileInputError(AssertionError):
-    """Input did what none may."""
+    """An input broke a rule."""
 
 
 def check(condition: object, why: str) -> None:
@@ -82,7 +82,7 @@ def check(condition: object, why: str) -> None:
 
 
 def check_told(error: VfmigrateError) -> None:
-    """An error is a line for the administrator, without the password."""
+    """An error is one line for the administrator, without the password."""
     told = str(error)
     check(told, "an error says nothing")
     check("\n" not in told, f"an error has several lines: {told!r}")
@@ -91,7 +91,7 @@ def check_told(error: VfmigrateError) -> None:
 
 
 class HostileRig(Rig):
-    """The rig, which looks after each input whether the host is as it was."""
+    """The rig, which checks the rules after each input."""
 
     def __init__(self, directory: Path) -> None:
         pool = Pool("data", (PciAddress(0, 1, 0, 0),), "br-data", vlans=frozenset({42, 43}), mtu=9000)
@@ -109,10 +109,10 @@ class HostileRig(Rig):
         self._entries.close()
 
     def state(self, *, ready: bool = False) -> tuple[Any, ...]:
-        """All of the host that input could change.
+        """Everything on the host that an input could change.
 
-        `ready`: a VF may be bound to its VFIO driver or to none. libvirt takes no driver from a VF that it does not
-        manage, whoever bound it: it counts such a VF as detached for the next guest (virHostdevReAttachPCIDevices).
+        `ready`: a VF can be bound to its VFIO driver or to none. libvirt unbinds no driver from a VF that it does not
+        manage, whoever bound it: it keeps such a VF detached for the next guest (virHostdevReAttachPCIDevices).
         """
         card, switch = self.memory.card, self.memory.ovs
         return (
@@ -129,7 +129,7 @@ class HostileRig(Rig):
         return replace(function, driver=None, migratable_at_bind=None)
 
     def hook(self, operation: str, xml: str) -> None:
-        """An event of libvirt's; afterwards the guest it spoke of is gone."""
+        """An event from libvirt; afterwards its guest is gone."""
         before = self.state()
         try:
             answer = self.hook_handler.handle(operation, "begin", "-", xml)
@@ -155,7 +155,7 @@ class HostileRig(Rig):
         self._leave()
 
     def _leave(self) -> None:
-        """What was taken is given back, as when a guest goes."""
+        """Release what was claimed, as when a guest stops."""
         for claim in self.store.all():
             for operation in ("stopped", "release"):
                 xml = f"<domain><name>g</name><uuid>{claim.domain}</uuid></domain>"
@@ -177,7 +177,7 @@ class HostileRig(Rig):
 
 
 def configuration(directory: Path, data: bytes) -> None:
-    """A configuration file: read, or refused by name."""
+    """A configuration file: read, or refused with its name."""
     path = directory / "vfmigrate.conf"
     path.write_bytes(data)
     try:
@@ -188,7 +188,7 @@ def configuration(directory: Path, data: bytes) -> None:
 
 
 def claim(data: bytes) -> None:
-    """A claim's file: what is read is written the same."""
+    """A claim's file: a claim that can be read is written identically."""
     try:
         read = claim_store.decode(data.decode("utf-8", "replace"))
     except VfmigrateError as error:
@@ -198,7 +198,7 @@ def claim(data: bytes) -> None:
 
 
 def spliced(text: str, cuts: list[tuple[int, int, str]]) -> str:
-    """Text with pieces replaced: from where, how many characters, by what. The password itself is left whole."""
+    """Text with pieces replaced: start, length, replacement. The password itself is left intact."""
     secret = re.search(PASSWORD, text)
     for start, length, piece in cuts:
         at = start % (len(text) + 1)
@@ -210,5 +210,5 @@ def spliced(text: str, cuts: list[tuple[int, int, str]]) -> str:
     return text
 
 
-#: what the fuzzer is run on, by name: the least that a target needs to be given bytes
+#: what the fuzzer calls with bytes
 Target = Callable[[bytes], None]

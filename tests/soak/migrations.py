@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest goes to and fro on the test hosts: the scenario `soak`, which no other run has."""
+"""A guest migrates there and back on the test hosts: the scenario `soak`, which runs only here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TREE = Path(__file__).resolve().parents[2]
 
 
 def run(migrations: int) -> Tally:
-    """Migrate so many times."""
+    """Migrate this many times."""
     tally = Tally("migrations to and fro", OPERATIONS)
     begun = time.monotonic()
     command = [sys.executable, "-m", "tests.testbed", "run", "soak"]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vfmigrated is killed at every system call that writes, of one migration and release, on each of both hosts.
+"""vfmigrated is killed at every system call that writes during one migration and release, on each of the two hosts.
 
-How many such calls there are is counted first; then there is one migration for each, in which the daemon dies just
-before it makes that call. It is started anew either as soon as it has died, as systemd does, or after the migration
-has come to its end, in turn. Then the guest must run on exactly one host, and both hosts must look as if nothing had
-happened once the daemons have reconciled.
+First the calls are counted; then one migration is run for each call, and the daemon dies just before it makes that
+call. It is started again alternately as soon as it has died, as systemd does, or after the migration has ended. Then
+the guest must run on exactly one host, and once the daemons have reconciled, both hosts must look as if nothing had
+happened.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from tests.testbed.run import CommandError
 
 KILL_SHIM = "/usr/local/lib/kill_shim.so"
 COUNTER = "/run/kill/counter"
-# Longer than a promise lasts and than claims are left alone, so that both are over when the daemon starts.
+# Longer than reservations last and than the daemon leaves young claims alone, so that both are over when it starts.
 LATER_S = 300
 WATCH_S = 0.05
-# How long a daemon goes on by itself when a migration is over: it announces and writes metadata.
+# How long a daemon is still busy after a migration: it announces and writes metadata.
 QUIET_S = 1.5
 
 FAILURES = (AssertionError, TimeoutError, CommandError, OSError, RuntimeError, SubprocessError)
 
 
 class Mortal:
-    """A host's daemon that can be told to die at a system call."""
+    """A host's daemon that can be made to die at a system call."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -54,15 +54,15 @@ class Mortal:
         node.product.environment.update(LD_PRELOAD=f"{KILL_SHIM}:{GENL_SHIM}", KILL_AT=COUNTER)
 
     def arm(self, die_at: int) -> None:
-        """Count from now on; die at this call, or never if 0."""
+        """Start counting at 0; die at this call, or never if 0."""
         self._shared[:] = struct.pack("QQ", 0, die_at)
 
     def calls(self) -> int:
-        """How many calls there were since."""
+        """The number of calls since `aim`."""
         return int(struct.unpack("QQ", self._shared[:])[0])
 
     def revive(self) -> None:
-        """Start the daemon anew when it has died."""
+        """Start the daemon again if it has died."""
         if self.node.product.has_died():
             self.deaths += 1
             self.arm(0)
@@ -71,7 +71,7 @@ class Mortal:
 
 
 class Sweep:
-    """The guest goes to and fro; on every way one of the daemons dies."""
+    """The guest migrates there and back; in every migration one of the daemons dies."""
 
     def __init__(self, pair: Pair, tally: Tally) -> None:
         self._tally = tally
@@ -102,7 +102,7 @@ class Sweep:
         return self._mortals[(source if role == "source" else destination).host.name]
 
     def _count(self, role: str) -> int:
-        """How many calls a daemon makes in a migration with which nothing is wrong, the more of both directions."""
+        """The number of calls of a daemon in an undisturbed migration, the larger of both directions."""
         counts = []
         for _ in range(2):
             mortal = self._mortal(role)
@@ -119,7 +119,7 @@ class Sweep:
         return source.migrate(NAME, destination)
 
     def _die(self, role: str, number: int) -> bool:
-        """One migration in which a daemon dies; whether it did (there may be fewer calls this time)."""
+        """One migration in which a daemon dies; returns whether it did (there can be fewer calls this time)."""
         mortal = self._mortal(role)
         where = f"call {number} of the {role} ({mortal.node.host.name})"
         self._tally.tried += 1
@@ -144,7 +144,7 @@ class Sweep:
         return mortal.deaths > deaths
 
     def _settled(self) -> bool:
-        """Reconcile both hosts once, when promises have run out; whether they look as they should."""
+        """Reconcile both hosts once after reservations have expired; returns whether they look as they should."""
         a, b = self._pair.a, self._pair.b
         self._at_home = not self._journey.is_away()
         wanted = self._journey.home if self._at_home else self._journey.away
@@ -167,7 +167,7 @@ class Sweep:
         )
 
     def _begin_anew(self) -> None:
-        """Both hosts as new, so that one failure does not become many."""
+        """Reset both hosts, so that one failure does not cause others."""
         for mortal in self._mortals.values():
             mortal.arm(0)
             if mortal.node.product.has_died():
@@ -179,7 +179,7 @@ class Sweep:
 
 
 def quiet(condition: Callable[[], bool], seconds: float = QUIET_S) -> bool:
-    """Wait so long at most for a condition; whether it came true."""
+    """Wait at most this long for a condition; returns whether it became true."""
     try:
         wait_for("it", condition, seconds)
     except TimeoutError:
@@ -189,7 +189,7 @@ def quiet(condition: Callable[[], bool], seconds: float = QUIET_S) -> bool:
 
 @contextmanager
 def revived(mortal: Mortal) -> Iterator[None]:
-    """Start the daemon anew as soon as it has died, as systemd does."""
+    """Start the daemon again as soon as it has died, as systemd does."""
     over = threading.Event()
 
     def watch() -> None:
@@ -206,7 +206,7 @@ def revived(mortal: Mortal) -> Iterator[None]:
 
 
 def run(stride: int) -> Tally:
-    """Sweep with a pair of hosts of its own."""
+    """Sweep with its own pair of hosts."""
     tally = Tally("daemon killed at every write", FAULTS)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as place, started_pair(images.host_root(), Path(place)) as pair:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a part of the soak tried, and what went wrong."""
+"""What a part of the soak tests tried, and what went wrong."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 OPERATIONS = "operations"
 FAULTS = "faults"
 INPUTS = "inputs"
-# Of what goes wrong in the same way a thousand times, the first say enough.
+# A thousand failures of the same kind need no thousand lines.
 _TOLD = 20
 
 
 @dataclass
 class Tally:
-    """One part: how many of what it tried, and each that went wrong in a sentence."""
+    """One part: how many attempts of each kind, and a sentence for each failure."""
 
     name: str
     #: OPERATIONS, FAULTS or INPUTS
@@ -28,7 +28,7 @@ class Tally:
     seconds: float = 0.0
 
     def fail(self, why: str) -> None:
-        """Count something that went wrong, and tell it at once: the report comes late."""
+        """Count a failure and print it at once, because the report comes late."""
         self.wrong += 1
         print(f"{self.name}: {why}", flush=True)
         if len(self.failures) < _TOLD:
