@@ -2,13 +2,14 @@
 /*
  * The guest's only program.
  *
- * It gives the NICs that the kernel command line names by MAC (net=MAC=ADDRESS/LENGTH,...) their IPv4 addresses, and
- * writes a tick a second to the console, so that its life can be watched from outside, and after it what it sees of its
- * NICs: looking takes it seconds where it has just arrived. It never sends a frame by itself. It is one process that starts no other: a fork costs a tenth of a second under two layers of emulation.
- * Only a guest that is to be busy (churn=MIB) has a second one, which writes so much memory over and over.
+ * It gives the NICs that the kernel command line names by MAC (net=MAC=ADDRESS/LENGTH,...) their IPv4 addresses. Every
+ * second it writes a tick to the console, by which the test bed sees that the guest runs, and then the state of its NICs,
+ * which takes it seconds on a host where it has just arrived. It sends no frame unasked. It is one process that starts no
+ * other, because a fork takes a tenth of a second under two layers of emulation; with churn=MIB, a second process writes
+ * that much memory over and over.
  *
- * A bond (bond=PRIMARY,OTHER,ADDRESS/LENGTH, the ports by MAC) is made of two NICs, active-backup, each keeping its MAC.
- * A port that comes back joins again by itself.
+ * bond=PRIMARY,OTHER,ADDRESS/LENGTH (MACs) makes an active-backup bond of two NICs, which keep their MACs. A port that is
+ * plugged in again is added to the bond again.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -32,7 +33,7 @@
 
 static char command_line[4096];
 
-/* The bond that is wanted: its ports' MACs, the primary first; none without a length. */
+/* The bond to make: its ports' MACs, the primary first; there is none when the length is 0. */
 static struct {
 	char ports[2][MAC_LENGTH + 1];
 	struct in_addr address;
@@ -89,9 +90,8 @@ static void set_address(int control, struct ifreq *request, struct in_addr addre
 }
 
 /*
- * Bring a NIC up that is down, with its address if it has one. A NIC that came anew is down, so this finds those that
- * were unplugged and plugged again. A port of another device (net_failover's, say) has that one's MAC, and no address
- * of its own.
+ * Bring a NIC up that is down, with its address if it has one. A NIC that was plugged in again is down, so this finds it.
+ * A port of another device (of net_failover's, for instance) has that device's MAC, and no address.
  */
 static void configure(int control, const char *nic, const char *mac)
 {
@@ -105,7 +105,7 @@ static void configure(int control, const char *nic, const char *mac)
 		return;
 	if (!has_attribute(nic, "master") && wanted_address(mac, &address, &length)) {
 		set_address(control, &request, address, length);
-		/* the flags were overwritten: they share their place with the address */
+		/* the flags and the address share a union */
 		if (ioctl(control, SIOCGIFFLAGS, &request) < 0)
 			return;
 	}
@@ -124,7 +124,7 @@ static void write_attribute(const char *path, const char *text)
 		fclose(file);
 }
 
-/* Make the bond, as yet without ports; its settings can be changed as long as it is down. */
+/* Make the bond, without ports; its settings can be changed while it is down. */
 static void make_bond(int control)
 {
 	struct ifreq request;
@@ -170,7 +170,7 @@ static void read_bond(void)
 		bond.length = 0;
 }
 
-/* Write memory for ever, a page at a time, so that every page of it is written many times a second. */
+/* Write memory forever, page by page, so that every page is written many times a second. */
 static void churn(void)
 {
 	const char *entry = strstr(command_line, "churn=");
@@ -240,7 +240,7 @@ int main(void)
 		char line[1024], active[32] = "";
 		struct timespec up;
 
-		/* one write a line, so that nobody sees half of one */
+		/* one write for each line, so that nobody reads half of one */
 		clock_gettime(CLOCK_BOOTTIME, &up);
 		printf("TICK %d uptime=%ld.%02ld\n", number, (long)up.tv_sec, up.tv_nsec / 10000000);
 		fflush(stdout);
