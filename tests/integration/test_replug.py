@@ -84,7 +84,7 @@ def goes(source: Node, target: Node, was: State, slot: dict[str, str]) -> None:
     told = done.stdout.splitlines()
     for step in ("is reserved on the destination", "released its VF", "has a VF on the destination"):
         assert any(step in line for line in told), told
-    assert any(f"{MAC} was without its VF for " in line for line in told)
+    assert any(f"{MAC} had no VF for " in line for line in told)
     wait_for("the claim to be an ordinary one", lambda: not_out(target))
     ((vf, claim),) = target.product.claims().items()
     assert (claim["state"], claim["strategy"], claim["mac"]) == ("plugged", "replug", MAC)

@@ -33,7 +33,7 @@ from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.pf import PfState
 from vfmigrate.rpc import protocol
 from vfmigrate.rules import findings
-from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfFacts
+from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfObservation
 
 SCHEMA = 1
 # What was planned on a prediction (the addresses of VFs to come) is planned again on what came.
@@ -300,22 +300,24 @@ class Provisioner:
 
     # -- what is found
 
-    def _facts(self, pool: Pool, address: PciAddress, state: Optional[PfState], ask_tool: bool) -> PfFacts:
+    def _facts(
+        self, pool: Pool, address: PciAddress, state: Optional[PfState], ask_tool: bool
+    ) -> PfObservation:
         sysfs, vendor = self._host.sysfs, self._host.vendor(address)
         remedies = vendor.remedies(address, pool.vfs)
         if not sysfs.exists(address):
-            return PfFacts(address, remedies, present=False)
+            return PfObservation(address, remedies, present=False)
         if not sysfs.is_pf(address):
-            return PfFacts(address, remedies, sriov=False)
+            return PfObservation(address, remedies, sriov=False)
         driver = sysfs.driver(address)
-        facts = PfFacts(address, remedies, driver=driver)
+        facts = PfObservation(address, remedies, driver=driver)
         if driver is None:
             return facts
         try:
             card = self._host.card(address)
             state = state or pf.observe(self._host, self._store, address)
         except HostError:
-            return PfFacts(address, remedies, driver=driver, devlink=False)
+            return PfObservation(address, remedies, driver=driver, devlink=False)
         vfs = [vf.vf for vf in state.vfs]
         of_card = CardState(
             address,
@@ -325,7 +327,7 @@ class Provisioner:
             firmware_min=pool.firmware_min,
             lacks_flag=pf.lacks_flag(state),
         )
-        return PfFacts(
+        return PfObservation(
             address,
             remedies,
             driver=driver,

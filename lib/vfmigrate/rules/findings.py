@@ -49,8 +49,8 @@ class Remedies:
 
 
 @dataclass(frozen=True)
-class PfFacts:
-    """What was looked up about one PF. None is what nobody could tell."""
+class PfObservation:
+    """What was observed of one PF; None is what could not be observed."""
 
     pf: PciAddress
     remedies: Remedies
@@ -69,7 +69,7 @@ class PfFacts:
     of_card: Sequence[Finding] = ()
 
 
-def of_pf(pool: Pool, facts: PfFacts) -> list[Finding]:
+def of_pf(pool: Pool, facts: PfObservation) -> list[Finding]:
     """All that stands against one PF, the worst first."""
     if not facts.present:
         return [
@@ -108,7 +108,7 @@ def _key(pool: Pool, key: str) -> str:
     return f"{pool.origin}: [pool {pool.name}] {key}" if pool.origin else f"[pool {pool.name}] {key}"
 
 
-def _kernel(facts: PfFacts) -> Iterator[Finding]:
+def _kernel(facts: PfObservation) -> Iterator[Finding]:
     if not facts.iommu:
         yield Finding(
             ERROR,
@@ -130,7 +130,7 @@ def _kernel(facts: PfFacts) -> Iterator[Finding]:
         )
 
 
-def _counts(pool: Pool, facts: PfFacts) -> Iterator[Finding]:
+def _counts(pool: Pool, facts: PfObservation) -> Iterator[Finding]:
     if pool.vfs is not None and pool.vfs > facts.totalvfs:
         yield Finding(
             ERROR,

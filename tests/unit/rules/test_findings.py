@@ -11,14 +11,14 @@ import pytest
 from vfmigrate.config.configuration import Pool
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import findings
-from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfFacts, Remedies
+from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfObservation, Remedies
 
 PF = PciAddress(0, 0xE1, 0, 0)
 VF = PciAddress(0, 0xE1, 0, 2)
 OTHER = PciAddress(0, 0xE1, 0, 3)
 POOL = Pool("data", (PF,), "br-data", vfs=4, origin="/etc/vfmigrate/vfmigrate.conf")
 REMEDIES = Remedies(sriov="run: more-vfs", driver="modprobe it", variant="install it")
-GOOD = PfFacts(
+GOOD = PfObservation(
     PF,
     REMEDIES,
     driver="mlx5_core",
