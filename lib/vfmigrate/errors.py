@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can go wrong, by kind.
+"""The kinds of errors.
 
 Every failure that reaches an administrator is a `VfmigrateError`: one line that says what is wrong with the names
-involved, and, where there is one, what to do about it. The kind decides the exit code of the CLI and travels in
-the daemon's answers, so that a client can tell a refusal from a broken host without reading prose.
+involved, and a remedy if there is one. The kind decides the exit status of the command and is part of the daemon's
+answers, so that a client can distinguish a refusal from a broken host without parsing prose. The first line of each
+docstring is in vfmigrate(8).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 
 class VfmigrateError(Exception):
-    """A failure told in one line: `problem`, and in `remedy` what the administrator can do."""
+    """An error in one line: `problem`, and in `remedy` what the administrator can do."""
 
     kind: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 70
@@ -27,56 +28,56 @@ class VfmigrateError(Exception):
 
 
 class UsageError(VfmigrateError):
-    """The command line or a request is not one we know."""
+    """The command line or the request is not valid."""
 
     kind = "usage"
     exit_code = 2
 
 
 class ConfigError(VfmigrateError):
-    """The configuration says something impossible; names file, section and key."""
+    """The configuration is not valid; the message names file, section and key."""
 
     kind = "config"
     exit_code = 78
 
 
 class InputError(VfmigrateError):
-    """Input from outside (domain XML, metadata, a socket message) cannot be understood."""
+    """Input from outside (domain XML, metadata, a message) is not valid."""
 
     kind = "input"
     exit_code = 65
 
 
 class Refused(VfmigrateError):
-    """What was asked for must not happen, for a reason that is not a fault: no free VF, incompatible host."""
+    """Refused, for a reason that is not a fault: no free VF, incompatible hosts, a failed check."""
 
     kind = "refused"
     exit_code = 1
 
 
 class Denied(VfmigrateError):
-    """The client has no right to ask for this."""
+    """The user may not send this request."""
 
     kind = "denied"
     exit_code = 77
 
 
 class HostError(VfmigrateError):
-    """The host did not do what was asked of it: kernel, devlink, Open vSwitch or libvirt refused or failed."""
+    """An operation on the host failed: kernel, devlink, Open vSwitch or libvirt refused it."""
 
     kind = "host"
     exit_code = 69
 
 
 class Unreachable(VfmigrateError):
-    """A service that is needed does not answer: the daemon, ovsdb-server, libvirt."""
+    """A required service does not answer: vfmigrated, ovsdb-server, libvirt."""
 
     kind = "unreachable"
     exit_code = 75
 
 
 class Cancelled(VfmigrateError):
-    """The user ended it before it was done; what had been changed was put back."""
+    """The user cancelled it; changes were undone."""
 
     kind = "cancelled"
     exit_code = 130
