@@ -7,29 +7,19 @@ one thing that makes libvirt do something.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
 import libvirt
 
 from vfmigrate.domain.migrating_guest import Traveller, comparable, host_model
-from vfmigrate.errors import HostError
 from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
+from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.session import Session
 
 _MEASURE_SECONDS = 1
 # virDomainDirtyRateStatus (libvirt-domain.h)
 _MEASURED = 2
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Outlook:
     def libvirt(self) -> LibvirtFacts:
         """Its versions, networks and memory."""
         connection = self._connection
-        with _told("versions"):
+        with libvirt_call("versions"):
             networks = {each.name(): bool(each.isActive()) for each in connection.listAllNetworks()}
             return LibvirtFacts(
                 hostname=connection.getHostname(),
@@ -67,7 +57,7 @@ class Outlook:
             )
 
     def _available_kib(self) -> Optional[int]:
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             told = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             return sum(int(told.get(key, 0)) for key in ("free", "buffers", "cached"))
         return None
@@ -75,7 +65,7 @@ class Outlook:
     def guest(self, name: str) -> GuestState:
         """A guest by name or UUID. Raises Refused when there is none."""
         domain = self._session.domain(name)
-        with _told(f"XML of guest '{name}'"):
+        with libvirt_call(f"XML of guest '{name}'"):
             running = bool(domain.isActive())
             return GuestState(
                 name=domain.name(),
@@ -90,7 +80,7 @@ class Outlook:
 
     @staticmethod
     def _bandwidth(domain: Any) -> int:
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             return int(domain.migrateGetMaxSpeed())
         return UNLIMITED_MIBS
 
@@ -101,9 +91,10 @@ class Outlook:
             (self._connection.lookupByName, name),
         ):
             try:
-                found = look_up(key)
-                active, found_uuid, found_name = bool(found.isActive()), found.UUIDString(), found.name()
-            except libvirt.libvirtError:
+                with libvirt_call("list of guests"):
+                    found = look_up(key)
+                    active, found_uuid, found_name = bool(found.isActive()), found.UUIDString(), found.name()
+            except LibvirtError:
                 continue
             if found_uuid != uuid:
                 return f"another guest named '{name}' (UUID {found_uuid})"
@@ -117,34 +108,39 @@ class Outlook:
         """Why the guest's machine type cannot be had with its emulator, as libvirt tells it; None when it can."""
         try:
             self._capabilities(guest)
-        except libvirt.libvirtError as error:
-            return error.get_error_message() or str(error)
+        except LibvirtError as error:
+            return error.reason
         return None
 
     def host_cpu(self, guest: Traveller) -> Optional[str]:
         """The most that a guest like this could have as its CPU here, as a <cpu>."""
-        with contextlib.suppress(libvirt.libvirtError):
+        try:
             return host_model(self._capabilities(guest))
-        return None
+        except LibvirtError:
+            return None
 
     def _capabilities(self, guest: Traveller) -> str:
-        return str(
-            self._connection.getDomainCapabilities(guest.emulator, guest.arch, guest.machine, guest.virt, 0)
-        )
+        with libvirt_call("domain capabilities"):
+            return str(
+                self._connection.getDomainCapabilities(
+                    guest.emulator, guest.arch, guest.machine, guest.virt, 0
+                )
+            )
 
     def compare_cpu(self, guest: Traveller, cpu: str) -> CpuFacts:
         """Compare a guest's CPU, as libvirt itself does, with what this host can give."""
         try:
-            result = self._connection.compareHypervisorCPU(
-                guest.emulator, guest.arch, guest.machine, guest.virt, comparable(cpu), 0
-            )
-        except libvirt.libvirtError as error:
-            return CpuFacts(None, error.get_error_message() or str(error))
+            with libvirt_call("comparison of CPUs"):
+                result = self._connection.compareHypervisorCPU(
+                    guest.emulator, guest.arch, guest.machine, guest.virt, comparable(cpu), 0
+                )
+        except LibvirtError as error:
+            return CpuFacts(None, error.reason)
         return CpuFacts(result in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET))
 
     def baseline(self, guest: Traveller, cpus: list[str]) -> Optional[str]:
         """The CPU that all of these can give, as libvirt computes it; None when there is none."""
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             return str(
                 self._connection.baselineHypervisorCPU(
                     guest.emulator, guest.arch, guest.machine, guest.virt, cpus, 0
@@ -154,14 +150,14 @@ class Outlook:
 
     def measure(self, name: str) -> bool:
         """Begin to measure how fast a running guest writes its memory anew; False where that cannot be done."""
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             self._session.domain(name).startDirtyRateCalc(_MEASURE_SECONDS, 0)
             return True
         return False
 
     def measured(self, name: str) -> Optional[float]:
         """What was measured, in MiB/s; None when it is not done."""
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             domain = self._session.domain(name)
             ((_, told),) = self._connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
             if told.get("dirtyrate.calc_status") == _MEASURED:

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import Optional
 
 import libvirt
 
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Cancelled, HostError
+from vfmigrate.virt.errors import LibvirtError, libvirt_call
 from vfmigrate.virt.session import Session
 
 #: seconds that a guest has for letting go of a device: its driver stops, and an emulated slot's button takes five
@@ -29,16 +28,9 @@ class Devices:
         self._session = session
         self._uuid = uuid
 
-    @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except libvirt.libvirtError as error:
-            raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
-
     def text(self, mac: str) -> Optional[str]:
         """The VF with this MAC as it was written, a network not resolved; None when the guest has it not."""
-        with self._told("the guest's XML"):
+        with libvirt_call("the guest's XML"):
             xml = str(self._session.domain(self._uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
         for interface in domain_xml.read(xml).interfaces:
             if interface.wanted_mac == mac:
@@ -68,12 +60,13 @@ class Devices:
 
     def _ask(self, text: str, *, again: bool) -> None:
         try:
-            self._session.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        except libvirt.libvirtError as error:
+            with libvirt_call("unplugging"):
+                self._session.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except LibvirtError:
             if not again:  # "already in the process of unplug", or gone by now
-                raise HostError(f"libvirt: unplugging: {error.get_error_message() or error}") from None
+                raise
 
     def attach(self, text: str) -> None:
         """Put a device in, on the running guest only. Raises HostError."""
-        with self._told("plugging in"):
+        with libvirt_call("plugging in"):
             self._session.domain(self._uuid).attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)

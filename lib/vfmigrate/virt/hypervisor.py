@@ -7,10 +7,8 @@ lock inside libvirt. libvirt-python is imported by the doors alone: this one, se
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import libvirt
@@ -19,6 +17,7 @@ from vfmigrate.domain import metadata
 from vfmigrate.domain.domain_xml import device, read
 from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.virt.mailbox import Mailbox
 
@@ -50,15 +49,6 @@ _DEVICE_EVENTS = {
 # Aliases of devices that are given through, an interface that is a VF among them (qemuAssignDeviceHostdevAlias in
 # src/qemu/qemu_alias.c), and those that users choose.
 _HOSTDEV_ALIASES = ("hostdev", "ua-")
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn libvirt's exception into ours."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
 
 
 def _transient_device(domain: Any, mac: str) -> Optional[str]:
@@ -114,9 +104,10 @@ class Hypervisor:
         while not self._stop.is_set():
             self._lost.clear()
             try:
-                self._connection = self._connect()
-                self._version = int(self._connection.getLibVersion())
-            except libvirt.libvirtError:
+                with libvirt_call("connection"):
+                    self._connection = self._connect()
+                    self._version = int(self._connection.getLibVersion())
+            except LibvirtError:
                 self._connection = None
                 self._stop.wait(_RETRY_SECONDS)
                 continue
@@ -130,7 +121,7 @@ class Hypervisor:
         connection.setKeepAlive(5, 3)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
         letters = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
-        with contextlib.suppress(libvirt.libvirtError):  # a libvirt without its network driver
+        with failure_ignored():  # a libvirt without its network driver
             if letters is not None:
                 connection.networkEventRegisterAny(None, letters, self._network_metadata, None)
         for event, name in _DEVICE_EVENTS.items():
@@ -167,38 +158,39 @@ class Hypervisor:
     def running(self) -> dict[str, str]:
         """The XML of every running domain, by UUID."""
         domains = {}
-        with _told("list of running domains"):
+        with libvirt_call("list of running domains"):
             for domain in self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                with failure_ignored():  # it ended in the meantime
                     domains[domain.UUIDString()] = domain.XMLDesc(0)
         return domains
 
     def xml(self, uuid: str) -> Optional[str]:
         """The XML of a domain as it runs; None when it does not."""
-        with _told("XML of a domain"):
-            try:
+        try:
+            with libvirt_call("lookup of a domain"):
                 domain = self._connected().lookupByUUIDString(uuid)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return None
-                raise
+        except LibvirtError as error:
+            if error.code == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        with libvirt_call("XML of a domain"):
             return str(domain.XMLDesc(0)) if domain.isActive() else None
 
     def executing(self) -> frozenset[str]:
         """UUIDs of the domains whose CPUs run: those of an arriving guest do not before it is here whole."""
-        with _told("list of executing domains"):
+        with libvirt_call("list of executing domains"):
             found = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
             return frozenset(domain.UUIDString() for domain in found)
 
     def migrating(self, uuid: str) -> bool:
         """Whether libvirt is at work on a running domain with a job such as a migration."""
-        with _told("job of a domain"):
+        with libvirt_call("job of a domain"):
             job = self._connected().lookupByUUIDString(uuid).jobInfo()
             return bool(job[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
     def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Write our metadata on a running domain, or take it away; as it was when the domain is shut down."""
-        with _told("metadata"):
+        with libvirt_call("metadata"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.setMetadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT,
@@ -210,7 +202,7 @@ class Hypervisor:
 
     def persistent_xml(self, uuid: str) -> Optional[str]:
         """The definition with which a domain will next boot, secrets included; None for a transient domain."""
-        with _told("persistent definition"):
+        with libvirt_call("persistent definition"):
             domain = self._connected().lookupByUUIDString(uuid)
             if not domain.isPersistent():
                 return None
@@ -218,7 +210,7 @@ class Hypervisor:
 
     def define(self, xml: str) -> None:
         """Replace a persistent definition."""
-        with _told("definition"):
+        with libvirt_call("definition"):
             self._connected().defineXML(xml)
 
     def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
@@ -228,7 +220,7 @@ class Hypervisor:
         go. What an earlier attempt took out and could not plug in is described by `spare`, from the domain's XML.
         Raises HostError when the domain is gone or busy, or keeps its VF.
         """
-        with _told("plugging a VF in again"):
+        with libvirt_call("plugging a VF in again"):
             domain = self._connected().lookupByUUIDString(uuid)
             vf = _transient_device(domain, mac)
             if vf is None:
@@ -243,13 +235,13 @@ class Hypervisor:
 
     def has_vf(self, uuid: str, mac: str) -> bool:
         """Whether a running domain has a VF with this MAC. Raises HostError when the domain is gone."""
-        with _told("XML of a domain"):
+        with libvirt_call("XML of a domain"):
             xml = str(self._connected().lookupByUUIDString(uuid).XMLDesc(0))
         return any(interface.wanted_mac == mac for interface in read(xml).interfaces)
 
     def plug(self, uuid: str, xml: str) -> None:
         """Plug a device into a running domain; not into its definition. Raises HostError."""
-        with _told("plugging a VF in"):
+        with libvirt_call("plugging a VF in"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
@@ -257,13 +249,14 @@ class Hypervisor:
 
     def network(self, name: str) -> NetworkState:
         """A network's definitions; all None when there is no network of this name."""
-        with _told(f"network {name}"):
-            try:
+        try:
+            with libvirt_call(f"network {name}"):
                 found = self._connected().networkLookupByName(name)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-                    return NetworkState(None, None, autostart=False)
-                raise
+        except LibvirtError as error:
+            if error.code == libvirt.VIR_ERR_NO_NETWORK:
+                return NetworkState(None, None, autostart=False)
+            raise
+        with libvirt_call(f"network {name}"):
             inactive = libvirt.VIR_NETWORK_XML_INACTIVE
             return NetworkState(
                 persistent=str(found.XMLDesc(inactive)) if found.isPersistent() else None,
@@ -273,30 +266,37 @@ class Hypervisor:
 
     def define_network(self, xml: str) -> None:
         """Define a network, or replace its definition; what runs is left as it is."""
-        with _told("definition of a network"):
+        with libvirt_call("definition of a network"):
             self._connected().networkDefineXML(xml)
 
     def start_network(self, name: str) -> None:
         """Start a defined network; nothing when it runs, also if it was somebody else who has just started it."""
-        with _told(f"start of network {name}"):
+        with libvirt_call(f"start of network {name}"):
             found = self._connected().networkLookupByName(name)
-            try:
+        try:
+            with libvirt_call(f"start of network {name}"):
                 found.create()
-            except libvirt.libvirtError:
-                if not found.isActive():
-                    raise
+        except LibvirtError:
+            if not self._is_active(found):
+                raise
 
     def stop_network(self, name: str) -> None:
         """Stop a network, if it runs. libvirt then forgets which of its VFs guests have: not while one has any."""
-        with _told(f"stop of network {name}"):
+        with libvirt_call(f"stop of network {name}"):
             found = self._connected().networkLookupByName(name)
-            try:
+        try:
+            with libvirt_call(f"stop of network {name}"):
                 found.destroy()
-            except libvirt.libvirtError:
-                if found.isActive():
-                    raise
+        except LibvirtError:
+            if self._is_active(found):
+                raise
+
+    @staticmethod
+    def _is_active(network: Any) -> bool:
+        with libvirt_call("state of a network"):
+            return bool(network.isActive())
 
     def autostart_network(self, name: str) -> None:
         """Have libvirt start a network by itself."""
-        with _told(f"autostart of network {name}"):
+        with libvirt_call(f"autostart of network {name}"):
             self._connected().networkLookupByName(name).setAutostart(1)

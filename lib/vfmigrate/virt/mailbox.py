@@ -8,27 +8,18 @@ definition: the metadata of a running network is gone when it is stopped. Both e
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import libvirt
 
 from vfmigrate.domain import network_xml
-from vfmigrate.errors import HostError
 from vfmigrate.rpc import network_metadata
+from vfmigrate.virt.errors import LibvirtError, libvirt_call
 
 # Older libvirts have no metadata of networks: nobody leaves letters there, and nobody finds any.
 _ELEMENT: Optional[int] = getattr(libvirt, "VIR_NETWORK_METADATA_ELEMENT", None)
 _LIVE = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise HostError(f"libvirt: metadata of a network: {error.get_error_message() or error}") from None
+_WHAT = "metadata of a network"
 
 
 class Mailbox:
@@ -45,31 +36,31 @@ class Mailbox:
         """The running networks in which letters are read: those that a vfmigrated has made for its pools."""
         if _ELEMENT is None:
             return []
-        with _told():
+        with libvirt_call(_WHAT):
             found = self._connected().listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
         return sorted(each.name() for each in found if self._metadata(each, network_xml.URI) is not None)
 
     def uris(self, name: str) -> list[str]:
         """The namespaces of all letters in a network."""
-        with _told():
+        with libvirt_call(_WHAT):
             xml = str(self._network(name).XMLDesc(0))
         return list(network_metadata.uris(xml))
 
     def read(self, name: str, uri: str) -> Optional[str]:
         """The element of a letter; None when there is none, or when no vfmigrated made the network."""
-        with _told():
+        with libvirt_call(_WHAT):
             found = self._network(name)
         return self._metadata(found, uri) if self._metadata(found, network_xml.URI) is not None else None
 
     def write(self, name: str, uri: str, element: str) -> None:
         """Leave a letter."""
-        with _told():
+        with libvirt_call(_WHAT):
             self._network(name).setMetadata(_ELEMENT, element, network_metadata.PREFIX, uri, _LIVE)
 
     def erase(self, name: str, uri: str) -> None:
         """Take a letter away; nothing when it is gone."""
         if self.read(name, uri) is not None:
-            with _told():
+            with libvirt_call(_WHAT):
                 self._network(name).setMetadata(_ELEMENT, None, network_metadata.PREFIX, uri, _LIVE)
 
     def _network(self, name: str) -> Any:
@@ -78,8 +69,9 @@ class Mailbox:
     @staticmethod
     def _metadata(found: Any, uri: str) -> Optional[str]:
         try:
-            return str(found.metadata(_ELEMENT, uri, _LIVE))
-        except libvirt.libvirtError as error:
-            if error.get_error_code() in (libvirt.VIR_ERR_NO_NETWORK_METADATA, libvirt.VIR_ERR_NO_NETWORK):
+            with libvirt_call(_WHAT):
+                return str(found.metadata(_ELEMENT, uri, _LIVE))
+        except LibvirtError as error:
+            if error.code in (libvirt.VIR_ERR_NO_NETWORK_METADATA, libvirt.VIR_ERR_NO_NETWORK):
                 return None
-            raise HostError(f"libvirt: metadata of a network: {error.get_error_message() or error}") from None
+            raise

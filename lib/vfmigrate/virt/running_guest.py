@@ -17,7 +17,7 @@ from vfmigrate.domain import domain_xml, metadata, pci_xml, xml_parser
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.errors import HostError
 from vfmigrate.host.sysfs import Sysfs
-from vfmigrate.virt.session import told
+from vfmigrate.virt.errors import libvirt_call
 
 _LOOK_SECONDS = 0.2
 # What a driver in the guest takes to start for a device that has come; nothing outside tells when it has.
@@ -37,17 +37,17 @@ class RunningGuest:
 
     def xml(self) -> str:
         """Its live XML as it was written: an interface of a network names no VF."""
-        with told(f"XML of guest '{self.name}'"):
+        with libvirt_call(f"XML of guest '{self.name}'"):
             return str(self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
 
     def plug(self, device: str) -> None:
         """Plug a device in."""
-        with told(f"plugging a device into guest '{self.name}'"):
+        with libvirt_call(f"plugging a device into guest '{self.name}'"):
             self._domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def unplug(self, device: str) -> bool:
         """Ask the guest to let go of a device; False when it has not in time."""
-        with told(f"unplugging a device from guest '{self.name}'"):
+        with libvirt_call(f"unplugging a device from guest '{self.name}'"):
             there = self._found(device)
             if there is None:
                 return True
@@ -60,7 +60,7 @@ class RunningGuest:
 
     def takes_vf(self, mac: str) -> bool:
         """Wait for the guest's driver to have its VF; False when it has not in time."""
-        with told(f"XML of guest '{self.name}'"):
+        with libvirt_call(f"XML of guest '{self.name}'"):
             found = _vf(str(self._domain.XMLDesc(0)), mac)
         address = found.address if found is not None else None
         return address is not None and self._wait(lambda: self._sysfs.bus_master(address))
@@ -73,7 +73,7 @@ class RunningGuest:
     def restore_marks(self) -> None:
         """Put back what the metadata said of its VFs at first."""
         if self._marks is not None:
-            with told(f"metadata of guest '{self.name}'"):
+            with libvirt_call(f"metadata of guest '{self.name}'"):
                 self._domain.setMetadata(
                     libvirt.VIR_DOMAIN_METADATA_ELEMENT,
                     self._marks,

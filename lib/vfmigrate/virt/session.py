@@ -6,26 +6,16 @@ For the CLI, which changes definitions on an administrator's behalf; the daemon 
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
 import libvirt
 
 from vfmigrate.domain import domain_xml, metadata, network_xml
-from vfmigrate.errors import HostError, Refused, Unreachable
+from vfmigrate.errors import Refused, Unreachable
+from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.mailbox import Mailbox
-
-
-@contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Turn libvirt's exception into ours."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise HostError(f"libvirt: {what}: {error.get_error_message() or error}") from None
 
 
 def run_events() -> None:
@@ -47,11 +37,12 @@ class Session:
         # libvirt otherwise prints every error itself, besides raising it
         libvirt.registerErrorHandler(lambda *_: None, None)
         try:
-            self._connection = libvirt.open(uri)
-        except libvirt.libvirtError as error:
+            with libvirt_call("connection"):
+                self._connection = libvirt.open(uri)
+        except LibvirtError as error:
             where = f" at {uri}" if uri else ""
             raise Unreachable(
-                f"cannot connect to libvirt{where}: {error.get_error_message() or error}",
+                f"cannot connect to libvirt{where}: {error.reason}",
                 "see the option -c, and systemctl status libvirtd virtqemud",
             ) from None
 
@@ -59,7 +50,7 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             self._connection.close()
 
     def mailbox(self) -> Mailbox:
@@ -68,12 +59,12 @@ class Session:
 
     def keep_alive(self) -> None:
         """Notice within about half a minute that the other end is gone; needs run_events()."""
-        with contextlib.suppress(libvirt.libvirtError):  # a driver without it, such as one in this process
+        with failure_ignored():  # a driver without it, such as one in this process
             self._connection.setKeepAlive(5, 6)
 
     def hostname(self) -> str:
         """The host at the other end, as it calls itself."""
-        with told("host name"):
+        with libvirt_call("host name"):
             return str(self._connection.getHostname())
 
     @property
@@ -84,7 +75,7 @@ class Session:
     def domain(self, name: str) -> Any:
         """A domain by name or UUID, as libvirt-python has it. Raises Refused when there is none."""
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
-            with contextlib.suppress(libvirt.libvirtError):
+            with failure_ignored():
                 return look_up(name)
         raise Refused(f"libvirt at {self._connection.getURI()} has no guest '{name}'", "see virsh list --all")
 
@@ -97,13 +88,13 @@ class Session:
     def is_running(self, name: str) -> bool:
         """Whether a domain, given by name or UUID, runs."""
         domain = self.domain(name)
-        with told(f"state of guest '{name}'"):
+        with libvirt_call(f"state of guest '{name}'"):
             return bool(domain.isActive())
 
     def definition(self, name: str) -> str:
         """The persistent definition of a domain, secrets included. Raises Refused when it has none."""
         domain = self.domain(name)
-        with told(f"definition of guest '{name}'"):
+        with libvirt_call(f"definition of guest '{name}'"):
             if not domain.isPersistent():
                 raise Refused(
                     f"guest '{name}' is transient: it has no definition that could be changed",
@@ -113,12 +104,12 @@ class Session:
 
     def define(self, xml: str) -> None:
         """Replace a persistent definition; libvirt holds it against its schema first."""
-        with told("definition"):
+        with libvirt_call("definition"):
             self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def is_local(self) -> bool:
         """Whether this is the libvirt of this host, whose daemon can be asked about it."""
-        with told("URI"):
+        with libvirt_call("URI"):
             return urlsplit(str(self._connection.getURI())).hostname is None
 
     def uuid(self, name: str) -> str:
@@ -128,34 +119,34 @@ class Session:
     def is_persistent(self, name: str) -> bool:
         """Whether a domain has a definition."""
         domain = self.domain(name)
-        with told(f"definition of guest '{name}'"):
+        with libvirt_call(f"definition of guest '{name}'"):
             return bool(domain.isPersistent())
 
     def live(self, name: str, *, resolved: bool = True) -> str:
         """The XML of a running domain; unless `resolved`, interfaces of networks as they were written."""
         domain = self.domain(name)
-        with told(f"XML of guest '{name}'"):
+        with libvirt_call(f"XML of guest '{name}'"):
             return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
 
     def running(self) -> dict[str, str]:
         """The XML of the running domains by name."""
         found = {}
-        with told("list of running guests"):
+        with libvirt_call("list of running guests"):
             for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with contextlib.suppress(libvirt.libvirtError):  # it ended in the meantime
+                with failure_ignored():  # it ended in the meantime
                     found[str(each.name())] = str(each.XMLDesc(0))
         return found
 
     def free_memory_mib(self) -> int:
         """How much memory the host has to spare, what it would take back from its caches included."""
-        with told("memory of the host"):
+        with libvirt_call("memory of the host"):
             found = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
         return sum(int(found.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
 
     def macs(self) -> dict[str, str]:
         """Who has which MAC: names of domains, running or not, by the MACs of their interfaces."""
         found = {}
-        with told("list of guests"):
+        with libvirt_call("list of guests"):
             for each in self._connection.listAllDomains():
                 for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
                     found.update(dict.fromkeys(domain_xml.macs(each.XMLDesc(flags)), each.name()))
@@ -164,7 +155,7 @@ class Session:
     def stamp(self, name: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Replace our metadata on a running domain; no marks remove it."""
         domain = self.domain(name)
-        with told(f"metadata of guest '{name}'"):
+        with libvirt_call(f"metadata of guest '{name}'"):
             domain.setMetadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT,
                 metadata.write(marks) if marks else None,
@@ -175,7 +166,7 @@ class Session:
 
     def runs_network(self, name: str) -> Optional[bool]:
         """Whether a network runs; None when there is none of this name."""
-        with told("list of networks"):
+        with libvirt_call("list of networks"):
             for each in self._connection.listAllNetworks():
                 if each.name() == name:
                     return bool(each.isActive())
@@ -183,7 +174,7 @@ class Session:
 
     def _networks(self) -> dict[str, str]:
         """The XML of all networks by name."""
-        with told("list of networks"):
+        with libvirt_call("list of networks"):
             return {str(each.name()): str(each.XMLDesc(0)) for each in self._connection.listAllNetworks()}
 
     def hostdev_networks(self) -> frozenset[str]:

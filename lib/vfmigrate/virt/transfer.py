@@ -7,7 +7,6 @@ meanwhile, which libvirt's connections allow. The user's rights are all it has.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import libvirt
 
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.model.migration_options import MigrationOptions
+from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.session import Session
 
 #: how long the domain is looked for where a call of libvirt's has just put it, in seconds
@@ -73,8 +73,9 @@ class Transfer:
         self._done = threading.Event()
         self._error: Optional[str] = None
         lifecycle = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
-        source.connection.domainEventRegisterAny(None, lifecycle, self._on_source, None)
-        destination.connection.domainEventRegisterAny(None, lifecycle, self._on_destination, None)
+        with libvirt_call("events of guests"):
+            source.connection.domainEventRegisterAny(None, lifecycle, self._on_source, None)
+            destination.connection.domainEventRegisterAny(None, lifecycle, self._on_destination, None)
 
     # -- libvirt's events: when did the guest stand still, by this process's clock
 
@@ -111,15 +112,15 @@ class Transfer:
         threading.Thread(target=self._run, args=(options,), name="migrate", daemon=True).start()
 
     def _run(self, options: MigrationOptions) -> None:
+        destination = self._ends["destination"].connection
         try:
-            if options.p2p:
-                self._domain.migrateToURI3(self._uri, _parameters(options), _flags(options))
-            else:
-                self._domain.migrate3(
-                    self._ends["destination"].connection, _parameters(options), _flags(options)
-                )
-        except libvirt.libvirtError as error:
-            self._error = str(error.get_error_message() or error)
+            with libvirt_call("migration"):
+                if options.p2p:
+                    self._domain.migrateToURI3(self._uri, _parameters(options), _flags(options))
+                else:
+                    self._domain.migrate3(destination, _parameters(options), _flags(options))
+        except LibvirtError as error:
+            self._error = error.reason
         except Exception as error:  # noqa: BLE001 - told by finish(); a thread that dies silently is waited for for ever
             self._error = f"{type(error).__name__}: {error}"
         finally:
@@ -136,35 +137,28 @@ class Transfer:
 
     def job(self) -> Optional[Mapping[str, int]]:
         """What libvirt tells of the migration; None while there are none, before and after QEMU's part."""
-        try:
+        with failure_ignored():
             stats: Mapping[str, int] = self._domain.jobStats(0)
-        except libvirt.libvirtError:
-            return None
-        return (
-            stats if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE else None
-        )
+            if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE:
+                return stats
+        return None
 
     def abort(self) -> bool:
         """Ask libvirt to give the migration up; False while it has nothing yet that could be."""
-        try:
+        with failure_ignored():
             self._domain.abortJob()
-        except libvirt.libvirtError:
-            return False
-        return True
+            return True
+        return False
 
     def allow_downtime(self, ms: int) -> None:
         """Let the guest stand still for so long at the end. Raises HostError, as when it is at its end already."""
-        try:
+        with libvirt_call("allowed downtime"):
             self._domain.migrateSetMaxDowntime(ms, 0)
-        except libvirt.libvirtError as error:
-            raise HostError(f"libvirt: allowed downtime: {error.get_error_message() or error}") from None
 
     def suspend(self) -> None:
         """Suspend the guest on the source, so that the rest is copied without its writing more; it resumes there."""
-        try:
+        with libvirt_call("suspending the guest"):
             self._domain.suspend()
-        except libvirt.libvirtError as error:
-            raise HostError(f"libvirt: suspending the guest: {error.get_error_message() or error}") from None
 
     # -- afterwards
 
@@ -173,11 +167,10 @@ class Transfer:
         return {end: self._state(session) for end, session in self._ends.items()}
 
     def _state(self, session: Session) -> Optional[str]:
-        try:
+        with failure_ignored():
             state, _reason = session.connection.lookupByUUIDString(self.uuid).state()
-        except libvirt.libvirtError:
-            return None
-        return _STATES.get(state, "in an unknown state")
+            return _STATES.get(state, "in an unknown state")
+        return None
 
     def await_running(self, end: str, seconds: float = _SETTLING) -> bool:
         """Wait until the guest runs at one end; False when it does not within so many seconds."""
@@ -191,7 +184,7 @@ class Transfer:
     def completed(self) -> Mapping[str, int]:
         """What libvirt tells of the migration that has ended, as the destination keeps them; empty without any."""
         flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
-        with contextlib.suppress(libvirt.libvirtError):
+        with failure_ignored():
             stats: Mapping[str, int] = self._arrived().jobStats(flags)
             return stats
         return {}
@@ -201,20 +194,17 @@ class Transfer:
 
     def xml(self, end: str) -> str:
         """The running guest's XML at one end. Raises HostError when it is not there."""
-        try:
+        with libvirt_call(f"guest '{self.name}'"):
             return str(self._ends[end].connection.lookupByUUIDString(self.uuid).XMLDesc(0))
-        except libvirt.libvirtError as error:
-            raise HostError(f"libvirt: guest '{self.name}': {error.get_error_message() or error}") from None
 
     def agent_macs(self) -> Optional[frozenset[str]]:
         """The MACs that the guest's own agent tells of on the destination; None when it has none that answers."""
         if "name='org.qemu.guest_agent.0' state='connected'" not in self._xml_or_nothing():
             return None
-        try:
-            told = self._arrived().interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
-        except libvirt.libvirtError:
-            return None
-        return frozenset(str(one["hwaddr"]).lower() for one in told.values() if one.get("hwaddr"))
+        with failure_ignored():
+            found = self._arrived().interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+            return frozenset(str(each["hwaddr"]).lower() for each in found.values() if each.get("hwaddr"))
+        return None
 
     def _xml_or_nothing(self) -> str:
         try:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libvirt's errors, turned into ours: every call of libvirt-python is made in `libvirt_call` or `failure_ignored`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import libvirt
+
+from vfmigrate.errors import HostError
+
+
+class LibvirtError(HostError):
+    """libvirt refused or failed: `reason` is libvirt's message, `code` one of VIR_ERR_*."""
+
+    def __init__(self, what: str, error: Any) -> None:
+        """`what` says what was asked of libvirt, and `error` is the exception of libvirt-python."""
+        self.reason = str(error.get_error_message() or error)
+        self.code = error.get_error_code()
+        super().__init__(f"libvirt: {what}: {self.reason}")
+
+
+@contextlib.contextmanager
+def libvirt_call(what: str) -> Iterator[None]:
+    """Raise LibvirtError where libvirt-python raises its own; `what` says what is asked of libvirt."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise LibvirtError(what, error) from None
+
+
+def failure_ignored() -> contextlib.suppress:
+    """For calls after whose failure nothing is to be done, such as for a guest that has ended in the meantime."""
+    return contextlib.suppress(libvirt.libvirtError)
