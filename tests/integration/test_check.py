@@ -109,7 +109,7 @@ def test_hosts_that_do_not_answer(guest: Pair) -> None:
     b.host.virsh("net-destroy", NETWORK)
     answer = check(a, b)
     assert answer.bad() == [("destination", "daemon", "error")]
-    assert "runs no network of a vfmigrate pool" in answer.said("daemon")
+    assert "libvirt runs no network of a pool" in answer.said("daemon")
     a.product.stop()
     answer = check(a, b)
     assert ("source", "daemon", "error") in answer.bad()

@@ -21,12 +21,12 @@ UUID = "11111111-1111-4111-8111-000000000007"
 ASK = """
 import json, sys
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.rpc.remote_client import Remote
-from vfmigrate.virt.session import Session
+from vfmigrate.rpc.remote_client import RemoteClient
+from vfmigrate.virt.connection import LibvirtConnection
 uri, name, arguments, timeout = sys.argv[1:]
-with Session(uri) as session:
+with LibvirtConnection(uri) as session:
     try:
-        answer = Remote(session.mailbox(), uri).ask(name, json.loads(arguments), timeout=float(timeout))
+        answer = RemoteClient(session.network_metadata(), uri).ask(name, json.loads(arguments), timeout=float(timeout))
         print(json.dumps({"result": answer}))
     except VfmigrateError as error:
         print(json.dumps({"kind": error.kind, "problem": error.problem, "remedy": error.remedy}))
@@ -95,7 +95,7 @@ def test_a_host_without_the_network_or_the_daemon(answering: Pair) -> None:
     node = answering.b
     answering.a.host.virsh("net-destroy", NETWORK)
     told = ask(answering.b, answering.a, "ping")
-    assert "runs no network of a vfmigrate pool" in told["problem"]
+    assert "libvirt runs no network of a pool" in told["problem"]
     node.product.stop()
     silent = ask(answering.a, node, "ping", timeout=0.5)
     assert (silent["kind"], "does not answer through libvirt" in silent["problem"]) == ("unreachable", True)

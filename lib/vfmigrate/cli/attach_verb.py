@@ -29,7 +29,7 @@ from vfmigrate.rules import compatibility
 from vfmigrate.strategies.failover.definition import chosen
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.session import Session
+    from vfmigrate.virt.connection import LibvirtConnection
 
 
 def add(verbs: Any) -> None:
@@ -156,7 +156,7 @@ def _check_vlan(pool: Answer, vlan: Optional[int]) -> None:
         raise compatibility.vlan_refusal(vlan, pool["name"])
 
 
-def _network(session: Session, pool: Answer) -> Optional[str]:
+def _network(session: LibvirtConnection, pool: Answer) -> Optional[str]:
     name: Optional[str] = pool["network"]
     if name is not None and not session.runs_network(name):
         raise Refused(

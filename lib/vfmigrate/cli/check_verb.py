@@ -36,10 +36,10 @@ def run(options: argparse.Namespace) -> int:
     """Collect, judge and print; 0 if the guest can migrate, 1 if something blocks it."""
     # A command line is parsed without libvirt-python as well.
     from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - with libvirt-python
 
     wanted = CheckOptions(options.bandwidth, options.copy_storage_all)
-    with Session(options.connect) as source, Session(options.destination) as destination:
+    with LibvirtConnection(options.connect) as source, LibvirtConnection(options.destination) as destination:
         snapshot = Collector(source, destination, socket=options.socket).collect(options.domain, wanted)
     results = report.judge(snapshot)
     answer = report.plain(snapshot, results)

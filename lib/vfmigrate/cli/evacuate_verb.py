@@ -28,7 +28,7 @@ from vfmigrate.model.progress import Progress
 from vfmigrate.rpc import protocol
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.session import Session
+    from vfmigrate.virt.connection import LibvirtConnection
 
 JOBS = 4
 
@@ -94,14 +94,14 @@ def _pf_and_pool(
 class _DestinationHost:
     name: str
     uri: str
-    session: Session
+    session: LibvirtConnection
 
     def observe(self) -> Destination:
         """The destination now. Without an answer of its daemon, only guests without VFs can migrate there."""
-        from vfmigrate.rpc.remote_client import Remote  # noqa: PLC0415 - with libvirt-python
+        from vfmigrate.rpc.remote_client import RemoteClient  # noqa: PLC0415 - with libvirt-python
 
         try:
-            facts = host_facts.read(Remote(self.session.mailbox(), self.name).ask("facts", {}))
+            facts = host_facts.read(RemoteClient(self.session.network_metadata(), self.name).ask("facts", {}))
         except VfmigrateError as error:
             return Destination(
                 self.name, self.uri, problem=str(error), memory_mib=self.session.free_memory_mib()
@@ -130,12 +130,15 @@ class _Hosts:
         self, guest: EvacuatingGuest, destination: Destination, cancelled: threading.Event
     ) -> Arrival:
         """See runner.EvacuationHosts."""
-        from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
+        from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - with libvirt-python
 
         shown = _GuestDisplay(self._output, guest)
         try:
             # Connections of its own: on one connection, libvirt allows one callback for each kind of event.
-            with Session(self._options.connect) as source, Session(destination.uri) as there:
+            with (
+                LibvirtConnection(self._options.connect) as source,
+                LibvirtConnection(destination.uri) as there,
+            ):
                 for session in (source, there):
                     session.keep_alive()
                 persistent = source.is_persistent(guest.uuid)
@@ -272,13 +275,13 @@ def plain_results(results: Sequence[GuestResult]) -> list[dict[str, Any]]:
 
 def _evacuate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.virt.session import Session, run_events  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - with libvirt-python
 
     migrate_verb.check_options(options)
     run_events()
     output = _Output(as_json=options.json)
     with ExitStack() as stack:
-        source = stack.enter_context(Session(options.connect))
+        source = stack.enter_context(LibvirtConnection(options.connect))
         destination_hosts = _connect(options.desturi, source, stack)
         hosts = _Hosts(options, destination_hosts, output)
         now, destinations = hosts.observe()
@@ -317,14 +320,14 @@ def status(results: Sequence[GuestResult]) -> int:
     return Refused.exit_code if stayed or amiss else 0
 
 
-def _connect(uris: Sequence[str], source: Session, stack: ExitStack) -> list[_DestinationHost]:
-    from vfmigrate.virt.session import Session  # noqa: PLC0415 - with libvirt-python
+def _connect(uris: Sequence[str], source: LibvirtConnection, stack: ExitStack) -> list[_DestinationHost]:
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - with libvirt-python
 
     source.keep_alive()
     taken = {source.hostname(): "is this host"}
     found = []
     for uri in uris:
-        session = stack.enter_context(Session(uri))
+        session = stack.enter_context(LibvirtConnection(uri))
         session.keep_alive()
         name = session.hostname()
         if name in taken:

@@ -24,8 +24,8 @@ from vfmigrate.strategies.failover.definition import StandbyOptions
 from vfmigrate.strategies.failover.live_pair import Halves
 
 if TYPE_CHECKING:
+    from vfmigrate.virt.connection import LibvirtConnection
     from vfmigrate.virt.running_guest import RunningGuest
-    from vfmigrate.virt.session import Session
 
 _SECRET = re.compile(r"(passwd=)('[^']*'|\"[^\"]*\")")
 # Seconds that a guest has to release a device, and to take one.
@@ -96,10 +96,10 @@ def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
         common_options.add_json(action)
 
 
-def _session(options: argparse.Namespace) -> Session:
-    from vfmigrate.virt.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
+def _session(options: argparse.Namespace) -> LibvirtConnection:
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
 
-    return Session(options.connect)
+    return LibvirtConnection(options.connect)
 
 
 def difference(before: str, after: str) -> str:
@@ -152,7 +152,7 @@ def _enable(options: argparse.Namespace) -> int:
 
 
 def _live(
-    session: Session, options: argparse.Namespace, wish: StandbyOptions, networks: Collection[str]
+    session: LibvirtConnection, options: argparse.Namespace, wish: StandbyOptions, networks: Collection[str]
 ) -> Optional[tuple[RunningGuest, Halves]]:
     """The running guest and the pair to make in it; None if it has the pair. Raises Refused if that cannot work."""
     from vfmigrate.virt.running_guest import RunningGuest  # noqa: PLC0415 - as for the session
@@ -168,7 +168,7 @@ def _live(
 
 
 def _make_live(
-    session: Session, options: argparse.Namespace, live: tuple[RunningGuest, Halves], before: str
+    session: LibvirtConnection, options: argparse.Namespace, live: tuple[RunningGuest, Halves], before: str
 ) -> None:
     """Make the pair in the running guest; restore the definition `before` if that fails."""
     guest, halves = live
@@ -201,7 +201,7 @@ def _print(options: argparse.Namespace, text: str) -> None:
 
 
 def _print_json(
-    session: Session, options: argparse.Namespace, before: str, after: str, *, live: bool
+    session: LibvirtConnection, options: argparse.Namespace, before: str, after: str, *, live: bool
 ) -> None:
     if options.json:
         result = {
@@ -215,7 +215,7 @@ def _print_json(
 
 
 def _change(
-    session: Session, options: argparse.Namespace, before: str, after: str, *, also: bool = False
+    session: LibvirtConnection, options: argparse.Namespace, before: str, after: str, *, also: bool = False
 ) -> bool:
     """Print a change and apply it; False if there is none, which is printed unless there is `also` another."""
     if before == after:
@@ -230,7 +230,7 @@ def _change(
     return True
 
 
-def _print_when(session: Session, options: argparse.Namespace) -> None:
+def _print_when(session: LibvirtConnection, options: argparse.Namespace) -> None:
     if getattr(options, "live", False):
         _print(options, "defined; in effect now and after the guest's next boot")
     elif session.is_running(options.domain):

@@ -20,8 +20,8 @@ from vfmigrate.polling import poll
 from vfmigrate.rpc import protocol
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.devices import Devices
-    from vfmigrate.virt.session import Session
+    from vfmigrate.virt.connection import LibvirtConnection
+    from vfmigrate.virt.hot_plug import HotPlug
 
 SCHEMA = 1
 
@@ -37,7 +37,7 @@ Answer = Mapping[str, Any]
 class GuestChange:
     """One change of a guest: what to undo if it fails half-way, and what was done."""
 
-    def __init__(self, options: argparse.Namespace, session: Session) -> None:
+    def __init__(self, options: argparse.Namespace, session: LibvirtConnection) -> None:
         self.session = session
         self.name: str = options.domain
         self.uuid = session.uuid(self.name)
@@ -122,10 +122,10 @@ class GuestChange:
             self._devices().detach(mac, text, threading.Event())
         self.give_back(mac)
 
-    def _devices(self) -> Devices:
-        from vfmigrate.virt.devices import Devices  # noqa: PLC0415 - with libvirt-python
+    def _devices(self) -> HotPlug:
+        from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - with libvirt-python
 
-        return Devices(self.session, self.uuid)
+        return HotPlug(self.session, self.uuid)
 
     def marks(self) -> tuple[metadata.Mark, ...]:
         """The marks of the running guest."""
@@ -157,7 +157,7 @@ class GuestChange:
 @contextmanager
 def begun(options: argparse.Namespace) -> Iterator[GuestChange]:
     """Begin a change of the guest that the command line names. Raises Unreachable or Refused."""
-    from vfmigrate.virt.session import Session  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
 
-    with Session(options.connect) as session:
+    with LibvirtConnection(options.connect) as session:
         yield GuestChange(options, session)

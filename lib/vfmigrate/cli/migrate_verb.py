@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.cli import common_options, display, keyboard
 from vfmigrate.cli.common_options import positive
-from vfmigrate.domain.migrating_vf import crossings
+from vfmigrate.domain.migrating_vf import migrating_vfs
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.model.migration_options import MigrationOptions
@@ -27,7 +27,7 @@ from vfmigrate.rules.findings import ERROR, WARNING
 
 if TYPE_CHECKING:
     from vfmigrate.migrate.workflow import Migration, MigrationReport
-    from vfmigrate.virt.session import Session
+    from vfmigrate.virt.connection import LibvirtConnection
 
 #: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
 MAX_DOWNTIME_MS = 1000
@@ -166,11 +166,11 @@ def _request(options: argparse.Namespace) -> MigrationRequest:
 
 def _migrate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.virt.session import Session, run_events  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - with libvirt-python
 
     check_options(options)
     run_events()
-    with Session(options.connect) as source, Session(options.desturi) as destination:
+    with LibvirtConnection(options.connect) as source, LibvirtConnection(options.desturi) as destination:
         for session in (source, destination):
             session.keep_alive()
         with display.displayed(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
@@ -188,8 +188,8 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def run(
     request: MigrationRequest,
-    source: Session,
-    destination: Session,
+    source: LibvirtConnection,
+    destination: LibvirtConnection,
     shown: Display,
     cancelled: threading.Event,
 ) -> MigrationReport:
@@ -201,13 +201,13 @@ def run(
         domain=migration.name,
         uuid=migration.uuid,
         destination=destination.hostname(),
-        vfs=[{"mac": one.mac, "strategy": one.strategy.name} for one in migration.crossings],
+        vfs=[{"mac": one.mac, "strategy": one.strategy.name} for one in migration.migrating_vfs],
     )
-    if migration.crossings:
+    if migration.migrating_vfs:
         _check(request, source, destination, shown)
     limits = ConvergenceLimits(
         max_downtime_ms=request.max_downtime_ms,
-        vfs=any(one.strategy.state_travels for one in migration.crossings),
+        vfs=any(one.strategy.state_travels for one in migration.migrating_vfs),
         limited=request.options.bandwidth is not None,
         parallel=request.options.parallel,
     )
@@ -216,7 +216,9 @@ def run(
     )
 
 
-def _check(request: MigrationRequest, source: Session, destination: Session, shown: Display) -> None:
+def _check(
+    request: MigrationRequest, source: LibvirtConnection, destination: LibvirtConnection, shown: Display
+) -> None:
     """Run the preflight checks if they are wanted; shows warnings, and raises Refused for errors."""
     if request.checked_by is None:
         return
@@ -243,15 +245,15 @@ def refuse(name: str, errors: Sequence[CheckResult]) -> None:
 
 def _prepared(
     request: MigrationRequest,
-    source: Session,
-    destination: Session,
+    source: LibvirtConnection,
+    destination: LibvirtConnection,
     shown: Display,
     cancelled: threading.Event,
 ) -> Migration:
     from vfmigrate.migrate.workflow import Migration  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.rpc.remote_client import Remote  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.virt.devices import Devices  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.virt.transfer import Transfer  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.rpc.remote_client import RemoteClient  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.migration_job import MigrationJob  # noqa: PLC0415 - with libvirt-python
 
     if not source.is_running(request.domain):
         raise Refused(
@@ -259,21 +261,21 @@ def _prepared(
             "to migrate its definition, run: virsh migrate --offline --persistent "
             f"{request.domain} {request.destination_uri}",
         )
-    transfer = Transfer(source, destination, request.destination_uri, request.domain)
+    transfer = MigrationJob(source, destination, request.destination_uri, request.domain)
     return Migration(
         transfer,
-        crossings(transfer.xml("source")),
+        migrating_vfs(transfer.xml("source")),
         shown,
         cancelled,
-        source_daemon=Remote(source.mailbox(), source.hostname()),
-        destination_daemon=Remote(destination.mailbox(), destination.hostname()),
-        source=Devices(source, transfer.uuid),
-        destination=Devices(destination, transfer.uuid),
+        source_daemon=RemoteClient(source.network_metadata(), source.hostname()),
+        destination_daemon=RemoteClient(destination.network_metadata(), destination.hostname()),
+        source=HotPlug(source, transfer.uuid),
+        destination=HotPlug(destination, transfer.uuid),
     )
 
 
 def _strategies(migration: Migration) -> str:
-    found = [f"{one.mac or 'a VF without MAC'} by {one.strategy}" for one in migration.crossings]
+    found = [f"{one.mac or 'a VF without MAC'} by {one.strategy}" for one in migration.migrating_vfs]
     return f" with {', '.join(found)}" if found else ""
 
 

@@ -20,7 +20,7 @@ from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.observe import Host
 from vfmigrate.daemon.status import Check
 from vfmigrate.errors import UsageError, VfmigrateError
-from vfmigrate.host.local_files import Premises
+from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.model.host_facts import (
     BridgeFacts,
     FindingFacts,
@@ -55,7 +55,7 @@ class Inventory:
         offload: OffloadRestart,
         check: Check,
         migrating: Callable[[str], bool],
-        premises: Premises,
+        local_files: LocalFiles,
         bindings: Bindings,
     ) -> None:
         self._config = config
@@ -64,7 +64,7 @@ class Inventory:
         self._offload = offload
         self._check = check
         self._migrating = migrating
-        self._premises = premises
+        self._local_files = local_files
         self._bindings = bindings
 
     def answer(self, request: Request) -> dict[str, Any]:
@@ -80,17 +80,17 @@ class Inventory:
             kernel=os.uname().release,
             time=time.time(),
             switch=self._switch(),
-            migration=self._premises.migration(),
+            migration=self._local_files.migration(),
             pools=tuple(self._pool(pool, moving) for pool in self._config.pools.values()),
             moving_at_once=min(map(self._at_most, self._config.pools.values()), default=4),
-            hook=self._premises.hook(),
+            hook=self._local_files.hook(),
             bridges=self._bridges(bridges),
-            files=tuple(self._premises.files(files)),
+            files=tuple(self._local_files.files(files)),
         )
 
     def _bridges(self, names: Sequence[str]) -> tuple[BridgeFacts, ...]:
         try:
-            return tuple(self._premises.bridges(names))
+            return tuple(self._local_files.bridges(names))
         except VfmigrateError:
             return ()  # what is wrong with the switch is told as such
 

@@ -35,7 +35,7 @@ from vfmigrate.daemon.status import Status
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
-from vfmigrate.host.local_files import Premises
+from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.host.systemd import Systemd
 from vfmigrate.host.udev import Udev
@@ -48,7 +48,7 @@ from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.reservations.departures import Departures
 from vfmigrate.rpc import protocol
-from vfmigrate.rpc.remote_server import Postman
+from vfmigrate.rpc.remote_server import RemoteServer
 from vfmigrate.rpc.server import Server, listening_socket
 from vfmigrate.strategies.failover.primary_watch import PrimaryWatch
 from vfmigrate.strategies.replug.arrivals import Arrivals
@@ -112,12 +112,12 @@ class Daemon:
         events.on_started = self.hook_handler.slots.arrived
         offload = OffloadRestart(systemd.restart)
         departures = Departures(self.store, log, hypervisor.migrating)
-        self.postman = Postman(hypervisor.mailbox, self.do, log)
-        hypervisor.on_network_metadata = self.postman.notice
+        self.remote_server = RemoteServer(hypervisor.network_metadata, self.do, log)
+        hypervisor.on_network_metadata = self.remote_server.enqueue
 
         def look(running: Container[str]) -> None:
             departures.look(running)
-            self.postman.sweep()
+            self.remote_server.remove_stale()
 
         self.reconciler.on_running = look
         domain_sync.on_unplugged = departures.unplugged
@@ -142,8 +142,8 @@ class Daemon:
         )
         looks = (settings, self.host, self.store, offload, self.provisioner.check)
         self.status = Status(*looks, self.hook_handler.slots, missing=self.arrivals.told)
-        premises = Premises(self.host.ovs.bridge_exists)
-        self.inventory = Inventory(*looks, hypervisor.migrating, premises, converger.bindings)
+        local_files = LocalFiles(self.host.ovs.bridge_exists)
+        self.inventory = Inventory(*looks, hypervisor.migrating, local_files, converger.bindings)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -155,7 +155,7 @@ class Daemon:
             self.provisioner.name_representors()
         except VfmigrateError as error:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
-        self.postman.start()
+        self.remote_server.start()
         self.event_loop.start()
         self._hypervisor.start(self._on_event, lambda: self.event_loop.soon(self.reconciler.reconcile))
         self.primaries.start()
@@ -165,7 +165,7 @@ class Daemon:
         """End what goes on of its own accord."""
         self._hypervisor.stop()
         self.event_loop.stop()
-        self.postman.stop()
+        self.remote_server.stop()
         self.primaries.stop()
         self.arrivals.stop()
         self.announcer.stop()

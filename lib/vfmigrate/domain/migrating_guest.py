@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that is to move: what of its XML decides whether another host can take it. Pure: XML in, values out."""
+"""A guest that is to migrate: what decides whether another host can run it. Pure: XML in, values out."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Traveller:
-    """A guest as it would be moved."""
+class MigratingGuest:
+    """A guest as it would be migrated."""
 
     domain: Domain
     machine: str
@@ -46,7 +46,7 @@ class Traveller:
     #: libvirt networks and bridges that its interfaces name
     networks: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()
-    #: devices of the host besides PCI devices, in words: they stay where they are
+    #: devices of the host besides PCI devices, in words: they cannot be migrated
     host_devices: tuple[str, ...] = ()
 
     @property
@@ -61,8 +61,8 @@ class Traveller:
 
 
 @dataclass(frozen=True)
-class CarriedVf:
-    """A VF of a guest, and how it crosses."""
+class GuestVf:
+    """A VF of a guest, with its pool and strategy."""
 
     interface: VfInterface
     #: the name of its pool; None when nobody knows one
@@ -70,20 +70,20 @@ class CarriedVf:
     strategy: Strategy
 
     @property
-    def told(self) -> str:
-        """Which interface it is, in words."""
+    def label(self) -> str:
+        """What messages call it."""
         if self.interface.wanted_mac is not None:
             return f"the VF with MAC {self.interface.wanted_mac}"
         return f"the VF {self.interface.address}"
 
 
-def read(live: str, migratable: str) -> Traveller:
-    """A guest from its XML: as it runs, with every VF resolved, and as it would travel. Raises InputError."""
+def read(live: str, migratable: str) -> MigratingGuest:
+    """A guest from its XML: as it runs, with every VF resolved, and as libvirt would migrate it. Raises InputError."""
     parsed = domain_xml.read(live)
     domain_xml.read(migratable)  # held to the same limits
     root = xml_parser.parse(migratable, "the domain XML")
     kind, cpu = root.find("os/type"), root.find("cpu")
-    return Traveller(
+    return MigratingGuest(
         domain=parsed,
         machine=kind.get("machine", "") if kind is not None else "",
         arch=kind.get("arch", "") if kind is not None else "",
@@ -126,7 +126,7 @@ def _sources(root: etree._Element, kind: str) -> tuple[str, ...]:
     return tuple(sorted(found - {""}))
 
 
-def vfs(guest: Traveller, source: Optional[HostFacts]) -> list[CarriedVf]:
+def vfs(guest: MigratingGuest, source: Optional[HostFacts]) -> list[GuestVf]:
     """The VFs among a guest's devices; `source` are the facts of the host where it is.
 
     The pool is what the metadata says, else that of the VF's physical function.
@@ -139,7 +139,7 @@ def vfs(guest: Traveller, source: Optional[HostFacts]) -> list[CarriedVf]:
         known = source.vf(str(interface.address)) if source and interface.address else None
         if pool is None and known is not None:
             pool = known[0].name
-        found.append(CarriedVf(interface, pool, interface.strategy))
+        found.append(GuestVf(interface, pool, interface.strategy))
     return found
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How each VF of a running guest gets to another host, and what must be known of it there. Pure."""
+"""The VFs of a running guest: the strategy of each, and what another host must know of it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vfmigrate.model.strategy import Strategy
 
 
 @dataclass(frozen=True)
-class Crossing:
+class MigratingVf:
     """One VF of a guest."""
 
     mac: Optional[str]
@@ -21,9 +21,9 @@ class Crossing:
     #: the pool it is of; None when nothing says so
     pool: Optional[str] = None
     vlan: Optional[int] = None
-    #: where the guest sees it
+    #: its PCI address in the guest
     slot: Optional[PciAddress] = None
-    #: where the source has it; None where libvirt does not tell
+    #: its host address on the source; None where libvirt does not resolve it
     address: Optional[PciAddress] = None
     #: libvirt binds its driver
     managed: bool = True
@@ -31,7 +31,7 @@ class Crossing:
     form: str = "interface"
 
 
-def crossings(xml: str) -> list[Crossing]:
+def migrating_vfs(xml: str) -> list[MigratingVf]:
     """The VFs of a running guest, in the order of its XML. Raises InputError."""
     found = []
     for interface in domain_xml.read(xml).interfaces:
@@ -39,7 +39,7 @@ def crossings(xml: str) -> list[Crossing]:
             continue  # of a network that gives no VFs
         mark = interface.mark
         found.append(
-            Crossing(
+            MigratingVf(
                 mac=interface.wanted_mac,
                 strategy=interface.strategy,
                 pool=mark.pool if mark is not None else None,
@@ -59,15 +59,15 @@ def _slot(device: str) -> Optional[PciAddress]:
     return pci_xml.read(address.get) if address is not None else None
 
 
-def check_replug(name: str, crossing: Crossing) -> None:
+def check_replug(name: str, vf: MigratingVf) -> None:
     """Raises Refused for a VF with strategy replug of which too little is known for another to take its place."""
-    if crossing.mac is None or crossing.pool is None:
+    if vf.mac is None or vf.pool is None:
         raise Refused(
             f"a VF of guest '{name}' has strategy replug, and nothing says of which pool it is or what its MAC is",
             "name both in its metadata: virsh edit, or vfmigrate attach",
         )
-    if crossing.slot is None or crossing.slot.bus == 0:
+    if vf.slot is None or vf.slot.bus == 0:
         raise Refused(
-            f"the VF with MAC {crossing.mac} of guest '{name}' sits where nothing can be unplugged",
+            f"the VF with MAC {vf.mac} of guest '{name}' sits where nothing can be unplugged",
             "put it on a pcie-root-port: virsh edit, remove its <address>, and restart the guest",
         )

@@ -25,7 +25,7 @@ _HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "run/user", "tmp", "var
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
-class Premises:
+class LocalFiles:
     """Looks at a host from its root directory on; `is_switch_bridge` tells the bridges of Open vSwitch."""
 
     def __init__(self, is_switch_bridge: Callable[[str], bool], root: Path = Path("/")) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
-from vfmigrate.domain.migrating_vf import Crossing, check_replug
+from vfmigrate.domain.migrating_vf import MigratingVf, check_replug
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.monitor import MigrationMonitor
@@ -24,8 +24,8 @@ from vfmigrate.strategies.replug.replug_hosts import DaemonClient, ReplugHosts
 from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:  # these import libvirt-python, which the unit tests do without
-    from vfmigrate.virt.devices import Devices
-    from vfmigrate.virt.transfer import Transfer
+    from vfmigrate.virt.hot_plug import HotPlug
+    from vfmigrate.virt.migration_job import MigrationJob
 
 #: seconds to wait for frames through a VF's port after a migration; a silent guest sends none
 TRAFFIC_SECONDS = 5.0
@@ -56,7 +56,7 @@ class _LibvirtMigration:
 
     def __init__(
         self,
-        transfer: Transfer,
+        transfer: MigrationJob,
         options: MigrationOptions,
         monitor: MigrationMonitor,
         cancelled: threading.Event,
@@ -78,20 +78,20 @@ class Migration:
 
     def __init__(
         self,
-        transfer: Transfer,
-        crossings: Sequence[Crossing],
+        transfer: MigrationJob,
+        migrating_vfs: Sequence[MigratingVf],
         display: Display,
         cancelled: threading.Event,
         *,
         source_daemon: DaemonClient,
         destination_daemon: DaemonClient,
-        source: Devices,
-        destination: Devices,
+        source: HotPlug,
+        destination: HotPlug,
     ) -> None:
         """`source` and `destination` plug devices; the daemons are those of both hosts."""
         self.uuid, self.name = transfer.uuid, transfer.name
         self._transfer = transfer
-        self.crossings = tuple(crossings)
+        self.migrating_vfs = tuple(migrating_vfs)
         self._display = display
         self._cancelled = cancelled
         self._source_daemon, self._destination_daemon = source_daemon, destination_daemon
@@ -110,7 +110,7 @@ class Migration:
     ) -> MigrationReport:
         """Migrate the guest, and verify it. Raises VfmigrateError if it did not migrate."""
         begun = time.monotonic()
-        replugged = [one for one in self.crossings if one.strategy.unplugged_first]
+        replugged = [one for one in self.migrating_vfs if one.strategy.unplugged_first]
         for one in replugged:
             check_replug(self.name, one)
         monitor = MigrationMonitor(
@@ -131,7 +131,7 @@ class Migration:
         self._verify()
         return self.report
 
-    def _replug(self, replugged: Sequence[Crossing], migration: _LibvirtMigration) -> None:
+    def _replug(self, replugged: Sequence[MigratingVf], migration: _LibvirtMigration) -> None:
         ends = ReplugHosts(
             migration,
             replugged,
@@ -179,7 +179,7 @@ class Migration:
 
     def _macs(self) -> list[str]:
         """The MACs of the VFs that belong to a pool."""
-        return [one.mac for one in self.crossings if one.mac is not None and one.pool is not None]
+        return [one.mac for one in self.migrating_vfs if one.mac is not None and one.pool is not None]
 
     def _verify_ports(self) -> None:
         """Verify that each VF has a port, and frames of the guest pass it."""

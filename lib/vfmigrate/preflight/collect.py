@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from vfmigrate.domain import migrating_guest
-from vfmigrate.domain.migrating_guest import Traveller
+from vfmigrate.domain.migrating_guest import MigratingGuest
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model import host_facts
 from vfmigrate.model.host_facts import HostFacts
@@ -24,9 +24,9 @@ from vfmigrate.polling import poll
 from vfmigrate.preflight import probe
 from vfmigrate.preflight.snapshot import DESTINATION, SOURCE, AddressFacts, HostSnapshot, Snapshot
 from vfmigrate.rpc import protocol
-from vfmigrate.rpc.remote_client import Remote
-from vfmigrate.virt.capabilities import GuestState, Outlook
-from vfmigrate.virt.session import Session
+from vfmigrate.rpc.remote_client import RemoteClient
+from vfmigrate.virt.capabilities import Capabilities, GuestState
+from vfmigrate.virt.connection import LibvirtConnection
 
 #: seconds that a daemon has for answering with its host's facts
 FACTS_TIMEOUT = 15.0
@@ -59,9 +59,11 @@ class _DaemonAnswer:
 class Collector:
     """Collects what decides whether a guest can migrate from `source` to `destination`."""
 
-    def __init__(self, source: Session, destination: Session, *, socket: Path = protocol.SOCKET) -> None:
+    def __init__(
+        self, source: LibvirtConnection, destination: LibvirtConnection, *, socket: Path = protocol.SOCKET
+    ) -> None:
         self._source, self._destination = source, destination
-        self._here, self._there = Outlook(source), Outlook(destination)
+        self._here, self._there = Capabilities(source), Capabilities(destination)
         self._socket = socket
 
     def collect(self, name: str, options: Optional[CheckOptions] = None) -> Snapshot:
@@ -95,13 +97,15 @@ class Collector:
             copies_storage=options.copies_storage,
         )
 
-    def _ask(self, session: Session, libvirt: LibvirtFacts, arguments: Mapping[str, Any]) -> _DaemonAnswer:
+    def _ask(
+        self, session: LibvirtConnection, libvirt: LibvirtFacts, arguments: Mapping[str, Any]
+    ) -> _DaemonAnswer:
         before = time.time()
         try:
             if session.is_local():
                 answer = protocol.ask("facts", arguments, path=self._socket, timeout=FACTS_TIMEOUT)
             else:
-                answer = Remote(session.mailbox(), libvirt.hostname).ask(
+                answer = RemoteClient(session.network_metadata(), libvirt.hostname).ask(
                     "facts", arguments, timeout=FACTS_TIMEOUT
                 )
             facts = host_facts.read(answer)
@@ -110,7 +114,7 @@ class Collector:
         after = time.time()
         return _DaemonAnswer(facts, ahead=facts.time - (before + after) / 2, error=(after - before) / 2)
 
-    def _cpu(self, guest: Traveller) -> Optional[CpuFacts]:
+    def _cpu(self, guest: MigratingGuest) -> Optional[CpuFacts]:
         if guest.cpu is None:
             return None
         here = self._here.host_cpu(guest)

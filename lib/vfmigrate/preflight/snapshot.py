@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from vfmigrate.domain.migrating_guest import CarriedVf, Traveller
+from vfmigrate.domain.migrating_guest import GuestVf, MigratingGuest
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts, HostFacts
 from vfmigrate.model.libvirt_facts import CpuFacts, LibvirtFacts
@@ -63,11 +63,11 @@ class AddressFacts:
 class Snapshot:
     """A guest, its source and its destination."""
 
-    guest: Traveller
+    guest: MigratingGuest
     running: bool
     source: HostSnapshot
     destination: HostSnapshot
-    vfs: tuple[CarriedVf, ...] = ()
+    vfs: tuple[GuestVf, ...] = ()
     cpu: Optional[CpuFacts] = None
     #: why the destination cannot run the guest's machine type with its emulator
     machine_problem: Optional[str] = None

@@ -290,7 +290,9 @@ class ClientRequests:
             compatibility.check_compatible(wanted.source, wanted.vf, facts[wanted.vf])
         pf = self._host.sysfs.physfn(wanted.vf)
         if moves and pf is not None and pf in self._slots.full(pool):
-            raise compatibility.Crowded(pool, {pf: self._slots.guests(pf)}, at_most(self._host, pool, pf))
+            raise compatibility.TooManyMigrating(
+                pool, {pf: self._slots.guests(pf)}, at_most(self._host, pool, pf)
+            )
         return wanted.vf
 
     def keep(self, domain: str, mac: str) -> bool:

@@ -24,7 +24,7 @@ from vfmigrate.converge.observe import Host
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.rules.compatibility import Crowded
+from vfmigrate.rules.compatibility import TooManyMigrating
 
 # A promise that runs out tells nobody, so that is looked for; in seconds.
 _LOOK_AGAIN = 0.5
@@ -109,17 +109,17 @@ class MigrationSlots:
 
     # -- limits and turns
 
-    def in_turn(self, take: Callable[[], _Taken], on_wait: Callable[[Crowded], None]) -> _Taken:
-        """Take VFs, when they may move: `take` raises Crowded while too many do, and is asked again.
+    def in_turn(self, take: Callable[[], _Taken], on_wait: Callable[[TooManyMigrating], None]) -> _Taken:
+        """Take VFs, when they may move: `take` raises TooManyMigrating while too many do, and is asked again.
 
-        Calls `on_wait` once, before it waits. Raises what `take` raises, Crowded when `migrating_wait` is over.
+        Calls `on_wait` once, before it waits. Raises what `take` raises; TooManyMigrating after `migrating_wait`.
         """
         until = time.monotonic() + self._config.migrating_wait
         waits = False
         while True:
             try:
                 return take()
-            except Crowded as crowded:
+            except TooManyMigrating as crowded:
                 left = until - time.monotonic()
                 if left <= 0 or self._closed:
                     raise

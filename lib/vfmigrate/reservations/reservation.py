@@ -19,7 +19,7 @@ from vfmigrate.reservations.migration_slots import MigrationSlots
 from vfmigrate.reservations.placement import Placement, Placements
 from vfmigrate.reservations.selection import Selection
 from vfmigrate.rules import compatibility, failover_pair
-from vfmigrate.rules.compatibility import CardFacts, Crowded
+from vfmigrate.rules.compatibility import CardFacts, TooManyMigrating
 
 
 class Reservations:
@@ -87,7 +87,7 @@ class Reservations:
             self._take_back(domain, claims)
             raise
 
-    def _tell_wait(self, domain: Domain, crowded: Crowded) -> None:
+    def _tell_wait(self, domain: Domain, crowded: TooManyMigrating) -> None:
         self._log.event(
             "wait",
             f"guest '{domain.name}' waits at most {self._config.migrating_wait} s: {crowded.problem}",

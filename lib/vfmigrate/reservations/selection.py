@@ -18,7 +18,7 @@ from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
 from vfmigrate.rules import compatibility
-from vfmigrate.rules.compatibility import Candidate, CardFacts, Crowded
+from vfmigrate.rules.compatibility import Candidate, CardFacts, TooManyMigrating
 
 
 class Selection:
@@ -63,7 +63,7 @@ class Selection:
 
         One whose state `moves` is of a physical function of which another VF may move now. With `besides`, it is the
         one that libvirt will take: the first that is free, and none of these.
-        Raises Refused: for want of a free VF, or with what makes the free ones unfit; Crowded when they would do later.
+        Raises Refused when no VF is free, or none that is free fits; TooManyMigrating when one would do later.
         """
         candidates = []
         incompatible: Optional[Refused] = None
@@ -85,7 +85,7 @@ class Selection:
         fitting = [vf for vf in free if self._host.sysfs.physfn(vf) not in full]
         if free and not fitting:
             most = min(at_most(self._host, pool, pf) for pf in full)
-            raise Crowded(pool, {pf: self._slots.guests(pf) for pf in pool.pfs if pf in full}, most)
+            raise TooManyMigrating(pool, {pf: self._slots.guests(pf) for pf in pool.pfs if pf in full}, most)
         if preferred is not None and preferred in fitting:
             return preferred
         return compatibility.choose(

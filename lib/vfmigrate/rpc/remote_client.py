@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vfmigrated on another host, asked through the libvirt connection to that host and through nothing else.
+"""Requests to vfmigrated on another host, sent through the libvirt connection to that host.
 
-    with Session("qemu+ssh://host-b/system") as session:
-        facts = Remote(session.mailbox(), "host-b").ask("facts", {})
+    with LibvirtConnection("qemu+ssh://host-b/system") as connection:
+        facts = RemoteClient(connection.network_metadata(), "host-b").ask("facts", {})
 
-`ask` takes and gives what `protocol.ask` does on this host's socket, and raises the same errors; which requests are
-answered says `protocol.REMOTE`. There must be a running network of a pool on the other host, as `vfmigrate provision`
-makes it. What was asked may be done more than once (the daemon or the network were restarted in between), so only
-requests that bear that belong in `REMOTE`.
+`ask` has the arguments, result and errors of `protocol.ask`, which uses the socket of this host. The other host answers
+the requests in `protocol.REMOTE`. It must run the libvirt network of a pool, which `vfmigrate provision` defines. A
+request can be executed twice, when the daemon or the network is restarted meanwhile, so `REMOTE` has only requests for
+which that is harmless.
 """
 
 from __future__ import annotations
@@ -19,78 +19,83 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
-from vfmigrate.rpc import network_metadata, protocol
+from vfmigrate.rpc import network_message, protocol
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.mailbox import Mailbox  # imports libvirt-python, which pure tests do without
+    from vfmigrate.virt.network_metadata import (
+        NetworkMetadata,  # imports libvirt-python, which pure tests do without
+    )
 
-# The first looks come fast, since most answers do; over ssh each look is a round trip of its own.
+# Most answers come fast; over ssh each look for one is a round trip.
 _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.25
-# A letter that was taken away unanswered is noticed by looking for it, which costs a call each time.
+# How often to see whether the request is still there, which costs a call of libvirt each time.
 _LOOKS_PER_CHECK = 4
 
 
-class Remote:
-    """vfmigrated on the host that a mailbox belongs to; `name` is what messages call that host."""
+class RemoteClient:
+    """vfmigrated on the host to which `metadata` belongs; error messages call that host `name`."""
 
-    def __init__(self, mailbox: Mailbox, name: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._mailbox = mailbox
+    def __init__(
+        self, metadata: NetworkMetadata, name: str, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._metadata = metadata
         self._name = name
         self._sleep = sleep
 
     def ask(self, name: str, arguments: Mapping[str, Any], *, timeout: float = 20.0) -> Mapping[str, Any]:
         """Send one request and wait at most `timeout` seconds for its result.
 
-        Raises what the daemon answered, Unreachable when it does not, HostError when libvirt refuses.
+        Raises the error that the daemon answers with, Unreachable without an answer, HostError when libvirt refuses.
         """
-        line = network_metadata.wrap(protocol.encode_request(name, arguments), network_metadata.MAX_ASK_BYTES)
+        line = network_message.wrap(
+            protocol.encode_request(name, arguments), network_message.MAX_REQUEST_BYTES
+        )
         end = time.monotonic() + timeout
         while True:
-            names = self._mailbox.networks()
+            names = self._metadata.networks()
             if not names:
                 raise Unreachable(
-                    f"libvirt on {self._name} runs no network of a vfmigrate pool, through which vfmigrated there "
-                    "is asked",
+                    f"{self._name}: libvirt runs no network of a pool, so vfmigrated there cannot be reached",
                     f"run on {self._name}: vfmigrate provision",
                 )
-            answer = self._correspond(names[0], line, end)
+            answer = self._exchange(names[0], line, end)
             if answer is not None:
                 return protocol.result_of(answer, self._name)
             if time.monotonic() >= end:
                 raise Unreachable(
-                    f"vfmigrated on {self._name} does not answer through libvirt (network '{names[0]}')",
+                    f"{self._name}: vfmigrated does not answer through libvirt (network '{names[0]}')",
                     f"run on {self._name}: systemctl start vfmigrated",
                 )
 
-    def _correspond(self, network: str, element: str, end: float) -> Optional[dict[str, Any]]:
-        """One question and its answer; None when the question was swept away, or it is too late."""
+    def _exchange(self, network: str, element: str, end: float) -> Optional[dict[str, Any]]:
+        """Send one request and return its answer; None when the request was removed unanswered, or time is up."""
         name = str(uuid.uuid4())
-        ask, answer = network_metadata.ASK + name, network_metadata.ANSWER + name
-        self._mailbox.write(network, ask, element)
+        request, answer = network_message.REQUEST + name, network_message.ANSWER + name
+        self._metadata.write(network, request, element)
         try:
-            return self._wait(network, ask, answer, end)
+            return self._wait(network, request, answer, end)
         except HostError:
             self._sleep(_LONGEST_WAIT)
-            if network in self._mailbox.networks():
+            if network in self._metadata.networks():
                 raise
             return None  # the network was stopped, as when it is restarted with other VFs
         finally:
-            for uri in (ask, answer):
+            for uri in (request, answer):
                 with contextlib.suppress(VfmigrateError):
-                    self._mailbox.erase(network, uri)
+                    self._metadata.erase(network, uri)
 
-    def _wait(self, network: str, ask: str, answer: str, end: float) -> Optional[dict[str, Any]]:
+    def _wait(self, network: str, request: str, answer: str, end: float) -> Optional[dict[str, Any]]:
         pause, looks = _SHORTEST_WAIT, 0
         while time.monotonic() < end:
             self._sleep(pause)
             pause, looks = min(2 * pause, _LONGEST_WAIT), looks + 1
-            # Asked in this order: a letter that is gone by now, with an answer that was not there before.
-            gone = looks % _LOOKS_PER_CHECK == 0 and self._mailbox.read(network, ask) is None
-            element = self._mailbox.read(network, answer)
+            # In this order: the answer can come, and the request go, between the two calls.
+            gone = looks % _LOOKS_PER_CHECK == 0 and self._metadata.read(network, request) is None
+            element = self._metadata.read(network, answer)
             if element is not None:
                 return protocol.decode_answer(
-                    network_metadata.unwrap(element, network_metadata.MAX_ANSWER_BYTES)
+                    network_message.unwrap(element, network_message.MAX_ANSWER_BYTES)
                 )
             if gone:
                 return None

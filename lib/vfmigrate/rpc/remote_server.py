@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon's end of the letters that come through libvirt (letter.py): answers them, and sweeps what is left over.
+"""The daemon's side of requests from other hosts (network_message.py): answers them, and removes stale ones.
 
-Whoever can write there has libvirt's read-write access to this host, which is as good as root's; even so, what comes is
-held to its form and size, to the requests of `protocol.REMOTE`, and to a few at a time. All of it happens in threads of
-its own, since it calls libvirt; the event thread only drops off what it has noticed.
+Whoever can write there has read-write access to libvirt on this host, which is equivalent to root. Even so, requests
+are limited in form, size and number, and to those in `protocol.REMOTE`. They are answered in threads of their own,
+since that calls libvirt; the event thread only queues them.
 """
 
 from __future__ import annotations
@@ -17,64 +17,66 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from vfmigrate import journal
 from vfmigrate.errors import Denied, VfmigrateError
 from vfmigrate.journal import Journal
-from vfmigrate.rpc import network_metadata, protocol
+from vfmigrate.rpc import network_message, protocol
 from vfmigrate.rpc.protocol import Request
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.mailbox import Mailbox  # imports libvirt-python, which pure tests do without
+    from vfmigrate.virt.network_metadata import (
+        NetworkMetadata,  # imports libvirt-python, which pure tests do without
+    )
 
 _AT_ONCE = 4
 _MOST_WAITING = 64
 _MOST_REMEMBERED = 1024
-# How long a client may leave its letters lying, in seconds; one that lives takes them at once.
+# Seconds after which an answer is stale; a client that is alive removes it at once.
 _KEPT = 60.0
 
 
-class Postman:
-    """Answers letters. `answer` answers a request; it raises VfmigrateError and nothing else."""
+class RemoteServer:
+    """Answers requests from other hosts. `answer` answers one, and raises nothing but VfmigrateError."""
 
     def __init__(
         self,
-        mailbox: Mailbox,
+        metadata: NetworkMetadata,
         answer: Callable[[Request], dict[str, Any]],
         log: Journal,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._mailbox = mailbox
+        self._metadata = metadata
         self._answer = answer
         self._log = log
         self._clock = clock
         self._waiting: queue.Queue[Optional[tuple[str, str]]] = queue.Queue(_MOST_WAITING)
         self._lock = threading.Lock()
-        #: questions taken in hand, with the time of the answer (None: not yet)
+        #: requests that were queued, with the time of the answer (None: not yet answered)
         self._known: OrderedDict[str, Optional[float]] = OrderedDict()
 
     def start(self) -> None:
-        """Begin to answer, in threads of our own."""
+        """Start the threads that answer."""
         for number in range(_AT_ONCE):
-            threading.Thread(target=self._run, name=f"postman-{number}", daemon=True).start()
+            threading.Thread(target=self._run, name=f"remote-{number}", daemon=True).start()
 
     def stop(self) -> None:
-        """Begin no more answers."""
+        """Answer no more requests; those that are being answered are finished."""
         for _ in range(_AT_ONCE):
             try:
                 self._waiting.put_nowait(None)
             except queue.Full:
                 return  # the threads end with the process
 
-    def notice(self, network: str, uri: str) -> None:
-        """Something about the metadata `uri` of a network has changed. Returns at once."""
-        name = network_metadata.ask_id(uri)
+    def enqueue(self, network: str, uri: str) -> None:
+        """Queue a request, when `uri` is that of one: the metadata of a network has changed there. Returns at once."""
+        name = network_message.request_id(uri)
         if name is None:
             return
         with self._lock:
             if name in self._known:
-                return  # our client takes it away
+                return  # its client removes it
             try:
                 self._waiting.put_nowait((network, name))
             except queue.Full:
-                return  # the next sweep takes it away, and its client asks again
+                return  # `remove_stale` removes it, and its client sends another
             self._known[name] = None
             while len(self._known) > _MOST_REMEMBERED:
                 self._known.popitem(last=False)
@@ -85,21 +87,21 @@ class Postman:
             if work is None:
                 return
             try:
-                self.deliver(*work)
+                self.process(*work)
             except VfmigrateError as error:
-                self._log.event("letter-failed", str(error), level=journal.WARNING)
-            except Exception as error:  # noqa: BLE001 - told; the next letter must still be answered
+                self._log.event("remote-request-failed", str(error), level=journal.WARNING)
+            except Exception as error:  # noqa: BLE001 - logged; the next request must still be answered
                 self._log.bug(error)
 
-    def deliver(self, network: str, name: str) -> None:
-        """Answer one question, unless nobody asks it any more."""
+    def process(self, network: str, name: str) -> None:
+        """Answer one request, unless its client has removed it."""
         try:
-            element = self._mailbox.read(network, network_metadata.ASK + name)
+            element = self._metadata.read(network, network_message.REQUEST + name)
             if element is None:
                 return
             answer = self._reply(element)
-            if self._mailbox.read(network, network_metadata.ASK + name) is not None:
-                self._mailbox.write(network, network_metadata.ANSWER + name, answer)
+            if self._metadata.read(network, network_message.REQUEST + name) is not None:
+                self._metadata.write(network, network_message.ANSWER + name, answer)
         finally:
             with self._lock:
                 self._known[name] = self._clock()
@@ -107,30 +109,31 @@ class Postman:
     def _reply(self, element: str) -> str:
         try:
             request = protocol.decode_request(
-                network_metadata.unwrap(element, network_metadata.MAX_ASK_BYTES)
+                network_message.unwrap(element, network_message.MAX_REQUEST_BYTES)
             )
             if request.name not in protocol.REMOTE:
                 raise Denied(
-                    f"vfmigrated answers no '{request.name}' from another host", "ask on the host itself"
+                    f"vfmigrated does not answer '{request.name}' to other hosts",
+                    "run the command on the host itself",
                 )
-            return network_metadata.wrap(
-                protocol.encode_result(self._answer(request)), network_metadata.MAX_ANSWER_BYTES
+            return network_message.wrap(
+                protocol.encode_result(self._answer(request)), network_message.MAX_ANSWER_BYTES
             )
         except VfmigrateError as error:
-            return network_metadata.wrap(protocol.encode_error(error), network_metadata.MAX_ANSWER_BYTES)
+            return network_message.wrap(protocol.encode_error(error), network_message.MAX_ANSWER_BYTES)
 
-    def sweep(self) -> None:
-        """Take away what lies there and is nobody's: its client died, or it came while no daemon ran.
+    def remove_stale(self) -> None:
+        """Remove requests and answers whose client died, and those that came while no daemon ran.
 
-        A client that waits for an answer sees its question gone, and asks again.
+        A client that waits for an answer sees that its request is gone, and sends another.
         """
         try:
-            for network in self._mailbox.networks():
-                for uri in self._mailbox.uris(network):
-                    if self._is_stale(network_metadata.letter_id(uri)):
-                        self._mailbox.erase(network, uri)
+            for network in self._metadata.networks():
+                for uri in self._metadata.uris(network):
+                    if self._is_stale(network_message.message_id(uri)):
+                        self._metadata.erase(network, uri)
         except VfmigrateError as error:
-            self._log.event("letter-failed", str(error), level=journal.WARNING)
+            self._log.event("remote-request-failed", str(error), level=journal.WARNING)
 
     def _is_stale(self, name: Optional[str]) -> bool:
         with self._lock:

@@ -31,7 +31,7 @@ class CardFacts:
     msix: Optional[int]
 
 
-class Crowded(Refused):
+class TooManyMigrating(Refused):
     """There are free VFs, but as many of their physical functions are on the move as may be at once."""
 
     def __init__(self, pool: Pool, guests: Mapping[PciAddress, Sequence[str]], most: int) -> None:

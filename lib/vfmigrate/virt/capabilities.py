@@ -12,10 +12,10 @@ from typing import Any, Optional
 
 import libvirt
 
-from vfmigrate.domain.migrating_guest import Traveller, comparable, host_model
+from vfmigrate.domain.migrating_guest import MigratingGuest, comparable, host_model
 from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
+from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
-from vfmigrate.virt.session import Session
 
 _MEASURE_SECONDS = 1
 # virDomainDirtyRateStatus (libvirt-domain.h)
@@ -36,10 +36,10 @@ class GuestState:
     bandwidth_mibs: int
 
 
-class Outlook:
+class Capabilities:
     """What one host's libvirt tells."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: LibvirtConnection) -> None:
         self._connection = session.connection
         self._session = session
 
@@ -104,7 +104,7 @@ class Outlook:
                 return f"guest '{name}' running already"
         return None
 
-    def machine_problem(self, guest: Traveller) -> Optional[str]:
+    def machine_problem(self, guest: MigratingGuest) -> Optional[str]:
         """Why the guest's machine type cannot be had with its emulator, as libvirt tells it; None when it can."""
         try:
             self._capabilities(guest)
@@ -112,14 +112,14 @@ class Outlook:
             return error.reason
         return None
 
-    def host_cpu(self, guest: Traveller) -> Optional[str]:
+    def host_cpu(self, guest: MigratingGuest) -> Optional[str]:
         """The most that a guest like this could have as its CPU here, as a <cpu>."""
         try:
             return host_model(self._capabilities(guest))
         except LibvirtError:
             return None
 
-    def _capabilities(self, guest: Traveller) -> str:
+    def _capabilities(self, guest: MigratingGuest) -> str:
         with libvirt_call("domain capabilities"):
             return str(
                 self._connection.getDomainCapabilities(
@@ -127,7 +127,7 @@ class Outlook:
                 )
             )
 
-    def compare_cpu(self, guest: Traveller, cpu: str) -> CpuFacts:
+    def compare_cpu(self, guest: MigratingGuest, cpu: str) -> CpuFacts:
         """Compare a guest's CPU, as libvirt itself does, with what this host can give."""
         try:
             with libvirt_call("comparison of CPUs"):
@@ -138,7 +138,7 @@ class Outlook:
             return CpuFacts(None, error.reason)
         return CpuFacts(result in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET))
 
-    def baseline(self, guest: Traveller, cpus: list[str]) -> Optional[str]:
+    def baseline(self, guest: MigratingGuest, cpus: list[str]) -> Optional[str]:
         """The CPU that all of these can give, as libvirt computes it; None when there is none."""
         with failure_ignored():
             return str(

@@ -19,7 +19,7 @@ from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
-from vfmigrate.virt.mailbox import Mailbox
+from vfmigrate.virt.network_metadata import NetworkMetadata
 
 _RETRY_SECONDS = 2.0
 # How long a guest may take to let go of a device, and how often that is looked for.
@@ -69,7 +69,7 @@ class Hypervisor:
         self._on_connect: Callable[[], None] = lambda: None
         #: told of a network whose metadata of a URI changed, from the event thread: must return at once
         self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
-        self.mailbox = Mailbox(self._connected)
+        self.network_metadata = NetworkMetadata(self._connected)
         self._connection: Optional[Any] = None
         # before libvirtd is reached, the library's, which comes from the same build
         self._version = int(libvirt.getVersion())
@@ -120,10 +120,10 @@ class Hypervisor:
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(5, 3)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
-        letters = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
+        changed = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
         with failure_ignored():  # a libvirt without its network driver
-            if letters is not None:
-                connection.networkEventRegisterAny(None, letters, self._network_metadata, None)
+            if changed is not None:
+                connection.networkEventRegisterAny(None, changed, self._network_metadata, None)
         for event, name in _DEVICE_EVENTS.items():
             connection.domainEventRegisterAny(None, event, self._device, name)
         return connection

@@ -20,7 +20,7 @@ OPEN = "…"
 #: calls whose first argument is a refusal's sentence, by the folder or file in which they count
 REFUSALS = (
     ("lib/vfmigrate", "Refused"),
-    ("lib/vfmigrate", "Crowded"),
+    ("lib/vfmigrate", "TooManyMigrating"),
     ("lib/vfmigrate", "Denied"),
     ("lib/vfmigrate/preflight", "error"),
     ("hooks/qemu", "refuse"),

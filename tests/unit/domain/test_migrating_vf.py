@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vfmigrate.domain.migrating_vf import Crossing, check_replug, crossings
+from vfmigrate.domain.migrating_vf import MigratingVf, check_replug, migrating_vfs
 from vfmigrate.errors import Refused
 from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
@@ -46,7 +46,7 @@ XML = """\
 
 
 def test_every_form() -> None:
-    assert [(one.mac, one.strategy.name, one.form, one.managed) for one in crossings(XML)] == [
+    assert [(one.mac, one.strategy.name, one.form, one.managed) for one in migrating_vfs(XML)] == [
         ("52:54:00:00:00:02", "replug", "interface", True),
         ("52:54:00:00:00:03", "vfio", "network", True),
         ("52:54:00:00:00:04", "failover", "interface", False),
@@ -55,7 +55,7 @@ def test_every_form() -> None:
 
 
 def test_what_the_destination_must_know() -> None:
-    first, *_ = crossings(XML)
+    first, *_ = migrating_vfs(XML)
     assert (first.pool, first.vlan, first.slot) == ("data", 42, PciAddress(0, 5, 0, 0))
     check_replug("g", first)
 
@@ -70,6 +70,6 @@ def test_what_the_destination_must_know() -> None:
     ],
 )
 def test_too_little_to_go_on(changes: dict[str, object], told: str) -> None:
-    good = Crossing("52:54:00:00:00:02", strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
+    good = MigratingVf("52:54:00:00:00:02", strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
     with pytest.raises(Refused, match=told):
         check_replug("g", replace(good, **changes))  # type: ignore[arg-type]  # what the parameters hold

@@ -156,7 +156,7 @@ def test_a_bug_is_raised() -> None:
         evacuate(Broken([destination("b", 2)]), [guest(0)])
 
 
-class Crowded(FakeHosts):
+class CrowdedHosts(FakeHosts):
     """Others fill the card of the destination until it is looked at again."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class Crowded(FakeHosts):
 
 
 def test_it_waits_for_migrations_of_others() -> None:
-    hosts = Crowded()
+    hosts = CrowdedHosts()
     results = evacuate(hosts, [guest(0)])
     assert results["g0"].outcome == MOVED
     assert hosts.looks == 1

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.migrate.test_monitor import Display
 from tests.unit.strategies.replug.test_replug_hosts import DEVICE, MAC, UUID, Plugs, World
-from vfmigrate.domain.migrating_vf import Crossing
+from vfmigrate.domain.migrating_vf import MigratingVf
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.workflow import Migration, MigrationReport
@@ -20,11 +20,11 @@ from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.pci import PciAddress
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.devices import Devices
-    from vfmigrate.virt.transfer import Transfer  # it imports libvirt-python
+    from vfmigrate.virt.hot_plug import HotPlug
+    from vfmigrate.virt.migration_job import MigrationJob  # it imports libvirt-python
 
-REPLUG = Crossing(MAC, strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
-VFIO = Crossing(MAC, strategy.named("vfio"), "data")
+REPLUG = MigratingVf(MAC, strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
+VFIO = MigratingVf(MAC, strategy.named("vfio"), "data")
 
 
 class Libvirt:
@@ -98,24 +98,24 @@ class Arrived(Plugs):
 class Case:
     """One migration of a guest with these VFs."""
 
-    def __init__(self, *crossings: Crossing) -> None:
+    def __init__(self, *migrating_vfs: MigratingVf) -> None:
         self.world = World()
         self.libvirt = Libvirt(self.world)
         self.destination_daemon = Counting(self.world, MAC)
-        self.crossings: Sequence[Crossing] = crossings
+        self.migrating_vfs: Sequence[MigratingVf] = migrating_vfs
         self.display = Display()
         self.cancelled = threading.Event()
 
     def run(self) -> MigrationReport:
         migration = Migration(
-            cast("Transfer", self.libvirt),
-            self.crossings,
+            cast("MigrationJob", self.libvirt),
+            self.migrating_vfs,
             self.display,
             self.cancelled,
             source_daemon=Counting(self.world),
             destination_daemon=self.destination_daemon,
-            source=cast("Devices", Plugs(self.world, "source")),
-            destination=cast("Devices", Arrived(self.world, "destination")),
+            source=cast("HotPlug", Plugs(self.world, "source")),
+            destination=cast("HotPlug", Arrived(self.world, "destination")),
         )
         return migration.run(MigrationOptions(), ConvergenceLimits(1000))
 
@@ -129,7 +129,7 @@ def test_a_guest_without_vfs() -> None:
 
 
 def test_a_vf_of_no_pool_is_not_ours_to_look_at() -> None:
-    case = Case(Crossing(MAC, strategy.named("vfio")))
+    case = Case(MigratingVf(MAC, strategy.named("vfio")))
     report = case.run()
     assert (report.verified, report.problems) == ({}, [])
     assert case.world.done == ["begin"]
@@ -170,7 +170,7 @@ def test_a_vf_that_cannot_be_plugged_back_is_reported() -> None:
 
 
 def test_too_little_is_known_of_a_vf() -> None:
-    case = Case(Crossing(MAC, strategy.named("replug")))
+    case = Case(MigratingVf(MAC, strategy.named("replug")))
     with pytest.raises(Refused, match="nothing says of which pool"):
         case.run()
     assert case.world.done == []

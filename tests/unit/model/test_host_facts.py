@@ -18,7 +18,7 @@ from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.errors import InputError, Unreachable
-from vfmigrate.host.local_files import Premises
+from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.model import host_facts
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts, HostFacts, PfFacts, PoolFacts
 from vfmigrate.rpc.protocol import Request
@@ -44,9 +44,9 @@ def gather(
 
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
-    premises = Premises(rig.memory.ovs.bridge_exists, Path("/nonexistent"))
+    local_files = LocalFiles(rig.memory.ovs.bridge_exists, Path("/nonexistent"))
     inventory = Inventory(
-        config, rig.memory.host, rig.store, rig.offload, check, migrating, premises, bindings
+        config, rig.memory.host, rig.store, rig.offload, check, migrating, local_files, bindings
     )
     request = Request("facts", {"bridges": ["br-data", "br-none"], "files": ["/disk"]})
     return host_facts.read(json.loads(json.dumps(inventory.answer(request))))

@@ -13,7 +13,7 @@ import pytest
 from vfmigrate.cli import tables
 from vfmigrate.domain.domain_xml import Domain, Standby, VfInterface
 from vfmigrate.domain.metadata import Mark
-from vfmigrate.domain.migrating_guest import CarriedVf, Disk, Traveller
+from vfmigrate.domain.migrating_guest import Disk, GuestVf, MigratingGuest
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.model import host_facts, strategy
 from vfmigrate.model.host_facts import (
@@ -80,7 +80,7 @@ INTERFACE = VfInterface(1, "interface", MAC, ADDRESS, mark=Mark(mac=MAC, pool="d
 
 def good(interface: VfInterface = INTERFACE, name: str = "vfio") -> Snapshot:
     """A guest with a VF and a disk on NFS, for which all is well."""
-    guest = Traveller(
+    guest = MigratingGuest(
         domain=Domain(UUID, "g", (interface,), viommu=False),
         machine="pc-q35-10.0",
         arch="x86_64",
@@ -100,7 +100,7 @@ def good(interface: VfInterface = INTERFACE, name: str = "vfio") -> Snapshot:
         destination=HostSnapshot(
             "destination", replace(LIBVIRT, hostname="there"), host("there", vf(1), vf(2))
         ),
-        vfs=(CarriedVf(interface, "data", strategy.named(name)),),
+        vfs=(GuestVf(interface, "data", strategy.named(name)),),
         cpu=CpuFacts(True),
         clock_ahead=0.5,
         clock_error=0.1,
@@ -442,7 +442,7 @@ def test_more_vfs_than_a_card_migrates() -> None:
         for n in range(1, 6)
     )
     held = tuple(vf(n, holder="held by guest 'g'", guest=UUID, state="plugged") for n in range(1, 6))
-    snapshot = replace(good(), vfs=tuple(CarriedVf(each, "data", strategy.named("vfio")) for each in several))
+    snapshot = replace(good(), vfs=tuple(GuestVf(each, "data", strategy.named("vfio")) for each in several))
     snapshot = pf("source", vfs=held)(pf("destination", vfs=tuple(vf(n) for n in range(1, 6)))(snapshot))
     lines = bad(snapshot)
     assert [(line.side, line.check, line.severity) for line in lines] == [
@@ -456,7 +456,7 @@ def test_more_vfs_than_a_card_migrates() -> None:
 
 
 def test_replug_needs_vfmigrate_migrate() -> None:
-    line = the(replace(good(), vfs=(CarriedVf(INTERFACE, "data", strategy.named("replug")),)))
+    line = the(replace(good(), vfs=(GuestVf(INTERFACE, "data", strategy.named("replug")),)))
     assert (line.check, line.severity, line.remedy) == (
         "strategy",
         "warning",
@@ -465,7 +465,7 @@ def test_replug_needs_vfmigrate_migrate() -> None:
 
 
 def test_a_vf_of_no_pool() -> None:
-    line = the(replace(good(), vfs=(CarriedVf(replace(INTERFACE, mark=None), None, strategy.named("vfio")),)))
+    line = the(replace(good(), vfs=(GuestVf(replace(INTERFACE, mark=None), None, strategy.named("vfio")),)))
     assert (line.check, line.severity) == ("strategy", "error")
     assert line.text.startswith(f"here: the VF with MAC {MAC} belongs to no pool")
 

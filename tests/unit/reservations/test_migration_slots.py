@@ -22,7 +22,7 @@ from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.rules.compatibility import Crowded
+from vfmigrate.rules.compatibility import TooManyMigrating
 
 OTHER_PF = PciAddress(0, 1, 0, 1)
 
@@ -63,7 +63,9 @@ def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeSlotsRig) -> 
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)
-    with pytest.raises(Crowded, match=r"4 VFs of PF 0000:01:00.0 .*guests guest1, guest2, guest3, guest4"):
+    with pytest.raises(
+        TooManyMigrating, match=r"4 VFs of PF 0000:01:00.0 .*guests guest1, guest2, guest3, guest4"
+    ):
         rig.come(5)
     assert len(rig.store.all()) == 4
 
@@ -74,7 +76,7 @@ def test_a_guest_that_has_come_makes_room(make_rig: MakeSlotsRig) -> None:
         rig.come(number)
     rig.arrived(2)
     rig.come(5)
-    with pytest.raises(Crowded):
+    with pytest.raises(TooManyMigrating):
         rig.come(6)
 
 
@@ -165,7 +167,7 @@ def test_guests_of_a_hostdev_network_count_before_libvirt_has_chosen(make_rig: M
     rig = make_rig()
     for number in range(1, 5):
         assert rig.call("migrate", network_guest(number)) is None
-    with pytest.raises(Crowded, match="guests guest1, guest2, guest3, guest4"):
+    with pytest.raises(TooManyMigrating, match="guests guest1, guest2, guest3, guest4"):
         rig.come(5)
     rig.now += rig.config.claim_timeout + 1
     rig.come(5)

@@ -14,7 +14,7 @@ from typing import Optional
 
 from vfmigrate.cards import registry
 from vfmigrate.domain.metadata import Mark
-from vfmigrate.domain.migrating_guest import CarriedVf
+from vfmigrate.domain.migrating_guest import GuestVf
 from vfmigrate.errors import Refused, VfmigrateError
 from vfmigrate.model.host_facts import HostFacts, PfFacts, PoolFacts, VfFacts
 from vfmigrate.model.pci import PciAddress
@@ -42,7 +42,7 @@ def results(snapshot: Snapshot) -> Iterator[CheckResult]:
         yield from as_results(PAIR, "strategy", _strategy_text(vf), _strategy(snapshot, vf))
     if snapshot.source.facts is not None:
         for vf in snapshot.vfs:
-            fine = f"{vf.told} can migrate"
+            fine = f"{vf.label} can migrate"
             yield from as_results(SOURCE, "vf", fine, _source_vf(snapshot.source.facts, snapshot.running, vf))
         yield from as_results(
             SOURCE,
@@ -96,21 +96,21 @@ def _destination(snapshot: Snapshot, facts: HostFacts) -> Iterator[CheckResult]:
             )
 
 
-def _strategy_text(vf: CarriedVf) -> str:
-    return f"{vf.told} migrates {vf.strategy.summary} ({vf.strategy})"
+def _strategy_text(vf: GuestVf) -> str:
+    return f"{vf.label} migrates {vf.strategy.summary} ({vf.strategy})"
 
 
-def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
+def _strategy(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
     domain = snapshot.guest.domain
     if vf.pool is None and snapshot.source.facts is not None:
         yield error(
-            f"{snapshot.source.name}: {vf.told} belongs to no pool, so vfmigrate cannot migrate it",
+            f"{snapshot.source.name}: {vf.label} belongs to no pool, so vfmigrate cannot migrate it",
             f"unplug it, or add its physical function to a pool in vfmigrate.conf on {snapshot.source.name}",
         )
         return
     if vf.strategy.unplugged_first:
         yield warning(
-            f"{vf.told} has strategy replug, which virsh migrate refuses",
+            f"{vf.label} has strategy replug, which virsh migrate refuses",
             f"run: vfmigrate migrate {domain.name} DESTURI",
         )
         return
@@ -126,14 +126,14 @@ def _strategy(snapshot: Snapshot, vf: CarriedVf) -> Iterator[Finding]:
 # -- the source
 
 
-def _source_vf(facts: HostFacts, running: bool, vf: CarriedVf) -> Iterator[Finding]:
+def _source_vf(facts: HostFacts, running: bool, vf: GuestVf) -> Iterator[Finding]:
     if not vf.strategy.state_travels or not running:
         return
     known = facts.vf(str(vf.interface.address))
     if known is None:
         if vf.pool is not None and not any(pf.problem for pool in facts.pools for pf in pool.pfs):
             yield error(
-                f"{facts.host}: VF {vf.interface.address}, {vf.told}, is in no pool",
+                f"{facts.host}: VF {vf.interface.address}, {vf.label}, is in no pool",
                 f"add its physical function to the pool in vfmigrate.conf on {facts.host}",
             )
         return
@@ -221,7 +221,7 @@ def _network(snapshot: Snapshot, pool: PoolFacts) -> Iterator[Finding]:
         )
 
 
-def _vlans(pool: PoolFacts, carried: Sequence[CarriedVf], snapshot: Snapshot) -> Iterator[Finding]:
+def _vlans(pool: PoolFacts, carried: Sequence[GuestVf], snapshot: Snapshot) -> Iterator[Finding]:
     name = snapshot.destination.name
     for vf in carried:
         mark = failover_pair.with_vlan_of_standby(snapshot.guest.domain, vf.interface).mark
@@ -230,7 +230,7 @@ def _vlans(pool: PoolFacts, carried: Sequence[CarriedVf], snapshot: Snapshot) ->
         for vlan in [*mark.trunks, *([mark.vlan] if mark.vlan is not None else [])]:
             if not pool.allows_vlan(vlan):
                 yield error(
-                    f"{name}: pool '{pool.name}' does not allow VLAN {vlan}, which {vf.told} uses",
+                    f"{name}: pool '{pool.name}' does not allow VLAN {vlan}, which {vf.label} uses",
                     f"add {vlan} to 'vlans' of [pool {pool.name}] in vfmigrate.conf on {name}",
                 )
         if vf.interface.teaming is not None:
@@ -280,7 +280,7 @@ def _is_free(vf: VfFacts, uuid: str) -> bool:
     return vf.holder is None or (vf.guest == uuid and vf.state != "plugged")
 
 
-def _same_card(snapshot: Snapshot, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
+def _same_card(snapshot: Snapshot, pool: PoolFacts, carried: Sequence[GuestVf]) -> Iterator[Finding]:
     """Whether a free VF can take each device state."""
     mine = snapshot.guest.domain.uuid
     for vf in carried:
@@ -301,12 +301,12 @@ def _same_card(snapshot: Snapshot, pool: PoolFacts, carried: Sequence[CarriedVf]
             name = snapshot.destination.name
             problem = unfit.problem.replace(" here", f" on {name}")
             yield error(
-                f"{name}: no free VF of pool '{pool.name}' can take the device state of {vf.told}: {problem}",
+                f"{name}: no free VF of pool '{pool.name}' can take the device state of {vf.label}: {problem}",
                 unfit.remedy,
             )
 
 
-def _mark(snapshot: Snapshot, vf: CarriedVf) -> Optional[Mark]:
+def _mark(snapshot: Snapshot, vf: GuestVf) -> Optional[Mark]:
     """What the device state requires: the present card's values, else those in the metadata."""
     known = snapshot.source.facts.vf(str(vf.interface.address)) if snapshot.source.facts else None
     if known is None:
@@ -315,7 +315,7 @@ def _mark(snapshot: Snapshot, vf: CarriedVf) -> Optional[Mark]:
     return Mark(mac=vf.interface.wanted_mac, psid=pf.psid, firmware=pf.firmware, msix=now.msix)
 
 
-def _ready(host: HostSnapshot, pool: PoolFacts, carried: Sequence[CarriedVf]) -> Iterator[Finding]:
+def _ready(host: HostSnapshot, pool: PoolFacts, carried: Sequence[GuestVf]) -> Iterator[Finding]:
     if not any(vf.strategy.state_travels for vf in carried):
         return
     for pf in pool.pfs:

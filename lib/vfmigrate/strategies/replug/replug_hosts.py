@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vfmigrate.domain.migrating_vf import Crossing
+from vfmigrate.domain.migrating_vf import MigratingVf
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
 from vfmigrate.model.progress import Display
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.devices import Devices  # imports libvirt-python
+    from vfmigrate.virt.hot_plug import HotPlug  # imports libvirt-python
 
 #: seconds that the destination's daemon has for plugging a VF in; it goes on trying after that
 PLUG_SECONDS = 30.0
@@ -47,16 +47,16 @@ class ReplugHosts:
     def __init__(
         self,
         migration: MigrationRun,
-        crossings: Sequence[Crossing],
-        source: Devices,
-        destination: Devices,
+        migrating_vfs: Sequence[MigratingVf],
+        source: HotPlug,
+        destination: HotPlug,
         near: DaemonClient,
         far: DaemonClient,
         display: Display,
         cancelled: threading.Event,
     ) -> None:
         self._migration = migration
-        self._crossings = {one.mac or "": one for one in crossings}
+        self._crossings = {one.mac or "": one for one in migrating_vfs}
         self._source = source
         self._destination = destination
         self._near = near

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 import pytest
 
 from tests.unit.migrate.test_monitor import Display
-from vfmigrate.domain.migrating_vf import Crossing
+from vfmigrate.domain.migrating_vf import MigratingVf
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
@@ -18,7 +18,7 @@ from vfmigrate.strategies.replug.replug_hosts import ReplugHosts
 from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:
-    from vfmigrate.virt.devices import Devices  # imports libvirt-python
+    from vfmigrate.virt.hot_plug import HotPlug  # imports libvirt-python
 
 MAC = "52:54:00:00:00:02"
 UUID = "00000000-0000-4000-8000-000000000001"
@@ -90,9 +90,13 @@ class Plugs:
 def run(world: World) -> ReplugResult:
     ends = ReplugHosts(
         world,
-        [Crossing(MAC, strategy.named("replug"), "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2))],
-        cast("Devices", Plugs(world, "source")),
-        cast("Devices", Plugs(world, "destination")),
+        [
+            MigratingVf(
+                MAC, strategy.named("replug"), "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2)
+            )
+        ],
+        cast("HotPlug", Plugs(world, "source")),
+        cast("HotPlug", Plugs(world, "destination")),
         DaemonClient(world, "source"),
         DaemonClient(world, "destination"),
         Display(),

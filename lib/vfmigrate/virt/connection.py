@@ -15,7 +15,7 @@ import libvirt
 from vfmigrate.domain import domain_xml, metadata, network_xml
 from vfmigrate.errors import Refused, Unreachable
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
-from vfmigrate.virt.mailbox import Mailbox
+from vfmigrate.virt.network_metadata import NetworkMetadata
 
 
 def run_events() -> None:
@@ -29,7 +29,7 @@ def run_events() -> None:
     threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
 
 
-class Session:
+class LibvirtConnection:
     """A connection to libvirt; a context, closed when it is left."""
 
     def __init__(self, uri: Optional[str] = None) -> None:
@@ -46,16 +46,16 @@ class Session:
                 "see the option -c, and systemctl status libvirtd virtqemud",
             ) from None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> LibvirtConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
         with failure_ignored():
             self._connection.close()
 
-    def mailbox(self) -> Mailbox:
-        """Where vfmigrated of the host at the other end gets letters; good as long as the connection."""
-        return Mailbox(lambda: self._connection)
+    def network_metadata(self) -> NetworkMetadata:
+        """The metadata through which the vfmigrated of that host is asked; usable while this is connected."""
+        return NetworkMetadata(lambda: self._connection)
 
     def keep_alive(self) -> None:
         """Notice within about half a minute that the other end is gone; needs run_events()."""

@@ -16,8 +16,8 @@ import libvirt
 
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.model.migration_options import MigrationOptions
+from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
-from vfmigrate.virt.session import Session
 
 #: how long the domain is looked for where a call of libvirt's has just put it, in seconds
 _SETTLING = 5.0
@@ -58,10 +58,12 @@ def _parameters(options: MigrationOptions) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-class Transfer:
+class MigrationJob:
     """One migration of one guest."""
 
-    def __init__(self, source: Session, destination: Session, uri: str, name: str) -> None:
+    def __init__(
+        self, source: LibvirtConnection, destination: LibvirtConnection, uri: str, name: str
+    ) -> None:
         """Look the guest up and listen to its events. Raises Refused when there is none of this name."""
         self._ends = {"source": source, "destination": destination}
         self._uri = uri
@@ -166,7 +168,7 @@ class Transfer:
         """The guest's state on `source` and `destination`; None where it is not, and where nobody answers."""
         return {end: self._state(session) for end, session in self._ends.items()}
 
-    def _state(self, session: Session) -> Optional[str]:
+    def _state(self, session: LibvirtConnection) -> Optional[str]:
         with failure_ignored():
             state, _reason = session.connection.lookupByUUIDString(self.uuid).state()
             return _STATES.get(state, "in an unknown state")

@@ -11,8 +11,8 @@ import libvirt
 
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Cancelled, HostError
+from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, libvirt_call
-from vfmigrate.virt.session import Session
 
 #: seconds that a guest has for letting go of a device: its driver stops, and an emulated slot's button takes five
 UNPLUG_SECONDS = 30.0
@@ -21,10 +21,10 @@ _LOOK_SECONDS = 0.1
 _ASK_AGAIN_SECONDS = 10.0
 
 
-class Devices:
+class HotPlug:
     """The VFs of one guest, by MAC."""
 
-    def __init__(self, session: Session, uuid: str) -> None:
+    def __init__(self, session: LibvirtConnection, uuid: str) -> None:
         self._session = session
         self._uuid = uuid
 
