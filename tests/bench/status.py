@@ -28,7 +28,9 @@ from tests.fakes.hardware import Hardware, Netdev
 from tests.integration.ovs_server import OvsServer
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
+from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.status import Status
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
@@ -129,16 +131,10 @@ def status() -> Iterator[Status]:
         offload = OffloadRestart(lambda _unit: None)
         log = Journal(place / "no-journal")
         stack.callback(log.close)
-        provisioner = Provisioner(
-            config,
-            host,
-            store,
-            Networks(config, host.sysfs, store, cast("Hypervisor", None)),  # status asks no libvirt
-            log,
-            udev=Udev(),
-            offload=offload,
-        )
-        yield Status(config, host, store, offload, provisioner.check, MigrationSlots(config, host, store))
+        services = HostServices(config, host, store, Converger(host, config, store), log)
+        networks = Networks(config, host.sysfs, store, cast("Hypervisor", None))  # status asks no libvirt
+        provisioner = Provisioner(services, networks, udev=Udev(), offload=offload)
+        yield Status(services, offload, provisioner.check, MigrationSlots(config, host, store))
 
 
 @contextmanager

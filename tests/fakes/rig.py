@@ -16,6 +16,7 @@ from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
+from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
@@ -53,20 +54,14 @@ class Rig:
         self.converger = Converger(
             self.memory.host, self.config, self.store, libvirt_version=lambda: libvirt_version
         )
+        self.services = HostServices(self.config, self.memory.host, self.store, self.converger, self.log)
         #: the UUIDs of the guests that have started
         self.started: list[str] = []
 
     @cached_property
     def hook_handler(self) -> HookHandler:
         """The part of the daemon that answers the hook."""
-        return HookHandler(
-            self.config,
-            self.memory.host,
-            self.store,
-            self.converger,
-            self.log,
-            on_started=self.started.append,
-        )
+        return HookHandler(self.services, on_started=self.started.append)
 
     @cached_property
     def announcer(self) -> Announcer:
@@ -76,7 +71,7 @@ class Rig:
     @cached_property
     def client_requests(self) -> ClientRequests:
         """The part of the daemon that answers clients."""
-        return ClientRequests(self.config, self.memory.host, self.store, self.converger, self.log)
+        return ClientRequests(self.services)
 
     def call(self, operation: str, xml: str, extra: str = "-") -> Optional[str]:
         """Call the hook; returns its XML, if it gives any."""

@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable
 
 from vfmigrate import journal
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.converge.services import HostServices
 from vfmigrate.domain import domain_xml, metadata
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.reservations.adoption import Adoption
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.rules import failover_pair
@@ -58,25 +56,23 @@ class DomainSync:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
+        services: HostServices,
         adoption: Adoption,
-        cleanup: Cleanup,
         hypervisor: Hypervisor,
-        log: Journal,
         later: Later,
+        *,
+        on_unplugged: Callable[[Claim], None] = lambda _claim: None,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
+        """`on_unplugged` is called with a VF that was unplugged from its running guest."""
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
         self._adoption = adoption
-        self._cleanup = cleanup
+        self._cleanup = Cleanup(services.store, services.converger, services.log)
         self._hypervisor = hypervisor
-        self._log = log
+        self._log = services.log
         self._later = later
-        #: called with a VF that was unplugged from its running guest
-        self.on_unplugged: Callable[[Claim], None] = lambda _claim: None
+        self._on_unplugged = on_unplugged
 
     def follow(self, uuid: str) -> list[str]:
         """A VF may have been plugged into a running domain or out of it: claim, give back, and stamp what it has now.
@@ -108,7 +104,7 @@ class DomainSync:
         done = self._cleanup.drop(claim)
         if done is not None:
             changes.append(f"guest '{claim.domain_name}' gave {claim.vf} back")
-            self.on_unplugged(claim)
+            self._on_unplugged(claim)
             changes += done
 
     def catch_up(self, running: domain_xml.Domain, now: float, grace: float) -> list[str]:

@@ -14,13 +14,10 @@ from typing import Callable, Optional
 
 from vfmigrate import journal
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config
-from vfmigrate.converge.converger import Converger
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim
+from vfmigrate.converge.services import HostServices
 from vfmigrate.domain.domain_xml import Domain, read
 from vfmigrate.errors import Refused, UsageError, VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.adoption import Adoption
 from vfmigrate.reservations.cleanup import Cleanup
@@ -43,34 +40,26 @@ class HookHandler:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
-        converger: Converger,
-        log: Journal,
+        services: HostServices,
         *,
         on_started: Callable[[str], None] = lambda _uuid: None,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
-        self._converger = converger
-        self._log = log
-        self.slots = MigrationSlots(config, host, store)
-        self._selection = Selection(host, store, self.slots)
-        self._placements = Placements(config, host, store)
-        self._cleanup = Cleanup(store, converger, log)
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
+        self._converger = services.converger
+        self._log = services.log
+        self.slots = MigrationSlots(services.config, services.host, services.store)
+        self._selection = Selection(services.host, services.store, self.slots)
+        self._placements = Placements(services.config, services.host, services.store)
+        self._cleanup = Cleanup(services.store, services.converger, services.log)
         self._reservations = Reservations(
-            config,
-            host,
-            store,
-            converger,
-            log,
+            services,
             slots=self.slots,
             placements=self._placements,
             cleanup=self._cleanup,
         )
-        self.adoption = Adoption(host, store, self._placements, log)
+        self.adoption = Adoption(services.host, services.store, self._placements, services.log)
         self._on_started = on_started
 
     def handle(

@@ -14,10 +14,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.bindings import Bindings
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.config.configuration import Pool
+from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.status import Check
 from vfmigrate.errors import UsageError, VfmigrateError
 from vfmigrate.host.local_files import LocalFiles
@@ -49,23 +48,20 @@ class Inventory:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
+        services: HostServices,
         offload: OffloadRestart,
         check: Check,
         migrating: Callable[[str], bool],
         local_files: LocalFiles,
-        bindings: Bindings,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
         self._offload = offload
         self._check = check
         self._migrating = migrating
         self._local_files = local_files
-        self._bindings = bindings
+        self._bindings = services.converger.bindings
 
     def answer(self, request: Request) -> dict[str, Any]:
         """Answer the request `facts`. Raises UsageError."""

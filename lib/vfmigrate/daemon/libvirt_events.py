@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import Callable
 
 from vfmigrate.announce.announcer import Announcer
-from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
-from vfmigrate.journal import Journal
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 
 
@@ -18,21 +17,25 @@ class LibvirtEvents:
 
     def __init__(
         self,
-        store: ClaimStore,
+        services: HostServices,
         domain_sync: DomainSync,
         announcer: Announcer,
         event_loop: EventLoop,
-        log: Journal,
+        *,
+        on_resumed: Callable[[str], None] = lambda _uuid: None,
+        on_started: Callable[[str], None] = lambda _uuid: None,
     ) -> None:
-        self._store = store
+        """`on_resumed` is called with a guest that runs on after a migration, to here or not from here.
+
+        `on_started` is called with a guest that was started here, from cold or from a file.
+        """
+        self._store = services.store
         self._domain_sync = domain_sync
         self._announcer = announcer
         self._event_loop = event_loop
-        self._log = log
-        #: called with a guest that runs on after a migration, to here or not from here
-        self.on_resumed: Callable[[str], None] = lambda _uuid: None
-        #: called with a guest that was started here, from cold or from a file
-        self.on_started: Callable[[str], None] = lambda _uuid: None
+        self._log = services.log
+        self._on_resumed = on_resumed
+        self._on_started = on_started
 
     def handle(self, event: LifecycleEvent) -> None:
         """Act on an event; returns at once."""
@@ -52,10 +55,10 @@ class LibvirtEvents:
             # The same event says that a migration away from here was rolled back. Announcing is right either way: the
             # guest runs here.
             self._announcer.announce(uuid)
-            self.on_resumed(uuid)
+            self._on_resumed(uuid)
             self._domain_sync.settle_soon(uuid)
         elif event.event == "started" and event.detail != "migrated":
             if event.detail == "restored":  # with another VF perhaps, or from another host
                 self._announcer.announce(uuid)
-            self.on_started(uuid)
+            self._on_started(uuid)
             self._domain_sync.settle_soon(uuid)

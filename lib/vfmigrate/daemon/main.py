@@ -24,6 +24,7 @@ from vfmigrate.config import configuration
 from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
+from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.hook_handler import HookHandler
@@ -44,7 +45,6 @@ from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import OffloadRestart
 from vfmigrate.ovs.openvswitch import OpenVswitch
 from vfmigrate.provision.provisioner import Provisioner
-from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.reservations.departures import Departures
 from vfmigrate.rpc import protocol
@@ -74,76 +74,62 @@ class Daemon:
         )
         hypervisor = Hypervisor(settings.libvirt_uri)
         converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
+        services = HostServices(settings, self.host, self.store, converger, log)
+        departures = Departures(self.store, log, hypervisor.migrating)
         self.announcer = Announcer(settings, self.host, self.store, log)
-        self.hook_handler = HookHandler(
-            settings, self.host, self.store, converger, log, on_started=self.announcer.warm
-        )
+        self.hook_handler = HookHandler(services, on_started=self.announcer.warm)
         self.event_loop = EventLoop(log, period=settings.reconcile_interval)
         domain_sync = DomainSync(
-            settings,
-            self.host,
-            self.store,
+            services,
             self.hook_handler.adoption,
-            Cleanup(self.store, converger, log),
             hypervisor,
-            log,
             self.event_loop.later,
+            on_unplugged=departures.unplugged,
         )
-        self.reconciler = Reconciler(
-            settings, self.host, self.store, converger, domain_sync, self.announcer, hypervisor, log
-        )
-        self.event_loop.periodic = self.reconciler.reconcile
-        events = LibvirtEvents(self.store, domain_sync, self.announcer, self.event_loop, log)
-        self._hypervisor, self._on_event = hypervisor, events.handle
 
         def replug(claim: Claim) -> None:
             # The guest may take long to let go, and all other work must not wait for it.
             self.event_loop.apart(lambda: domain_sync.plug_again(claim), "plug-again")
 
-        self.primaries = PrimaryWatch(self.host, self.store, converger, self.announcer, log, replug=replug)
-        self.arrivals = Arrivals(self.store, converger, hypervisor, log, on_plugged=domain_sync.settle_soon)
+        self.primaries = PrimaryWatch(services, self.announcer, replug=replug)
+        self.arrivals = Arrivals(services, hypervisor, on_plugged=domain_sync.settle_soon)
+        self.remote_server = RemoteServer(hypervisor.network_metadata, self.do, log)
+        hypervisor.on_network_metadata = self.remote_server.enqueue
 
         def resumed(uuid: str) -> None:
             self.hook_handler.slots.arrived(uuid)
             self.primaries.expect(uuid)
             self.arrivals.expect(uuid)
 
-        events.on_resumed = self.reconciler.on_arrived = resumed
-        events.on_started = self.hook_handler.slots.arrived
-        offload = OffloadRestart(systemd.restart)
-        departures = Departures(self.store, log, hypervisor.migrating)
-        self.remote_server = RemoteServer(hypervisor.network_metadata, self.do, log)
-        hypervisor.on_network_metadata = self.remote_server.enqueue
-
         def look(running: Container[str]) -> None:
             departures.look(running)
             self.remote_server.remove_stale()
 
-        self.reconciler.on_running = look
-        domain_sync.on_unplugged = departures.unplugged
+        self.reconciler = Reconciler(
+            services, domain_sync, self.announcer, hypervisor, on_arrived=resumed, on_running=look
+        )
+        self.event_loop.periodic = self.reconciler.reconcile
+        events = LibvirtEvents(
+            services,
+            domain_sync,
+            self.announcer,
+            self.event_loop,
+            on_resumed=resumed,
+            on_started=self.hook_handler.slots.arrived,
+        )
+        self._hypervisor, self._on_event = hypervisor, events.handle
         self.client_requests = ClientRequests(
-            settings,
-            self.host,
-            self.store,
-            converger,
-            log,
+            services,
             on_kept=domain_sync.settle_soon,
             departures=departures,
             slots=self.hook_handler.slots,
         )
-        self.provisioner = Provisioner(
-            settings,
-            self.host,
-            self.store,
-            self.reconciler.networks,
-            log,
-            udev=Udev(),
-            offload=offload,
-        )
-        looks = (settings, self.host, self.store, offload, self.provisioner.check)
-        self.status = Status(*looks, self.hook_handler.slots, missing=self.arrivals.told)
+        offload = OffloadRestart(systemd.restart)
+        self.provisioner = Provisioner(services, self.reconciler.networks, udev=Udev(), offload=offload)
+        check = self.provisioner.check
+        self.status = Status(services, offload, check, self.hook_handler.slots, missing=self.arrivals.told)
         local_files = LocalFiles(self.host.ovs.bridge_exists)
-        self.inventory = Inventory(*looks, hypervisor.migrating, local_files, converger.bindings)
+        self.inventory = Inventory(services, offload, check, hypervisor.migrating, local_files)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import journal
 from vfmigrate.announce.announcer import Announcer
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config
-from vfmigrate.converge.converger import Converger
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.provision.networks import Networks
 from vfmigrate.reservations.cleanup import Cleanup
@@ -35,29 +32,30 @@ class Reconciler:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
-        converger: Converger,
+        services: HostServices,
         domain_sync: DomainSync,
         announcer: Announcer,
         hypervisor: Hypervisor,
-        log: Journal,
+        *,
+        on_arrived: Callable[[str], None] = lambda _uuid: None,
+        on_running: Callable[[Container[str]], None] = lambda _uuids: None,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
-        self._converger = converger
-        self._cleanup = Cleanup(store, converger, log)
+        """`on_arrived` is called with a guest that has arrived, which nobody noticed.
+
+        `on_running` is called with the guests that run here, at every reconcile in which libvirt answered.
+        """
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
+        self._converger = services.converger
+        self._cleanup = Cleanup(services.store, services.converger, services.log)
         self._domain_sync = domain_sync
         self._announcer = announcer
         self._hypervisor = hypervisor
-        self._log = log
-        self.networks = Networks(config, host.sysfs, store, hypervisor)
-        #: called with a guest that has arrived, which nobody noticed
-        self.on_arrived: Callable[[str], None] = lambda _uuid: None
-        #: called with the guests that run here, at every reconcile in which libvirt answered
-        self.on_running: Callable[[Container[str]], None] = lambda _uuids: None
+        self._log = services.log
+        self.networks = Networks(services.config, services.host.sysfs, services.store, hypervisor)
+        self._on_arrived = on_arrived
+        self._on_running = on_running
 
     def reconcile(self) -> list[str]:
         """Drop claims that nobody needs, adopt what running domains hold, converge every VF of every pool.
@@ -89,7 +87,7 @@ class Reconciler:
         if running is not None:
             changes += self._catch_up()
             changes += self._keep_networks()
-            self.on_running(running)
+            self._on_running(running)
         for change in changes:
             self._log.event("reconcile", change)
         return changes
@@ -126,7 +124,7 @@ class Reconciler:
         here = {uuid: name for uuid, name in arrived.items() if uuid in executing}
         for uuid in here:
             self._announcer.announce(uuid)
-            self.on_arrived(uuid)
+            self._on_arrived(uuid)
             self._domain_sync.settle_soon(uuid)
         return [f"guest '{name}' resumed here unnoticed" for name in here.values()]
 

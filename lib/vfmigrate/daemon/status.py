@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore, told
-from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Config, Pool
+from vfmigrate.claims.claim_store import PLUGGED, Claim, told
+from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.converger import steps, wanted
-from vfmigrate.converge.observe import Host, VfState
+from vfmigrate.converge.observe import VfState
+from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD
@@ -34,9 +35,7 @@ class Status:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
+        services: HostServices,
         offload: OffloadRestart,
         check: Check,
         slots: MigrationSlots,
@@ -44,9 +43,9 @@ class Status:
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
     ) -> None:
         """`missing` tells what keeps a VF from its guest, if anything does."""
-        self._config = config
-        self._host = host
-        self._store = store
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
         self._offload = offload
         self._check = check
         self._slots = slots

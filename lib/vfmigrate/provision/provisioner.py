@@ -17,14 +17,12 @@ from typing import Any, Optional
 
 from vfmigrate import journal
 from vfmigrate.cards.vendor import CardState
-from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Config, Pool
+from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.converger import Step
-from vfmigrate.converge.observe import Host
+from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import HostError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.links import Link
 from vfmigrate.host.udev import Udev
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD, differing
 from vfmigrate.ovs.offload import OffloadRestart
@@ -64,20 +62,17 @@ class Provisioner:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
+        services: HostServices,
         networks: Networks,
-        log: Journal,
         *,
         udev: Udev,
         offload: OffloadRestart,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
         self._networks = networks
-        self._log = log
+        self._log = services.log
         self._udev = udev
         self._offload = offload
         self._running = threading.Lock()

@@ -13,13 +13,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
-from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Converger
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
+from vfmigrate.config.configuration import Pool
+from vfmigrate.converge.services import HostServices
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError, Refused, VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.strategy import STRATEGIES, Strategy
@@ -122,24 +120,20 @@ class ClientRequests:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
-        converger: Converger,
-        log: Journal,
+        services: HostServices,
         *,
         on_kept: Callable[[str], None] = lambda _uuid: None,
         departures: Optional[Departures] = None,
         slots: Optional[MigrationSlots] = None,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
-        self._converger = converger
-        self._cleanup = Cleanup(store, converger, log)
-        self._log = log
-        self._slots = slots or MigrationSlots(config, host, store)
-        self._selection = Selection(host, store, self._slots)
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
+        self._converger = services.converger
+        self._cleanup = Cleanup(services.store, services.converger, services.log)
+        self._log = services.log
+        self._slots = slots or MigrationSlots(services.config, services.host, services.store)
+        self._selection = Selection(services.host, services.store, self._slots)
         self._on_kept = on_kept
         self._departures = departures
 

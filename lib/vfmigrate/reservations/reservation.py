@@ -6,13 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from vfmigrate.claims.claim_store import RESERVED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config
-from vfmigrate.converge.converger import Converger
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import RESERVED, Claim
+from vfmigrate.converge.services import HostServices
 from vfmigrate.domain.domain_xml import Domain, readdress
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.migration_slots import MigrationSlots
@@ -27,25 +24,21 @@ class Reservations:
 
     def __init__(
         self,
-        config: Config,
-        host: Host,
-        store: ClaimStore,
-        converger: Converger,
-        log: Journal,
+        services: HostServices,
         *,
         slots: MigrationSlots,
         placements: Placements,
         cleanup: Cleanup,
     ) -> None:
-        self._config = config
-        self._host = host
-        self._store = store
-        self._converger = converger
-        self._log = log
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
+        self._converger = services.converger
+        self._log = services.log
         self._slots = slots
         self._placements = placements
         self._cleanup = cleanup
-        self._selection = Selection(host, store, slots)
+        self._selection = Selection(services.host, services.store, slots)
 
     def arrive(self, domain: Domain, xml: str) -> Optional[str]:
         """A guest migrates to here; returns its XML with the VFs it gets, or None when nothing changes.

@@ -18,7 +18,6 @@ from vfmigrate.daemon.reconciler import Reconciler
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.virt.lifecycle import LifecycleEvent
 
 
@@ -91,27 +90,20 @@ class SyncRig(Rig):
         libvirt = cast(Any, self.libvirt)
         #: never started: work that is put back for later is done at once
         self.event_loop = EventLoop(self.log, period=self.config.reconcile_interval)
+        #: the MACs of VFs that were unplugged, and the UUIDs of guests that arrived unnoticed
+        self.unplugged: list[str] = []
+        self.arrived: list[str] = []
         self.domain_sync = DomainSync(
-            self.config,
-            self.memory.host,
-            self.store,
+            self.services,
             self.hook_handler.adoption,
-            Cleanup(self.store, self.converger, self.log),
             libvirt,
-            self.log,
             lambda _seconds, work: self.event_loop.do(work),
+            on_unplugged=lambda claim: self.unplugged.append(str(claim.mac)),
         )
         self.reconciler = Reconciler(
-            self.config,
-            self.memory.host,
-            self.store,
-            self.converger,
-            self.domain_sync,
-            self.announcer,
-            libvirt,
-            self.log,
+            self.services, self.domain_sync, self.announcer, libvirt, on_arrived=self.arrived.append
         )
-        self.events = LibvirtEvents(self.store, self.domain_sync, self.announcer, self.event_loop, self.log)
+        self.events = LibvirtEvents(self.services, self.domain_sync, self.announcer, self.event_loop)
 
     def start(self, xml: str) -> str:
         """Start a guest, in libvirt too; returns its UUID."""

@@ -80,15 +80,13 @@ def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamp
 
 
 def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(sync_rig: SyncRig) -> None:
-    gone: list[str] = []
-    sync_rig.domain_sync.on_unplugged = lambda claim: gone.append(str(claim.mac))
     uuid = sync_rig.start(guest(1, *sync_rig.memory.vfs[:2]))
     with_both = guest(1, *sync_rig.memory.vfs[:2])
     end = with_both.index("</interface>") + len("</interface>")
     sync_rig.change(with_both[:end] + "</devices></domain>")
     changes = sync_rig.domain_sync.follow(uuid)
     assert changes[0] == f"guest 'guest1' gave {sync_rig.memory.vfs[1]} back"
-    assert gone == ["52:54:00:00:01:01"]
+    assert sync_rig.unplugged == ["52:54:00:00:01:01"]
     assert [claim.vf for claim in sync_rig.store.all()] == sync_rig.memory.vfs[:1]
     assert len(sync_rig.memory.ovs.ports) == 1
     held, left = sync_rig.libvirt.stamps[uuid]

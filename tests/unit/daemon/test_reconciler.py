@@ -109,12 +109,10 @@ def test_the_port_of_a_representor_that_was_renamed_goes(sync_rig: SyncRig) -> N
 
 def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(sync_rig: SyncRig) -> None:
     uuid = arrived(sync_rig)
-    resumed: list[str] = []
-    sync_rig.reconciler.on_arrived = resumed.append
     sync_rig.libvirt.paused = {uuid}
     assert sync_rig.reconciler.reconcile() == []
     sync_rig.libvirt.paused = set()
     assert sync_rig.reconciler.reconcile() == ["guest 'guest1' resumed here unnoticed"]
-    assert resumed == [uuid]
+    assert sync_rig.arrived == [uuid]
     sync_rig.domain_sync.settle(uuid)
     assert sync_rig.reconciler.reconcile() == []

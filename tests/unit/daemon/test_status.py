@@ -38,7 +38,7 @@ def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
     moves = MigrationSlots(config, rig.memory.host, rig.store)
-    told = Status(config, rig.memory.host, rig.store, rig.offload, check, moves).tell()
+    told = Status(replace(rig.services, config=config), rig.offload, check, moves).tell()
     return dict(json.loads(json.dumps(told)))
 
 

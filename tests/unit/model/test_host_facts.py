@@ -16,6 +16,7 @@ from tests.unit.provision.test_provisioner import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.bindings import Bindings
+from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.errors import InputError, Unreachable
 from vfmigrate.host.local_files import LocalFiles
@@ -45,9 +46,10 @@ def gather(
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
     local_files = LocalFiles(rig.memory.ovs.bridge_exists, Path("/nonexistent"))
-    inventory = Inventory(
-        config, rig.memory.host, rig.store, rig.offload, check, migrating, local_files, bindings
-    )
+    converger = Converger(rig.memory.host, config, rig.store)
+    converger.bindings = bindings
+    services = replace(rig.services, config=config, converger=converger)
+    inventory = Inventory(services, rig.offload, check, migrating, local_files)
     request = Request("facts", {"bridges": ["br-data", "br-none"], "files": ["/disk"]})
     return host_facts.read(json.loads(json.dumps(inventory.answer(request))))
 

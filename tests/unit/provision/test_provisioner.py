@@ -65,11 +65,8 @@ class ProvisionRig(Rig):
     def provisioner(self, *pools: Pool) -> Provisioner:
         config = Config({pool.name: pool for pool in pools or (POOL,)})
         return Provisioner(
-            config,
-            self.memory.host,
-            self.store,
+            replace(self.services, config=config),
             Networks(config, self.memory.host.sysfs, self.store, cast(Any, self.libvirt)),
-            self.log,
             udev=self.udev,
             offload=self.offload,
         )

@@ -44,11 +44,7 @@ class ClientsRig(Rig):
             lambda domain: self.asked.append(domain) or True,  # type: ignore[func-returns-value]
         )
         self.client_requests = ClientRequests(
-            self.config,
-            self.memory.host,
-            self.store,
-            self.converger,
-            self.log,
+            self.services,
             on_kept=self.kept.append,
             departures=self.departures,
         )

@@ -205,7 +205,7 @@ def test_a_guest_without_marks_is_taken_only_where_a_pool_says_so(
     pool = replace(rig.config.pools["data"], unmarked="take" if taker else "ignore")
     config = Config({"data": pool})
     converger = Converger(rig.memory.host, config, rig.store)
-    operations = HookHandler(config, rig.memory.host, rig.store, converger, rig.log)
+    operations = HookHandler(replace(rig.services, config=config, converger=converger))
     xml = guest(1, ELSEWHERE)
     bare = xml[: xml.index("<metadata>")] + xml[xml.index("<devices>") :]
     answer = operations.handle("migrate", "begin", "-", bare)

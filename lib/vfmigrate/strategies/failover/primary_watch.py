@@ -17,11 +17,9 @@ from typing import Callable, Optional
 
 from vfmigrate import journal
 from vfmigrate.announce.announcer import Announcer
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.converge.converger import Converger
-from vfmigrate.converge.observe import Host
+from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.journal import Journal
 
 #: seconds between two looks while there are failover pairs: what a guest may lose when its VF comes or goes
 _PERIOD = 0.1
@@ -55,20 +53,17 @@ class PrimaryWatch:
 
     def __init__(
         self,
-        host: Host,
-        store: ClaimStore,
-        converger: Converger,
+        services: HostServices,
         announcer: Announcer,
-        log: Journal,
         *,
         replug: Callable[[Claim], None],
     ) -> None:
         """`replug` plugs the VF of a claim into its guest again; it may wait, in a thread of its own."""
-        self._host = host
-        self._store = store
-        self._converger = converger
+        self._host = services.host
+        self._store = services.store
+        self._converger = services.converger
         self._announcer = announcer
-        self._log = log
+        self._log = services.log
         self._replug = replug
         self._looks: dict[str, _Look] = {}
         self._lock = threading.Lock()

@@ -15,11 +15,10 @@ from html import escape
 from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import journal
-from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
-from vfmigrate.converge.converger import Converger
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
+from vfmigrate.converge.services import HostServices
 from vfmigrate.domain import pci_xml
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 
 if TYPE_CHECKING:
@@ -61,18 +60,16 @@ class Arrivals:
 
     def __init__(
         self,
-        store: ClaimStore,
-        converger: Converger,
+        services: HostServices,
         hypervisor: Hypervisor,
-        log: Journal,
         *,
         on_plugged: Callable[[str], None],
     ) -> None:
         """`on_plugged` is told of a domain that has its VF; it must return at once."""
-        self._store = store
-        self._converger = converger
+        self._store = services.store
+        self._converger = services.converger
         self._hypervisor = hypervisor
-        self._log = log
+        self._log = services.log
         self._on_plugged = on_plugged
         self._tries: dict[str, _Try] = {}
         self._wake = threading.Event()

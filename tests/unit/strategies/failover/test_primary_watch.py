@@ -26,11 +26,8 @@ class WatchRig(Rig):
         super().__init__(directory)
         self.replugged: list[Claim] = []
         self.watch = PrimaryWatch(
-            self.memory.host,
-            self.store,
-            self.converger,
+            self.services,
             self.announcer,
-            self.log,
             replug=self.replugged.append,
         )
 
@@ -87,11 +84,8 @@ def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: WatchRig) -> None:
     rig.drive(claim, True)
     rig.memory.card.set_bus_master(str(claim.vf), False)
     watch = PrimaryWatch(
-        rig.memory.host,
-        rig.store,
-        Converger(rig.memory.host, Config({"data": POOL}), rig.store),
+        replace(rig.services, converger=Converger(rig.memory.host, Config({"data": POOL}), rig.store)),
         rig.announcer,
-        rig.log,
         replug=rig.replugged.append,
     )
     watch.look()

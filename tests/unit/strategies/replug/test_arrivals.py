@@ -67,10 +67,8 @@ class ArrivalsRig(Rig):
         self.libvirt = Libvirt(self)
         self.settled: list[str] = []
         self.arrivals = Arrivals(
-            self.store,
-            self.converger,
+            self.services,
             cast("Hypervisor", self.libvirt),
-            self.log,
             on_plugged=self.settled.append,
         )
 
