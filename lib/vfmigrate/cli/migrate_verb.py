@@ -24,6 +24,7 @@ from vfmigrate.preflight import report as preflight_report
 from vfmigrate.preflight.snapshot import CheckResult
 from vfmigrate.rpc import protocol
 from vfmigrate.rules.findings import ERROR, WARNING
+from vfmigrate.strategies.replug.replug_hosts import HostClients
 
 if TYPE_CHECKING:
     from vfmigrate.migrate.workflow import Migration, MigrationReport
@@ -261,16 +262,21 @@ def _prepared(
             "to migrate its definition, run: virsh migrate --offline --persistent "
             f"{request.domain} {request.destination_uri}",
         )
+
+    def clients(connection: LibvirtConnection) -> HostClients:
+        return HostClients(
+            RemoteClient(connection.network_metadata(), connection.hostname()),
+            HotPlug(connection, transfer.uuid),
+        )
+
     transfer = MigrationJob(source, destination, request.destination_uri, request.domain)
     return Migration(
         transfer,
         migrating_vfs(transfer.xml("source")),
         shown,
         cancelled,
-        source_daemon=RemoteClient(source.network_metadata(), source.hostname()),
-        destination_daemon=RemoteClient(destination.network_metadata(), destination.hostname()),
-        source=HotPlug(source, transfer.uuid),
-        destination=HotPlug(destination, transfer.uuid),
+        source=clients(source),
+        destination=clients(destination),
     )
 
 

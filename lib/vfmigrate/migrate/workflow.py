@@ -20,11 +20,10 @@ from vfmigrate.migrate.monitor import MigrationMonitor
 from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.progress import Display
 from vfmigrate.polling import poll
-from vfmigrate.strategies.replug.replug_hosts import DaemonClient, ReplugHosts
+from vfmigrate.strategies.replug.replug_hosts import HostClients, ReplugHosts
 from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:  # these import libvirt-python, which the unit tests do without
-    from vfmigrate.virt.hot_plug import HotPlug
     from vfmigrate.virt.migration_job import MigrationJob
 
 #: seconds to wait for frames through a VF's port after a migration; a silent guest sends none
@@ -83,18 +82,14 @@ class Migration:
         display: Display,
         cancelled: threading.Event,
         *,
-        source_daemon: DaemonClient,
-        destination_daemon: DaemonClient,
-        source: HotPlug,
-        destination: HotPlug,
+        source: HostClients,
+        destination: HostClients,
     ) -> None:
-        """`source` and `destination` plug devices; the daemons are those of both hosts."""
         self.uuid, self.name = transfer.uuid, transfer.name
         self._transfer = transfer
         self.migrating_vfs = tuple(migrating_vfs)
         self._display = display
         self._cancelled = cancelled
-        self._source_daemon, self._destination_daemon = source_daemon, destination_daemon
         self._source, self._destination = source, destination
         #: the MACs of VFs that could not be plugged on the destination
         self._missing: frozenset[str] = frozenset()
@@ -137,8 +132,6 @@ class Migration:
             replugged,
             self._source,
             self._destination,
-            self._source_daemon,
-            self._destination_daemon,
             self._display,
             self._cancelled,
         )
@@ -211,7 +204,7 @@ class Migration:
 
         Received frames prove little: a bridge floods.
         """
-        answer: Any = self._destination_daemon.ask("counters", {"domain": self.uuid})
+        answer: Any = self._destination.daemon.ask("counters", {"domain": self.uuid})
         return {str(one["mac"]): int(one["sent"]) for one in answer["ports"]}
 
     def _verify_agent(self) -> None:

@@ -18,6 +18,7 @@ from vfmigrate.migrate.workflow import Migration, MigrationReport
 from vfmigrate.model import strategy
 from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.strategies.replug.replug_hosts import HostClients
 
 if TYPE_CHECKING:
     from vfmigrate.virt.hot_plug import HotPlug
@@ -112,10 +113,10 @@ class Case:
             self.migrating_vfs,
             self.display,
             self.cancelled,
-            source_daemon=Counting(self.world),
-            destination_daemon=self.destination_daemon,
-            source=cast("HotPlug", Plugs(self.world, "source")),
-            destination=cast("HotPlug", Arrived(self.world, "destination")),
+            source=HostClients(Counting(self.world), cast("HotPlug", Plugs(self.world, "source"))),
+            destination=HostClients(
+                self.destination_daemon, cast("HotPlug", Arrived(self.world, "destination"))
+            ),
         )
         return migration.run(MigrationOptions(), ConvergenceLimits(1000))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vfmigrate.domain.migrating_vf import MigratingVf
@@ -31,6 +32,14 @@ class DaemonClient(Protocol):
         """Send a request and return its result."""
 
 
+@dataclass(frozen=True)
+class HostClients:
+    """One of the two hosts: its vfmigrated, and the devices of the guest in its libvirt."""
+
+    daemon: DaemonClient
+    devices: HotPlug
+
+
 class MigrationRun(Protocol):
     """The migration itself, of the guest without its VFs."""
 
@@ -48,19 +57,15 @@ class ReplugHosts:
         self,
         migration: MigrationRun,
         migrating_vfs: Sequence[MigratingVf],
-        source: HotPlug,
-        destination: HotPlug,
-        near: DaemonClient,
-        far: DaemonClient,
+        source: HostClients,
+        destination: HostClients,
         display: Display,
         cancelled: threading.Event,
     ) -> None:
         self._migration = migration
-        self._crossings = {one.mac or "": one for one in migrating_vfs}
+        self._migrating_vfs = {one.mac or "": one for one in migrating_vfs}
         self._source = source
         self._destination = destination
-        self._near = near
-        self._far = far
         self._display = display
         self._cancelled = cancelled
         self._texts: dict[str, str] = {}
@@ -69,7 +74,7 @@ class ReplugHosts:
         self.back: dict[str, float] = {}
 
     def _request(self, mac: str) -> dict[str, Any]:
-        one = self._crossings[mac]
+        one = self._migrating_vfs[mac]
         request: dict[str, Any] = {
             "domain": self._migration.uuid,
             "name": self._migration.name,
@@ -85,34 +90,34 @@ class ReplugHosts:
         if self._cancelled.is_set():
             raise Cancelled("cancelled before anything was changed")
         request = {**self._request(mac), "incoming": True}
-        origin = self._crossings[mac].address
+        origin = self._migrating_vfs[mac].address
         if origin is not None:
             request["origin"] = str(origin)
-        vf = self._far.ask("claim", request)["vf"]
+        vf = self._destination.daemon.ask("claim", request)["vf"]
         self._display.event("claimed", f"{mac}: VF {vf} is reserved on the destination", mac=mac, vf=vf)
         try:
-            self._near.ask("claim", self._request(mac))
+            self._source.daemon.ask("claim", self._request(mac))
         except VfmigrateError:
             self.give_back(mac)
             raise
 
     def give_back(self, mac: str) -> None:
         """Take that promise back."""
-        self._far.ask("give_back", {"domain": self._migration.uuid, "mac": mac})
+        self._destination.daemon.ask("give_back", {"domain": self._migration.uuid, "mac": mac})
 
     def unplug(self, mac: str) -> None:
         """Take the VF out of the guest on the source."""
-        text = self._source.text(mac)
+        text = self._source.devices.text(mac)
         if text is None:
             raise HostError(f"guest '{self._migration.name}' has no VF with MAC {mac} any more")
         self._texts[mac] = text
-        self._source.detach(mac, text, self._cancelled)
+        self._source.devices.detach(mac, text, self._cancelled)
         self.out[mac] = time.monotonic()
         self._display.event("unplugged", f"{mac}: the guest released its VF", mac=mac)
 
     def has_vf(self, mac: str) -> bool:
         """Whether the guest on the source has its VF."""
-        return self._source.text(mac) is not None
+        return self._source.devices.text(mac) is not None
 
     def plug_back(self, mac: str) -> None:
         """Plug the VF into the guest on the source again, as it was."""
@@ -122,7 +127,7 @@ class ReplugHosts:
                 "its XML is not known", "see virsh dumpxml --inactive, and virsh attach-device --live"
             )
         try:
-            self._source.attach(text)
+            self._source.devices.attach(text)
         except HostError:
             if not self.has_vf(mac):  # the daemon may have been faster
                 raise
@@ -136,7 +141,7 @@ class ReplugHosts:
     def plug(self, mac: str) -> None:
         """Wait until the destination's daemon, which knows best when, has plugged the promised VF in."""
         end = time.monotonic() + PLUG_SECONDS
-        while self._destination.text(mac) is None:
+        while self._destination.devices.text(mac) is None:
             if time.monotonic() > end:
                 raise HostError(
                     f"it was not plugged in on the destination within {PLUG_SECONDS:.0f} s",

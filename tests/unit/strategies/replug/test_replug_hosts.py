@@ -14,7 +14,7 @@ from vfmigrate.domain.migrating_vf import MigratingVf
 from vfmigrate.errors import Cancelled, HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.strategies.replug.replug_hosts import ReplugHosts
+from vfmigrate.strategies.replug.replug_hosts import HostClients, ReplugHosts
 from vfmigrate.strategies.replug.sequence import Replug, ReplugResult
 
 if TYPE_CHECKING:
@@ -95,10 +95,8 @@ def run(world: World) -> ReplugResult:
                 MAC, strategy.named("replug"), "data", 42, PciAddress(0, 5, 0, 0), PciAddress(0, 1, 0, 2)
             )
         ],
-        cast("HotPlug", Plugs(world, "source")),
-        cast("HotPlug", Plugs(world, "destination")),
-        DaemonClient(world, "source"),
-        DaemonClient(world, "destination"),
+        HostClients(DaemonClient(world, "source"), cast("HotPlug", Plugs(world, "source"))),
+        HostClients(DaemonClient(world, "destination"), cast("HotPlug", Plugs(world, "destination"))),
         Display(),
         world.cancelled,
     )
