@@ -106,7 +106,7 @@ def changes(lab: Lab, record: Record, provisioned: Looked) -> tuple[Optional[Loo
     told = [
         f"host-{name}: {why}" for name in provisioned for why in facts.changes(provisioned[name], after[name])
     ]
-    return after, f"{record.name} left {'; '.join(told)}" if told else ""
+    return after, f"{record.name} changed the hosts: {'; '.join(told)}" if told else ""
 
 
 def finds(scenario: Optional[ModuleType]) -> Optional[Guest]:

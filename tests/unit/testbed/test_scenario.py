@@ -101,7 +101,7 @@ def test_the_hosts_are_restored_after_a_scenario_that_changed_them() -> None:
         lab.now = replace(PROVISIONED, state={**PROVISIONED.state, "openvswitch": "another process"})
 
     records = run_all(lab, module(lab, "one", restart_switch), module(lab, "two", lambda: None))
-    assert lab.done == ["one", "restored: one left host-a: Open vSwitch was restarted", "two"]
+    assert lab.done == ["one", "restored: one changed the hosts: host-a: Open vSwitch was restarted", "two"]
     assert {record.outcome for record in records.values()} == {PASSED}
 
 
