@@ -16,13 +16,13 @@ def test_positive_integers(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "2147483648", "٣"])
-def test_what_is_no_positive_integer(text: str) -> None:
+def test_invalid_integers(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a positive integer"):
         common_options.positive(text)
 
 
 @pytest.mark.parametrize("text", ["0", "4095", "x"])
-def test_what_is_no_vlan(text: str) -> None:
+def test_invalid_vlans(text: str) -> None:
     assert common_options.vlan("4094") == 4094
     with pytest.raises(argparse.ArgumentTypeError, match="is not a number from 1 to 4094"):
         common_options.vlan(text)

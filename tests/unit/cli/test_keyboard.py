@@ -27,7 +27,7 @@ sys.exit(7)
 """
 
 
-def test_the_key_reaches_nobody_else(tmp_path: Path) -> None:
+def test_ctrl_c_signals_no_other_process(tmp_path: Path) -> None:
     shown = tmp_path / "shown"
     script = CLONE / "tests/testbed/on_terminal.py"
     words: list[object] = [sys.executable, script, shown, "ready", "env", f"PYTHONPATH={CLONE / 'lib'}"]

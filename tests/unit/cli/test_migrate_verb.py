@@ -48,7 +48,7 @@ def test_the_request_of_migrate_has_all_options() -> None:
     assert (chosen.copy_storage, chosen.migrate_uri) == ("inc", "tcp://b")
 
 
-def test_an_unchecked_migration_has_nobody_to_check_it() -> None:
+def test_an_unchecked_migration_runs_no_preflight_checks() -> None:
     assert _request(arguments().parse_args([*WORDS, "--unchecked"])).checked_by is None
 
 

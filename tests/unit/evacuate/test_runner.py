@@ -90,7 +90,7 @@ def test_as_many_migrate_at_once_as_the_limits_allow() -> None:
     assert hosts.most == {"b": LIMIT}
 
 
-def test_guests_without_vfs_are_limited_by_the_jobs_alone() -> None:
+def test_only_jobs_limit_guests_without_vfs() -> None:
     hosts = FakeHosts([destination("b", 0)])
     hosts.gate = threading.Barrier(6)
     results = evacuate(hosts, [guest(number, 0) for number in range(6)], jobs=6)

@@ -20,7 +20,7 @@ ALL = (PLAIN, STANDBY, PASSTHROUGH, EXTERNAL, USED)
 VFIO = {"vfmigrate_strategy": "vfio", "vfmigrate_pool": "data"}
 
 
-def test_a_profile_whose_vfs_take_their_state_along() -> None:
+def test_a_profile_for_strategy_vfio() -> None:
     before = replace(PLAIN, properties={"queues": "4"})
     after = changed(before, Change(properties={**VFIO, "vfmigrate_vlan": "43"}))
     check(before, after, ALL)

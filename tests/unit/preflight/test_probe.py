@@ -9,7 +9,7 @@ from vfmigrate.preflight import probe
 from vfmigrate.preflight.snapshot import AddressFacts
 
 
-def test_a_port_on_which_nobody_listens_is_reached_all_the_same() -> None:
+def test_a_refused_connection_counts_as_reachable() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -37,6 +37,6 @@ def test_a_port_that_does_not_answer_is_filtered() -> None:
                 each.close()
 
 
-def test_a_name_that_nobody_has() -> None:
+def test_a_name_that_cannot_be_resolved() -> None:
     assert probe.observe("no-such-host.invalid", 49152) == AddressFacts("no-such-host.invalid")
     assert probe.resolve("a" * 300) is None
