@@ -117,7 +117,7 @@ def keys(section: type) -> str:
         default = f"default: {one.otherwise or written(field.default)}"
         note = escape("required" if setting.is_required(field) else default)
         lines.append(f".TP\n\\fB{escape(one.key)}\\fR = \\fI{escape(one.form.name)}\\fR ({note})\n")
-        lines.append(f"{escape(one.told)}\n")
+        lines.append(f"{escape(one.explanation)}\n")
     return "".join(lines)
 
 

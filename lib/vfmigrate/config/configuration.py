@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration: `/etc/vfmigrate/vfmigrate.conf` and `vfmigrate.conf.d/*.conf` beside it.
 
-INI files, read in that order, later keys over earlier ones. A `[pool NAME]` names physical functions whose VFs
-guests may get; the same pool name on two hosts means the same network. Nothing is guessed: an unknown section or
+INI files, read in that order; later values replace earlier ones. A `[pool NAME]` names physical functions whose VFs
+guests can get; pools of the same name on two hosts reach the same network. Nothing is guessed: an unknown section or
 key and an impossible value are errors that name file, section and key.
 """
 
 from __future__ import annotations
 
 import configparser
+import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -22,16 +23,16 @@ from vfmigrate.model.pci import PciAddress
 
 DEFAULT_PATH = Path("/etc/vfmigrate/vfmigrate.conf")
 
-#: what a key says that switches a thing off
+#: the value of a key that disables something
 NONE = "none"
-#: what `unmarked` says of VFs that are to be ours although no metadata says so
+#: the value of `unmarked` for a pool whose VFs are given to interfaces that no metadata mentions
 TAKE = "take"
-#: the value of `uplink` that stands for the physical port of each PF; no network device can have this name
+#: the value of `uplink` for the physical port of each PF; no network device can have this name
 #: Open vSwitch's VLAN of frames without a tag
 UNTAGGED = 0
 UPLINK_OF_PF = ""
 
-# characters of a file that an error may quote
+# characters of a file that an error quotes
 _LONGEST_QUOTE = 400
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -50,7 +51,7 @@ class Pool:
     )
     bridge: str = field(
         metadata=_key(
-            "bridge", setting.BRIDGE, "The Open vSwitch bridge that the VFs' ports are plugged into."
+            "bridge", setting.BRIDGE, "The Open vSwitch bridge into which the VFs' representors are plugged."
         )
     )
     vlan: Optional[int] = field(
@@ -58,7 +59,7 @@ class Pool:
         metadata=_key(
             "vlan",
             setting.number(1, setting.MAX_VLAN),
-            "The tag of an interface whose guest asks for none.",
+            "The VLAN of an interface whose metadata names none.",
             otherwise="a trunk of the pool's vlans; without any, no VLAN but untagged frames",
         ),
     )
@@ -67,21 +68,26 @@ class Pool:
         metadata=_key(
             "vlans",
             setting.VLANS,
-            "The VLANs that a guest's metadata may ask for; the pool's own is always among them. "
-            "all allows every VLAN, and gives a guest that asks for none a trunk of all of them.",
+            "The VLANs that a guest's metadata can name; the VLAN of the key vlan is always allowed. "
+            "all allows every VLAN, and gives an interface whose metadata names none a trunk of all of them.",
             otherwise="none",
         ),
     )
     mtu: Optional[int] = field(
         default=None,
         metadata=_key(
-            "mtu", setting.number(68, 65535), "The MTU of the representors, in bytes.", otherwise="left alone"
+            "mtu",
+            setting.number(68, 65535),
+            "The MTU of the representors, in bytes.",
+            otherwise="not changed",
         ),
     )
     announce: bool = field(
         default=True,
         metadata=_key(
-            "announce", setting.FLAG, "Whether to tell the network where a guest went when it resumes here."
+            "announce",
+            setting.FLAG,
+            "Whether to announce the MAC of a guest to the network when it resumes on this host after a migration.",
         ),
     )
     vfs: Optional[int] = field(
@@ -89,9 +95,9 @@ class Pool:
         metadata=_key(
             "vfs",
             setting.number(1, 4095),
-            "How many VFs each physical function of the pool gets when the host is provisioned. "
-            "The number is never changed while a guest holds one of them.",
-            otherwise="as many as there are",
+            "How many VFs provisioning creates on each physical function of the pool. "
+            "The number is never changed while a guest has one of them.",
+            otherwise="not changed",
         ),
     )
     msix: Optional[int] = field(
@@ -100,9 +106,9 @@ class Pool:
             "msix",
             setting.number(1, 2048),
             "MSI-X vectors of each VF (the kernel's sriov_vf_msix_count). "
-            "A guest can migrate only between VFs with the same number, which otherwise depends on how many VFs there "
-            "are.",
-            otherwise="left to the card",
+            "A guest can migrate only between VFs with the same number. Without this key the number depends on the "
+            "number of VFs.",
+            otherwise="chosen by the card",
         ),
     )
     uplink: str = field(
@@ -111,7 +117,7 @@ class Pool:
             "uplink",
             setting.NETDEV,
             "The network device by which the bridge reaches the network, such as a bond of the physical functions. "
-            "It is brought up and plugged into the bridge; none leaves that to you.",
+            "Provisioning brings it up and plugs it into the bridge; with none, do that yourself.",
             otherwise="the physical port of each physical function",
         ),
     )
@@ -120,10 +126,10 @@ class Pool:
         metadata=_key(
             "network",
             setting.NETWORK,
-            "The libvirt network (forward mode hostdev) from which guests get VFs of the pool, kept defined and "
-            "started. Guests name it in place of a VF's address, so that their XML is the same on every host. "
-            "With none there is no such network.",
-            otherwise="vfmigrate- and the name of the pool",
+            "The libvirt network (forward mode hostdev) from which guests get VFs of the pool. vfmigrate defines and "
+            "starts it. Guests name the network instead of the address of a VF, so that their XML is the same on every "
+            "host. With none, no network is defined.",
+            otherwise="vfmigrate- followed by the name of the pool",
         ),
     )
     firmware_min: Optional[tuple[int, ...]] = field(
@@ -131,9 +137,9 @@ class Pool:
         metadata=_key(
             "firmware_min",
             setting.VERSION,
-            "The oldest firmware a card of the pool may run. Where versions begin with the number of a family of "
-            "cards, it holds for cards of that family.",
-            otherwise="what is known of the card's family",
+            "The oldest firmware that a card of the pool may run. Where the first number of a version is that of a "
+            "family of cards, the key applies to cards of that family only.",
+            otherwise="the known minimum for the family of the card",
         ),
     )
     restart_openvswitch: bool = field(
@@ -141,8 +147,8 @@ class Pool:
         metadata=_key(
             "restart_openvswitch",
             setting.FLAG,
-            "Whether provisioning may restart the switch daemon when it has switched hardware offload on, "
-            "which has no effect before. It never does while a guest of this host has a VF.",
+            "Whether provisioning may restart ovs-vswitchd after it has enabled hardware offload, which takes effect "
+            "only then. It never does so while a guest on this host has a VF.",
         ),
     )
     representor_names: str = field(
@@ -150,8 +156,8 @@ class Pool:
         metadata=_key(
             "representor_names",
             setting.choice("kernel", "stable"),
-            "Who names the VFs' representors: kernel leaves them to the kernel and udev, stable gives them names made "
-            "from bus, slot, physical function and VF, such as re100pf0vf12, of at most 15 characters.",
+            "Who names the representors of VFs. kernel: the kernel and udev. stable: vfmigrate, from PCI bus, slot, "
+            "physical function and VF, such as re100pf0vf12; a name has at most 15 characters.",
         ),
     )
 
@@ -160,9 +166,9 @@ class Pool:
         metadata=_key(
             "free_vfs",
             setting.choice("ready", "host"),
-            "How VFs that no guest has are kept: ready without a driver of the host and able to take a guest's state, "
-            "host with the host's driver. oVirt's engine needs the latter to give VFs away by passthrough profiles "
-            "(failover and replug), since it takes a VF without a network device for one in use.",
+            "The driver of VFs that no guest has. ready: no host driver, so that the VF can receive device state. "
+            "host: the host's driver. oVirt's engine needs host to assign VFs by passthrough profiles (failover and "
+            "replug), because it takes a VF without a network device for one in use.",
         ),
     )
 
@@ -171,10 +177,10 @@ class Pool:
         metadata=_key(
             "unmarked",
             setting.choice("ignore", TAKE),
-            "What becomes of a guest that comes from another host, or from a file, with an interface of type hostdev "
-            "of which the guest's metadata says nothing, as from a host without vfmigrate. ignore leaves its VF as it "
-            "is: libvirt takes the one with the same address. take gives it a VF of this pool; what its card was is "
-            "then not known, and cannot be compared. One pool may say take. A plain hostdev is never taken.",
+            "What to do when a guest arrives from another host, or is restored from a file, with an interface of type "
+            "hostdev that its metadata does not mention, for example from a host without vfmigrate. ignore: keep the "
+            "address of the VF in the guest's XML. take: give the guest a VF of this pool; the card of the source is "
+            "then unknown, and cannot be compared. Only one pool can have take. A plain hostdev is always ignored.",
         ),
     )
     max_migrating: Optional[int] = field(
@@ -182,19 +188,19 @@ class Pool:
         metadata=_key(
             "max_migrating",
             setting.number(1, 4095),
-            "How many VFs of one physical function may be on their way to this host at once. A further guest "
-            "waits for migrating_wait of the section daemon, and is then refused; "
-            "one with more VFs on a physical function than that is refused at once.",
-            otherwise="what is known of the card; 4 where nothing is",
+            "How many VFs of one physical function may migrate at the same time. One more guest waits for as long as "
+            "migrating_wait in the section daemon says, and is then refused. A guest with more VFs than that on one "
+            "physical function is refused at once.",
+            otherwise="the known limit of the card, or 4",
         ),
     )
 
-    #: the file that names the PFs, for what is found wrong with them later
+    #: the file with the key pf, for error messages about the PFs
     origin: str = field(default="", compare=False)
 
     @property
     def libvirt_network(self) -> Optional[str]:
-        """The name of the pool's libvirt network; None when it is to have none."""
+        """The name of the pool's libvirt network; None when no network is to be defined."""
         if self.network == NONE:
             return None
         return self.network or f"vfmigrate-{self.name}"
@@ -211,13 +217,13 @@ class Pool:
         return tuple(sorted(self.vlans)) or (UNTAGGED,)
 
     def allows_vlan(self, vlan: int) -> bool:
-        """Whether metadata may choose `vlan` for an interface of this pool."""
+        """Whether metadata can name `vlan` for an interface of this pool."""
         return vlan == self.vlan or vlan in self.vlans
 
 
 @dataclass(frozen=True)
 class Config:
-    """All that the administrator decided: the pools, and the keys of the section [daemon]."""
+    """The whole configuration: the pools, and the keys of the section [daemon]."""
 
     pools: Mapping[str, Pool] = field(default_factory=dict)
     libvirt_uri: str = field(
@@ -225,13 +231,13 @@ class Config:
         metadata=_key(
             "libvirt_uri",
             setting.TEXT,
-            "The daemon's libvirt connection. It is never used while a hook waits.",
+            "The URI of the daemon's libvirt connection. The connection is never used while a hook waits.",
         ),
     )
     ovsdb: str = field(
         default="unix:/run/openvswitch/db.sock",
         metadata=_key(
-            "ovsdb", setting.TEXT, "Where Open vSwitch's database listens, in Open vSwitch's own notation."
+            "ovsdb", setting.TEXT, "The socket of Open vSwitch's database, in the notation of Open vSwitch."
         ),
     )
     claim_timeout: int = field(
@@ -239,7 +245,7 @@ class Config:
         metadata=_key(
             "claim_timeout",
             setting.number(5, 86400),
-            "Seconds until a VF that was claimed for a guest which then never came is free again.",
+            "Seconds until the reservation of a VF expires when the guest does not arrive.",
         ),
     )
     migrating_wait: int = field(
@@ -247,8 +253,8 @@ class Config:
         metadata=_key(
             "migrating_wait",
             setting.number(0, 45),
-            "Seconds for which a migration to this host waits while as many VFs are on the move as may be "
-            "(max_migrating of the pool), before it is refused.",
+            "Seconds for which a migration to this host waits while max_migrating VFs of a physical function "
+            "migrate; then it is refused.",
         ),
     )
     reconcile_interval: int = field(
@@ -256,7 +262,7 @@ class Config:
         metadata=_key(
             "reconcile_interval",
             setting.number(1, 86400),
-            "Seconds between two comparisons of the host with the claims.",
+            "Seconds between two reconciliations of the host with the claims.",
         ),
     )
     readers: frozenset[str] = field(
@@ -264,7 +270,7 @@ class Config:
         metadata=_key(
             "readers",
             setting.NAMES,
-            "Users besides root who may ask for the daemon's state.",
+            "Users besides root who can read the state of the daemon.",
             otherwise="none",
         ),
     )
@@ -273,21 +279,21 @@ class Config:
         metadata=_key(
             "clients",
             setting.NAMES,
-            "Users besides root who may claim free VFs for guests and give back those that no guest holds, as oVirt's "
-            "vdsm does. They may ask for the daemon's state as well.",
+            "Users besides root who can reserve free VFs for guests and release those that no guest has, as oVirt's "
+            "vdsm does. They can also read the state of the daemon.",
             otherwise="none",
         ),
     )
 
     def pool_of(self, pf: PciAddress) -> Optional[Pool]:
-        """The pool that names this physical function, or None when it is none of our business."""
+        """The pool that names this physical function, or None when no pool does."""
         return next((pool for pool in self.pools.values() if pf in pool.pfs), None)
 
 
-def _mistake(file: Optional[Path], problem: str, remedy: str = "") -> ConfigError:
-    """What is wrong with a file, of which no more is quoted than helps to find the place."""
-    told = problem if len(problem) <= _LONGEST_QUOTE else f"{problem[:_LONGEST_QUOTE]}…"
-    return ConfigError(f"{file}: {told}", remedy)
+def _error_in(file: Optional[Path], problem: str, remedy: str = "") -> ConfigError:
+    """An error in a file; of a long text it quotes only the beginning."""
+    text = problem if len(problem) <= _LONGEST_QUOTE else f"{problem[:_LONGEST_QUOTE]}…"
+    return ConfigError(f"{file}: {text}", remedy)
 
 
 class _Section:
@@ -299,12 +305,20 @@ class _Section:
         self._origin = origin
 
     def file(self, key: str) -> Optional[Path]:
-        """Where a key is written; of a key that is not, the file that has the section."""
+        """The file with a key; for a key that is not set, the file with the section."""
         return self._origin.get((self.name, key)) or self._origin.get((self.name, ""))
 
     def error(self, key: str, problem: str, remedy: str = "") -> ConfigError:
-        """A mistake, told with file, section and key."""
-        return _mistake(self.file(key), f"[{self.name}] {key}: {problem}", remedy)
+        """An error in the value of a key; in the section itself without one."""
+        place = f"[{self.name}] {key}: " if key else f"[{self.name}] "
+        return _error_in(self.file(key), place + problem, remedy)
+
+    def unknown_key(self, key: str, known: Sequence[str]) -> ConfigError:
+        """The error for a key that the section does not have."""
+        similar = difflib.get_close_matches(key, known, 1)
+        hint = f" (did you mean '{similar[0]}'?)" if similar else ""
+        problem = f"[{self.name}] unknown key '{key}'{hint}"
+        return _error_in(self.file(key), problem, f"the keys are {', '.join(known)}")
 
     def values(self, of: type) -> dict[str, Any]:
         """The values for the fields of `of`, a dataclass with settings; a field that is not set is left out."""
@@ -313,7 +327,7 @@ class _Section:
         for target, one in setting.settings(of):
             text = left.pop(one.key, None)
             if not (text or "").strip() and setting.is_required(target):
-                raise self.error(one.key, "is missing")
+                raise self.error("", f"the key '{one.key}' is missing")
             if text is None:
                 continue
             try:
@@ -322,21 +336,21 @@ class _Section:
                 raise self.error(one.key, error.problem, error.remedy) from None
         if left:
             known = sorted(one.key for _, one in setting.settings(of))
-            raise self.error(
-                sorted(left)[0], "is not a key of this section", f"the keys are {', '.join(known)}"
-            )
+            raise self.unknown_key(sorted(left)[0], known)
         return found
 
 
 def _pool(section: _Section) -> Pool:
     name = section.name.split(None, 1)[1].strip()
     if not _POOL_NAME.fullmatch(name):
-        raise section.error("", f"'{name}' is no name for a pool", "use letters, digits, '.', '_' and '-'")
+        raise section.error(
+            "", f"'{name}' is not a valid name for a pool", "use letters, digits, '.', '_' and '-'"
+        )
     return Pool(name=name, origin=str(section.file("pf")), **section.values(Pool))
 
 
 def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[str, str], Path]]:
-    """Parse the files over one another; remember which file each key came from."""
+    """The merged files, and the file that each key came from."""
     merged = configparser.ConfigParser(interpolation=None)
     origin: dict[tuple[str, str], Path] = {}
     for path in paths:
@@ -346,7 +360,7 @@ def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except (configparser.Error, UnicodeDecodeError) as error:
-            raise _mistake(path, str(error)) from None
+            raise _error_in(path, str(error)) from None
         for section in one.sections():
             if not merged.has_section(section):
                 merged.add_section(section)
@@ -360,7 +374,7 @@ def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[
 def load(path: Path = DEFAULT_PATH) -> Config:
     """Read `path` and the `*.conf` files of `path.d`, in the order of their names.
 
-    A missing main file is an empty one: a host without pools is a host on which we do nothing.
+    A missing main file is the same as an empty one: vfmigrate does nothing on a host without pools.
     Raises ConfigError naming file, section and key.
     """
     directory = path.with_name(path.name + ".d")
@@ -381,7 +395,7 @@ def load(path: Path = DEFAULT_PATH) -> Config:
             _refuse_second_taker(section, pool, pools.values())
             pools[pool.name] = pool
         else:
-            raise section.error("", "is not a section we know", "the sections are [daemon] and [pool NAME]")
+            raise section.error("", "unknown section", "the sections are [daemon] and [pool NAME]")
     return Config(pools=pools, **daemon)
 
 
@@ -396,7 +410,7 @@ def _refuse_shared_network(section: _Section, pool: Pool, others: Iterable[Pool]
     for other in others:
         if pool.libvirt_network is not None and pool.libvirt_network == other.libvirt_network:
             raise section.error(
-                "network", f"'{pool.libvirt_network}' is already the network of pool '{other.name}'"
+                "network", f"'{pool.libvirt_network}' is the network of pool '{other.name}' already"
             )
 
 
@@ -405,6 +419,6 @@ def _refuse_second_taker(section: _Section, pool: Pool, others: Iterable[Pool]) 
         if pool.unmarked == other.unmarked == TAKE:
             raise section.error(
                 "unmarked",
-                f"pool '{other.name}' already takes what is not marked",
-                "say ignore in one of them",
+                f"pool '{other.name}' has take already; only one pool can have it",
+                "set unmarked = ignore in one of them",
             )

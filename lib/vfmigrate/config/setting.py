@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Settings: how one key of the configuration is written, read and explained.
+"""Settings: how a key of the configuration is written, read and explained.
 
-A section of the configuration is a dataclass; each of its fields that an administrator may set carries a `Setting`
-in its metadata. The parser reads the keys by them and vfmigrate.conf(5) is written from them, so that neither can
-know of a key that the other does not.
+A section of the configuration is a dataclass; each of its fields that an administrator can set has a `Setting` in its
+metadata. The parser and vfmigrate.conf(5) both use them, so that the two always have the same keys.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ MAX_VLAN = 4094
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a value is written: in a word for the manual, and as a function that reads it or raises InputError."""
+class ValueFormat:
+    """How a value is written: its name in the manual, and a function that reads it or raises InputError."""
 
     name: str
     read: Callable[[str], Any]
@@ -36,16 +35,16 @@ class Setting:
     """One key of a section."""
 
     key: str
-    form: Form
+    form: ValueFormat
     #: for vfmigrate.conf(5); whole sentences
-    told: str
-    #: what holds without it, in the manual's words; empty when the field's default says it
+    explanation: str
+    #: the default in the manual's words; empty when it is the default of the field
     otherwise: str = ""
 
 
-def key(name: str, form: Form, told: str, otherwise: str = "") -> Mapping[str, Any]:
+def key(name: str, form: ValueFormat, explanation: str, otherwise: str = "") -> Mapping[str, Any]:
     """The metadata of a dataclass field that the key `name` sets."""
-    return {"setting": Setting(name, form, told, otherwise)}
+    return {"setting": Setting(name, form, explanation, otherwise)}
 
 
 def settings(section: type) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
@@ -60,7 +59,7 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def number(low: int, high: int) -> Form:
+def number(low: int, high: int) -> ValueFormat:
     """A decimal number within limits."""
 
     def read(text: str) -> int:
@@ -68,7 +67,7 @@ def number(low: int, high: int) -> Form:
             raise InputError(f"'{text}' is not a number from {low} to {high}")
         return int(text)
 
-    return Form(f"number from {low} to {high}", read)
+    return ValueFormat(f"number from {low} to {high}", read)
 
 
 def _words(text: str) -> list[str]:
@@ -77,7 +76,7 @@ def _words(text: str) -> list[str]:
 
 def _text(text: str) -> str:
     if not text:
-        raise InputError("has no value")
+        raise InputError("the value is missing")
     return text
 
 
@@ -100,38 +99,40 @@ def _vlans(text: str) -> frozenset[int]:
         if not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?", word) or not (
             1 <= int(low) <= int(high or low) <= MAX_VLAN
         ):
-            raise InputError(f"'{word}' is no VLAN or range of VLANs from 1 to {MAX_VLAN}")
+            raise InputError(f"'{word}' is not a VLAN or a range of VLANs from 1 to {MAX_VLAN}")
         found.update(range(int(low), int(high or low) + 1))
     return frozenset(found)
 
 
 def _bridge(text: str) -> str:
     if len(text) > MAX_NETDEV_NAME or "/" in text or len(text.split()) != 1:
-        raise InputError(f"'{text}' is no name for a bridge", "at most 15 characters, no '/'")
+        raise InputError(f"'{text}' is not a valid name for a bridge", "at most 15 characters, no '/'")
     return text
 
 
 def _netdev(text: str) -> str:
     if not 0 < len(text) <= MAX_NETDEV_NAME or "/" in text or len(text.split()) != 1:
-        raise InputError(f"'{text}' is no name for a network device", "at most 15 characters, no '/'")
+        raise InputError(
+            f"'{text}' is not a valid name for a network device", "at most 15 characters, no '/'"
+        )
     return text
 
 
 def _network(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,49}", text):
         raise InputError(
-            f"'{text}' is no name for a libvirt network", "use letters, digits, '.', '_' and '-'"
+            f"'{text}' is not a valid name for a libvirt network", "use letters, digits, '.', '_' and '-'"
         )
     return text
 
 
 def _version(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}", text):
-        raise InputError(f"'{text}' is no firmware version", "write it as 28.36.1010")
+        raise InputError(f"'{text}' is not a firmware version", "write it as 28.36.1010")
     return tuple(int(part) for part in text.split("."))
 
 
-def choice(*words: str) -> Form:
+def choice(*words: str) -> ValueFormat:
     """One of a few words."""
 
     def read(text: str) -> str:
@@ -139,15 +140,17 @@ def choice(*words: str) -> Form:
             raise InputError(f"'{text}' is not one of {', '.join(words)}")
         return text
 
-    return Form(" or ".join(words), read)
+    return ValueFormat(" or ".join(words), read)
 
 
-TEXT = Form("text", _text)
-FLAG = Form("yes or no", _flag)
-NAMES = Form("names", lambda text: frozenset(_words(text)))
-VLANS = Form("VLANs and ranges of them", _vlans)
-NETDEV = Form("name of a network device, or none", _netdev)
-NETWORK = Form("name of a libvirt network, or none", _network)
-VERSION = Form("firmware version", _version)
-BRIDGE = Form("name of a bridge", _bridge)
-PCI_ADDRESSES = Form("PCI addresses", lambda text: tuple(PciAddress.parse(word) for word in _words(text)))
+TEXT = ValueFormat("text", _text)
+FLAG = ValueFormat("yes or no", _flag)
+NAMES = ValueFormat("names", lambda text: frozenset(_words(text)))
+VLANS = ValueFormat("VLANs and ranges of them", _vlans)
+NETDEV = ValueFormat("name of a network device, or none", _netdev)
+NETWORK = ValueFormat("name of a libvirt network, or none", _network)
+VERSION = ValueFormat("firmware version", _version)
+BRIDGE = ValueFormat("name of a bridge", _bridge)
+PCI_ADDRESSES = ValueFormat(
+    "PCI addresses", lambda text: tuple(PciAddress.parse(word) for word in _words(text))
+)
