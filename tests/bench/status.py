@@ -38,7 +38,7 @@ from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.host.udev import Udev
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
@@ -128,7 +128,7 @@ def status() -> Iterator[Status]:
         host = Host(Sysfs(place / "sys", modules=place / "modules"), devlink, links, ovs)
         pool = Pool("data", (PciAddress.parse(PF),), BRIDGE, vfs=VFS)
         config = Config({"data": pool})
-        offload = OffloadRestart(lambda _unit: None)
+        offload = HardwareOffload(lambda _unit: None)
         log = Journal(place / "no-journal")
         stack.callback(log.close)
         services = HostServices(config, host, store, Converger(host, config, store), log)

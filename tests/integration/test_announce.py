@@ -135,7 +135,7 @@ def test_open_vswitch_reads_the_openflow_messages(server: OvsServer, version: in
 
 
 def test_a_bridge_that_does_not_exist(door: OpenVswitch) -> None:
-    with pytest.raises(Unreachable, match=r"br-none.mgmt: No such file .*does the bridge exist"):
+    with pytest.raises(Unreachable, match=r"br-none.mgmt: No such file .*see whether the bridge exists"):
         door.packet_out("br-none", 1, rarp(MAC))
 
 

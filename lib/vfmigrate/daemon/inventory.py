@@ -30,8 +30,7 @@ from vfmigrate.model.host_facts import (
     VfFacts,
 )
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.bridge import OFFLOAD
-from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
 from vfmigrate.reservations.migration_slots import at_most
@@ -49,7 +48,7 @@ class Inventory:
     def __init__(
         self,
         services: HostServices,
-        offload: OffloadRestart,
+        offload: HardwareOffload,
         check: Check,
         migrating: Callable[[str], bool],
         local_files: LocalFiles,
@@ -112,11 +111,9 @@ class Inventory:
     def _switch(self) -> SwitchFacts:
         running = self._offload.running()
         try:
-            on = self._host.ovs.settings().get("hw-offload") == OFFLOAD["hw-offload"]
+            return SwitchFacts(running=running, offload=self._offload.state(self._host.ovs))
         except VfmigrateError as error:
             return SwitchFacts(problem=str(error), running=running)
-        offload = "off" if not on else "restart" if self._offload.pending() else "on"
-        return SwitchFacts(running=running, offload=offload)
 
     def _pool(self, pool: Pool, moving: frozenset[PciAddress]) -> PoolFacts:
         states: dict[PciAddress, PfState] = {}

@@ -42,7 +42,7 @@ from vfmigrate.host.systemd import Systemd
 from vfmigrate.host.udev import Udev
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.ovs.openvswitch import OpenVswitch
 from vfmigrate.provision.provisioner import Provisioner
 from vfmigrate.reservations.client_requests import ClientRequests
@@ -124,7 +124,7 @@ class Daemon:
             departures=departures,
             slots=self.hook_handler.slots,
         )
-        offload = OffloadRestart(systemd.restart)
+        offload = HardwareOffload(systemd.restart)
         self.provisioner = Provisioner(services, self.reconciler.networks, udev=Udev(), offload=offload)
         check = self.provisioner.check
         self.status = Status(services, offload, check, self.hook_handler.slots, missing=self.arrivals.told)

@@ -17,8 +17,7 @@ from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.bridge import OFFLOAD
-from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.offload import OFF, ON, RESTART, HardwareOffload
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
 from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
@@ -36,7 +35,7 @@ class Status:
     def __init__(
         self,
         services: HostServices,
-        offload: OffloadRestart,
+        offload: HardwareOffload,
         check: Check,
         slots: MigrationSlots,
         *,
@@ -58,18 +57,18 @@ class Status:
         return {"schema": SCHEMA, "pools": pools, "claims": [told(claim) for claim in self._store.all()]}
 
     def _offload_state(self) -> tuple[Optional[str], list[str]]:
+        problems: dict[str, list[str]] = {
+            ON: [],
+            OFF: ["hardware offload of Open vSwitch is off: run vfmigrate provision"],
+            RESTART: [
+                f"hardware offload is on but has no effect yet: systemctl restart {self._offload.unit}"
+            ],
+        }
         try:
-            on = self._host.ovs.settings().get("hw-offload") == OFFLOAD["hw-offload"]
+            state = self._offload.state(self._host.ovs)
         except VfmigrateError as error:
             return None, [str(error)]
-        if on and self._offload.pending():
-            told = f"hardware offload is on but has no effect yet: systemctl restart {self._offload.unit}"
-            return "restart", [told]
-        return (
-            ("on", [])
-            if on
-            else ("off", ["hardware offload of Open vSwitch is off: run vfmigrate provision"])
-        )
+        return state, problems[state]
 
     def _pool(self, pool: Pool, offload: Optional[str], troubles: Sequence[str]) -> dict[str, Any]:
         problems = [*troubles, *self._bridge_problems(pool)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A bridge, its uplink and the switch's own settings as operations on Open vSwitch's database.
+"""Operations on Open vSwitch's database for bridges, uplinks and the settings of the switch.
 
 Pure: values in, operations out; `ovs.openvswitch` runs them. The columns are explained in ovs-vswitchd.conf.db(5).
 """
@@ -14,27 +14,27 @@ from vfmigrate.ovs.ovsdb import Operation
 
 OFFLOAD = {
     "hw-offload": "true",
-    # Milliseconds after which an unused flow leaves the hardware: a guest that pauses for a migration or is merely
-    # quiet should find its flows again.
+    # Milliseconds after which an unused flow is removed from the hardware: longer than the downtime of a migration,
+    # so that the guest finds its flows again.
     "max-idle": "300000",
 }
-"""What the switch's other_config must say for VFs to be switched by the card."""
+"""The other_config of the switch with which the card switches the frames of VFs."""
 
 UPLINK_MARK = {"vfmigrate": "uplink"}
-"""In external_ids of the Interface of an uplink we plugged: it belongs to no guest and is never cleaned up."""
+"""In external_ids of the Interface of an uplink that we plugged: it belongs to no guest and is never removed."""
 
 KERNEL_DATAPATH = "system"
 
 
 def differing(present: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """The part of `wanted` that `present` does not say."""
+    """The part of `wanted` that `present` does not have."""
     return {key: value for key, value in wanted.items() if present.get(key) != value}
 
 
 def configuration(present: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Operation]:
-    """Write keys of the switch's other_config, provided that it is still what was looked at.
+    """Write keys of the switch's other_config, if that is still `present`.
 
-    An insertion leaves a key alone that is there, so the old ones are deleted before.
+    An insertion does not replace a key that exists, so it is deleted first.
     """
     yield ovsdb.guard("Open_vSwitch", [], [{"other_config": ovsdb.to_map(present)}])
     yield ovsdb.mutate(
@@ -46,9 +46,9 @@ def configuration(present: Mapping[str, str], wanted: Mapping[str, str]) -> Iter
 
 
 def creation(name: str, datapath: str) -> Iterator[Operation]:
-    """Make a bridge with its local port, provided that there is none of this name.
+    """Make a bridge with its local port, if there is none of this name.
 
-    The results: the guard's, then Interface, Port and Bridge.
+    The results: of the guard, then Interface, Port and Bridge.
     """
     yield ovsdb.guard("Bridge", ovsdb.named(name), [])
     yield _insert("Interface", "interface", {"name": name, "type": "internal"})
@@ -58,13 +58,13 @@ def creation(name: str, datapath: str) -> Iterator[Operation]:
     yield ovsdb.mutate("Open_vSwitch", [], ["bridges", "insert", ["named-uuid", "bridge"]])
 
 
-def dissolution(uuid: Any) -> Operation:
-    """Take a bridge away; its rows go when nothing refers to them."""
+def bridge_removal(uuid: Any) -> Operation:
+    """Remove a bridge; OVSDB then deletes its rows."""
     return ovsdb.mutate("Open_vSwitch", [], ["bridges", "delete", uuid])
 
 
 def uplink(bridge: str, netdev: str) -> Iterator[Operation]:
-    """Plug `netdev` as a trunk of all VLANs, provided that the bridge is there: the guard's, Interface, Port."""
+    """Plug `netdev` as a trunk of all VLANs, if the bridge exists. The results: of the guard, then Interface, Port."""
     here = ovsdb.named(bridge)
     yield ovsdb.guard("Bridge", here, [{"name": bridge}])
     interface = {"name": netdev, "external_ids": ovsdb.to_map(UPLINK_MARK)}
@@ -74,7 +74,7 @@ def uplink(bridge: str, netdev: str) -> Iterator[Operation]:
 
 
 def removal(bridge: str, port_uuid: Any) -> Operation:
-    """Take a port off a bridge."""
+    """Remove a port from a bridge."""
     return ovsdb.mutate("Bridge", ovsdb.named(bridge), ["ports", "delete", port_uuid])
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hardware offload of Open vSwitch: switched on in its database, and at work only after its daemon was restarted.
+"""Hardware offload of Open vSwitch: enabled in its database, and in effect only after a restart of ovs-vswitchd.
 
-The database does not tell whether the daemon has been restarted since. So it is noted, below /run, which daemon was
-running when the setting was written; as long as that one runs, a restart is due.
+The database does not show whether ovs-vswitchd was restarted since. So a file below /run has the process that ran when
+the setting was written; as long as that process runs, a restart is pending.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
+from vfmigrate.ovs.bridge import OFFLOAD
 from vfmigrate.ovs.openvswitch import OpenVswitch
+
+ON, OFF, RESTART = "on", "off", "restart"
 
 NOTE = Path("/run/vfmigrate/openvswitch-restart")
 PID_FILE = Path("/run/openvswitch/ovs-vswitchd.pid")
@@ -20,8 +23,8 @@ PID_FILE = Path("/run/openvswitch/ovs-vswitchd.pid")
 UNIT = "ovs-vswitchd.service"
 
 
-class OffloadRestart:
-    """Whether the switch daemon must be restarted, and how. `restart_unit` restarts a systemd unit and waits for it."""
+class HardwareOffload:
+    """The state of hardware offload, and its restart. `restart_unit` restarts a systemd unit and waits for it."""
 
     unit = UNIT
 
@@ -39,7 +42,7 @@ class OffloadRestart:
         self._proc = proc
 
     def configure(self, ovs: OpenVswitch, settings: Mapping[str, str]) -> None:
-        """Write settings of the switch, and note that a restart is due when one of them is hw-offload."""
+        """Write settings of the switch, and record that a restart is pending when one of them is hw-offload."""
         daemon = self._daemon()
         ovs.configure(settings)
         if "hw-offload" in settings and daemon is not None:
@@ -47,12 +50,18 @@ class OffloadRestart:
                 self._note.write_text(daemon, encoding="utf-8")
             except OSError as error:
                 raise HostError(
-                    f"cannot note that Open vSwitch needs a restart: {self._note}: {error.strerror}",
+                    f"cannot record that Open vSwitch needs a restart: {self._note}: {error.strerror}",
                     f"systemctl restart {UNIT}",
                 ) from None
 
+    def state(self, ovs: OpenVswitch) -> str:
+        """`on`, `off`, or `restart` while it is enabled and not yet in effect. Raises Unreachable."""
+        if ovs.settings().get("hw-offload") != OFFLOAD["hw-offload"]:
+            return OFF
+        return RESTART if self.pending() else ON
+
     def pending(self) -> bool:
-        """Whether the daemon that ran when hardware offload was switched on still does."""
+        """Whether ovs-vswitchd was not restarted since hardware offload was enabled."""
         try:
             noted = self._note.read_text(encoding="utf-8")
         except OSError:
@@ -60,17 +69,19 @@ class OffloadRestart:
         return noted == self._daemon()
 
     def running(self) -> bool:
-        """Whether the switch daemon runs."""
+        """Whether ovs-vswitchd runs."""
         return self._daemon() is not None
 
     def restart(self) -> None:
-        """Restart the daemon. Raises HostError or Unreachable."""
+        """Restart ovs-vswitchd. Raises HostError or Unreachable."""
         self._restart_unit(UNIT)
         if self.pending():
-            raise HostError("Open vSwitch still runs as before its restart", f"see systemctl status {UNIT}")
+            raise HostError(
+                "ovs-vswitchd is still the same process after its restart", f"see systemctl status {UNIT}"
+            )
 
     def _daemon(self) -> Optional[str]:
-        """What tells one run of the daemon from every other: its process ID and when it started."""
+        """What identifies the running ovs-vswitchd: its process ID and its start time."""
         try:
             pid = int(self._pid_file.read_text(encoding="ascii"))
             # proc_pid_stat(5): the name in parentheses may hold anything; the 22nd field is the start time.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one OpenFlow message we need: hand a bridge a frame as if it had come in by one of its ports.
+"""The one OpenFlow message that vfmigrate needs: give a bridge a frame as if it had come in by one of its ports.
 
-Spoken over the bridge's management socket, in whichever version the bridge speaks (its `protocols` may be
+Sent over the bridge's management socket, in any version that the bridge supports (its `protocols` can be
 restricted). Section numbers are those of the OpenFlow Switch Specification 1.5.1 unless said otherwise.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from vfmigrate.errors import HostError, Unreachable
 
 VERSIONS = (1, 2, 3, 4, 5, 6)
-"""Wire versions we can speak: OpenFlow 1.0 to 1.5 (7.1.1)."""
+"""The wire versions that we support: OpenFlow 1.0 to 1.5 (7.1.1)."""
 
 HELLO, ERROR, ECHO_REQUEST, ECHO_REPLY, PACKET_OUT = 0, 1, 2, 3, 13
 # OpenFlow 1.0 (its section 5.1) numbers the barrier differently from all later ones.
@@ -28,7 +28,7 @@ _NO_BUFFER = 0xFFFFFFFF
 _NORMAL_16, _NORMAL_32 = 0xFFFA, 0xFFFFFFFA
 _OXM_IN_PORT = 0x80000004
 _PACKET_OUT_XID, _BARRIER_XID = 2, 3
-# By type and code (7.5.4.1); the second and third are what 1.1 to 1.4 and 1.5 say of a port out of range.
+# By type and code (7.5.4.1); the second and third are those of 1.1 to 1.4 and 1.5 for a port out of range.
 _ERRORS = {
     (0, 0): "no common OpenFlow version",
     (1, 11): "no such port",
@@ -42,15 +42,15 @@ def message(version: int, kind: int, xid: int, body: bytes = b"") -> bytes:
 
 
 def hello() -> bytes:
-    """A HELLO that names every version we speak in a version bitmap (7.5.1)."""
+    """A HELLO with the bitmap of all versions that we support (7.5.1)."""
     bitmap = sum(1 << version for version in VERSIONS)
     return message(max(VERSIONS), HELLO, 1, struct.pack("!HHI", 1, 8, bitmap))
 
 
 def common_version(version: int, body: bytes) -> int:
-    """The highest version we share with the sender of a HELLO with this header version and body; 0 for none.
+    """The highest version in common with the sender of a HELLO with this header version and body; 0 for none.
 
-    A switch without the bitmap speaks every version up to the one in its header (7.5.1).
+    A switch without the bitmap supports every version up to the one in its header (7.5.1).
     """
     offered = {each for each in VERSIONS if each <= version}
     while len(body) >= 4:
@@ -80,13 +80,13 @@ def packet_out(version: int, xid: int, in_port: int, frame: bytes) -> bytes:
     return message(version, PACKET_OUT, xid, fixed + action + frame)
 
 
-class Bridge:
-    """A conversation with a bridge over its management socket; closed by leaving the `with` block."""
+class OpenFlowConnection:
+    """A connection to a bridge over its management socket; a context, closed when it is left."""
 
     def __init__(self, path: Path, timeout: float) -> None:
-        """Connect and agree on a version within `timeout` seconds, which bounds the whole conversation.
+        """Connect and agree on a version. `timeout` in seconds bounds the whole connection.
 
-        Raises Unreachable when nobody answers at `path`, HostError without a common version.
+        Raises Unreachable when no bridge answers at `path`, HostError without a common version.
         """
         self._path = path
         self._deadline = time.monotonic() + timeout
@@ -103,16 +103,16 @@ class Bridge:
             self._socket.close()
             raise
 
-    def __enter__(self) -> Bridge:
+    def __enter__(self) -> OpenFlowConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def inject(self, in_port: int, frame: bytes) -> None:
-        """Let the bridge take `frame` for one received on OpenFlow port `in_port`; done when it returns.
+        """Have the bridge switch `frame` as if received on OpenFlow port `in_port`; returns when it has.
 
-        Raises HostError when the bridge refused it, Unreachable when it went silent.
+        Raises HostError when the bridge refuses it, Unreachable when it does not answer.
         """
         barrier = message(self._version, BARRIER_REPLY[self._version] - 1, _BARRIER_XID)
         try:
@@ -132,7 +132,7 @@ class Bridge:
             raise self._refused(body, "hello")
         version = common_version(offered, body) if kind == HELLO else 0
         if not version:
-            raise HostError(f"{self._path} speaks no OpenFlow version from 1.0 to 1.5")
+            raise HostError(f"{self._path} supports no OpenFlow version from 1.0 to 1.5")
         return version
 
     def _receive(self) -> tuple[int, int, int, bytes]:
@@ -163,5 +163,5 @@ class Bridge:
         reason = error.strerror or str(error)
         return Unreachable(
             f"no OpenFlow answer from {self._path}: {reason}",
-            "does the bridge exist (ovs-vsctl list-br) and is ovs-vswitchd running?",
+            "see whether the bridge exists (ovs-vsctl list-br) and ovs-vswitchd runs",
         )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to Open vSwitch: ports of bridges, and frames handed to a bridge.
+"""Open vSwitch of this host: ports of bridges, and frames that a bridge is to send.
 
-Owns the ports it made, which it knows by OWNER_KEY in the Interface's external_ids, and touches no other.
-Every change is one transaction that carries its own conditions: what was looked at still holds when it
-commits, or nothing happens and we look again.
+It changes only ports that vfmigrate made, which have OWNER_KEY in the external_ids of the Interface. Every change is
+one transaction with its own conditions: if what was read has changed, nothing happens, and it is read again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
 
 _RUNDIR = Path("/run/openvswitch")
 _ATTEMPTS = 10
-# For what is done once a boot and not while a guest waits: the daemon may have to load its kernel module first.
+# For what is done once after boot, while no guest waits: ovs-vswitchd can have to load its kernel module first.
 _SETTING_UP_SECONDS = 60.0
 
 _Result = TypeVar("_Result")
@@ -39,7 +38,7 @@ class OpenVswitch:
         rundir: Optional[Path] = None,
         datapath: str = bridges.KERNEL_DATAPATH,
     ) -> None:
-        """Name the database server; nothing is opened before it is needed.
+        """Name the database server; connections are opened when they are needed.
 
         `timeout` in seconds bounds each wait, for the database and for ovs-vswitchd. `rundir` holds the
         bridges' OpenFlow sockets; it is the directory of the database's socket unless given. `datapath` is the
@@ -52,7 +51,7 @@ class OpenVswitch:
         self._rundir = rundir or (Path(address).parent if kind == "unix" else _RUNDIR)
 
     def close(self) -> None:
-        """Close the connections; a later call opens them again."""
+        """Close the connections; a later call opens new ones."""
         self._database.close()
 
     def bridge_exists(self, name: str) -> bool:
@@ -60,12 +59,12 @@ class OpenVswitch:
         return bool(self._select("Bridge", ovsdb.named(name), "_uuid"))
 
     def port(self, name: str) -> Optional[SwitchPort]:
-        """The port of that name, on whichever bridge, or None."""
+        """The port of that name, on any bridge, or None."""
         rows = self._look_at(name)
         return rows.port if rows else None
 
     def owned_ports(self) -> list[SwitchPort]:
-        """Every port we made, by name. Its cost grows with our ports, not with those of others."""
+        """Every port that vfmigrate made, by name. Its cost grows with these ports, not with the others."""
         marked = [["external_ids", "includes", ovsdb.to_map(switchport.MARK)]]
         columns = ("name", *switchport.INTERFACE_COLUMNS)
         interfaces = {row["name"]: row for row in self._select("Interface", marked, *columns)}
@@ -80,23 +79,23 @@ class OpenVswitch:
         found = [
             PortRows.parse(holders[0]["name"], port, interfaces[port["name"]]).port
             for port, holders in zip(ports, bridges_of)
-            if holders  # else removed since we looked
+            if holders  # else removed meanwhile
         ]
         return [port for port in found if port.owner is not None]
 
     def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
-        """Make `netdev` a port of `bridge` on behalf of `owner`, with these settings; may be asked again.
+        """Plug `netdev` into `bridge` for `owner`, with these settings; idempotent.
 
-        Returns when ovs-vswitchd has the port at work. Raises HostError when the bridge is missing, the port
-        is on another or someone else's (nothing is touched), when ovs-vswitchd cannot use the port (which is
-        taken away again), or does not say in time whether it can (only a port that is new is taken away).
+        Returns when ovs-vswitchd uses the port. Raises HostError when the bridge is missing, when the port is on
+        another bridge or has another owner (nothing is changed), when ovs-vswitchd cannot use the port (which is
+        removed again), or does not say in time whether it can (a port that is new is removed).
         """
         return _persist(netdev, lambda: self._plug(bridge, netdev, owner, settings))
 
     def unplug(self, netdev: str, owner: str) -> bool:
-        """Take the port away if it still belongs to `owner`; False when it does not or is not there.
+        """Remove the port if it still belongs to `owner`; False when it does not or does not exist.
 
-        Done when the database has it, ovs-vswitchd running or not: it is then certain to follow.
+        Returns when the database has the change, whether or not ovs-vswitchd runs: it applies it when it does.
         """
         return _persist(netdev, lambda: self._unplug(netdev, owner))
 
@@ -105,7 +104,7 @@ class OpenVswitch:
         return ovsdb.pairs(self._select("Open_vSwitch", [], "other_config")[0]["other_config"])
 
     def configure(self, wanted: Mapping[str, str]) -> None:
-        """Write keys of the switch's other_config, and leave those of others."""
+        """Write keys of the switch's other_config; other keys are kept."""
 
         def attempt() -> None:
             present = self.settings()
@@ -115,27 +114,27 @@ class OpenVswitch:
         _persist("the configuration", attempt)
 
     def add_bridge(self, name: str) -> None:
-        """Make a bridge; nothing when it is there.
+        """Make a bridge, if it does not exist.
 
-        Returns when ovs-vswitchd has it at work. Raises HostError when it cannot, and leaves no bridge then.
+        Returns when ovs-vswitchd uses it. Raises HostError when it cannot, and removes the bridge then.
         """
         if self.bridge_exists(name):
             return
         try:
             number, results = self._commit(bridges.creation(name, self._datapath))
         except GuardError:
-            return  # somebody else was quicker
+            return  # made meanwhile by another program
         interface, port, made = (result["uuid"] for result in results[1:4])
         try:
             self._at_work(number, name, name, port, interface, seconds=_SETTING_UP_SECONDS)
         except HostError as failure:
-            self._database.transact(bridges.dissolution(made))
+            self._database.transact(bridges.bridge_removal(made))
             raise HostError(
-                f"cannot make bridge {name}: {failure.problem}", failure.remedy or "modprobe openvswitch"
+                f"cannot create bridge {name}: {failure.problem}", failure.remedy or "modprobe openvswitch"
             ) from failure
 
     def bridge_of(self, netdev: str) -> Optional[str]:
-        """The bridge that a network device is plugged into, by itself or as part of a bond; None when into none."""
+        """The bridge into which a network device is plugged, by itself or in a bond; None when it is in none."""
         for interface in self._select("Interface", ovsdb.named(netdev), "_uuid"):
             for port in self._select("Port", [["interfaces", "includes", interface["_uuid"]]], "_uuid"):
                 found = self._select("Bridge", [["ports", "includes", port["_uuid"]]], "name")
@@ -144,9 +143,9 @@ class OpenVswitch:
         return None
 
     def add_uplink(self, name: str, netdev: str) -> None:
-        """Plug `netdev` into the bridge `name` as a trunk of all VLANs; nothing when it is there.
+        """Plug `netdev` into the bridge `name` as a trunk of all VLANs, if it is not there.
 
-        Returns when ovs-vswitchd has it at work. Raises HostError when it is on another bridge, or cannot be used.
+        Returns when ovs-vswitchd uses it. Raises HostError when it is on another bridge or cannot be used.
         """
         present = self.bridge_of(netdev)
         if present == name:
@@ -168,11 +167,11 @@ class OpenVswitch:
             raise
 
     def packet_out(self, bridge: str, ofport: int, frame: bytes) -> None:
-        """Let `bridge` take `frame` for one that came in by port `ofport`, and switch it as normal traffic.
+        """Have `bridge` switch `frame` as normal traffic that came in by port `ofport`.
 
         An access port's VLAN applies to it as to any frame of that port. Raises HostError or Unreachable.
         """
-        with openflow.Bridge(self._rundir / f"{bridge}.mgmt", self._timeout) as conversation:
+        with openflow.OpenFlowConnection(self._rundir / f"{bridge}.mgmt", self._timeout) as conversation:
             conversation.inject(ofport, frame)
 
     def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
@@ -182,7 +181,7 @@ class OpenVswitch:
             remedy = f"create it: ovs-vsctl add-br {bridge}"
             raise HostError(f"Open vSwitch has no bridge '{bridge}'", remedy) from failure
         except TransactionError as failure:
-            # Whether the name is taken is left to the table's index to say: to ask would be to search the table.
+            # The index of the table says whether the name is taken: a select would search the table.
             if failure.error != "constraint violation":
                 raise
             return self._plug_again(bridge, netdev, owner, settings)
@@ -197,7 +196,7 @@ class OpenVswitch:
         rows = self._look_at(netdev)
         if rows is None:
             self._refuse_if_bonded(netdev)
-            raise GuardError("the port was there and is gone")
+            raise GuardError("the port was removed meanwhile")
         _refuse_unless_ours(rows.port, bridge, owner)
         if rows.satisfies(settings):
             return rows.port
@@ -205,7 +204,7 @@ class OpenVswitch:
         return self._at_work(number, bridge, netdev, rows.port_uuid, rows.interface_uuid)
 
     def _commit(self, changes: Iterator[Operation]) -> tuple[int, list[Any]]:
-        """Commit changes that ovs-vswitchd shall confirm: the number by which it does, and their results."""
+        """Commit changes that ovs-vswitchd is to confirm; returns the configuration's number and the results."""
         bump = ovsdb.mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
         *results, counter = self._database.transact(
             *changes, bump, ovsdb.select("Open_vSwitch", [], "next_cfg")
@@ -222,11 +221,11 @@ class OpenVswitch:
         *,
         seconds: float = 0.0,
     ) -> SwitchPort:
-        """The port once ovs-vswitchd has taken note of configuration `number`, if it works then.
+        """The port, once ovs-vswitchd has confirmed configuration `number` and uses the port.
 
-        Raises HostError when ovs-vswitchd takes no note in time, or could not use the netdev (the port is taken
-        away again): it confirms a configuration whether or not it came to anything. `seconds` is for how long to
-        wait, if longer than the time-out of the constructor.
+        Raises HostError when ovs-vswitchd does not confirm in time, or cannot use the network device (the port is
+        removed again): it confirms a configuration also when it failed. `seconds` replaces the time-out of the
+        constructor if it is longer.
         """
         seconds = max(seconds, self._timeout)
         confirmed = {
@@ -239,7 +238,7 @@ class OpenVswitch:
             "timeout": int(seconds * 1000),
         }
         try:
-            # The server ends the wait; our own, longer patience is for a server that does not.
+            # The server ends the wait; our own, longer time-out is for a server that does not.
             _, ports, interfaces = self._database.transact(
                 confirmed,
                 ovsdb.select("Port", ovsdb.row(port_uuid), *switchport.PORT_COLUMNS),
@@ -249,10 +248,12 @@ class OpenVswitch:
         except GuardError as failure:
             raise HostError(
                 f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {seconds:g} s",
-                "is it running? systemctl status ovs-vswitchd",
+                "see systemctl status ovs-vswitchd",
             ) from failure
         if not ports["rows"] or not interfaces["rows"]:
-            raise HostError(f"port {netdev} of bridge {bridge} was taken away while it was being plugged")
+            raise HostError(
+                f"port {netdev} of bridge {bridge} was removed by another program while it was plugged"
+            )
         port = PortRows.parse(bridge, ports["rows"][0], interfaces["rows"][0]).port
         if port.error or port.ofport is None:
             if port.owner:
@@ -266,19 +267,19 @@ class OpenVswitch:
         if rows is None or rows.port.owner != owner:
             return False
         removal = list(switchport.removal(rows, owner))
-        litter = self._litter(rows)
+        unused = self._unused_rows(rows)
         while True:
             try:
-                self._database.transact(*removal, *litter)
+                self._database.transact(*removal, *unused)
                 return True
             except TransactionError as failure:
-                # Some other port uses that QoS or Queue: then it is no litter.
-                if not litter or failure.error != "referential integrity violation":
+                # Another port uses that QoS or Queue: keep it.
+                if not unused or failure.error != "referential integrity violation":
                     raise
-                litter = litter[:1] if len(litter) > 1 else []
+                unused = unused[:1] if len(unused) > 1 else []
 
-    def _litter(self, rows: PortRows) -> list[Operation]:
-        """What to delete with the port, its QoS first: unlike ports, QoS and Queue rows stay when unused."""
+    def _unused_rows(self, rows: PortRows) -> list[Operation]:
+        """The rows to delete with the port, its QoS first: OVSDB does not delete unused QoS and Queue rows itself."""
         if rows.qos is None:
             return []
         found = self._select("QoS", [["_uuid", "==", rows.qos]], "queues")
@@ -290,9 +291,9 @@ class OpenVswitch:
         return rows[0] if rows else None
 
     def _look(self, names: list[str]) -> list[PortRows]:
-        """The rows of those of the named ports that are there, in two questions to the database.
+        """The rows of those of the named ports that exist, in two transactions.
 
-        A name is searched for, which takes the longer the more ports there are: once, therefore.
+        A select by name searches the table, which takes longer the more ports there are, so it is done once.
         """
         looks = [ovsdb.select("Port", ovsdb.named(name), *switchport.PORT_COLUMNS) for name in names]
         ports = [
@@ -302,7 +303,7 @@ class OpenVswitch:
             return []
         results = self._database.transact(*(look for port in ports for look in switchport.around(port)))
         answers = [result["rows"] for result in results]
-        # Neither bridge nor interface: removed since we looked.
+        # Without bridge or interface: removed meanwhile.
         return [
             PortRows.parse(bridges[0]["name"], port, *interfaces)
             for port, bridges, interfaces in zip(ports, answers[::2], answers[1::2])
@@ -315,14 +316,17 @@ class OpenVswitch:
             ovsdb.select("Port", name, "_uuid"), ovsdb.select("Interface", name, "_uuid")
         )
         if interfaces["rows"] and not ports["rows"]:
-            raise HostError(f"{netdev} is part of a bond in Open vSwitch", "a VF needs a port of its own")
+            raise HostError(
+                f"{netdev} is part of a bond in Open vSwitch",
+                "remove it from the bond: a VF needs a port of its own",
+            )
 
     def _select(self, table: str, where: list[ovsdb.Condition], *columns: str) -> list[Any]:
         return list(self._database.transact(ovsdb.select(table, where, *columns))[0]["rows"])
 
 
 def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
-    """Look and act again when something changed in between or the connection broke."""
+    """Try again when something changed in between or the connection broke."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return attempt()
@@ -331,8 +335,8 @@ def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
     try:
         return attempt()
     except GuardError as failure:
-        problem = f"port {netdev} in Open vSwitch changed under our hands {_ATTEMPTS} times"
-        raise HostError(problem, "is another controller managing it?") from failure
+        problem = f"port {netdev} in Open vSwitch was changed by another program during {_ATTEMPTS} attempts"
+        raise HostError(problem, "see which other controller manages this port") from failure
 
 
 def _refuse_unless_ours(port: SwitchPort, bridge: str, owner: str) -> None:

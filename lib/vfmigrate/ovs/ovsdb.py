@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Transactions with ovsdb-server: the wire, the value notation and the errors of RFC 7047.
+"""Transactions with ovsdb-server: connections, values and errors of RFC 7047.
 
-Owns the connections. Knows nothing of bridges and ports: those are `vfmigrate.ovs.openvswitch`.
-
-Never monitors a table and never reads a whole one: what a transaction costs must not grow with the number of
-ports. That is why this is built on `ovs.jsonrpc` and not on `ovs.db.idl`, which downloads the database first.
+Bridges and ports are the business of `vfmigrate.ovs.openvswitch`. No table is monitored or read as a whole, because
+the cost of a transaction must not grow with the number of ports. So this uses `ovs.jsonrpc` and not `ovs.db.idl`,
+which downloads the database first.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ Row = Mapping[str, Any]
 Condition = list[Any]
 """Column, function and value (RFC 7047, 5.1)."""
 
-_START = "is Open vSwitch running on this host? systemctl status openvswitch-switch (or openvswitch)"
+_START = "run: systemctl start openvswitch-switch (Debian) or systemctl start openvswitch (Fedora, EL)"
 
 
 class TransactionError(HostError):
-    """ovsdb-server did not commit. `error` is its word for why (RFC 7047, 3.1 and 5.2)."""
+    """ovsdb-server did not commit. `error` is the reason it gives (RFC 7047, 3.1 and 5.2)."""
 
     def __init__(self, error: str, details: str = "") -> None:
         super().__init__(f"Open vSwitch's database refused the change: {error} {details}")
@@ -39,11 +38,11 @@ class TransactionError(HostError):
 
 
 class GuardError(TransactionError):
-    """A `wait` operation did not find what it waited for, so nothing of its transaction happened."""
+    """The condition of a `wait` operation does not hold, so its transaction changed nothing."""
 
 
 class ConnectionLost(Unreachable):
-    """ovsdb-server went away between a request and its answer: nobody knows whether it has happened."""
+    """The connection broke between a request and its answer: the transaction may have been committed."""
 
 
 def atoms(value: Any) -> list[Any]:
@@ -85,7 +84,7 @@ def named(name: str) -> list[Condition]:
 
 
 def row(uuid: Any) -> list[Condition]:
-    """The condition that picks one row. It is the only one for which ovsdb-server does not search the table."""
+    """The condition that picks one row. Only for this one ovsdb-server does not search the table."""
     return [["_uuid", "==", uuid]]
 
 
@@ -105,7 +104,7 @@ def delete(table: str, uuid: Any) -> Operation:
 
 
 def guard(table: str, where: list[Condition], rows: list[Row]) -> Operation:
-    """A `wait` operation that lets its transaction happen only if exactly `rows` meet the conditions now.
+    """A `wait` operation: its transaction commits only if exactly `rows` meet the conditions now.
 
     RFC 7047, 5.2.6. All rows must name the same columns; no rows: nothing may meet the conditions.
     """
@@ -122,7 +121,7 @@ def guard(table: str, where: list[Condition], rows: list[Row]) -> Operation:
 
 
 class _Connection:
-    """One JSON-RPC connection, with a bound on every wait."""
+    """One JSON-RPC connection; every wait is bounded."""
 
     def __init__(self, remote: str, deadline: float) -> None:
         opened = ovs.stream.Stream.open(remote)
@@ -136,7 +135,7 @@ class _Connection:
         self._rpc.close()
 
     def alive(self) -> bool:
-        """Whether the server still holds its end, as far as can be told without asking it."""
+        """Whether the server has not closed the connection, as far as that can be seen without a request."""
         while True:
             error, message = self._rpc.recv()
             if error:
@@ -165,7 +164,7 @@ class _Connection:
                 self._answer_probe(message)
 
     def _answer_probe(self, message: Any) -> None:
-        # Over TCP the server drops a client that does not answer its probes (RFC 7047, 4.1.11).
+        # Over TCP the server disconnects a client that does not answer its probes (RFC 7047, 4.1.11).
         if message.type == message.T_REQUEST and message.method == "echo":
             self._rpc.send(ovs.jsonrpc.Message.create_reply(message.params, message.id))
 
@@ -184,8 +183,8 @@ class _Connection:
 class Database:
     """The Open_vSwitch database of one ovsdb-server, over connections that are kept between transactions.
 
-    Thread-safe: a connection serves one transaction at a time, and threads that come together get one each,
-    so that a transaction that waits does not hold up the others.
+    Thread-safe: a connection serves one transaction at a time, and concurrent threads get one each, so that a
+    transaction that waits does not block the others.
     """
 
     def __init__(self, remote: str, *, timeout: float) -> None:
@@ -196,17 +195,17 @@ class Database:
         self._idle: list[_Connection] = []
 
     def transact(self, *operations: Operation, patience: Optional[float] = None) -> list[Any]:
-        """The results of the operations, which happened all or not at all (RFC 7047, 4.1.3).
+        """Commit all operations or none, and return their results (RFC 7047, 4.1.3).
 
         `patience` in seconds replaces the time-out of the constructor. Raises GuardError, TransactionError,
-        ConnectionLost (it may have happened) or Unreachable.
+        ConnectionLost (it may have been committed) or Unreachable.
         """
         deadline = time.monotonic() + (self._timeout if patience is None else patience)
         connection = self._take(deadline)
         try:
             results = connection.call("transact", ["Open_vSwitch", *operations], deadline)
         except BaseException:
-            # An answer that comes later would be taken for that of the next request.
+            # A late answer would be read as that of the next request.
             connection.close()
             raise
         with self._lock:
@@ -215,7 +214,7 @@ class Database:
         return list(results)
 
     def close(self) -> None:
-        """Close the idle connections; the next transaction opens another."""
+        """Close the idle connections; the next transaction opens a new one."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:

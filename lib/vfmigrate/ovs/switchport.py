@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A port of ours as rows of Open vSwitch's database, and the operations that make, change and remove it.
+"""A port that vfmigrate made, as rows of Open vSwitch's database, and the operations that make, change and remove it.
 
 Pure: rows in, values and operations out; `vfmigrate.ovs.openvswitch` runs them. The columns are explained in
 ovs-vswitchd.conf.db(5).
@@ -15,12 +15,12 @@ from vfmigrate.ovs import ovsdb
 from vfmigrate.ovs.ovsdb import Condition, Operation, Row
 
 OWNER_KEY = "vfmigrate-owner"
-"""The external_ids key of an Interface that says on whose behalf the port is there."""
+"""The external_ids key of an Interface that names the owner of the port."""
 
 MARK = {"vfmigrate": "port"}
-"""In external_ids of every Interface of ours: OVSDB can look for a pair in a map, but not for a key alone."""
+"""In external_ids of every Interface of ours: OVSDB can search a map for a pair, but not for a key alone."""
 
-# What OVN and Neutron read. A key that the settings no longer name goes away; keys of others stay.
+# What OVN and Neutron read. These keys are removed when the settings no longer have them; others are kept.
 _INTEGRATION_KEYS = ("iface-id", "attached-mac", "vm-id", "iface-status")
 
 PORT_COLUMNS = ("_uuid", "name", "interfaces", "tag", "trunks", "vlan_mode", "qos")
@@ -29,22 +29,21 @@ INTERFACE_COLUMNS = ("_uuid", "external_ids", "ofport", "error", "mtu_request")
 
 @dataclass(frozen=True)
 class PortSettings:
-    """What a port shall be like: access VLAN `tag`, `trunks`, its Interface's external_ids, `mtu` in bytes.
+    """The wanted settings of a port: access VLAN `tag`, `trunks`, and its Interface's external_ids.
 
-    A tag alone makes an access port; with trunks, the tag's VLAN goes untagged beside the tagged others.
+    A tag alone makes an access port; with trunks, frames of the tag's VLAN are untagged and the others tagged.
     """
 
     tag: Optional[int] = None
     trunks: tuple[int, ...] = ()
     external_ids: Mapping[str, str] = field(default_factory=dict)
-    mtu: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class SwitchPort:
-    """A port as the database has it now. `owner` is None for a port we did not make.
+    """The present state of a port in the database. `owner` is None for a port that vfmigrate did not make.
 
-    `ofport` is None as long as ovs-vswitchd has not configured the port or could not; `error` says why not.
+    `ofport` is None while ovs-vswitchd has not configured the port, or cannot; `error` says why.
     """
 
     name: str
@@ -59,13 +58,13 @@ class SwitchPort:
 
 @dataclass(frozen=True)
 class PortRows:
-    """The rows behind a port: what a transaction needs beside what SwitchPort tells."""
+    """The rows of a port: what transactions need besides SwitchPort."""
 
     port: SwitchPort
     port_uuid: Any
     interface_uuid: Any
     vlan_mode: Optional[str]
-    mtu: Optional[int]
+    mtu_request: Optional[int]
     qos: Any
 
     @classmethod
@@ -88,12 +87,15 @@ class PortRows:
             port_uuid=port["_uuid"],
             interface_uuid=interface["_uuid"],
             vlan_mode=ovsdb.optional(port["vlan_mode"]),
-            mtu=ovsdb.optional(interface["mtu_request"]),
+            mtu_request=ovsdb.optional(interface["mtu_request"]),
             qos=ovsdb.optional(port["qos"]),
         )
 
     def satisfies(self, settings: PortSettings) -> bool:
-        """Whether nothing needs to be written for the port to be as the settings say, and at work."""
+        """Whether the port has these settings and ovs-vswitchd uses it, so that nothing is to be written.
+
+        No port of ours has an mtu_request: the MTU of a representor is set on the network device.
+        """
         port = self.port
         wanted = {**settings.external_ids, **MARK}
         stale = [key for key in _INTEGRATION_KEYS if key in port.external_ids and key not in wanted]
@@ -101,30 +103,29 @@ class PortRows:
             not stale
             and wanted.items() <= port.external_ids.items()
             and (port.tag, port.trunks) == (settings.tag, tuple(sorted(settings.trunks)))
-            and (self.vlan_mode, self.mtu) == (_vlan_mode(settings), settings.mtu)
+            and (self.vlan_mode, self.mtu_request) == (_vlan_mode(settings), None)
             and port.ofport is not None
             and port.error is None
         )
 
 
 def around(port: Row) -> Iterator[Operation]:
-    """Look for the bridge that has the port and for its interface."""
+    """Select the bridge that has the port, and its interface."""
     yield ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name")
-    # Of a bond any one will do: it is not ours, and that is all there is to know.
+    # The first interface of a bond is enough to see that the port is not ours.
     yield ovsdb.select("Interface", ovsdb.row(ovsdb.atoms(port["interfaces"])[0]), *INTERFACE_COLUMNS)
 
 
 def insertion(bridge: str, netdev: str, owner: str, settings: PortSettings) -> Iterator[Operation]:
-    """Make the port, provided that the bridge is there: the first result its guard's, then Interface and Port.
+    """Make the port, if the bridge exists. The results: of the guard, then Interface and Port.
 
-    A name that is taken makes it fail with "constraint violation", names being unique in both tables.
+    If the name is taken, it fails with "constraint violation": names are unique in both tables.
     """
     here = ovsdb.named(bridge)
     yield ovsdb.guard("Bridge", here, [{"name": bridge}])
     interface = {
         "name": netdev,
         "external_ids": ovsdb.to_map(_external_ids(owner, settings)),
-        "mtu_request": ovsdb.to_optional(settings.mtu),
     }
     port = {"name": netdev, "interfaces": ["named-uuid", "interface"], **_port_columns(settings)}
     yield {"op": "insert", "table": "Interface", "uuid-name": "interface", "row": interface}
@@ -133,7 +134,7 @@ def insertion(bridge: str, netdev: str, owner: str, settings: PortSettings) -> I
 
 
 def update(rows: PortRows, owner: str, settings: PortSettings) -> Iterator[Operation]:
-    """Bring the port to the settings, provided that it is still the owner's and on the same bridge."""
+    """Give the port these settings, if it still has this owner and bridge."""
     port, interface = ovsdb.row(rows.port_uuid), ovsdb.row(rows.interface_uuid)
     wanted = _external_ids(owner, settings)
     outdated = sorted({*_INTEGRATION_KEYS, *wanted})
@@ -146,15 +147,15 @@ def update(rows: PortRows, owner: str, settings: PortSettings) -> Iterator[Opera
         ["external_ids", "delete", ovsdb.to_set(outdated)],
         ["external_ids", "insert", ovsdb.to_map(wanted)],
     )
-    mtu = {"mtu_request": ovsdb.to_optional(settings.mtu)}
-    yield {"op": "update", "table": "Interface", "where": interface, "row": mtu}
+    no_mtu = {"mtu_request": ovsdb.to_set([])}
+    yield {"op": "update", "table": "Interface", "where": interface, "row": no_mtu}
 
 
 def removal(rows: PortRows, owner: str) -> Iterator[Operation]:
-    """Take the port off its bridge, provided that it is still the owner's; its rows go when unreferenced."""
+    """Remove the port from its bridge, if it still has this owner; OVSDB then deletes its rows."""
     yield _still_owned(rows, owner)
     yield ovsdb.mutate("Bridge", _holding(rows), ["ports", "delete", rows.port_uuid])
-    # References are counted before the rows nobody refers to are swept: a QoS to be deleted must be let go of.
+    # OVSDB checks references before it deletes unreferenced rows, so the port must drop a QoS that is to be deleted.
     yield {
         "op": "update",
         "table": "Port",
@@ -164,7 +165,7 @@ def removal(rows: PortRows, owner: str) -> Iterator[Operation]:
 
 
 def _still_owned(rows: PortRows, owner: str) -> Operation:
-    # A port plugged anew under the same name is another row, so the condition names row and owner.
+    # A port that was removed and plugged again is another row, so the condition names row and owner.
     includes = ["external_ids", "includes", ovsdb.to_map({OWNER_KEY: owner})]
     return ovsdb.guard("Interface", [*ovsdb.row(rows.interface_uuid), includes], [{"name": rows.port.name}])
 
@@ -183,7 +184,7 @@ def _external_ids(owner: str, settings: PortSettings) -> dict[str, str]:
 
 
 def _port_columns(settings: PortSettings) -> dict[str, Any]:
-    """Every column we set, also to empty: what is not said would stay as it was."""
+    """All columns that we set, also to empty: a column that is not named keeps its value."""
     return {
         "tag": ovsdb.to_optional(settings.tag),
         "trunks": ovsdb.to_set(sorted(settings.trunks)),

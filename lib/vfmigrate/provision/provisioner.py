@@ -25,7 +25,7 @@ from vfmigrate.host.links import Link
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD, differing
-from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.provision import pf
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.pf import PfState
@@ -66,7 +66,7 @@ class Provisioner:
         networks: Networks,
         *,
         udev: Udev,
-        offload: OffloadRestart,
+        offload: HardwareOffload,
     ) -> None:
         self._config = services.config
         self._host = services.host

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the rows of a port say, and when they are as wanted."""
+"""The rows of a port, and when they satisfy the wanted settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ SETTINGS = st.builds(
     tag=st.none() | VLAN,
     trunks=st.lists(VLAN, unique=True).map(tuple),
     external_ids=st.dictionaries(st.sampled_from(["iface-id", "vm-id", "site"]), st.text(max_size=3)),
-    mtu=st.none() | st.integers(68, 9000),
 )
 
 
@@ -53,7 +52,7 @@ def inserted(settings: PortSettings) -> PortRows:
 
 
 @given(SETTINGS)
-def test_a_port_as_we_make_it_is_as_wanted(settings: PortSettings) -> None:
+def test_an_inserted_port_satisfies_its_settings(settings: PortSettings) -> None:
     rows = inserted(settings)
     assert rows.satisfies(settings)
     assert rows.port.owner == "me"
@@ -61,11 +60,11 @@ def test_a_port_as_we_make_it_is_as_wanted(settings: PortSettings) -> None:
 
 
 @given(SETTINGS, SETTINGS)
-def test_only_equal_settings_are_as_wanted(made: PortSettings, wanted: PortSettings) -> None:
+def test_only_equal_settings_are_satisfied(made: PortSettings, wanted: PortSettings) -> None:
     def essence(settings: PortSettings) -> object:
         trunks, ids = frozenset(settings.trunks), {**settings.external_ids}
         # A key that is not one of the integration's may stay when it is no longer named.
-        return settings.tag, trunks, settings.mtu, {key: ids.get(key) for key in ("iface-id", "vm-id")}
+        return settings.tag, trunks, {key: ids.get(key) for key in ("iface-id", "vm-id")}
 
     extra = "site" in wanted.external_ids and made.external_ids.get("site") != wanted.external_ids["site"]
     assert inserted(made).satisfies(wanted) == (essence(made) == essence(wanted) and not extra)
@@ -89,7 +88,7 @@ def test_a_port_at_work_has_a_number(ofport: Any, error: Any, expected: Optional
     assert ours.satisfies(PortSettings()) == (expected is not None)
 
 
-def test_rows_without_our_key_are_nobodys() -> None:
+def test_a_port_without_our_key_has_no_owner() -> None:
     assert parse({"tag": 5, "trunks": ["set", [9, 8]]}, {}).port.owner is None
     assert parse({"tag": 5, "trunks": ["set", [9, 8]]}, {}).port.trunks == (8, 9)
 
@@ -103,7 +102,7 @@ def test_changes_are_conditional_on_row_and_owner(operations: Any) -> None:
     assert (first["op"], first["where"]) == ("wait", [["_uuid", "==", INTERFACE_UUID], owner])
 
 
-def test_an_update_takes_away_what_is_no_longer_said() -> None:
+def test_an_update_removes_keys_that_the_settings_no_longer_have() -> None:
     rows = inserted(PortSettings(tag=42, external_ids={"iface-id": "x"}))
     port, interface = (list(update(rows, "me", PortSettings()))[index] for index in (2, 3))
     assert port["row"] == {name: ["set", []] for name in ("tag", "trunks", "vlan_mode")}

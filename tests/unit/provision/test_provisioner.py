@@ -23,7 +23,7 @@ from vfmigrate.domain import network_xml
 from vfmigrate.errors import Refused, UsageError
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.offload import OffloadRestart
+from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
 
@@ -48,7 +48,7 @@ class ProvisionRig(Rig):
         self.pid_file = place / "vswitchd.pid"
         self.proc = place / "proc"
         self.run_switch(100)
-        self.offload = OffloadRestart(
+        self.offload = HardwareOffload(
             self.restart, note=place / "note", pid_file=self.pid_file, proc=self.proc
         )
 
