@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to the log: one entry per thing that happened, with fields an administrator can select by.
+"""The log: one entry for each event, with fields by which an administrator can filter.
 
 Entries go to systemd's journal in its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/), so that
 `journalctl -t vfmigrated VFMIGRATE_DOMAIN=guest1` works; without a journal they are lines on standard error.
-Domain XML never comes here: it may hold passwords.
+Domain XML is never logged: it can contain passwords.
 
 A journal that does not read, stopped or stuck on its disk, must not stop the daemon: an entry that it does not take is
 counted and lost, and the count is logged when it reads again.
@@ -25,7 +25,6 @@ IDENTIFIER = "vfmigrated"
 
 ERROR = 3
 WARNING = 4
-NOTICE = 5
 INFO = 6
 DEBUG = 7
 
@@ -60,7 +59,7 @@ class Journal:
         self._lost = 0
 
     def event(self, name: str, message: str, *, level: int = INFO, **fields: Value) -> None:
-        """Log that `name` happened, told by `message`; `fields` become VFMIGRATE_<FIELD>."""
+        """Log the event `name` with a message; `fields` become VFMIGRATE_<FIELD>."""
         message = " ".join(message.split())
         entry = {
             "MESSAGE": message,
@@ -128,17 +127,17 @@ class Journal:
             return False
 
     def bug(self, error: BaseException) -> str:
-        """Log an exception that nobody foresaw, by its place; returns what to tell the administrator.
+        """Log an unexpected exception with its place in the code; returns the message.
 
-        Not its text: that may quote domain XML.
+        The text of the exception is left out: it can quote domain XML.
         """
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
-        told = f"vfmigrated has a bug: {type(error).__name__} at {place}"
-        self.event("bug", told, level=ERROR)
-        return told
+        text = f"vfmigrated has a bug: {type(error).__name__} at {place}"
+        self.event("bug", text, level=ERROR)
+        return text
 
     def close(self) -> None:
         """Close the socket."""

@@ -51,7 +51,7 @@ def test_a_pool_that_the_destination_does_not_have(pair: Pair) -> None:
     pair.a.product.start()
     start(pair.b, pool="storage")
     pair.a.start_guest(Guest("g", [Vf(pair.a.vf(1), MAC)]))
-    assert "pool 'data', which this host does not have: it has storage" in refused(pair).error
+    assert "pool 'data', which this host does not have: its pools are storage" in refused(pair).error
 
 
 def test_metadata_that_cannot_be_read(ready: Pair) -> None:
@@ -63,7 +63,7 @@ def test_metadata_that_cannot_be_read(ready: Pair) -> None:
     ready.a.host.virsh(
         "metadata", "g", "urn:vfmigrate:domain:1", "--key", "vfmigrate", "--set", vfs, "--live"
     )
-    assert "metadata is unreadable: vlan='many'" in refused(ready).error
+    assert "metadata cannot be read: vlan='many'" in refused(ready).error
 
 
 def unmarked(node: Node) -> None:
@@ -128,7 +128,7 @@ def test_a_guest_that_waits_too_long_is_refused_with_the_guests_that_migrate(pai
         outcome = pair.a.migrate("second", pair.b)
         took = time.monotonic() - began
     assert outcome.status != 0
-    assert f"1 VF of PF {pair.b.pf} on the move already (guests first)" in outcome.error
+    assert f"1 VF of PF {pair.b.pf} already migrating (guests first)" in outcome.error
     assert took >= WAIT_S
     assert first.finish().status == 0
     assert pair.a.host.domains() == {"second": "running"}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A VF of a pool put into a guest's definition, and taken out of it again. Pure: XML in, XML out.
+"""Add a VF of a pool to a guest's definition, or remove it. Pure: XML in, XML out.
 
-The interface names the pool's libvirt network, so that the definition is the same on every host; a pool without a
-network leaves nothing but a VF's address to name, which is rewritten when the guest migrates. VLAN and strategy are
-in the mark of the interface in the metadata. Everything else in the text stays as it was.
+The interface names the pool's libvirt network, so that the definition is the same on every host. For a pool without a
+network it names the address of a VF, which the daemon changes when the guest migrates. VLAN and strategy are in the
+mark of the interface in the metadata. The rest of the text does not change.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError, Refused
 from vfmigrate.model.pci import PciAddress
 
-# Ports that a device can be plugged into while the guest runs.
+# Controllers with hot-plug.
 _PLUGGABLE = ("pcie-root-port", "pcie-switch-downstream-port")
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A VF that a guest is to have."""
+    """A VF to add to a guest."""
 
     mac: str
     pool: str
-    #: the pool's libvirt network; None: it has none, and `vf` is named
+    #: the pool's libvirt network; None when it has none, and the interface names `vf`
     network: Optional[str] = None
     vf: Optional[PciAddress] = None
     #: VLAN tag of the port; None: the pool's
     vlan: Optional[int] = None
-    #: how the VF crosses when the guest migrates; None: as the daemon sees fit, which is vfio
+    #: the strategy of the VF; None for the default, which is vfio
     strategy: Optional[str] = None
 
     def mark(self) -> Mark:
-        """What the metadata says of it."""
+        """Its mark in the metadata."""
         return Mark(mac=self.mac, pool=self.pool, vlan=self.vlan, strategy=self.strategy)
 
     def device(self) -> list[str]:
-        """The lines of its element."""
+        """The lines of its XML element."""
         if self.network is not None:
             return [
                 "<interface type='network'>",
@@ -51,7 +51,7 @@ class Attachment:
                 "</interface>",
             ]
         if self.vf is None:
-            raise InputError(f"neither a network nor a VF of pool '{self.pool}' is known")
+            raise InputError(f"pool '{self.pool}' has neither a libvirt network nor a VF to name")
         return [
             "<interface type='hostdev' managed='yes'>",
             f"  <mac address='{self.mac}'/>",
@@ -88,15 +88,15 @@ def detached(xml: str, vf: VfInterface) -> str:
 
 
 def find(xml: str, mac: str) -> Optional[VfInterface]:
-    """The VF with this MAC in a domain, which may be an interface of any network; None when there is none."""
+    """The interface with this MAC in a domain, which can also be one of another network; None without one."""
     return next((each for each in domain_xml.read(xml).interfaces if each.wanted_mac == mac), None)
 
 
 def check_free_port(xml: str) -> None:
-    """Raises Refused when a running guest has no PCI Express port left that a VF could be plugged into.
+    """Raises Refused when a running guest has no free PCI Express port for a VF.
 
-    libvirt makes ports when a domain is defined; a machine that runs cannot get more. What is left of a machine with
-    conventional PCI only libvirt can tell.
+    libvirt creates the ports when a domain is defined; a running machine cannot get more. In a machine with
+    conventional PCI, only libvirt knows what is free.
     """
     root = Markup(xml).root
     controllers = [each for each in root.all("devices/controller") if each.attributes.get("type") == "pci"]
@@ -116,9 +116,9 @@ def check_free_port(xml: str) -> None:
     name = next(root.all("name"), None)
     told = Markup(xml).text_of(name) if name is not None else ""
     raise Refused(
-        f"guest '{told[6:-7]}' has no free PCI Express port that a VF could be plugged into while it runs",
-        "give it the VF for its next boot with --config; a port for later is one more "
-        "<controller type='pci' model='pcie-root-port'/> in its definition",
+        f"guest '{told[6:-7]}' has no free PCI Express port, so a VF cannot be plugged in while it runs",
+        "add the VF for the next boot with --config; for later hot-plugs, add "
+        "<controller type='pci' model='pcie-root-port'/> to the definition",
     )
 
 

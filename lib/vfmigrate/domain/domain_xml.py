@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Domain XML: which VFs a guest has, and the same XML with other VFs.
 
-Pure: text in, values or text out. The XML comes from whoever may talk to libvirt, so it is parsed without entities,
-network or DTD. Rewriting touches the digits it must and nothing else: every other byte stays as it was.
+Pure: text in, values or text out. Rewriting replaces the digits of addresses; every other byte stays the same.
 
 Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #host-device-assignment):
 
-- `<interface type='hostdev'>`: libvirt sets the MAC; also what a pool interface looks like once it is resolved;
+- `<interface type='hostdev'>`: libvirt sets the MAC; a resolved interface of a pool's network has this form;
 - `<hostdev mode='subsystem' type='pci'>`: the bare device, which carries no MAC in the XML;
 - `<interface type='network'>`: an interface of a hostdev network not yet resolved, or of any other network.
 """
@@ -33,9 +32,9 @@ from vfmigrate.model.strategy import Strategy, of_interface
 
 @dataclass(frozen=True)
 class VfInterface:
-    """One device of a domain that is, or may turn out to be, a VF."""
+    """A device of a domain that is, or can be, a VF."""
 
-    #: position among the children of <devices>: names the device in `readdress`
+    #: position among the children of <devices>, which identifies the device in `readdress`
     position: int
     #: 'interface', 'hostdev' or 'network', as in the module's docstring
     form: str
@@ -43,7 +42,7 @@ class VfInterface:
     mac: Optional[str] = None
     #: host address of the VF; None while an interface of a network is not resolved
     address: Optional[PciAddress] = None
-    #: libvirt binds the driver by itself and gives it back
+    #: libvirt binds the VFIO driver itself, and gives the VF back to the host's driver afterwards
     managed: bool = False
     #: the interface asks libvirt to set a VLAN on the VF
     vlan: bool = False
@@ -51,7 +50,7 @@ class VfInterface:
     teaming: Optional[str] = None
     #: alias of the other half of its failover pair
     standby: Optional[str] = None
-    #: what the metadata says of this interface
+    #: the mark of this interface in the metadata
     mark: Optional[Mark] = None
 
     @property
@@ -68,7 +67,7 @@ class VfInterface:
 
 @dataclass(frozen=True)
 class Standby:
-    """The persistent half of a failover pair: the interface that carries a guest while its VF is away."""
+    """The persistent half of a failover pair: the interface that the guest uses while its VF is unplugged."""
 
     alias: Optional[str]
     mac: Optional[str]
@@ -87,7 +86,7 @@ class Standby:
 
 @dataclass(frozen=True)
 class Domain:
-    """What concerns us of one domain."""
+    """What vfmigrate needs to know of a domain."""
 
     uuid: str
     name: str
@@ -95,7 +94,7 @@ class Domain:
     #: the guest has a virtual IOMMU, with which QEMU refuses to migrate VFIO devices
     viommu: bool
     standbys: tuple[Standby, ...] = ()
-    #: all that our metadata says, also of interfaces that the domain does not have now
+    #: all marks in the metadata, also those of interfaces that the domain does not have now
     marks: tuple[Mark, ...] = ()
     #: the memory that it has now
     memory_kib: int = 0
@@ -117,7 +116,7 @@ def _pci_address(device: etree._Element) -> Optional[PciAddress]:
 
 
 def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
-    """The VF in a child of <devices>, or None when it cannot be one."""
+    """The VF in a child of <devices>; None when it cannot be one."""
     teaming = device.find("teaming")
     if teaming is not None and teaming.get("type") == "persistent":
         return None
@@ -157,7 +156,7 @@ def _standby(device: etree._Element) -> Standby:
     try:
         tags = [int(tag.get("id", "")) for tag in vlan.findall("tag")] if vlan is not None else []
     except ValueError:
-        raise InputError("the domain XML has a VLAN tag that is no number") from None
+        raise InputError("the domain XML has a VLAN tag that is not a number") from None
     is_trunk = vlan is not None and (vlan.get("trunk") == "yes" or len(tags) > 1)
     mac = _attribute(device, "mac", "address")
     return Standby(
@@ -173,7 +172,7 @@ def _standby(device: etree._Element) -> Standby:
 
 
 def _mark_of(interface: VfInterface, marks: tuple[Mark, ...]) -> Optional[Mark]:
-    """The mark that speaks of this interface: by MAC; by host address where there is no MAC in the XML."""
+    """The mark of this interface: by MAC, or by host address where the XML has no MAC."""
     for mark in marks:
         if interface.mac is not None and mark.mac == interface.mac:
             return mark
@@ -206,15 +205,15 @@ def _uuid(root: etree._Element) -> str:
     try:
         uuid.UUID(text)
     except ValueError:
-        raise InputError("the domain XML has a <uuid> that is none") from None
+        raise InputError("the domain XML has a <uuid> that is not one") from None
     return text
 
 
 def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
-    """Read what concerns us of a domain.
+    """Read a domain.
 
-    Raises InputError for XML that is malformed, too large or not a domain, and for unreadable metadata of ours; to
-    the `lenient`, who may refuse nothing any more, such metadata is as good as none.
+    Raises InputError for XML that is malformed, too large or not a domain, and for metadata of ours that cannot be
+    read. With `lenient`, for callers that cannot refuse any more, such metadata is ignored.
     """
     root = _parse(xml)
     try:
@@ -252,7 +251,7 @@ def macs(xml: Union[str, bytes]) -> frozenset[str]:
 
 
 def _with_address(tag: str, address: PciAddress) -> str:
-    """The <address> tag with other numbers, its quotes, order and other attributes as they were."""
+    """The <address> tag with other numbers; quotes, order and other attributes stay the same."""
     for key, value in pci_xml.attributes(address).items():
         attribute = re.compile(rf"(\s{key}\s*=\s*)([\"'])[^\"']*\2")
         changed, found = attribute.subn(rf"\g<1>\g<2>{value}\g<2>", tag, count=1)
@@ -265,8 +264,8 @@ def _with_address(tag: str, address: PciAddress) -> str:
 def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
     """The same XML with other VFs: `addresses` maps an interface's position to its new host address.
 
-    The marks in the metadata follow, which find a plain <hostdev> by its address. A <driver model=…> that forces a
-    driver is kept: it names the variant driver, which is the same on every host.
+    The marks in the metadata are changed as well, because that of a plain <hostdev> has its address. A
+    <driver model=…> is kept: it names the variant driver, which is the same on every host.
     Raises InputError like `read`, and when a device has no address.
     """
     root = _parse(xml)

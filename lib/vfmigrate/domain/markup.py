@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the elements of XML stand in its text, and the text with some of them changed.
+"""The positions of elements in XML text, and edits that leave the rest of the text as it is, byte for byte.
 
-An XML library that writes a tree lays out every tag anew. Whoever changes an administrator's definition and shows
-the difference needs the rest to stay as it was, byte for byte. Pure; refusing hostile XML is `domain.read`'s business.
+An XML library that serializes a tree formats every tag again. An administrator who is shown the difference between two
+definitions must see only the change. Pure; hostile XML is refused by `domain_xml.read` before.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Element:
 
 
 class Markup:
-    """XML text with its elements, and the changes asked for so far."""
+    """XML text with its elements, and the edits made so far."""
 
     def __init__(self, text: Union[str, bytes]) -> None:
         """Read XML. Raises InputError when it is not well-formed."""
@@ -84,22 +84,22 @@ class Markup:
             element.end = self._data.index(b">", element.inner_end) + 1
 
     def indent(self, element: Element) -> str:
-        """The white space between the beginning of an element's line and the element; '' if more is on the line."""
+        """The indentation of an element; '' if something else is before it on its line."""
         before = self._data[: element.start].rpartition(b"\n")[2].decode()
         return before if not before.strip() else ""
 
     def insert_before(self, element: Element, lines: list[str]) -> None:
-        """Put lines before an element, each laid out as the element is."""
+        """Insert lines before an element, with its indentation."""
         indent = self.indent(element)
         self._change(element.start, element.start, "".join(f"{line}\n{indent}" for line in lines))
 
     def insert_after(self, element: Element, lines: list[str]) -> None:
-        """Put lines after an element, each laid out as the element is."""
+        """Insert lines after an element, with its indentation."""
         indent = self.indent(element)
         self._change(element.end, element.end, "".join(f"\n{indent}{line}" for line in lines))
 
     def append(self, element: Element, lines: list[str]) -> None:
-        """Put lines at the end of an element's content."""
+        """Append lines to the content of an element."""
         outer = self.indent(element)
         indent = outer + "  "
         text = "\n".join(indent + line for line in lines)
@@ -114,7 +114,7 @@ class Markup:
         self._change(at, at, f"\n{text}{tail}")
 
     def remove(self, element: Element) -> None:
-        """Take an element away, with the white space before it."""
+        """Remove an element, with the white space before it."""
         start = len(self._data[: element.start].rstrip())
         self._change(start, element.end, "")
 
@@ -127,18 +127,18 @@ class Markup:
         return self._data[element.start : element.inner_start].decode("utf-8")
 
     def replace_tag(self, element: Element, tag: str) -> None:
-        """Put another start tag in the place of an element's."""
+        """Replace the start tag of an element."""
         self._change(element.start, element.inner_start, tag)
 
     def replace(self, element: Element, text: str) -> None:
-        """Put text in an element's place."""
+        """Replace an element by text."""
         self._change(element.start, element.end, text)
 
     def _change(self, start: int, end: int, text: str) -> None:
         self._changes.append((start, end, text.encode("utf-8")))
 
     def text(self) -> str:
-        """The text with all changes made."""
+        """The text with all edits."""
         data = self._data
         for start, end, text in sorted(self._changes, key=lambda change: change[:2], reverse=True):
             data = data[:start] + text + data[end:]

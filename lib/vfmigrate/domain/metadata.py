@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a domain's `<metadata>` says of its VFs: one mark per VF interface of ours.
+"""The marks in a domain's `<metadata>`: one for each interface with a VF of a pool.
 
-The daemon stamps the marks when a domain starts, they travel in the migration XML, and the destination learns from
-them which interfaces are ours, of which pool and VLAN, and what they need. An administrator may write them too, to
-give an interface its VLAN:
+The daemon writes the marks when a domain starts. They are part of the migration XML, and the destination reads from
+them pool, VLAN and strategy of each VF, and the card of the source. An administrator can write them too, to select
+a VLAN:
 
     <metadata>
       <vfmigrate:vfs xmlns:vfmigrate="urn:vfmigrate:domain:1">
@@ -11,9 +11,8 @@ give an interface its VLAN:
       </vfmigrate:vfs>
     </metadata>
 
-Anyone with access to libvirt can write metadata. It is therefore input like any other: it can lead to a refusal,
-and to a choice among what the configuration allows, never beyond. Namespaces are matched by URI, since vdsm's own
-hook renames the prefixes.
+Anyone with access to libvirt can write metadata, so it is untrusted input: it can cause a refusal, or select what the
+configuration allows, and nothing else. Namespaces are matched by URI, because vdsm's own hook renames the prefixes.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ from vfmigrate.model.pci import PciAddress
 URI = "urn:vfmigrate:domain:1"
 PREFIX = "vfmigrate"
 
-# More VFs than this in one guest is nonsense (libvirt's PCI topology ends earlier), and a bound on hostile input.
+# A bound on hostile input; no guest has as many VFs, since libvirt's PCI topology ends earlier.
 _MAX_MARKS = 64
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One VF interface as the metadata tells of it; None where it says nothing."""
+    """The mark of one interface; None for what it does not say."""
 
     mac: Optional[str] = None
-    #: host address of the VF where the domain last ran; finds a plain <hostdev>, which has no MAC of its own
+    #: host address of the VF where the domain last ran; identifies a plain <hostdev>, whose XML has no MAC
     address: Optional[PciAddress] = None
     pool: Optional[str] = None
     vlan: Optional[int] = None
     trunks: tuple[int, ...] = ()
     strategy: Optional[str] = None
-    #: Parameter-Set Identification and running firmware of the card the state would come from
+    #: PSID and running firmware of the card of the source
     psid: Optional[str] = None
     firmware: Optional[str] = None
     #: size of the VF's MSI-X table
@@ -57,19 +56,15 @@ class Mark:
     #: the physical function of the VF where the domain last ran
     pf: Optional[PciAddress] = None
 
-    def at(self, address: PciAddress) -> Mark:
-        """The same mark with the VF at `address`."""
-        return replace(self, address=address)
-
-    def wish(self) -> Mark:
-        """What the mark asks for, without the facts of a VF: all that holds while the interface has none."""
+    def without_vf(self) -> Mark:
+        """The mark without what it says of a VF: of an interface that has none at present."""
         return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None)
 
 
 def _unreadable(what: str) -> InputError:
     return InputError(
-        f"the domain's vfmigrate metadata is unreadable: {what}",
-        f"correct it, or take it away: virsh metadata GUEST {URI} --remove",
+        f"the domain's vfmigrate metadata cannot be read: {what}",
+        f"correct it, or remove it: virsh metadata GUEST {URI} --remove",
     )
 
 
@@ -97,11 +92,11 @@ def _mark(element: etree._Element) -> Mark:
             raise _unreadable(f"mac='{mac[:20]!a}'")
     address, pf = element.get("address"), element.get("pf")
     if mac is None and address is None:
-        raise InputError("the domain's vfmigrate metadata has a vf with neither mac nor address")
+        raise InputError("the domain's vfmigrate metadata has a vf without mac and address")
     wanted = _word(element, "strategy")
     if wanted is not None and wanted not in strategy.NAMES:
         raise InputError(
-            f"the domain's vfmigrate metadata asks for strategy '{wanted}'",
+            f"the domain's vfmigrate metadata has the unknown strategy '{wanted}'",
             f"the strategies are {', '.join(strategy.NAMES)}",
         )
     trunks = element.get("trunks", "").split()
@@ -126,35 +121,37 @@ def _mark(element: etree._Element) -> Mark:
 def read(domain: etree._Element) -> tuple[Mark, ...]:
     """The marks in a `<domain>` element, in document order; none when it has no metadata of ours.
 
-    Raises InputError when there is metadata of ours that cannot be understood.
+    Raises InputError for metadata of ours that cannot be read.
     """
     marks: list[Mark] = []
     for vfs in domain.findall(f"metadata/{{{URI}}}vfs"):
         marks += [_mark(element) for element in vfs.findall(f"{{{URI}}}vf")]
     if len(marks) > _MAX_MARKS:
         raise InputError(
-            f"the domain's vfmigrate metadata names {len(marks)} VFs", f"at most {_MAX_MARKS} are taken"
+            f"the domain's vfmigrate metadata names {len(marks)} VFs", f"at most {_MAX_MARKS} are allowed"
         )
     return tuple(marks)
 
 
 def of_domain(xml: str) -> tuple[Mark, ...]:
-    """The marks in the text of a domain that libvirt gave. Raises InputError as `read`."""
+    """The marks in the XML of a domain. Raises InputError as `read`."""
     return read(xml_parser.parse(xml, "the domain XML"))
 
 
 def merged(present: tuple[Mark, ...], of_claims: tuple[Mark, ...]) -> tuple[Mark, ...]:
-    """The marks to stamp: those of the VFs a domain has, and what it wishes for an interface that is not plugged in.
+    """The marks to write: those of the domain's claims, and the present ones of interfaces without a VF.
 
-    An administrator may say beforehand in which VLAN a VF is to be that is plugged in later.
+    An administrator can write the mark of a VF before it is plugged in.
     """
     macs = {mark.mac for mark in of_claims}
-    wishes = {mark.mac: mark.wish() for mark in present if mark.mac is not None and mark.mac not in macs}
-    return (*of_claims, *wishes.values())[:_MAX_MARKS]
+    others = {
+        mark.mac: mark.without_vf() for mark in present if mark.mac is not None and mark.mac not in macs
+    }
+    return (*of_claims, *others.values())[:_MAX_MARKS]
 
 
 def write(marks: tuple[Mark, ...]) -> str:
-    """The `<vfs>` element to be stamped on a domain (virDomainSetMetadata adds prefix and namespace)."""
+    """The `<vfs>` element for the metadata of a domain (virDomainSetMetadata adds prefix and namespace)."""
     vfs = etree.Element("vfs")
     for mark in marks:
         element = etree.SubElement(vfs, "vf")

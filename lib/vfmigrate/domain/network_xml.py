@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The libvirt network of a pool, from which a guest gets a VF without naming one: its XML, and what differs.
+"""The XML of a pool's libvirt network, and how a network differs from what is wanted.
 
-Pure. The VFs are listed by address and not found through `<pf dev='…'/>`: libvirt takes one PF only, names of network
-devices change, and under switchdev a PF has many. Format: https://libvirt.org/formatnetwork.html.
+Pure. The network lists the addresses of its VFs and has no `<pf dev='…'/>`: libvirt allows only one PF, names of
+network devices change, and under switchdev a PF has many network devices. Format: https://libvirt.org/formatnetwork.html.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PREFIX = "vfmigrate"
 
 @dataclass(frozen=True)
 class NetworkState:
-    """A libvirt network as it is: its definitions (None: it has none, it does not run), and whether it autostarts."""
+    """The present state of a libvirt network: its persistent XML, its live XML while it runs, and autostart."""
 
     persistent: Optional[str]
     live: Optional[str]
     autostart: bool
 
 
-def write(name: str, pool: str, vfs: Sequence[PciAddress], network_id: str) -> str:
-    """The network that gives away these VFs; `network_id` is its UUID (see `identity`)."""
+def render(name: str, pool: str, vfs: Sequence[PciAddress], network_id: str) -> str:
+    """The XML of the network with these VFs; `network_id` is its UUID (see `identity`)."""
     network = etree.Element("network")
     etree.SubElement(network, "name").text = name
     etree.SubElement(network, "uuid").text = network_id
@@ -46,15 +46,15 @@ def write(name: str, pool: str, vfs: Sequence[PciAddress], network_id: str) -> s
 
 
 def owner(xml: str) -> Optional[str]:
-    """The pool that a network was made for; None for a network that we did not make."""
+    """The pool of a network; None for a network that vfmigrate did not define."""
     pool = _parse(xml).find(f"metadata/{{{URI}}}pool")
     return pool.get("name") if pool is not None else None
 
 
 def identity(name: str, state: NetworkState) -> str:
-    """The UUID that a network is to have: its own, since libvirt lets none be replaced by one of another UUID.
+    """The UUID for a network: its present one, because libvirt does not replace a network by one of another UUID.
 
-    A new one's comes from its name. So it is the same network that two define who do not know of each other, as the
+    That of a new network is derived from its name: two threads that define it at the same time define the same, as the
     reconciler and a provisioning do when libvirt has just come up.
     """
     xml = state.persistent or state.live
@@ -63,7 +63,7 @@ def identity(name: str, state: NetworkState) -> str:
 
 
 def vfs(xml: str) -> list[PciAddress]:
-    """The VFs that a network gives away, in its order."""
+    """The VFs of a network, in its order."""
     addresses = _parse(xml).iterfind("forward[@mode='hostdev']/address[@type='pci']")
     return [pci_xml.read(address.get) for address in addresses]
 
@@ -85,26 +85,26 @@ def metadata_namespaces(xml: str) -> list[str]:
 
 
 def differences(name: str, pool: str, wanted: Sequence[PciAddress], state: NetworkState) -> list[str]:
-    """What is to be done for the network to give away these VFs: of `define`, `restart`, `start`, `autostart`.
+    """The steps after which the network has these VFs, in order: of `define`, `restart`, `start`, `autostart`.
 
-    In the order in which it must happen. Raises HostError for a network of this name that we did not make.
+    Raises HostError for a network of this name that vfmigrate did not define for the pool.
     """
     for xml in (state.persistent, state.live):
         if xml is not None and owner(xml) != pool:
             raise HostError(
-                f"libvirt's network '{name}' was not made by vfmigrate for pool '{pool}'",
-                f"give the pool another one with the key network, or remove it: virsh net-undefine {name}",
+                f"libvirt's network '{name}' was not defined by vfmigrate for pool '{pool}'",
+                f"set another name with the key network of [pool {pool}], or run: virsh net-undefine {name}",
             )
-    todo = []
+    steps = []
     if state.persistent is None or not _gives(state.persistent, wanted):
-        todo.append("define")
+        steps.append("define")
     if state.live is None:
-        todo.append("start")
+        steps.append("start")
     elif not _gives(state.live, wanted):
-        todo.append("restart")
+        steps.append("restart")
     if not state.autostart:
-        todo.append("autostart")
-    return todo
+        steps.append("autostart")
+    return steps
 
 
 def _gives(xml: str, wanted: Sequence[PciAddress]) -> bool:

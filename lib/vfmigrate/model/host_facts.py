@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a host's vfmigrated tells of that host to whoever is to judge whether a guest can come or go.
+"""Host facts: what vfmigrated reports of its host, to judge whether a guest can migrate from or to it.
 
-Pure: the values, and how they are read from a daemon's answer to `facts` (docs/protocol.md), which comes from another
-host and is held to its form here. Whoever gathers them is `inventory`. Absent values are None: nobody could tell.
+Pure: the values, and how they are read from a daemon's answer to `facts` (docs/protocol.md). The answer comes from
+another host, so its form is checked here. A value that could not be observed is None.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class VfFacts:
     #: the flag of its devlink port; None where there is no port, or the port has no such flag
     migratable: Optional[bool] = None
     msix: Optional[int] = None
-    #: who has it, in words; None for a free one
+    #: who has it, in words; None when it is free
     holder: Optional[str] = None
     #: UUID of the guest that claims it, and the MAC of its interface
     guest: Optional[str] = None
@@ -36,9 +36,9 @@ class VfFacts:
     #: the claim's state (claims.py); None without a claim
     state: Optional[str] = None
     strategy: Optional[str] = None
-    #: it was seen in use while it was not migratable, and is bound since: its guest cannot migrate, whatever the flag
+    #: it was in use while it was not migratable, and is still bound: its guest cannot migrate, whatever the flag is now
     bound_early: bool = False
-    #: its guest's state is on the way here or away from here
+    #: it is migrating to this host or away from it
     moving: bool = False
 
 
@@ -47,7 +47,7 @@ class PfFacts:
     """One physical function of a pool."""
 
     address: str
-    #: why nothing more is told of it; None when all could be looked at
+    #: why the rest is unknown; None when all could be observed
     problem: Optional[str] = None
     #: vendor and device ID, such as 8086:10c9; None from a vfmigrate that does not report it
     pci_id: Optional[str] = None
@@ -61,18 +61,18 @@ class PfFacts:
 
     @property
     def free(self) -> int:
-        """How many VFs can be given away."""
+        """The number of free VFs."""
         return sum(vf.holder is None for vf in self.vfs)
 
     @property
     def moving(self) -> int:
-        """How many VFs' states are on the way; `max_migrating` of the pool is the limit."""
+        """The number of VFs that are migrating; `max_migrating` of the pool is the limit."""
         return sum(vf.moving for vf in self.vfs)
 
 
 @dataclass(frozen=True)
 class FindingFacts:
-    """Something that stands against a pool, whoever comes (findings.py)."""
+    """A finding about a pool, independent of any guest (findings.py)."""
 
     severity: str
     text: str
@@ -85,10 +85,10 @@ class PoolFacts:
 
     name: str
     bridge: str
-    #: None while Open vSwitch cannot be asked
+    #: None while Open vSwitch does not answer
     bridge_exists: Optional[bool] = None
     vlan: Optional[int] = None
-    #: VLANs that metadata may ask for; `vlan` is allowed too
+    #: VLANs that metadata can name, besides `vlan`
     vlans: tuple[int, ...] = ()
     #: the name of its libvirt network
     network: Optional[str] = None
@@ -99,11 +99,11 @@ class PoolFacts:
 
     @property
     def free(self) -> int:
-        """How many VFs can be given away."""
+        """The number of free VFs."""
         return sum(pf.free for pf in self.pfs)
 
     def allows_vlan(self, vlan: int) -> bool:
-        """Whether an interface may be in `vlan`."""
+        """Whether an interface can be in `vlan`."""
         return vlan == self.vlan or vlan in self.vlans
 
 
@@ -130,19 +130,19 @@ class MigrationFacts:
 
 @dataclass(frozen=True)
 class BridgeFacts:
-    """A bridge that was asked for."""
+    """A bridge that the request named."""
 
     name: str
-    #: `openvswitch`, `linux`, or None: there is none of this name
+    #: `openvswitch`, `linux`, or None when there is none of this name
     kind: Optional[str] = None
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file that was asked for."""
+    """A file that the request named."""
 
     path: str
-    #: None when that cannot be seen
+    #: None when the daemon cannot see that
     exists: Optional[bool] = None
     #: `file`, `block`, or `other`
     kind: Optional[str] = None
@@ -168,7 +168,7 @@ class HostFacts:
     moving_at_once: int = 4
     #: libvirt finds our hook
     hook: Optional[bool] = None
-    #: what was asked for besides
+    #: what the request named
     bridges: tuple[BridgeFacts, ...] = ()
     files: tuple[FileFacts, ...] = ()
     schema: int = SCHEMA
@@ -196,14 +196,14 @@ class HostFacts:
 
 
 def read(answer: Mapping[str, Any]) -> HostFacts:
-    """The facts in an answer of a daemon, maybe a newer one: what we do not know is left out.
+    """The facts in an answer of a daemon, which can be a newer one: unknown fields are ignored.
 
-    Raises InputError when it is of another schema or form.
+    Raises InputError when schema or form differ.
     """
     if answer.get("schema") != SCHEMA:
-        told = str(answer.get("schema"))[:10]
+        schema = str(answer.get("schema"))[:10]
         raise InputError(
-            f"the facts are of schema {told}, this vfmigrate reads {SCHEMA}",
+            f"the host facts have schema {schema}; this vfmigrate reads schema {SCHEMA}",
             "install the same version on both hosts",
         )
     return typing.cast(HostFacts, _value(HostFacts, answer, "facts"))
@@ -225,7 +225,7 @@ def _value(kind: Any, raw: object, where: str) -> Any:
     elif isinstance(raw, kind) and (kind is bool or not isinstance(raw, bool)):
         return raw
     raise InputError(
-        f"a host's facts have a {where} that cannot be read", "install the same version on both hosts"
+        f"the host facts have a {where} that cannot be read", "install the same version on both hosts"
     )
 
 
@@ -236,5 +236,5 @@ def _record(kind: Any, raw: Mapping[str, Any], where: str) -> Any:
         return kind(**{name: _value(hints[name], raw[name], name) for name in known})
     except TypeError:
         raise InputError(
-            f"a host's facts lack something in {where}", "install the same version on both hosts"
+            f"the host facts lack a value in {where}", "install the same version on both hosts"
         ) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How large what others hand over may be. Apart from the modules that read it: asking the daemon needs none of them."""
+"""Limits of input. In a module of their own, because a client of the daemon needs none of the modules that read it."""
 
 from __future__ import annotations
 

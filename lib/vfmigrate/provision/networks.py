@@ -43,7 +43,7 @@ class Networks:
         actions = network_xml.differences(name, pool.name, vfs, state)
         if self._in_use(pool):
             actions = [action for action in actions if action != "restart"]
-        xml = network_xml.write(name, pool.name, vfs, network_xml.identity(name, state))
+        xml = network_xml.render(name, pool.name, vfs, network_xml.identity(name, state))
         return [self._step(action, name, xml, len(vfs)) for action in actions]
 
     def keep(self) -> list[str]:

@@ -62,7 +62,7 @@ class Reservations:
         pools = {placement.pool.name: placement.pool for placement in placements}.values()
         self._selection.check_bridges(pools)
         for placement in placements:
-            failover_pair.check_crosses(domain, placement.interface)
+            failover_pair.check_strategy(domain, placement.interface)
             self._placements.check_pair(domain, placement)
         self._slots.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
         facts = self._selection.facts(pools)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which VF a guest gets, and what stands against it coming here. Pure: facts in, a VF or a refusal out."""
+"""Which VF a guest gets, and what would block its migration to this host. Pure: facts in, a VF or a refusal out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vfmigrate.model.pci import PciAddress
 
 @dataclass(frozen=True)
 class Candidate:
-    """A VF of a pool, and why it cannot be given away (None: it can)."""
+    """A VF of a pool, and why no guest can get it; None when it is free."""
 
     vf: PciAddress
     obstacle: Optional[str] = None
@@ -24,7 +24,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What must be equal on both hosts for state to cross: the card's PSID and firmware, the VF's MSI-X table."""
+    """What must be equal on both hosts for strategy vfio: PSID and firmware of the card, MSI-X count of the VF."""
 
     psid: Optional[str]
     firmware: Optional[str]
@@ -32,43 +32,46 @@ class CardFacts:
 
 
 class TooManyMigrating(Refused):
-    """There are free VFs, but as many of their physical functions are on the move as may be at once."""
+    """VFs are free, but as many VFs of their physical functions are migrating as can at the same time."""
 
     def __init__(self, pool: Pool, guests: Mapping[PciAddress, Sequence[str]], most: int) -> None:
-        """`guests` are those on the move, by physical function; `most` is how many VFs a card moves at a time."""
-        told = "; ".join(
-            f"{len(names)} {'VF' if len(names) == 1 else 'VFs'} of PF {pf} on the move already "
+        """`guests` are those that are migrating, by physical function; `most` is how many a card migrates at a time."""
+        migrating = "; ".join(
+            f"{len(names)} {'VF' if len(names) == 1 else 'VFs'} of PF {pf} already migrating "
             f"(guests {', '.join(sorted(set(names)))})"
             for pf, names in guests.items()
         )
         super().__init__(
-            f"pool '{pool.name}' can take no further VF now: {told}",
-            f"a card moves {most} at a time: try again when they have arrived",
+            f"no more VFs of pool '{pool.name}' can migrate now: {migrating}",
+            f"the card migrates {most} at a time; try again when these have finished",
         )
 
 
 def choose(pool: Pool, candidates: Sequence[Candidate]) -> PciAddress:
-    """A free VF: the last one, since libvirt's hostdev networks give theirs away from the front.
+    """A free VF: the last one, because libvirt's hostdev networks use the first one.
 
-    Raises Refused, naming the pool and who has its VFs.
+    Raises Refused, with the pool and the guests that have its VFs.
     """
     for candidate in reversed(candidates):
         if candidate.obstacle is None:
             return candidate.vf
     if not candidates:
         pfs = ", ".join(str(pf) for pf in pool.pfs)
-        raise Refused(f"pool '{pool.name}' has no VFs on this host", f"create some on {pfs} (sriov_numvfs)")
+        raise Refused(
+            f"pool '{pool.name}' has no VFs on this host",
+            f"set vfs in [pool {pool.name}] and run: vfmigrate provision (PFs: {pfs})",
+        )
     taken = "; ".join(f"{candidate.vf} {candidate.obstacle}" for candidate in candidates)
     raise Refused(
         f"pool '{pool.name}' has no free VF on this host: {taken}",
-        "move or shut down one of these guests, or add VFs",
+        "migrate one of these guests away or shut it down, or add VFs",
     )
 
 
 def mark_of(interface: VfInterface, config: Config) -> Optional[Mark]:
-    """The mark of an interface; of one without, the mark that says what the configuration makes of it.
+    """The mark of an interface; for one without, the mark that follows from `unmarked` in the configuration.
 
-    Only an <interface> counts: it must be a VF, and a plain <hostdev> may be anything.
+    That applies to an <interface> only: it is a VF, while a plain <hostdev> can be any device.
     """
     if interface.mark is None and interface.form == "interface":
         taker = next((pool.name for pool in config.pools.values() if pool.unmarked == TAKE), None)
@@ -77,21 +80,21 @@ def mark_of(interface: VfInterface, config: Config) -> Optional[Mark]:
 
 
 def pool_for(mark: Mark, config: Config) -> Optional[Pool]:
-    """The pool a mark speaks of; None when it names none. Raises Refused when this host has no such pool."""
+    """The pool that a mark names; None when it names none. Raises Refused when this host has no such pool."""
     if mark.pool is None:
         return None
     pool = config.pools.get(mark.pool)
     if pool is None:
-        there_are = f"it has {', '.join(sorted(config.pools))}" if config.pools else "it has none"
+        pools = f"its pools are {', '.join(sorted(config.pools))}" if config.pools else "it has no pools"
         raise Refused(
-            f"the guest has a VF of pool '{mark.pool}', which this host does not have: {there_are}",
-            "add the pool to vfmigrate.conf",
+            f"the guest has a VF of pool '{mark.pool}', which this host does not have: {pools}",
+            "add the pool to /etc/vfmigrate/vfmigrate.conf of this host, or migrate to another host",
         )
     return pool
 
 
 def port_vlan(interface: VfInterface, pool: Pool) -> tuple[Optional[int], tuple[int, ...]]:
-    """Tag and trunks of an interface's port: from its mark, else the pool's.
+    """VLAN tag and trunks of the port of an interface: from its mark, else from the pool.
 
     Raises Refused for a VLAN that the pool does not allow.
     """
@@ -110,31 +113,31 @@ def check_vlans(vlans: Iterable[int], pool: Pool) -> None:
 
 
 def vlan_refusal(vlan: int, pool: str) -> Refused:
-    """What is said of a VLAN that a pool does not allow."""
+    """The refusal of a VLAN that a pool does not allow."""
     return Refused(f"VLAN {vlan} is not allowed in pool '{pool}'", f"add it to the vlans of [pool {pool}]")
 
 
 def check_compatible(mark: Mark, vf: PciAddress, here: CardFacts) -> None:
-    """Compare what the source told of its card with the VF chosen here.
+    """Compare the card of the source with that of the VF chosen on this host.
 
-    Raises Refused naming both sides' values. What either side does not know is not compared.
+    Raises Refused with the values of both hosts. A value that one of them does not know is not compared.
     """
     pairs = (
-        ("PSID", mark.psid, here.psid, "both hosts need the same model of card"),
-        ("firmware", mark.firmware, here.firmware, "bring both cards to the same firmware"),
+        ("PSID", mark.psid, here.psid, "use hosts with the same model of card"),
+        ("firmware", mark.firmware, here.firmware, "install the same firmware on both cards"),
     )
     for what, there, now, remedy in pairs:
         if there is not None and now is not None and there != now:
-            raise Refused(f"the card's {what} is {there} on the source and {now} here", remedy)
+            raise Refused(f"the card's {what} is {there} on the source and {now} on the destination", remedy)
     if mark.msix is not None and here.msix is not None and mark.msix != here.msix:
         raise Refused(
-            f"the VF has {mark.msix} MSI-X vectors on the source, but {vf} has {here.msix}",
-            "give the pool the same msix (or as many vfs) on both hosts, and run vfmigrate provision",
+            f"the VF has {mark.msix} MSI-X vectors on the source, but {vf} on the destination has {here.msix}",
+            "set the same msix (or the same vfs) for the pool on both hosts, and run: vfmigrate provision",
         )
 
 
 def check_guest(domain: Domain, interfaces: Iterable[VfInterface]) -> None:
-    """Raises Refused for a guest whose VFs' state QEMU will not carry."""
+    """Raises Refused for a guest whose VFs QEMU does not migrate."""
     if domain.viommu and any(interface.teaming is None for interface in interfaces):
         raise Refused(
             f"guest '{domain.name}' has a virtual IOMMU, with which QEMU does not migrate VFs",
@@ -143,9 +146,9 @@ def check_guest(domain: Domain, interfaces: Iterable[VfInterface]) -> None:
 
 
 def check_vlan_element(interface: VfInterface) -> None:
-    """Raises Refused for a <vlan> that libvirt would try to set on the VF, which switchdev mode forbids."""
+    """Raises Refused for a <vlan>: libvirt would set it on the VF, which fails in switchdev mode."""
     if interface.vlan and interface.form == "interface":
         raise Refused(
-            f"the interface with MAC {interface.mac} has a <vlan>, which a VF in switchdev mode cannot take",
-            "remove it and give the VLAN in the vfmigrate metadata: the tag belongs on the Open vSwitch port",
+            f"the interface with MAC {interface.mac} has a <vlan>, which a VF in switchdev mode does not support",
+            "remove it, and name the VLAN in the vfmigrate metadata: the Open vSwitch port gets the tag",
         )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who binds a VF to its VFIO driver, libvirt or we: decided from libvirt's version. Pure.
+"""Which VFIO driver vfmigrate binds a VF to, and when: that depends on libvirt's version. Pure.
 
-From 10.0 on libvirt looks for the best VFIO variant driver of a device that it manages. Before, it binds vfio-pci,
-whose devices cannot migrate; libvirt binds between the hook's `prepare` and `start`, and QEMU opens the device after
-`start`, so there we bind once more. A device that it does not manage must be bound when it looks, between the same
-two: to any VFIO driver from 9.7 on, which libvirt knows by `vfio-dev` in sysfs, and to vfio-pci by its name before.
+From 10.0 on, libvirt finds the best VFIO variant driver for a managed device itself. Before, it binds vfio-pci, whose
+devices cannot migrate. It does so between the hook operations `prepare` and `start`, and QEMU opens the device after
+`start`, so at `start` we bind the device again. A device that is not managed must have its driver before libvirt
+checks it, also between these two: any VFIO driver from 9.7 on, which libvirt recognizes by `vfio-dev` in sysfs, and
+vfio-pci before.
 (virPCIDeviceFindBestVFIOVariant and virPCIDeviceGetCurrentDriverNameAndType in src/util/virpci.c)
 """
 
@@ -18,14 +19,14 @@ from vfmigrate.model.vfio import GENERIC_DRIVER
 CHOOSES_VARIANT = 10_000_000
 KNOWS_VARIANTS = 9_007_000
 
-#: stands for the best driver that this kernel has for a VF
+#: the best driver that this kernel has for a VF
 VARIANT = "variant"
 
 
 def driver(version: int, *, managed: bool, started: bool) -> Optional[str]:
-    """What we bind a VF to whose state is to travel: VARIANT, vfio-pci, or None: libvirt does what is right.
+    """The driver to bind for a VF whose state is to migrate: VARIANT, vfio-pci, or None where libvirt binds it.
 
-    `started`: libvirt has prepared the VF, and QEMU may begin.
+    `started`: libvirt has prepared the VF, and QEMU is about to start.
     """
     if managed:
         return VARIANT if started and version < CHOOSES_VARIANT else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What keeps a PF from serving its pool: driver, kernel, IOMMU, and what the configuration asks of it.
+"""Findings: why VFs of a PF cannot be used in its pool (driver, kernel, IOMMU, configuration).
 
 Pure: facts in, findings out. What is particular to the vendor of a card comes in with the facts: its findings about
 firmware, and its remedies. An error means that guests could not migrate, or not even start, and stops the pool
@@ -22,7 +22,7 @@ WARNING = "warning"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: how bad, what, and what to run or do."""
+    """An error or a warning, with a remedy."""
 
     severity: str
     text: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Remedies:
-    """What to do about a PF, as the vendor of the card puts it."""
+    """The remedies for a PF from the module of its vendor."""
 
     #: the card offers no VFs, or too few
     sriov: str
@@ -65,12 +65,12 @@ class PfObservation:
     vfio_driver: Optional[str] = None
     #: VFs that share their IOMMU group, with the devices they share it with
     shared_groups: Mapping[PciAddress, Sequence[PciAddress]] = field(default_factory=dict)
-    #: what the vendor of the card finds wrong with it
+    #: the findings of the vendor's module
     of_card: Sequence[Finding] = ()
 
 
 def of_pf(pool: Pool, facts: PfObservation) -> list[Finding]:
-    """All that stands against one PF, the worst first."""
+    """The findings about one PF, errors first."""
     if not facts.present:
         return [
             Finding(
@@ -88,7 +88,7 @@ def of_pf(pool: Pool, facts: PfObservation) -> list[Finding]:
 
 
 def of_bridge(pool: Pool, pools: Sequence[Pool]) -> list[Finding]:
-    """What stands against a pool's bridge: two uplinks that are no bond would make a loop of it."""
+    """The findings about the bridge of a pool: two uplinks that are not a bond would be a loop."""
     uplinks: set[str] = set()
     for other in pools:
         if other.bridge == pool.bridge:
@@ -100,11 +100,17 @@ def of_bridge(pool: Pool, pools: Sequence[Pool]) -> list[Finding]:
         f"{_key(pool, 'uplink')}: bridge {pool.bridge} would get {len(uplinks)} uplinks, {', '.join(sorted(uplinks))}, "
         "which makes a loop"
     )
-    return [Finding(ERROR, text, "set uplink to the bond of these ports, or to none and plug it yourself")]
+    return [
+        Finding(
+            ERROR,
+            text,
+            "set uplink to the bond of these ports, or set it to none and plug the uplink yourself",
+        )
+    ]
 
 
 def _key(pool: Pool, key: str) -> str:
-    """Where the configuration says it."""
+    """The place of a key in the configuration."""
     return f"{pool.origin}: [pool {pool.name}] {key}" if pool.origin else f"[pool {pool.name}] {key}"
 
 

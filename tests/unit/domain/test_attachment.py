@@ -69,7 +69,7 @@ def test_whatever_is_attached_is_read_again(
 
 
 def test_neither_network_nor_vf() -> None:
-    with pytest.raises(InputError, match="neither a network nor a VF of pool 'data'"):
+    with pytest.raises(InputError, match="pool 'data' has neither a libvirt network nor a VF"):
         attachment.attached(PLAIN, Attachment(NEW, "data"))
 
 

@@ -14,7 +14,7 @@ from vfmigrate.model.pci import PciAddress
 
 VFS = [PciAddress(0, 0xE1, 0, function) for function in (2, 3)]
 ID = "0c8a2a0e-0000-4000-8000-000000000001"
-XML = network_xml.write("net", "data", VFS, ID)
+XML = network_xml.render("net", "data", VFS, ID)
 GOOD = NetworkState(XML, XML, autostart=True)
 
 
@@ -42,8 +42,8 @@ def test_who_defines_a_new_network_at_the_same_time_gives_it_the_same_uuid() -> 
         (NetworkState(None, None, autostart=False), ["define", "start", "autostart"]),
         (replace(GOOD, live=None), ["start"]),
         (replace(GOOD, autostart=False), ["autostart"]),
-        (replace(GOOD, live=network_xml.write("net", "data", VFS[:1], ID)), ["restart"]),
-        (replace(GOOD, persistent=network_xml.write("net", "data", VFS[::-1], ID)), ["define"]),
+        (replace(GOOD, live=network_xml.render("net", "data", VFS[:1], ID)), ["restart"]),
+        (replace(GOOD, persistent=network_xml.render("net", "data", VFS[::-1], ID)), ["define"]),
         (replace(GOOD, persistent=XML.replace('managed="yes"', "")), ["define"]),
     ],
 )
@@ -53,10 +53,10 @@ def test_what_differs(state: NetworkState, todo: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "theirs",
-    ["<network><name>net</name><forward mode='nat'/></network>", network_xml.write("net", "other", VFS, ID)],
+    ["<network><name>net</name><forward mode='nat'/></network>", network_xml.render("net", "other", VFS, ID)],
 )
 def test_a_network_of_somebody_else_is_not_touched(theirs: str) -> None:
-    with pytest.raises(HostError, match="'net' was not made by vfmigrate for pool 'data'"):
+    with pytest.raises(HostError, match="'net' was not defined by vfmigrate for pool 'data'"):
         network_xml.differences("net", "data", VFS, replace(GOOD, persistent=theirs))
 
 

@@ -159,12 +159,12 @@ def test_vfs_without_device_state_are_not_counted() -> None:
         (
             guest(1, mark=Mark(mac="52:54:00:00:00:01", psid="MT_OTHER")),
             destination("b", 2),
-            f"b: the card's PSID is MT_OTHER on the source and {PSID} here",
+            f"b: the card's PSID is MT_OTHER on the source and {PSID} on the destination",
         ),
         (
             guest(1, mark=Mark(mac="52:54:00:00:00:01", msix=16)),
             destination("b", 2),
-            "b: the VF has 16 MSI-X vectors on the source, but 0000:00:10.1 has 8",
+            "b: the VF has 16 MSI-X vectors on the source, but 0000:00:10.1 on the destination has 8",
         ),
         (
             guest(1),

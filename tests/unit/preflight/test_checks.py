@@ -501,7 +501,7 @@ def test_a_failover_pair_migrates_without_device_state() -> None:
 def test_strategy_failover_without_a_standby() -> None:
     interface = replace(INTERFACE, mark=Mark(mac=MAC, pool="data", strategy="failover"))
     line = the(good(interface, "failover"))
-    assert "nothing that stands by" in line.text
+    assert "no standby" in line.text
 
 
 # -- output

@@ -291,7 +291,7 @@ def test_libvirt_that_does_not_run_is_no_failure(rig: ProvisionRig) -> None:
 def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: ProvisionRig) -> None:
     rig.provision()
     rig.claim(0)
-    stale = network_xml.write("vfmigrate-data", "data", [PF], "0c8a2a0e-0000-4000-8000-000000000001")
+    stale = network_xml.render("vfmigrate-data", "data", [PF], "0c8a2a0e-0000-4000-8000-000000000001")
     rig.libvirt.live["vfmigrate-data"] = stale
     assert rig.provision()["changes"] == []
     assert rig.libvirt.live["vfmigrate-data"] == stale

@@ -318,7 +318,7 @@ def test_a_card_moves_four_at_a_time(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=8)
     for number in range(4):
         arriving(rig, number)
-    with pytest.raises(Refused, match=r"4 VFs of PF 0000:01:00.0 on the move already"):
+    with pytest.raises(Refused, match=r"4 VFs of PF 0000:01:00.0 already migrating"):
         arriving(rig, 5)
     arriving(rig, 5, strategy="failover")
     arriving(rig, 3)  # asked again

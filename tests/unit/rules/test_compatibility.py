@@ -33,13 +33,15 @@ def test_no_free_vf_names_the_pool_and_the_holders() -> None:
 
 
 def test_a_pool_without_vfs_says_where_to_make_them() -> None:
-    with pytest.raises(Refused, match=r"has no VFs on this host; create some on 0000:01:00\.0"):
+    with pytest.raises(
+        Refused, match=r"has no VFs on this host; set vfs in .pool data. and run: vfmigrate provision"
+    ):
         compatibility.choose(POOL, [])
 
 
 def test_an_unknown_pool_lists_those_there_are() -> None:
     config = Config({"data": POOL, "lab": POOL})
-    with pytest.raises(Refused, match="pool 'prod', which this host does not have: it has data, lab"):
+    with pytest.raises(Refused, match="pool 'prod', which this host does not have: its pools are data, lab"):
         compatibility.pool_for(Mark(mac="52:54:00:00:00:01", pool="prod"), config)
     assert compatibility.pool_for(Mark(mac="52:54:00:00:00:01"), config) is None
 
@@ -87,9 +89,15 @@ def test_metadata_cannot_choose_a_vlan_beyond_the_configuration(mark: Mark) -> N
 @pytest.mark.parametrize(
     ("here", "told"),
     [
-        (CardFacts("MT_2", "28.41.1000", 9), "PSID is MT_1 on the source and MT_2 here"),
-        (CardFacts("MT_1", "28.42.1000", 9), "firmware is 28.41.1000 on the source and 28.42.1000 here"),
-        (CardFacts("MT_1", "28.41.1000", 12), "9 MSI-X vectors on the source, but 0000:01:10.0 has 12"),
+        (CardFacts("MT_2", "28.41.1000", 9), "PSID is MT_1 on the source and MT_2 on the destination"),
+        (
+            CardFacts("MT_1", "28.42.1000", 9),
+            "firmware is 28.41.1000 on the source and 28.42.1000 on the destination",
+        ),
+        (
+            CardFacts("MT_1", "28.41.1000", 12),
+            "9 MSI-X vectors on the source, but 0000:01:10.0 on the destination has 12",
+        ),
     ],
 )
 def test_what_differs_is_named_with_both_values(here: CardFacts, told: str) -> None:
@@ -115,5 +123,5 @@ def test_a_virtual_iommu_is_refused_for_state_but_not_for_failover() -> None:
 
 
 def test_a_vlan_element_is_refused_with_where_the_tag_belongs() -> None:
-    with pytest.raises(Refused, match="the tag belongs on the Open vSwitch port"):
+    with pytest.raises(Refused, match="the Open vSwitch port gets the tag"):
         compatibility.check_vlan_element(VfInterface(0, "interface", mac="52:54:00:00:00:01", vlan=True))

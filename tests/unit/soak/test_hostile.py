@@ -215,6 +215,6 @@ def test_a_lock_behind_a_symlink_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_unreadable_metadata_is_a_refusal(rig: HostileRig) -> None:
-    with pytest.raises(InputError, match="metadata is unreadable"):
+    with pytest.raises(InputError, match="metadata cannot be read"):
         domain_xml.read(DOMAIN.replace("vlan='42'", "vlan='many'"))
     rig.hook("migrate", DOMAIN.replace("vlan='42'", "vlan='many'"))

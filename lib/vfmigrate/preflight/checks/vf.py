@@ -115,7 +115,7 @@ def _strategy(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
         )
         return
     try:
-        failover_pair.check_crosses(domain, vf.interface)
+        failover_pair.check_strategy(domain, vf.interface)
         compatibility.check_vlan_element(vf.interface)
         if vf.interface.teaming is not None:
             failover_pair.pair_of(domain, vf.interface)
@@ -299,7 +299,7 @@ def _same_card(snapshot: Snapshot, pool: PoolFacts, carried: Sequence[GuestVf]) 
                     unfit = unfit or failure
         if unfit is not None and not fits:
             name = snapshot.destination.name
-            problem = unfit.problem.replace(" here", f" on {name}")
+            problem = unfit.problem.replace(" on the destination", f" on {name}")
             yield error(
                 f"{name}: no free VF of pool '{pool.name}' can take the device state of {vf.label}: {problem}",
                 unfit.remedy,

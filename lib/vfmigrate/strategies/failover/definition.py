@@ -196,7 +196,7 @@ def _completed(guest: Domain, vf: VfInterface, wish: StandbyOptions) -> StandbyO
         )
     if vf.vlan:
         raise Refused(
-            f"the VF with MAC {vf.wanted_mac} has a <vlan>, which a VF in switchdev mode cannot take",
+            f"the VF with MAC {vf.wanted_mac} has a <vlan>, which a VF in switchdev mode does not support",
             "remove it and give the VLAN in the vfmigrate metadata",
         )
     vlan = wish.vlan

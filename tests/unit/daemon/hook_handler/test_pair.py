@@ -48,10 +48,13 @@ def test_a_pair_without_a_vlan_of_its_own_is_in_its_standbys(rig: Rig) -> None:
         (paired(ELSEWHERE, STANDBY.replace("ua-x", "ua-y")), "has no standby"),
         (paired(ELSEWHERE, STANDBY.replace("virtio", "e1000")), "a standby of model 'e1000'"),
         (paired(ELSEWHERE, STANDBY.replace("01:00'", "01:09'")), "a standby with another MAC"),
-        (guest(1, ELSEWHERE, marks="pool='data' strategy='replug'"), "by being unplugged .strategy replug."),
+        (
+            guest(1, ELSEWHERE, marks="pool='data' strategy='replug'"),
+            "has strategy replug and is still plugged in",
+        ),
         (
             guest(1, ELSEWHERE, marks="pool='data' strategy='failover'"),
-            "nothing that stands by; run: vfmigrate failover enable guest1",
+            "no standby; run: vfmigrate failover enable guest1",
         ),
     ],
 )

@@ -40,10 +40,16 @@ def test_all_vfs_of_a_guest_or_none(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("marks", "told"),
     [
-        ("pool='prod'", "pool 'prod', which this host does not have: it has data"),
+        ("pool='prod'", "pool 'prod', which this host does not have: its pools are data"),
         ("pool='data' vlan='7'", "VLAN 7 is not allowed in pool 'data'"),
-        ("pool='data' psid='MT_X'", "the card's PSID is MT_X on the source and MT_0000000892 here"),
-        ("pool='data' firmware='1.2.3'", "the card's firmware is 1.2.3 on the source and 28.42.1000 here"),
+        (
+            "pool='data' psid='MT_X'",
+            "the card's PSID is MT_X on the source and MT_0000000892 on the destination",
+        ),
+        (
+            "pool='data' firmware='1.2.3'",
+            "the card's firmware is 1.2.3 on the source and 28.42.1000 on the destination",
+        ),
         ("pool='data' msix='3'", "3 MSI-X vectors on the source"),
     ],
 )
