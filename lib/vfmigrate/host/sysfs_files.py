@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files of sysfs: read and written with one system call each, with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Optional
+
+from vfmigrate.errors import HostError
+
+_REMEDIES = {
+    errno.EACCES: "run as root",
+    errno.EPERM: "run as root; a kernel in lockdown mode refuses this to everyone",
+    errno.EROFS: "sysfs is mounted read-only here: see ProtectKernelTunables= of the service",
+    errno.ENOENT: "the device or driver is gone",
+    errno.ENODEV: "the device is gone, or bound otherwise than it was",
+}
+
+
+def read_bytes(path: Path, count: int = -1) -> bytes:
+    """The first `count` bytes of a file, or all of it. Raises HostError."""
+    try:
+        # Configuration space is slow to read: read no more than wanted.
+        with path.open("rb", buffering=0) as file:
+            return file.read(count)
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without white space around it. Raises HostError."""
+    return read_bytes(path).decode(errors="replace").strip()
+
+
+def write_text(path: Path, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:
+    """Write a file that exists. Raises HostError, with the remedy for the errno from `remedies` if it has one."""
+    try:
+        # In a single write() and without creating the file: each write is a command to the kernel.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        number = error.errno or 0
+        problem = f"cannot write '{text.strip()}' to {path}: {os.strerror(number)}"
+        raise HostError(problem, remedies.get(number) or _REMEDIES.get(number, "")) from None
+
+
+def link_name(path: Path) -> Optional[str]:
+    """The name that a link points to; None when there is no such link."""
+    try:
+        return os.path.basename(os.readlink(path))  # noqa: PTH115, PTH119
+    except FileNotFoundError:
+        return None
+
+
+def names(directory: Path) -> Sequence[str]:
+    """The names in a directory; empty when it does not exist."""
+    try:
+        return os.listdir(directory)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
