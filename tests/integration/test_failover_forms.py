@@ -214,7 +214,7 @@ REFUSED = {
         ON_BRIDGE,
         "pcie-root-port without hot-plug",
     ),
-    "network-of-vfs": Case(as_is, ("--standby-network", "data"), "the network 'data' gives away VFs"),
+    "network-of-vfs": Case(as_is, ("--standby-network", "data"), "the network 'data' is a network of VFs"),
 }
 
 

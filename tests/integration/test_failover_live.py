@@ -91,7 +91,7 @@ def test_live_needs_a_guest_that_runs_here(ready: Hosts) -> None:
     ready.a.define_guest(Guest(GUEST, [Vf(ready.a.vf(1), MAC)]))
     before = definition(ready.a)
     words = ("enable", GUEST, "--standby-bridge", BRIDGE, "--live")
-    assert "guest 'g' does not run; leave --live out" in failover(ready.a, *words)[2]
+    assert "guest 'g' does not run; leave out --live" in failover(ready.a, *words)[2]
     elsewhere = ready.b.host.run(
         *("vfmigrate", "failover", *words, "-c", "qemu+tcp://host-a/system"), check=False
     )

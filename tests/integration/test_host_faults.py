@@ -246,6 +246,7 @@ def test_a_password_in_the_xml_appears_nowhere(hasty: Pair) -> None:
 def test_a_user_without_rights_is_refused_by_the_running_daemon(ready: Pair) -> None:
     asked = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "vfmigrate", "reconcile")
     with pytest.raises(
-        CommandError, match="user 'nobody' may not ask vfmigrated for 'reconcile'; ask as root"
+        CommandError,
+        match="user 'nobody' has no right to send the request 'reconcile' to vfmigrated; run the command as root",
     ):
         ready.a.host.run(*asked)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to devlink: eswitch mode, ports and their functions, and what a card says of itself.
+"""devlink: eswitch mode, ports and port functions, and the versions of a card.
 
-Owns the messages of the generic netlink family `devlink` (version 1) that this project needs; numbers and
+Owns the messages of the generic netlink family `devlink` (version 1) that vfmigrate needs; numbers and
 types are those of include/uapi/linux/devlink.h. They are built with pyroute2's message classes, from an
 attribute table of our own: pyroute2's ends before PORT_FUNCTION's capabilities, and a subclass of its message
 would inherit the parent's compiled table, which drops what it does not know while the call succeeds.
@@ -111,7 +111,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Info:
-    """What a card says of itself: versions by name, those burnt in, those that run, those in flash."""
+    """The versions of a card by name: fixed ones, running ones, and those stored in flash."""
 
     driver: str
     fixed: Mapping[str, str]
@@ -120,17 +120,17 @@ class Info:
 
     @property
     def psid(self) -> Optional[str]:
-        """Identify the board's make; firmware for one PSID does not fit another."""
+        """The PSID of the card; firmware for one PSID does not fit another."""
         return self.fixed.get("fw.psid")
 
     @property
     def firmware(self) -> Optional[str]:
-        """Name the firmware that runs: after an update not the stored one until the card restarts."""
+        """The running firmware; after an update, the stored one runs only after a reset of the card."""
         return self.running.get("fw.version")
 
     @property
     def stored_firmware(self) -> Optional[str]:
-        """Name the firmware in flash, which runs after the next reset of the card."""
+        """The firmware in flash, which runs after the next reset of the card."""
         return self.stored.get("fw.version")
 
 
@@ -157,7 +157,7 @@ class Devlink:
         self._indexes: dict[tuple[PciAddress, int], int] = {}
 
     def eswitch_mode(self, pf: PciAddress) -> str:
-        """Tell the mode of the PF's eswitch: legacy, switchdev or switchdev_inactive."""
+        """The mode of the PF's eswitch: legacy, switchdev or switchdev_inactive."""
         (answer,) = self._ask(pf, _CMD_ESWITCH_GET, "read the eswitch mode")
         number = answer.get_attr("DEVLINK_ATTR_ESWITCH_MODE")
         return _MODE_NAMES.get(number, f"unknown mode {number}")
@@ -165,7 +165,7 @@ class Devlink:
     def set_eswitch_mode(self, pf: PciAddress, mode: str) -> None:
         """Change the mode of the PF's eswitch.
 
-        Every VF port appears or vanishes with it, under running guests too: the kernel does not stop anyone.
+        All ports of VFs appear or vanish with it, also those of running guests: the kernel does not refuse that.
         """
         if mode not in _MODES:
             raise InputError(f"'{mode}' is not an eswitch mode", f"use one of {', '.join(_MODES)}")
@@ -173,7 +173,7 @@ class Devlink:
         self._ask(pf, _CMD_ESWITCH_SET, f"set the eswitch mode to {mode}", attributes)
 
     def ports(self, pf: PciAddress) -> list[Port]:
-        """List the devlink ports of one PF; empty when it has no devlink instance."""
+        """The devlink ports of a PF; empty when it has no devlink instance."""
         try:
             answers = self._request(pf, _CMD_PORT_GET, dump=True)
         except KernelRefusalError as refusal:
@@ -184,9 +184,9 @@ class Devlink:
         return [_port(answer) for answer in answers if answer.get_attr("DEVLINK_ATTR_DEV_NAME") == str(pf)]
 
     def vf_ports(self, pf: PciAddress) -> dict[int, Port]:
-        """List the ports of the PF's own VFs by VF number; empty unless the eswitch is in switchdev mode.
+        """The ports of the PF's own VFs by VF number; empty unless the eswitch is in switchdev mode.
 
-        The VFs of another controller, as a DPU shows those of the host it sits in, are not ours.
+        VFs of another controller, such as those of the host that a DPU shows, are left out.
         """
         return {
             port.vf: port
@@ -195,17 +195,17 @@ class Devlink:
         }
 
     def vf_port(self, pf: PciAddress, vf: int) -> Optional[Port]:
-        """Look up the port of the PF's own VF number `vf`; None as for `vf_ports()`.
+        """The port of the PF's own VF number `vf`; None as for `vf_ports()`.
 
-        Asks for that port alone where its index is known from an earlier look: a list of all is slow on a card
-        with many VFs.
+        It requests that port alone if its index is known from an earlier call: a list of all is slow on a card with
+        many VFs.
         """
         index = self._indexes.get((pf, vf))
         if index is not None:
             try:
                 port = self._port(pf, index)
             except KernelRefusalError:
-                port = None  # the ports were made anew
+                port = None  # the ports were created again
             if port is not None and (port.flavour, port.vf) == ("pcivf", vf):
                 return port
         ports = self.vf_ports(pf)
@@ -220,7 +220,7 @@ class Devlink:
         hw_addr: Optional[str] = None,
         migratable: Optional[bool] = None,
     ) -> None:
-        """Set the MAC address a VF starts with, and whether its state may migrate; None leaves as it is."""
+        """Set the initial MAC of a VF, and whether it is migratable; None changes nothing."""
         function: list[tuple[str, object]] = []
         asked = []
         if hw_addr is not None:
@@ -242,11 +242,11 @@ class Devlink:
         took = hw_addr is None or port.hw_addr == hw_addr
         if not took or (migratable is not None and port.migratable != migratable):
             raise HostError(
-                f"devlink: PF {pf} acknowledged {' and '.join(asked)} on port {port_index}, but it is not so"
+                f"devlink: PF {pf} accepted {' and '.join(asked)} on port {port_index}, but did not change it"
             )
 
     def info(self, pf: PciAddress) -> Info:
-        """Ask the card for its board's and firmware's versions."""
+        """The versions of card and firmware."""
         (answer,) = self._ask(pf, _CMD_INFO_GET, "read the card's versions")
         return Info(
             driver=answer.get_attr("DEVLINK_ATTR_INFO_DRIVER_NAME") or "",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which device nodes are held open, and by whom: a walk over /proc that touches none of them.
+"""Which device nodes processes have open: read from /proc, without opening any of them.
 
-Opening a VFIO group to see whether it is free would be quicker, and wrong: a group opens for one process only
-(vfio_group_fops_open() in the kernel's drivers/vfio/group.c), so the look itself could make a starting QEMU fail.
+To open a VFIO group and see whether it is free would be quicker, and wrong: only one process can open a group
+(vfio_group_fops_open() in the kernel's drivers/vfio/group.c), so a QEMU that starts at that moment would fail.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vfmigrate.errors import HostError
 
 
 def holders(nodes: Iterable[Path], *, proc: Path = Path("/proc")) -> dict[Path, int]:
-    """Tell for each of `nodes` that is held open the process ID of one that holds it.
+    """The process ID of one process that has it open, for each of `nodes` that is open.
 
     QEMU often lives in a mount namespace with a /dev of its own, so a node is recognised by its device number.
-    Needs root with CAP_SYS_PTRACE; raises HostError where another process cannot be looked into, because "not
-    held" would then be a guess.
+    Needs root with CAP_SYS_PTRACE; raises HostError when the files of another process cannot be read, because
+    "not open" would then be a guess.
     """
     wanted = _identities(nodes)
     found: dict[Path, int] = {}
@@ -148,7 +148,7 @@ def _held_by(
 
 
 def guest_of(pid: int, *, proc: Path = Path("/proc")) -> Optional[str]:
-    """Name the guest that a process runs, by QEMU's option `-name guest=…`; None when it is no such process."""
+    """The guest that a process runs, from QEMU's option `-name guest=…`; None when it runs none."""
     try:
         words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:

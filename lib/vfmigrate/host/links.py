@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to network devices (rtnetlink): look one up, bring it up or down, set its MTU.
+"""Network devices (rtnetlink): look one up, bring it up or down, set its MTU.
 
-Devices are named by interface index: names change under udev's hands, and representors are renamed after they
-appear. Message formats: rtnetlink(7) and include/uapi/linux/if_link.h.
+Devices are identified by interface index, because udev renames them after they appear. Message formats:
+rtnetlink(7) and include/uapi/linux/if_link.h.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Frames that a network device has received and sent since it is there."""
+    """Frames that a network device has received and sent since it exists."""
 
     rx: int
     tx: int
@@ -138,7 +138,7 @@ class Links:
 
 
 def _link(answer: bytes) -> Link:
-    """Read the four attributes that matter; to decode all fifty takes ten times as long, for each representor."""
+    """Decode the four attributes that are needed; all fifty would take ten times as long, for each representor."""
     index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
     found = _found(answer)
     return Link(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What of a host matters to a guest besides cards: files of its disks, bridges, libvirt's hook and configuration.
+"""Files and bridges of a host that a guest needs, libvirt's hook and its configuration.
 
-A door that only reads; its root is a parameter.
+It only reads; its root is a parameter.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ QEMU_CONF = "etc/libvirt/qemu.conf"
 
 _SETTING = re.compile(r'^\s*(migration_\w+)\s*=\s*"?([^"\s#]*)"?', re.MULTILINE)
 _NETDEV = re.compile(r"[^\s/]{1,15}")
-# What the daemon's unit hides from it (ProtectHome=, PrivateTmp=): a file there is not seen, and may be there.
+# Hidden from the daemon by its unit (ProtectHome=, PrivateTmp=): whether a file exists there is unknown.
 _HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "run/user", "tmp", "var/tmp"))
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class LocalFiles:
-    """Looks at a host from its root directory on; `is_switch_bridge` tells the bridges of Open vSwitch."""
+    """Observes a host below its root directory; `is_switch_bridge` recognizes the bridges of Open vSwitch."""
 
     def __init__(self, is_switch_bridge: Callable[[str], bool], root: Path = Path("/")) -> None:
         self._is_switch_bridge = is_switch_bridge
         self._root = root
 
     def hook(self) -> bool:
-        """Whether libvirt finds our hook: a file that may be executed."""
+        """Whether libvirt finds our hook, an executable file."""
         try:
             return bool((self._root / HOOK).stat().st_mode & stat.S_IXUSR)
         except OSError:
             return False
 
     def migration(self) -> MigrationFacts:
-        """Where libvirt says that migrations come in; its defaults where the file cannot be read."""
+        """How libvirt is configured to receive migrations; its defaults when the file cannot be read."""
         try:
             text = (self._root / QEMU_CONF).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return MigrationFacts()
-        told = dict(_SETTING.findall(text))
+        settings = dict(_SETTING.findall(text))
 
         def number(key: str, otherwise: int) -> int:
-            value = told.get(key, "")
+            value = settings.get(key, "")
             return int(value) if value.isdigit() and len(value) <= 5 else otherwise
 
         usual = MigrationFacts()
         return MigrationFacts(
-            host=told.get("migration_host") or None,
+            host=settings.get("migration_host") or None,
             port_min=number("migration_port_min", usual.port_min),
             port_max=number("migration_port_max", usual.port_max),
         )
 
     def bridges(self, names: Iterable[str]) -> Iterator[BridgeFacts]:
-        """Which of these bridges there are, and of what kind. Raises Unreachable when Open vSwitch does not tell."""
+        """Which of these bridges exist, and of what kind. Raises Unreachable when Open vSwitch does not answer."""
         for name in names:
             if not _NETDEV.fullmatch(name):
                 yield BridgeFacts(name, None)
@@ -69,7 +69,7 @@ class LocalFiles:
                 yield BridgeFacts(name, "openvswitch" if self._is_switch_bridge(name) else None)
 
     def files(self, paths: Iterable[str]) -> Iterator[FileFacts]:
-        """Which of these files there are."""
+        """Which of these files exist."""
         mounts = self._mounts()
         for path in paths:
             if not path.startswith("/") or "\0" in path or path.startswith(_HIDDEN):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A netlink socket: one request, its answers, and the kernel's own words when it refuses.
+"""A netlink socket: one request, its answers, and the kernel's message when it refuses.
 
 The messages are pyroute2's, of any version since 0.7; the socket is not. pyroute2's own keeps, from 0.9 on, one
 socket and one event loop for every thread that ever called it, which is a leak in a daemon that answers from

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to systemd's manager, through its D-Bus API (org.freedesktop.systemd1(5)).
+"""systemd's manager, through its D-Bus API (org.freedesktop.systemd1(5)).
 
 dbus-python is imported here only.
 """
@@ -30,31 +30,33 @@ class Systemd:
     def restart(self, unit: str) -> None:
         """Restart a unit and wait until it is active.
 
-        Raises Unreachable when systemd does not answer, HostError when the unit does not come up again.
+        Raises Unreachable when systemd does not answer, HostError when the unit is not active afterwards.
         """
         state = self._job("RestartUnit", unit)
         if state != "active":
             raise HostError(f"{unit} is {state} after a restart", f"see journalctl -u {unit}")
 
     def load_module(self, driver: str) -> None:
-        """Load the kernel module of a driver, which systemd may and we may not (modprobe@.service).
+        """Load the kernel module of a driver, for which this process has no right and systemd has (modprobe@.service).
 
-        The unit succeeds also when there is no such module: look whether the driver is there. Raises as `restart`.
+        The unit succeeds also when there is no such module: check that the driver exists. Raises as `restart`.
         """
         # systemd-escape(1): a '-' in an instance's name would be read as a '/'.
         self._job("StartUnit", f"modprobe@{driver.replace('-', '_')}.service")
 
     def _job(self, method: str, unit: str) -> str:
-        """Have a job done; returns the state of the unit afterwards."""
+        """Run a job; returns the state of the unit afterwards."""
         try:
             bus = dbus.bus.BusConnection(dbus.bus.BusConnection.TYPE_SYSTEM)
         except dbus.exceptions.DBusException as error:
-            raise Unreachable(f"systemd cannot be asked for {unit}: {_told(error)}") from None
+            raise Unreachable(
+                f"systemd does not answer, so {unit} cannot be started: {_message(error)}"
+            ) from None
         try:
             return self._run(bus, method, unit)
         except dbus.exceptions.DBusException as error:
             raise HostError(
-                f"systemd does not start {unit}: {_told(error)}", f"see systemctl status {unit}"
+                f"systemd does not start {unit}: {_message(error)}", f"see systemctl status {unit}"
             ) from None
         finally:
             bus.close()
@@ -74,5 +76,5 @@ class Systemd:
         return str(properties.Get(_UNIT, "ActiveState"))
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     return " ".join(str(error.get_dbus_message() or error).split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to udev: whether it is done with a network device, and what our rules are told of a PF.
+"""udev: whether it has finished with a network device, and the names of representors.
 
 Owns `/run/vfmigrate/representors`, which udev/70-vfmigrate.rules reads: a file for each PF whose representors are to
 have stable names. A file and not a program, so that naming 127 representors starts no process.
@@ -24,9 +24,9 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def representor_prefix(pf: PciAddress) -> str:
-    """What the names of a card's representors begin with: from bus and slot, and another domain than 0 shortened.
+    """The prefix of the names of a card's representors: from bus and slot, and a shortened domain other than 0.
 
-    The function is left out, because the port's own name (`pf1vf3`) has the number of the PF.
+    The function is left out, because the name of the port (`pf1vf3`) has the number of the PF.
     """
     if pf.domain == 0:
         return f"r{pf.bus:02x}{pf.slot:02x}"
@@ -46,7 +46,7 @@ class Udev:
         self._representors = representors
 
     def settled(self, ifindex: int) -> bool:
-        """Whether udev has named a network device for good; true where no udev runs.
+        """Whether udev has given a network device its final name; true where no udev runs.
 
         As libudev's udev_device_get_is_initialized(): the device is in the database once its rules have run.
         """
@@ -55,7 +55,7 @@ class Udev:
         return (self._run / f"data/n{ifindex}").exists()
 
     def name_representors(self, pfs: Iterable[PciAddress]) -> None:
-        """Have the representors of exactly these PFs named by us, from their next appearance on."""
+        """Have udev name the representors of exactly these PFs, when they appear the next time."""
         wanted = {str(pf): f"{PREFIX_PROPERTY}={representor_prefix(pf)}\n" for pf in pfs}
         try:
             self._representors.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -68,4 +68,4 @@ class Udev:
                 new.write_text(text)
                 os.replace(new, self._representors / name)  # noqa: PTH105  (udev sees it whole or not at all)
         except OSError as error:
-            raise HostError(f"cannot tell udev how to name representors: {error}") from None
+            raise HostError(f"cannot write the names of representors for udev: {error}") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which VFIO drivers this kernel has, and which of them fits a device best.
+"""The VFIO drivers of this kernel, and which of them fits a device best.
 
 Owns the reading of `modules.alias`, where depmod writes what each VFIO driver declares to be for:
 `alias vfio_pci:v0000VVVVd0000DDDDsv*sd*bc*sc*i* MODULE`. libvirt from 10.0 on chooses by the same lines
@@ -44,7 +44,7 @@ class VfioVariants:
         return best.module if best is not None else None
 
     def modules(self) -> frozenset[str]:
-        """Name all modules that declare themselves VFIO drivers of PCI devices."""
+        """All modules that declare themselves VFIO drivers of PCI devices."""
         return frozenset(alias.module for alias in self._current())
 
     def _current(self) -> tuple[_Alias, ...]:

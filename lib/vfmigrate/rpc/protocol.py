@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon's socket: what goes over it, and who may ask what. Told to other programmers in docs/protocol.md.
+"""The protocol of the daemon's socket, and which user can send which request. Documented in docs/protocol.md.
 
 A request and its answer are one line of JSON each, in UTF-8:
 
@@ -29,18 +29,18 @@ SOCKET = Path("/run/vfmigrate/vfmigrated.sock")
 
 #: an escaped character of XML takes at most six bytes of JSON
 MAX_LINE_BYTES = 6 * MAX_XML_BYTES + 65536
-#: nobody but root has XML to send
+#: only root sends XML
 MAX_LINE_BYTES_OF_OTHERS = 65536
 
-#: how long, in seconds, `provision` may be asked to wait for a card
+#: the longest time in seconds that `provision` can wait for a card
 LONGEST_WAIT = 600.0
 
-#: who may ask: root alone, root and the configured readers, root and the configured clients
+#: requests of root, of root and the configured readers, of root and the configured clients
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
 READING = frozenset({"status", "facts", "ping"})
 PROMISING = frozenset({"claim", "keep", "give_back", "departure", "counters", "pools"})
 
-#: what is answered also when it comes from another host through libvirt (remote.py); all of it bears being done twice
+#: requests that other hosts can send through libvirt (remote_server.py); to execute one twice is harmless
 REMOTE = frozenset({"facts", "claim", "give_back", "counters", "ping"})
 
 
@@ -103,12 +103,12 @@ def decode_request(line: bytes) -> Request:
         raise InputError("the request is not a JSON object")
     if raw.get("version") != VERSION:
         raise UsageError(
-            f"the request is of version {str(raw.get('version'))[:10]}, this daemon speaks {VERSION}",
+            f"the request has version {str(raw.get('version'))[:10]}; this daemon supports version {VERSION}",
             "install the same version of vfmigrate for hook, CLI and daemon",
         )
     name, arguments = raw.get("request"), raw.get("arguments", {})
     if not isinstance(name, str) or name not in ROOT_ONLY | READING | PROMISING:
-        raise UsageError(f"there is no request '{str(name)[:20]}'")
+        raise UsageError(f"unknown request '{str(name)[:20]}'")
     if not isinstance(arguments, dict):
         raise InputError("the request's arguments are not a JSON object")
     return Request(name, arguments)
@@ -120,23 +120,23 @@ def encode_request(name: str, arguments: Mapping[str, Any]) -> bytes:
 
 
 def encode_result(result: Mapping[str, Any]) -> bytes:
-    """The line of a good answer."""
+    """The line of an answer with a result."""
     return json.dumps({"version": VERSION, "result": result}).encode() + b"\n"
 
 
 def plain(error: VfmigrateError) -> dict[str, str]:
-    """A failure as it is told in answers."""
+    """An error, as in answers."""
     return {"kind": error.kind, "problem": error.problem, "remedy": error.remedy}
 
 
 def failure(body: Mapping[str, Any]) -> VfmigrateError:
-    """The failure that an answer tells of."""
+    """The error in an answer."""
     kind = KINDS.get(str(body.get("kind")), VfmigrateError)
     return kind(str(body.get("problem", "")), str(body.get("remedy", "")))
 
 
 def encode_error(error: VfmigrateError) -> bytes:
-    """The line of a failure."""
+    """The line of an answer with an error."""
     body = plain(error)
     return json.dumps({"version": VERSION, "error": body}).encode() + b"\n"
 
@@ -144,7 +144,7 @@ def encode_error(error: VfmigrateError) -> bytes:
 def authorize(
     request: Request, uid: int, readers: frozenset[str], clients: frozenset[str] = frozenset()
 ) -> None:
-    """Raises Denied when the user `uid` (from SO_PEERCRED) may not ask this."""
+    """Raises Denied when the user `uid` (from SO_PEERCRED) has no right to send the request."""
     if uid == 0:
         return
     try:
@@ -156,13 +156,15 @@ def authorize(
         return
     key = next((key for key, (requests, _) in allowed.items() if request.name in requests), None)
     raise Denied(
-        f"user '{user}' may not ask vfmigrated for '{request.name}'",
-        f"ask as root, or add the user to {key} in the [daemon] section" if key else "ask as root",
+        f"user '{user}' has no right to send the request '{request.name}' to vfmigrated",
+        f"run the command as root, or add the user to {key} in the section [daemon] of vfmigrate.conf"
+        if key
+        else "run the command as root",
     )
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """The user at the other end, as the kernel vouches for it (unix(7), SO_PEERCRED)."""
+    """The user at the other end, from the kernel (unix(7), SO_PEERCRED)."""
     _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
 
@@ -180,7 +182,7 @@ def ask(
 ) -> Mapping[str, Any]:
     """Send one request to the daemon and wait at most `timeout` seconds for its result.
 
-    Raises what the daemon answered, or Unreachable when it does not.
+    Raises the error in the answer, or Unreachable without an answer.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -197,7 +199,7 @@ def ask(
 
 
 def decode_answer(line: bytes) -> dict[str, Any]:
-    """Read an answer's line for `result_of`; empty when it is no answer."""
+    """Read an answer's line for `result_of`; empty when it is not an answer."""
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError):
@@ -208,7 +210,7 @@ def decode_answer(line: bytes) -> dict[str, Any]:
 def result_of(answer: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The result in an answer that was read from `where`.
 
-    Raises the failure that the answer tells of, or Unreachable when it is none of a vfmigrated's.
+    Raises the error in the answer, or Unreachable when it is not an answer of vfmigrated.
     """
     if isinstance(answer.get("result"), dict):
         return dict(answer["result"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon's end of its socket: connections in, answers out. What the answers are is somebody else's business.
+"""The server of the daemon's socket: connections in, answers out. The answers come from a function.
 
 One thread for each connection, a bound on how many there are, and an orderly end: requests at hand are finished,
 those still waiting in the socket are left to systemd, which keeps it open, and to the next daemon.
@@ -30,7 +30,7 @@ _MAX_OF_A_USER = 32
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_SECONDS = 0.1
 _IDLE_SECONDS = 120.0
-# Long enough for a hook's request, shorter than systemd's patience (TimeoutStopSec).
+# Longer than a hook's request takes, shorter than systemd's time-out (TimeoutStopSec).
 _FINISH_SECONDS = 30.0
 
 #: answers a request of a user; raises VfmigrateError
@@ -78,7 +78,7 @@ class Server:
         self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer, in threads of our own."""
+        """Start the threads that answer."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What libvirt knows of a guest's prospects, on the host where it is and on the one where it is to go.
+"""What libvirt knows of a host and a guest, for the preflight checks on source and destination.
 
-A door that only reads, for the command, with its user's rights. Measuring how fast a guest writes its memory is the
-one thing that makes libvirt do something.
+It only reads, with the rights of the user of the command. Only the measurement of the dirty rate makes libvirt do
+something.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _MEASURED = 2
 
 @dataclass(frozen=True)
 class GuestState:
-    """A guest as libvirt has it."""
+    """A guest in libvirt."""
 
     name: str
     uuid: str
     running: bool
-    #: its XML with every VF resolved, and as it would travel; no secrets
+    #: its XML with every VF resolved, and as libvirt would migrate it; without secrets
     live: str
     migratable: str
-    #: MiB/s that its migrations may use
+    #: the bandwidth limit of its migrations in MiB/s
     bandwidth_mibs: int
 
 
 class Capabilities:
-    """What one host's libvirt tells."""
+    """The libvirt of one host."""
 
     def __init__(self, session: LibvirtConnection) -> None:
         self._connection = session.connection
@@ -58,8 +58,8 @@ class Capabilities:
 
     def _available_kib(self) -> Optional[int]:
         with failure_ignored():
-            told = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-            return sum(int(told.get(key, 0)) for key in ("free", "buffers", "cached"))
+            stats = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            return sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached"))
         return None
 
     def guest(self, name: str) -> GuestState:
@@ -85,7 +85,7 @@ class Capabilities:
         return UNLIMITED_MIBS
 
     def namesake(self, name: str, uuid: str) -> Optional[str]:
-        """What stands in the way of a guest of this name and UUID, in words."""
+        """What blocks a guest of this name and UUID on this host, in words; None when nothing does."""
         for look_up, key in (
             (self._connection.lookupByUUIDString, uuid),
             (self._connection.lookupByName, name),
@@ -105,7 +105,7 @@ class Capabilities:
         return None
 
     def machine_problem(self, guest: MigratingGuest) -> Optional[str]:
-        """Why the guest's machine type cannot be had with its emulator, as libvirt tells it; None when it can."""
+        """Why this host does not support the guest's machine type, in libvirt's words; None when it does."""
         try:
             self._capabilities(guest)
         except LibvirtError as error:
@@ -113,7 +113,7 @@ class Capabilities:
         return None
 
     def host_cpu(self, guest: MigratingGuest) -> Optional[str]:
-        """The most that a guest like this could have as its CPU here, as a <cpu>."""
+        """The CPU of mode host-model for this guest on this host, as a <cpu>."""
         try:
             return host_model(self._capabilities(guest))
         except LibvirtError:
@@ -128,7 +128,7 @@ class Capabilities:
             )
 
     def compare_cpu(self, guest: MigratingGuest, cpu: str) -> CpuFacts:
-        """Compare a guest's CPU, as libvirt itself does, with what this host can give."""
+        """Have libvirt compare a guest's CPU with that of this host."""
         try:
             with libvirt_call("comparison of CPUs"):
                 result = self._connection.compareHypervisorCPU(
@@ -139,7 +139,7 @@ class Capabilities:
         return CpuFacts(result in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET))
 
     def baseline(self, guest: MigratingGuest, cpus: list[str]) -> Optional[str]:
-        """The CPU that all of these can give, as libvirt computes it; None when there is none."""
+        """The CPU that all of these support, as libvirt computes it; None when there is none."""
         with failure_ignored():
             return str(
                 self._connection.baselineHypervisorCPU(
@@ -149,17 +149,17 @@ class Capabilities:
         return None
 
     def measure(self, name: str) -> bool:
-        """Begin to measure how fast a running guest writes its memory anew; False where that cannot be done."""
+        """Begin to measure the dirty rate of a running guest; False where that is not supported."""
         with failure_ignored():
             self._session.domain(name).startDirtyRateCalc(_MEASURE_SECONDS, 0)
             return True
         return False
 
     def measured(self, name: str) -> Optional[float]:
-        """What was measured, in MiB/s; None when it is not done."""
+        """The measured dirty rate in MiB/s; None while it is not known."""
         with failure_ignored():
             domain = self._session.domain(name)
-            ((_, told),) = self._connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
-            if told.get("dirtyrate.calc_status") == _MEASURED:
-                return float(told.get("dirtyrate.megabytes_per_second", 0))
+            ((_, stats),) = self._connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+            if stats.get("dirtyrate.calc_status") == _MEASURED:
+                return float(stats.get("dirtyrate.megabytes_per_second", 0))
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A user's own connection to libvirt, with the user's rights, as virsh makes it.
 
-For the CLI, which changes definitions on an administrator's behalf; the daemon has its own door (hypervisor).
+For the command, which changes definitions for an administrator; the daemon has its own connection (hypervisor).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vfmigrate.virt.network_metadata import NetworkMetadata
 
 
 def run_events() -> None:
-    """Have libvirt's events and keep-alive served from now on, by a thread; to be called before connecting, once."""
+    """Start a thread for libvirt's events and keep-alive; to be called once, before connecting."""
     libvirt.virEventRegisterDefaultImpl()
 
     def serve() -> None:
@@ -34,7 +34,7 @@ class LibvirtConnection:
 
     def __init__(self, uri: Optional[str] = None) -> None:
         """Connect to `uri`, or where virsh would (LIBVIRT_DEFAULT_URI). Raises Unreachable."""
-        # libvirt otherwise prints every error itself, besides raising it
+        # libvirt would print every error, besides raising it
         libvirt.registerErrorHandler(lambda *_: None, None)
         try:
             with libvirt_call("connection"):
@@ -43,7 +43,7 @@ class LibvirtConnection:
             where = f" at {uri}" if uri else ""
             raise Unreachable(
                 f"cannot connect to libvirt{where}: {error.reason}",
-                "see the option -c, and systemctl status libvirtd virtqemud",
+                "check the option -c; see systemctl status libvirtd virtqemud",
             ) from None
 
     def __enter__(self) -> LibvirtConnection:
@@ -58,18 +58,18 @@ class LibvirtConnection:
         return NetworkMetadata(lambda: self._connection)
 
     def keep_alive(self) -> None:
-        """Notice within about half a minute that the other end is gone; needs run_events()."""
-        with failure_ignored():  # a driver without it, such as one in this process
+        """Detect within about half a minute that the other host is gone; needs run_events()."""
+        with failure_ignored():  # drivers inside this process have none
             self._connection.setKeepAlive(5, 6)
 
     def hostname(self) -> str:
-        """The host at the other end, as it calls itself."""
+        """The name of the host, as libvirt there reports it."""
         with libvirt_call("host name"):
             return str(self._connection.getHostname())
 
     @property
     def connection(self) -> Any:
-        """The connection itself, for a door that does more with it."""
+        """The object of libvirt-python, for the other modules of this package."""
         return self._connection
 
     def domain(self, name: str) -> Any:
@@ -82,7 +82,7 @@ class LibvirtConnection:
     def running_domain(self, name: str) -> Any:
         """Libvirt's object of a domain that runs. Raises Refused when it does not."""
         if not self.is_running(name):
-            raise Refused(f"guest '{name}' does not run", "leave --live out")
+            raise Refused(f"guest '{name}' does not run", "leave out --live")
         return self.domain(name)
 
     def is_running(self, name: str) -> bool:
@@ -97,18 +97,18 @@ class LibvirtConnection:
         with libvirt_call(f"definition of guest '{name}'"):
             if not domain.isPersistent():
                 raise Refused(
-                    f"guest '{name}' is transient: it has no definition that could be changed",
+                    f"guest '{name}' is transient: it has no definition to change",
                     "define it first: virsh define",
                 )
             return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
 
     def define(self, xml: str) -> None:
-        """Replace a persistent definition; libvirt holds it against its schema first."""
+        """Replace a persistent definition; libvirt validates it against its schema first."""
         with libvirt_call("definition"):
             self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def is_local(self) -> bool:
-        """Whether this is the libvirt of this host, whose daemon can be asked about it."""
+        """Whether this is the libvirt of this host, where the daemon's socket is."""
         with libvirt_call("URI"):
             return urlsplit(str(self._connection.getURI())).hostname is None
 
@@ -123,7 +123,7 @@ class LibvirtConnection:
             return bool(domain.isPersistent())
 
     def live(self, name: str, *, resolved: bool = True) -> str:
-        """The XML of a running domain; unless `resolved`, interfaces of networks as they were written."""
+        """The XML of a running domain; unless `resolved`, interfaces of networks name no VF."""
         domain = self.domain(name)
         with libvirt_call(f"XML of guest '{name}'"):
             return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
@@ -133,18 +133,18 @@ class LibvirtConnection:
         found = {}
         with libvirt_call("list of running guests"):
             for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with failure_ignored():  # it ended in the meantime
+                with failure_ignored():  # it has ended meanwhile
                     found[str(each.name())] = str(each.XMLDesc(0))
         return found
 
     def free_memory_mib(self) -> int:
-        """How much memory the host has to spare, what it would take back from its caches included."""
+        """The available memory of the host, caches included."""
         with libvirt_call("memory of the host"):
             found = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
         return sum(int(found.get(key, 0)) for key in ("free", "buffers", "cached")) // 1024
 
     def macs(self) -> dict[str, str]:
-        """Who has which MAC: names of domains, running or not, by the MACs of their interfaces."""
+        """The names of all domains, running or not, by the MACs of their interfaces."""
         found = {}
         with libvirt_call("list of guests"):
             for each in self._connection.listAllDomains():
@@ -178,20 +178,20 @@ class LibvirtConnection:
             return {str(each.name()): str(each.XMLDesc(0)) for each in self._connection.listAllNetworks()}
 
     def hostdev_networks(self) -> frozenset[str]:
-        """The names of the networks that give away VFs."""
+        """The names of the networks of VFs."""
         return frozenset(name for name, xml in self._networks().items() if network_xml.is_hostdev(xml))
 
     def is_openvswitch_network(self, name: str) -> bool:
         """Whether a network plugs its guests into Open vSwitch.
 
-        Raises Refused when there is none of this name, or when it gives away VFs.
+        Raises Refused when there is none of this name, or when it is a network of VFs.
         """
         xml = self._networks().get(name)
         if xml is None:
             raise Refused(f"libvirt has no network '{name}'", "see virsh net-list --all")
         if network_xml.is_hostdev(xml):
             raise Refused(
-                f"the network '{name}' gives away VFs: what stands by for one must not need one itself",
-                "choose a network that leads to a bridge",
+                f"the network '{name}' is a network of VFs, and a standby must not be a VF itself",
+                "choose a network with a bridge",
             )
         return network_xml.is_openvswitch(xml)

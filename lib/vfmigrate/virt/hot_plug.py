@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to the VFs of a running guest: take one out, put one in, with the user's rights."""
+"""Hot-plug and hot-unplug of the VFs of a running guest, with the rights of the user."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vfmigrate.errors import Cancelled, HostError
 from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, libvirt_call
 
-#: seconds that a guest has for letting go of a device: its driver stops, and an emulated slot's button takes five
+#: seconds for a guest to release a device: its driver stops, and the button of an emulated slot takes five
 UNPLUG_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
-#: a guest that was not listening when it was first asked is asked again
+#: after so many seconds the request is repeated: the guest may not have been ready for the first one
 _ASK_AGAIN_SECONDS = 10.0
 
 
@@ -29,7 +29,7 @@ class HotPlug:
         self._uuid = uuid
 
     def text(self, mac: str) -> Optional[str]:
-        """The VF with this MAC as it was written, a network not resolved; None when the guest has it not."""
+        """The XML of the VF with this MAC, a network not resolved; None when the guest does not have it."""
         with libvirt_call("the guest's XML"):
             xml = str(self._session.domain(self._uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
         for interface in domain_xml.read(xml).interfaces:
@@ -38,20 +38,20 @@ class HotPlug:
         return None
 
     def detach(self, mac: str, text: str, cancelled: threading.Event) -> None:
-        """Take a VF out, and return when the guest has let go of it.
+        """Unplug a VF, and return when the guest has released it.
 
-        Raises HostError when it does not in time, Cancelled when the user does not want it any more.
+        Raises HostError when it does not in time, Cancelled when the user cancels.
         """
         begun = time.monotonic()
         asked = float("-inf")
         while self.text(mac) is not None:
             now = time.monotonic()
             if cancelled.is_set():
-                raise Cancelled(f"cancelled while the guest was to let go of its VF with MAC {mac}")
+                raise Cancelled(f"cancelled while the guest released its VF with MAC {mac}")
             if now - begun > UNPLUG_SECONDS:
                 raise HostError(
-                    f"the guest does not let go of its VF with MAC {mac} within {UNPLUG_SECONDS:.0f} s",
-                    "does its system run, with PCI hot plug? see its console",
+                    f"the guest did not release its VF with MAC {mac} within {UNPLUG_SECONDS:.0f} s",
+                    "see its console: its system must run, with PCI hot-plug",
                 )
             if now - asked > _ASK_AGAIN_SECONDS:
                 self._ask(text, again=asked > begun)
@@ -67,6 +67,6 @@ class HotPlug:
                 raise
 
     def attach(self, text: str) -> None:
-        """Put a device in, on the running guest only. Raises HostError."""
+        """Plug a device in, on the running guest only. Raises HostError."""
         with libvirt_call("plugging in"):
             self._session.domain(self._uuid).attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to libvirt: its events, its running domains, and the few things we change in them.
+"""The daemon's connection to libvirt: events, running domains and networks.
 
-Never used while a hook waits for an answer, and never with a lock held: whoever called the hook holds the domain's
-lock inside libvirt. libvirt-python is imported by the doors alone: this one, session and mailbox.
+It is never used while a hook waits for an answer, nor with a lock held: libvirt holds the lock of a domain while it
+runs the hook.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.virt.network_metadata import NetworkMetadata
 
 _RETRY_SECONDS = 2.0
-# How long a guest may take to let go of a device, and how often that is looked for.
+# How long a guest can take to release a device, and how often that is observed.
 _UNPLUG_SECONDS = 45.0
 _LOOK_SECONDS = 0.1
 
 
-# virDomainEventType and the details that we tell apart (libvirt-domain.h)
+# virDomainEventType and the details that we distinguish (libvirt-domain.h)
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
     libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
@@ -46,13 +46,13 @@ _DEVICE_EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: PLUGGED_IN,
     libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: UNPLUGGED,
 }
-# Aliases of devices that are given through, an interface that is a VF among them (qemuAssignDeviceHostdevAlias in
+# Aliases of assigned devices, VFs of type interface included (qemuAssignDeviceHostdevAlias in
 # src/qemu/qemu_alias.c), and those that users choose.
 _HOSTDEV_ALIASES = ("hostdev", "ua-")
 
 
 def _transient_device(domain: Any, mac: str) -> Optional[str]:
-    """The text of the VF with this MAC in a domain's failover pair as it was written: a network is not resolved."""
+    """The XML of the VF with this MAC in a domain's failover pair, a network not resolved."""
     xml = str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
     for interface in read(xml).interfaces:
         if interface.teaming == "transient" and interface.wanted_mac == mac:
@@ -61,38 +61,36 @@ def _transient_device(domain: Any, mac: str) -> Optional[str]:
 
 
 class Hypervisor:
-    """A connection to libvirt that comes back by itself; thread-safe."""
+    """A connection to libvirt that is reopened when it is lost; thread-safe."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
         self._on_connect: Callable[[], None] = lambda: None
-        #: told of a network whose metadata of a URI changed, from the event thread: must return at once
+        #: called by the event thread with a network and the URI of changed metadata; must return at once
         self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
         self.network_metadata = NetworkMetadata(self._connected)
         self._connection: Optional[Any] = None
-        # before libvirtd is reached, the library's, which comes from the same build
+        # until libvirtd answers, that of the library, which is of the same build
         self._version = int(libvirt.getVersion())
         self._lost = threading.Event()
         self._stop = threading.Event()
 
     def start(self, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]) -> None:
-        """Begin to connect, and to listen, in threads of their own.
+        """Connect and receive events, in threads of its own.
 
         `on_event` is called for every event, `on_connect` after each (re)connection, both from those
         threads: they must return at once and must not call libvirt.
         """
         self._on_event = on_event
         self._on_connect = on_connect
-        libvirt.registerErrorHandler(
-            lambda _context, _error: None, None
-        )  # else it prints to our standard error
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print errors on stderr
         libvirt.virEventRegisterDefaultImpl()  # before the connection is opened
         threading.Thread(target=self._run_events, name="libvirt-events", daemon=True).start()
         threading.Thread(target=self._keep_connected, name="libvirt-connect", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop connecting; the threads end with the process."""
+        """Stop reconnecting; the threads end with the process."""
         self._stop.set()
         self._lost.set()
 
@@ -152,7 +150,7 @@ class Hypervisor:
         return self._connection
 
     def known_version(self) -> int:
-        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002. Does not ask libvirt."""
+        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002. Makes no call."""
         return self._version
 
     def running(self) -> dict[str, str]:
@@ -160,7 +158,7 @@ class Hypervisor:
         domains = {}
         with libvirt_call("list of running domains"):
             for domain in self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with failure_ignored():  # it ended in the meantime
+                with failure_ignored():  # it has ended meanwhile
                     domains[domain.UUIDString()] = domain.XMLDesc(0)
         return domains
 
@@ -177,19 +175,19 @@ class Hypervisor:
             return str(domain.XMLDesc(0)) if domain.isActive() else None
 
     def executing(self) -> frozenset[str]:
-        """UUIDs of the domains whose CPUs run: those of an arriving guest do not before it is here whole."""
+        """UUIDs of the domains whose CPUs run; those of an arriving guest do not, until its state is here."""
         with libvirt_call("list of executing domains"):
             found = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
             return frozenset(domain.UUIDString() for domain in found)
 
     def migrating(self, uuid: str) -> bool:
-        """Whether libvirt is at work on a running domain with a job such as a migration."""
+        """Whether libvirt runs a job such as a migration on a domain."""
         with libvirt_call("job of a domain"):
             job = self._connected().lookupByUUIDString(uuid).jobInfo()
             return bool(job[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
     def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
-        """Write our metadata on a running domain, or take it away; as it was when the domain is shut down."""
+        """Write our metadata of a running domain, or remove it; the definition does not change."""
         with libvirt_call("metadata"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.setMetadata(
@@ -214,11 +212,12 @@ class Hypervisor:
             self._connected().defineXML(xml)
 
     def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
-        """Take the VF of a failover pair out of a running domain, as libvirt sees it, and plug it in again.
+        """Unplug the VF of a failover pair from a running domain, as far as libvirt has it, and plug it in again.
 
-        For a guest whose QEMU could not plug in what libvirt believes is there. Waits, bounded, for the guest to let
-        go. What an earlier attempt took out and could not plug in is described by `spare`, from the domain's XML.
-        Raises HostError when the domain is gone or busy, or keeps its VF.
+        This is for a guest whose QEMU could not plug in a VF that libvirt has in the domain. It waits for a limited
+        time for the guest to release the VF. `spare` returns the XML of a VF that an earlier attempt unplugged and
+        could not plug in, from the XML of the domain. Raises HostError when the domain is gone or busy, or does not
+        release its VF.
         """
         with libvirt_call("plugging a VF in again"):
             domain = self._connected().lookupByUUIDString(uuid)
@@ -230,7 +229,7 @@ class Hypervisor:
             end = time.monotonic() + _UNPLUG_SECONDS
             while _transient_device(domain, mac) is not None:
                 if self._stop.wait(_LOOK_SECONDS) or time.monotonic() > end:
-                    raise HostError(f"guest '{domain.name()}' does not let go of its VF with MAC {mac}")
+                    raise HostError(f"guest '{domain.name()}' does not release its VF with MAC {mac}")
             domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def has_vf(self, uuid: str, mac: str) -> bool:
@@ -265,12 +264,12 @@ class Hypervisor:
             )
 
     def define_network(self, xml: str) -> None:
-        """Define a network, or replace its definition; what runs is left as it is."""
+        """Define a network, or replace its definition; a running network does not change."""
         with libvirt_call("definition of a network"):
             self._connected().networkDefineXML(xml)
 
     def start_network(self, name: str) -> None:
-        """Start a defined network; nothing when it runs, also if it was somebody else who has just started it."""
+        """Start a defined network, if it does not run; it can also be started by another program meanwhile."""
         with libvirt_call(f"start of network {name}"):
             found = self._connected().networkLookupByName(name)
         try:
@@ -281,7 +280,7 @@ class Hypervisor:
                 raise
 
     def stop_network(self, name: str) -> None:
-        """Stop a network, if it runs. libvirt then forgets which of its VFs guests have: not while one has any."""
+        """Stop a network, if it runs. Not while a guest has a VF of it: libvirt then forgets which VFs are in use."""
         with libvirt_call(f"stop of network {name}"):
             found = self._connected().networkLookupByName(name)
         try:
@@ -297,6 +296,6 @@ class Hypervisor:
             return bool(network.isActive())
 
     def autostart_network(self, name: str) -> None:
-        """Have libvirt start a network by itself."""
+        """Set a network to start with libvirt."""
         with libvirt_call(f"autostart of network {name}"):
             self._connected().networkLookupByName(name).setAutostart(1)

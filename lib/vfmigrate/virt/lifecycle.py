@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What libvirt tells of a domain's life, as plain values."""
+"""Lifecycle events of domains, as plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: a device that is given through was plugged into a running domain, or has left it; the detail is its alias
+#: an assigned device was plugged into a running domain, or unplugged from it; the detail is its alias
 PLUGGED_IN = "plugged-in"
 UNPLUGGED = "unplugged"
 

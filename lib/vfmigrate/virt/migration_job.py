@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The door to one migration in libvirt: begins it, tells how far it is, ends it early, says where the guest is.
+"""One migration job in libvirt: starts it, reports progress, cancels it, and says where the guest is.
 
-The migration itself is one long call, made in a thread of its own; everything else comes from the command's thread
-meanwhile, which libvirt's connections allow. The user's rights are all it has.
+The migration is one long call in a thread of its own; meanwhile the command's thread makes the other calls, which
+libvirt's connections allow. It has the rights of the user.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 
-#: how long the domain is looked for where a call of libvirt's has just put it, in seconds
+#: seconds to wait for the events and the state of a domain after a call of libvirt that changes it
 _SETTLING = 5.0
 
 _STATES = {
@@ -64,7 +64,7 @@ class MigrationJob:
     def __init__(
         self, source: LibvirtConnection, destination: LibvirtConnection, uri: str, name: str
     ) -> None:
-        """Look the guest up and listen to its events. Raises Refused when there is none of this name."""
+        """Look the guest up and register for its events. Raises Refused when there is none of this name."""
         self._ends = {"source": source, "destination": destination}
         self._uri = uri
         self._domain = source.domain(name)
@@ -79,7 +79,7 @@ class MigrationJob:
             source.connection.domainEventRegisterAny(None, lifecycle, self._on_source, None)
             destination.connection.domainEventRegisterAny(None, lifecycle, self._on_destination, None)
 
-    # -- libvirt's events: when did the guest stand still, by this process's clock
+    # -- libvirt's events: when the guest was paused, by this process's clock
 
     def _on_source(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
         now = time.monotonic()
@@ -96,9 +96,9 @@ class MigrationJob:
             self._resumed = now
 
     def standstill_ms(self) -> Optional[float]:
-        """From the event that the guest stopped on the source to the one that it runs on the destination, in ms.
+        """Milliseconds from the event that the guest paused on the source to the one that it runs on the destination.
 
-        None when one of them did not come. Both are timed where this command runs.
+        None when one of them is missing. Both are timed where this command runs.
         """
         end = time.monotonic() + _SETTLING
         while (self._paused is None or self._resumed is None) and time.monotonic() < end:
@@ -110,7 +110,7 @@ class MigrationJob:
     # -- the migration
 
     def begin(self, options: MigrationOptions) -> None:
-        """Begin; returns at once."""
+        """Start the migration; returns at once."""
         threading.Thread(target=self._run, args=(options,), name="migrate", daemon=True).start()
 
     def _run(self, options: MigrationOptions) -> None:
@@ -123,13 +123,13 @@ class MigrationJob:
                     self._domain.migrate3(destination, _parameters(options), _flags(options))
         except LibvirtError as error:
             self._error = error.reason
-        except Exception as error:  # noqa: BLE001 - told by finish(); a thread that dies silently is waited for for ever
+        except Exception as error:  # noqa: BLE001 - raised by finish(); a thread that ended silently would be waited for for ever
             self._error = f"{type(error).__name__}: {error}"
         finally:
             self._done.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most so long for the end; whether it came."""
+        """Wait for the end of the migration; false when it has not ended after `seconds`."""
         return self._done.wait(seconds)
 
     def finish(self) -> None:
@@ -138,7 +138,7 @@ class MigrationJob:
             raise HostError(f"the migration of guest '{self.name}' failed: {self._error}")
 
     def job(self) -> Optional[Mapping[str, int]]:
-        """What libvirt tells of the migration; None while there are none, before and after QEMU's part."""
+        """Libvirt's statistics of the job; None when there are none, before and after QEMU's part."""
         with failure_ignored():
             stats: Mapping[str, int] = self._domain.jobStats(0)
             if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE:
@@ -146,26 +146,26 @@ class MigrationJob:
         return None
 
     def abort(self) -> bool:
-        """Ask libvirt to give the migration up; False while it has nothing yet that could be."""
+        """Ask libvirt to cancel the migration; False while there is no job to cancel."""
         with failure_ignored():
             self._domain.abortJob()
             return True
         return False
 
     def allow_downtime(self, ms: int) -> None:
-        """Let the guest stand still for so long at the end. Raises HostError, as when it is at its end already."""
+        """Set the maximum downtime. Raises HostError, for example when the migration has just ended."""
         with libvirt_call("allowed downtime"):
             self._domain.migrateSetMaxDowntime(ms, 0)
 
     def suspend(self) -> None:
-        """Suspend the guest on the source, so that the rest is copied without its writing more; it resumes there."""
+        """Suspend the guest on the source, so that it dirties no more memory; it resumes on the destination."""
         with libvirt_call("suspending the guest"):
             self._domain.suspend()
 
     # -- afterwards
 
     def states(self) -> dict[str, Optional[str]]:
-        """The guest's state on `source` and `destination`; None where it is not, and where nobody answers."""
+        """The guest's state on `source` and `destination`; None where it is not, and where libvirt does not answer."""
         return {end: self._state(session) for end, session in self._ends.items()}
 
     def _state(self, session: LibvirtConnection) -> Optional[str]:
@@ -175,7 +175,7 @@ class MigrationJob:
         return None
 
     def await_running(self, end: str, seconds: float = _SETTLING) -> bool:
-        """Wait until the guest runs at one end; False when it does not within so many seconds."""
+        """Wait until the guest runs at one end; False when it does not after `seconds`."""
         limit = time.monotonic() + seconds
         while self._state(self._ends[end]) != "running":
             if time.monotonic() > limit:
@@ -184,7 +184,7 @@ class MigrationJob:
         return True
 
     def completed(self) -> Mapping[str, int]:
-        """What libvirt tells of the migration that has ended, as the destination keeps them; empty without any."""
+        """Libvirt's statistics of the completed job, from the destination; empty without any."""
         flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
         with failure_ignored():
             stats: Mapping[str, int] = self._arrived().jobStats(flags)
@@ -200,7 +200,7 @@ class MigrationJob:
             return str(self._ends[end].connection.lookupByUUIDString(self.uuid).XMLDesc(0))
 
     def agent_macs(self) -> Optional[frozenset[str]]:
-        """The MACs that the guest's own agent tells of on the destination; None when it has none that answers."""
+        """The MACs that the guest agent reports on the destination; None when no agent answers."""
         if "name='org.qemu.guest_agent.0' state='connected'" not in self._xml_or_nothing():
             return None
         with failure_ignored():

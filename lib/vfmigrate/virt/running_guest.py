@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A running guest of this host through libvirt: devices plugged in and unplugged, with bounded waits.
+"""A running guest of this host: hot-plug and hot-unplug through libvirt, with bounded waits.
 
-With the rights of the user who asks. That the guest's driver has its VF is read off the VF (sysfs), since libvirt
-cannot tell; hence of this host.
+It has the rights of the user. Whether the guest's driver is bound to its VF is read from the VF (sysfs), because
+libvirt does not know; hence the guest must be on this host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.virt.errors import libvirt_call
 
 _LOOK_SECONDS = 0.2
-# What a driver in the guest takes to start for a device that has come; nothing outside tells when it has.
+# Time for a driver in the guest to start for a new device; the host cannot observe when it has.
 _SETTLE_SECONDS = 2.0
 
 
@@ -28,7 +28,7 @@ class RunningGuest:
     """One running guest; see live_pair.Guest."""
 
     def __init__(self, found: Any, sysfs: Sysfs, *, patience: float) -> None:
-        """`found` is libvirt's domain; `patience` is what the guest is given for each step, in seconds."""
+        """`found` is libvirt's domain; `patience` is the time for each step, in seconds."""
         self._domain = found
         self._sysfs = sysfs
         self.name: str = found.name()
@@ -36,7 +36,7 @@ class RunningGuest:
         self._marks = _marks_of(self.xml())
 
     def xml(self) -> str:
-        """Its live XML as it was written: an interface of a network names no VF."""
+        """Its live XML, networks not resolved: an interface of a network names no VF."""
         with libvirt_call(f"XML of guest '{self.name}'"):
             return str(self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
 
@@ -46,7 +46,7 @@ class RunningGuest:
             self._domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def unplug(self, device: str) -> bool:
-        """Ask the guest to let go of a device; False when it has not in time."""
+        """Ask the guest to release a device; False when it does not in time."""
         with libvirt_call(f"unplugging a device from guest '{self.name}'"):
             there = self._found(device)
             if there is None:
@@ -55,23 +55,23 @@ class RunningGuest:
             return self._wait(lambda: self._found(device) is None)
 
     def settle(self) -> None:
-        """Give the guest time to start its driver for a device that has just come."""
+        """Give the guest time to start its driver for a device that was just plugged in."""
         time.sleep(min(_SETTLE_SECONDS, self.patience))
 
     def takes_vf(self, mac: str) -> bool:
-        """Wait for the guest's driver to have its VF; False when it has not in time."""
+        """Wait for the guest's driver to bind to its VF; False when it does not in time."""
         with libvirt_call(f"XML of guest '{self.name}'"):
             found = _vf(str(self._domain.XMLDesc(0)), mac)
         address = found.address if found is not None else None
         return address is not None and self._wait(lambda: self._sysfs.bus_master(address))
 
     def vf(self, mac: str) -> str:
-        """What the guest has now: 'lone' for a VF by itself, 'half' for one of a pair, '' for none."""
+        """The guest's VF at present: 'lone' for a VF by itself, 'half' for one of a pair, '' for none."""
         found = _vf(self.xml(), mac)
         return "" if found is None else "half" if found.teaming == "transient" else "lone"
 
     def restore_marks(self) -> None:
-        """Put back what the metadata said of its VFs at first."""
+        """Restore the marks that the metadata had at first."""
         if self._marks is not None:
             with libvirt_call(f"metadata of guest '{self.name}'"):
                 self._domain.setMetadata(
@@ -83,7 +83,7 @@ class RunningGuest:
                 )
 
     def _found(self, device: str) -> Optional[str]:
-        """The text of the guest's device with the alias, else with the guest PCI address, of this one."""
+        """The XML of the guest's device with the alias of this one, or else with its PCI address in the guest."""
         xml = self.xml()
         wanted = _name(xml_parser.parse(device, "the XML of a device"))
         if not wanted:
@@ -103,7 +103,7 @@ class RunningGuest:
 
 
 def _name(device: etree._Element) -> tuple[str, ...]:
-    """What tells a device from the others: two halves of a pair have one MAC."""
+    """What identifies a device: the halves of a pair have the same MAC."""
     alias = device.find("alias")
     if alias is not None:
         return ("alias", alias.get("name", ""))
@@ -114,7 +114,7 @@ def _name(device: etree._Element) -> tuple[str, ...]:
 
 
 def _vf(xml: str, mac: str) -> Optional[VfInterface]:
-    """The VF with this MAC, which an ordinary interface of a network is told from by its MAC alone."""
+    """The VF with this MAC; only the MAC distinguishes it from an ordinary interface of a network."""
     return next((each for each in domain_xml.read(xml).interfaces if each.wanted_mac == mac), None)
 
 

@@ -93,9 +93,9 @@ def test_a_connection_carries_several_requests(path: Path) -> None:
         (b"[]\n", "input", "not a JSON object"),
         (b"[" * 100000 + b"\n", "input", "not a line of JSON"),
         (b'{"version": 1, "request": "pi', "input", "cut off"),
-        (b'{"version": 2, "request": "ping"}\n', "usage", "of version 2, this daemon speaks 1"),
-        (b'{"version": 1, "request": "explode"}\n', "usage", "no request 'explode'"),
-        (b'{"version": 1, "request": ["ping"]}\n', "usage", "no request"),
+        (b'{"version": 2, "request": "ping"}\n', "usage", "has version 2; this daemon supports version 1"),
+        (b'{"version": 1, "request": "explode"}\n', "usage", "unknown request 'explode'"),
+        (b'{"version": 1, "request": ["ping"]}\n', "usage", "unknown request"),
         (b'{"version": 1, "request": "ping", "arguments": 3}\n', "input", "not a JSON object"),
         (b"\xff\xfe\n", "input", "not a line of JSON"),
     ],
@@ -261,16 +261,16 @@ def test_a_user_without_rights_is_denied() -> None:
         )
         server.stop()
     assert json.loads(run.stdout)["error"]["kind"] == "denied"
-    assert "user 'nobody' may not ask vfmigrated for 'reconcile'" in run.stdout
+    assert "user 'nobody' has no right to send the request 'reconcile' to vfmigrated" in run.stdout
 
 
 def test_who_may_ask_what() -> None:
     hook, status = protocol.Request("hook", {}), protocol.Request("status", {})
     protocol.authorize(hook, 0, frozenset())
     protocol.authorize(status, 65534, frozenset({"nobody"}))
-    with pytest.raises(Denied, match="user 'nobody' may not ask vfmigrated for 'status'"):
+    with pytest.raises(Denied, match="user 'nobody' has no right to send the request 'status' to vfmigrated"):
         protocol.authorize(status, 65534, frozenset())
-    with pytest.raises(Denied, match="ask as root"):
+    with pytest.raises(Denied, match="run the command as root"):
         protocol.authorize(hook, 65534, frozenset({"nobody"}))
 
 
@@ -282,7 +282,7 @@ def test_what_a_client_may_ask() -> None:
     with pytest.raises(Denied, match="add the user to clients"):
         protocol.authorize(claim, 65534, clients, frozenset())
     for request in sorted(protocol.ROOT_ONLY):
-        with pytest.raises(Denied, match="ask as root"):
+        with pytest.raises(Denied, match="run the command as root"):
             protocol.authorize(protocol.Request(request, {}), 65534, clients, clients)
 
 

@@ -137,5 +137,7 @@ def test_without_a_daemon_the_guest_does_not_start(vdsm: Vdsm, point: str) -> No
 
 def test_a_user_who_is_no_client_is_told_so(vdsm: Vdsm) -> None:
     vdsm.hooks.user = 65533
-    with pytest.raises(HookError, match=r"user '65533' may not ask vfmigrated for 'claim'; .* clients"):
+    with pytest.raises(
+        HookError, match=r"user '65533' has no right to send the request 'claim' to vfmigrated; .* clients"
+    ):
         vdsm.hooks.xml("before_device_create", BRIDGE, VM, device=VFIO)
