@@ -20,7 +20,7 @@ from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.registry import Vendors
 from vfmigrate.converge.observe import Host
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.host.devlink import Devlink, Info, Port
+from vfmigrate.host.devlink import CardVersions, Devlink, Port
 from vfmigrate.host.links import Link, Links, Traffic
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.model.pci import PciAddress, PciId
@@ -182,9 +182,9 @@ class CardDevlink:
         with _kernel(f"port function {pf}/{port_index}"):
             self.card.set_port_function(str(pf), port_index, hw_addr=hw_addr, migratable=migratable)
 
-    def info(self, pf: PciAddress) -> Info:
+    def info(self, pf: PciAddress) -> CardVersions:
         told = self.card.info(str(pf))
-        return Info(self.card.hardware.host_driver, told["fixed"], told["running"], told["stored"])
+        return CardVersions(self.card.hardware.host_driver, told["fixed"], told["running"], told["stored"])
 
 
 def _port(port: DevlinkPort) -> Port:

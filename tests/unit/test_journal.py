@@ -49,7 +49,7 @@ def test_an_entry_has_its_fields(journal: socket.socket, path: Path) -> None:
     log.close()
 
 
-def test_a_journal_that_does_not_read_stops_nobody(journal: socket.socket, path: Path) -> None:
+def test_a_journal_that_does_not_read_blocks_nothing(journal: socket.socket, path: Path) -> None:
     log = Journal(path)
 
     def write() -> None:
@@ -86,7 +86,7 @@ def test_a_restarted_journal_gets_the_next_entry(
     log.close()
 
 
-def test_an_entry_too_large_for_the_journal_is_told_without_it(
+def test_an_entry_too_large_for_the_journal_goes_to_stderr(
     journal: socket.socket, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = Journal(path)
@@ -97,7 +97,7 @@ def test_an_entry_too_large_for_the_journal_is_told_without_it(
     log.close()
 
 
-def test_a_bug_is_told_by_its_place_and_not_by_its_text(
+def test_a_bug_is_logged_with_its_place_but_without_its_text(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = Journal(path)

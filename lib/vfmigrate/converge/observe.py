@@ -13,7 +13,7 @@ from vfmigrate.cards import registry
 from vfmigrate.cards.registry import Vendors
 from vfmigrate.cards.vendor import Vendor
 from vfmigrate.errors import HostError
-from vfmigrate.host.devlink import Devlink, Info, Port
+from vfmigrate.host.devlink import CardVersions, Devlink, Port
 from vfmigrate.host.links import Links
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.model.pci import PciAddress
@@ -110,6 +110,6 @@ class Host:
         """The vendor of the card behind a PF."""
         return self.vendors.of(self.sysfs.pci_id(pf))
 
-    def card(self, pf: PciAddress) -> Info:
+    def card(self, pf: PciAddress) -> CardVersions:
         """PSID and firmware of the card behind a PF."""
         return self.devlink.info(pf)

@@ -114,9 +114,9 @@ def check_free_port(xml: str) -> None:
         if pluggable and _index(controller) not in taken:
             return
     name = next(root.all("name"), None)
-    told = Markup(xml).text_of(name) if name is not None else ""
+    element = Markup(xml).text_of(name) if name is not None else ""
     raise Refused(
-        f"guest '{told[6:-7]}' has no free PCI Express port, so a VF cannot be plugged in while it runs",
+        f"guest '{element[6:-7]}' has no free PCI Express port, so a VF cannot be plugged in while it runs",
         "add the VF for the next boot with --config; for later hot-plugs, add "
         "<controller type='pci' model='pcie-root-port'/> to the definition",
     )
@@ -131,8 +131,8 @@ def _index(controller: Element) -> int:
 
 def _mark_tag(prefix: str, mark: Mark) -> str:
     words = {"mac": mark.mac, "pool": mark.pool, "vlan": mark.vlan, "strategy": mark.strategy}
-    told = "".join(f" {key}='{escape(str(word))}'" for key, word in words.items() if word is not None)
-    return f"<{prefix}vf{told}/>"
+    attributes = "".join(f" {key}='{escape(str(word))}'" for key, word in words.items() if word is not None)
+    return f"<{prefix}vf{attributes}/>"
 
 
 def _add_mark(markup: Markup, mark: Mark) -> None:

@@ -110,7 +110,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Info:
+class CardVersions:
     """The versions of a card by name: fixed ones, running ones, and those stored in flash."""
 
     driver: str
@@ -245,10 +245,10 @@ class Devlink:
                 f"devlink: PF {pf} accepted {' and '.join(asked)} on port {port_index}, but did not change it"
             )
 
-    def info(self, pf: PciAddress) -> Info:
+    def info(self, pf: PciAddress) -> CardVersions:
         """The versions of card and firmware."""
         (answer,) = self._ask(pf, _CMD_INFO_GET, "read the card's versions")
-        return Info(
+        return CardVersions(
             driver=answer.get_attr("DEVLINK_ATTR_INFO_DRIVER_NAME") or "",
             fixed=dict(_versions(answer, "FIXED")),
             running=dict(_versions(answer, "RUNNING")),

@@ -98,7 +98,7 @@ class NetlinkSocket:
         self._socket.close()
 
     def _answers(self) -> tuple[list[bytes], bool]:
-        """Collect the answers to the last request; the flag tells that a dump was not of one moment."""
+        """Collect the answers to the last request, and whether a dump was inconsistent."""
         answers: list[bytes] = []
         torn = False
         for message in self._messages():

@@ -21,9 +21,9 @@ class Progress:
     iteration: int = 0
     disk_total: int = 0
     disk_remaining: int = 0
-    #: of the VFs' state, what was copied so far; None where libvirt does not tell
+    #: of the VFs' device state, what was copied so far; None where libvirt does not report it
     vf_state: Optional[int] = None
-    #: how long QEMU thinks that the guest would stand still, in ms; None until it knows
+    #: the downtime that QEMU expects, in ms; None until it knows
     expected_downtime: Optional[int] = None
 
     @property

@@ -61,7 +61,7 @@ class PfObservation:
     iommu: bool = True
     totalvfs: int = 0
     numvfs: int = 0
-    #: the VFIO driver for its VFs; None when it cannot be told yet
+    #: the VFIO driver for its VFs; None when it is not known yet
     vfio_driver: Optional[str] = None
     #: VFs that share their IOMMU group, with the devices they share it with
     shared_groups: Mapping[PciAddress, Sequence[PciAddress]] = field(default_factory=dict)

@@ -50,12 +50,12 @@ def _flags(options: MigrationOptions) -> int:
 
 def _parameters(options: MigrationOptions) -> dict[str, Any]:
     """The typed parameters of libvirt."""
-    told = {
+    parameters = {
         libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: options.bandwidth,
         libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS: options.parallel_connections,
         libvirt.VIR_MIGRATE_PARAM_URI: options.migrate_uri,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 class MigrationJob:

@@ -65,7 +65,7 @@ def test_what_provisioning_is_told(tmp_path: Path) -> None:
     assert pool.representor_names == "stable"
 
 
-def test_what_provisioning_does_unless_told(tmp_path: Path) -> None:
+def test_the_defaults_of_provisioning(tmp_path: Path) -> None:
     pool = configuration.load(write(tmp_path, POOL)).pools["data"]
     assert (pool.vfs, pool.msix, pool.uplink) == (None, None, configuration.UPLINK_OF_PF)
     assert (pool.libvirt_network, pool.firmware_min, pool.max_migrating) == ("vfmigrate-data", None, None)
@@ -130,7 +130,7 @@ def test_drop_ins_come_later_and_in_order(tmp_path: Path) -> None:
         (POOL + POOL, "section 'pool data' already exists"),
     ],
 )
-def test_mistakes_name_file_section_and_key(tmp_path: Path, text: str, told: str) -> None:
+def test_errors_name_file_section_and_key(tmp_path: Path, text: str, told: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as error:
         configuration.load(path)
@@ -138,7 +138,7 @@ def test_mistakes_name_file_section_and_key(tmp_path: Path, text: str, told: str
     assert str(path) in str(error.value)
 
 
-def test_a_mistake_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
+def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
     path = write(tmp_path, POOL, site="[pool data]\nmtu = big\n")
     with pytest.raises(ConfigError, match=r"vfmigrate\.conf\.d/site\.conf: \[pool data\] mtu"):
         configuration.load(path)

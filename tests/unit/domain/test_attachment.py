@@ -34,7 +34,7 @@ def wish(network: Optional[str] = "vfmigrate-data", vlan: Optional[int] = 42) ->
 
 @pytest.mark.parametrize("xml", [PLAIN, GUEST, OTHER, marked("pool='data'"), NO_PREFIX])
 @pytest.mark.parametrize("network", ["vfmigrate-data", None])
-def test_there_and_back_to_the_byte(xml: str, network: Optional[str]) -> None:
+def test_attach_and_detach_restore_every_byte(xml: str, network: Optional[str]) -> None:
     changed = attachment.attached(xml, wish(network))
     before = domain_xml.read(xml).interfaces
     *others, vf = domain_xml.read(changed).interfaces
@@ -44,7 +44,7 @@ def test_there_and_back_to_the_byte(xml: str, network: Optional[str]) -> None:
     assert attachment.detached(changed, vf) == xml
 
 
-def test_a_network_is_named_as_it_is() -> None:
+def test_the_name_of_a_network_is_escaped() -> None:
     changed = attachment.attached(PLAIN, wish('a\'b & "c"'))
     assert "<source network='a&apos;b" not in changed
     assert domain_xml.read(changed).interfaces[-1].form == "network"
@@ -103,12 +103,12 @@ def test_no_port_that_is_free(xml: str) -> None:
         attachment.check_free_port(xml)
 
 
-def test_conventional_pci_is_libvirts_business() -> None:
+def test_free_slots_of_conventional_pci_are_not_checked() -> None:
     attachment.check_free_port(PLAIN.replace("pcie-root'", "pci-root'"))
 
 
 @given(st.sets(st.from_regex(r"\A52:54:00(:[0-9a-f]{2}){3}\Z"), max_size=5))
-def test_a_new_mac_is_nobodys(taken: set[str]) -> None:
+def test_a_new_mac_is_unique(taken: set[str]) -> None:
     mac = attach_verb.new_mac(taken)
     assert mac not in taken
     assert mac.startswith("52:54:00:")

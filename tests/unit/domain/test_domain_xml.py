@@ -155,7 +155,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @given(st.data())
-def test_a_mutilated_domain_is_read_or_refused(data: st.DataObject) -> None:
+def test_a_damaged_domain_is_read_or_refused(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(MARKED)))
     length = data.draw(st.integers(0, 60))
     replacement = data.draw(st.text(max_size=30))

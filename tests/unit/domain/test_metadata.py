@@ -45,7 +45,7 @@ def test_what_is_stamped_is_what_is_read(marks: tuple[Mark, ...]) -> None:
     assert metadata.read(as_libvirt_keeps_it(metadata.write(marks))) == marks
 
 
-def test_other_metadata_is_none_of_our_business() -> None:
+def test_metadata_of_others_is_ignored() -> None:
     domain = etree.fromstring(
         "<domain><metadata><vfs xmlns='urn:other'><vf mac='x'/></vfs></metadata></domain>"
     )

@@ -53,7 +53,7 @@ def test_what_is_read() -> None:
     assert (guest.networks, guest.bridges, guest.host_devices) == (("default",), ("br0",), ("usb device",))
 
 
-def test_how_its_vfs_cross() -> None:
+def test_the_strategies_of_its_vfs() -> None:
     guest = migrating_guest.read(XML, XML)
     found = [(vf.pool, vf.strategy.name) for vf in migrating_guest.vfs(guest, host("here", HELD))]
     assert found == [("data", "vfio"), ("other", "replug"), (None, "failover")]

@@ -69,7 +69,7 @@ def test_what_the_destination_must_know() -> None:
         ({"slot": PciAddress(0, 0, 3, 0)}, "sits where nothing can be unplugged"),
     ],
 )
-def test_too_little_to_go_on(changes: dict[str, object], told: str) -> None:
+def test_too_little_is_known(changes: dict[str, object], told: str) -> None:
     good = MigratingVf("52:54:00:00:00:02", strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
     with pytest.raises(Refused, match=told):
         check_replug("g", replace(good, **changes))  # type: ignore[arg-type]  # what the parameters hold

@@ -18,7 +18,7 @@ XML = network_xml.render("net", "data", VFS, ID)
 GOOD = NetworkState(XML, XML, autostart=True)
 
 
-def test_it_says_which_vfs_and_whose_it_is() -> None:
+def test_a_network_names_its_vfs_and_its_pool() -> None:
     assert network_xml.vfs(XML) == VFS
     assert network_xml.owner(XML) == "data"
     assert '<forward mode="hostdev" managed="yes">' in XML
@@ -55,7 +55,7 @@ def test_what_differs(state: NetworkState, todo: list[str]) -> None:
     "theirs",
     ["<network><name>net</name><forward mode='nat'/></network>", network_xml.render("net", "other", VFS, ID)],
 )
-def test_a_network_of_somebody_else_is_not_touched(theirs: str) -> None:
+def test_a_network_that_vfmigrate_did_not_define_is_refused(theirs: str) -> None:
     with pytest.raises(HostError, match="'net' was not defined by vfmigrate for pool 'data'"):
         network_xml.differences("net", "data", VFS, replace(GOOD, persistent=theirs))
 

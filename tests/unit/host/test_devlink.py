@@ -70,7 +70,7 @@ def test_an_eswitch_that_is_busy(devlink: Devlink, card: Card) -> None:
     assert "Open vSwitch" in caught.value.remedy
 
 
-def test_a_mode_that_does_not_exist_is_not_sent(devlink: Devlink, card: Card) -> None:
+def test_an_unknown_eswitch_mode_is_refused(devlink: Devlink, card: Card) -> None:
     sent = len(card.trace)
     with pytest.raises(InputError, match="'switch' is not an eswitch mode; use one of legacy, switchdev"):
         devlink.set_eswitch_mode(PF, "switch")
@@ -98,7 +98,7 @@ def test_ports_are_those_of_one_pf(devlink: Devlink) -> None:
     assert {port.pf for port in devlink.vf_ports(SECOND_PF).values()} == {1}
 
 
-def test_a_kernel_that_tells_the_ports_of_all_devices(card: Card) -> None:
+def test_a_kernel_that_lists_the_ports_of_all_devices(card: Card) -> None:
     with DevlinkServer(card, narrows=False) as server:
         door = Devlink(sock=server.connect())
         assert [port.index for port in door.ports(SECOND_PF)] == [131071, 65537, 65538]
@@ -113,7 +113,7 @@ def test_vf_ports_exist_in_switchdev_mode_only(devlink: Devlink) -> None:
     assert len(devlink.ports(PF)) == 1
 
 
-def test_a_known_port_is_asked_for_alone(card: Card) -> None:
+def test_a_port_with_a_known_index_is_requested_alone(card: Card) -> None:
     with DevlinkServer(card) as server:
         door = Devlink(sock=server.connect())
         assert [door.vf_port(PF, number) for number in (0, 1)] == list(door.vf_ports(PF).values())
@@ -125,7 +125,7 @@ def test_a_known_port_is_asked_for_alone(card: Card) -> None:
     assert listing.flags & 0x300  # NLM_F_DUMP
 
 
-def test_a_port_that_was_made_anew_is_found_again(devlink: Devlink) -> None:
+def test_a_recreated_port_is_found(devlink: Devlink) -> None:
     assert devlink.vf_port(PF, 1) is not None
     devlink.set_eswitch_mode(PF, "legacy")
     assert devlink.vf_port(PF, 1) is None
@@ -139,7 +139,7 @@ def test_a_device_without_devlink_has_no_ports(devlink: Devlink) -> None:
     assert devlink.vf_ports(ABSENT) == {}
 
 
-def test_a_representor_that_is_not_there_yet(card: Card) -> None:
+def test_a_representor_that_does_not_exist_yet(card: Card) -> None:
     class Settling:
         def uplink(self, pf: str) -> Netdev:
             return Netdev(3, f"uplink of {pf}")
@@ -155,7 +155,7 @@ def test_a_representor_that_is_not_there_yet(card: Card) -> None:
     assert (port.netdev, port.ifindex) == (None, None)
 
 
-def test_the_vfs_of_the_host_that_a_dpu_sits_in_are_not_ours() -> None:
+def test_vfs_of_the_host_of_a_dpu_are_left_out() -> None:
     class Dpu(Card):
         def ports(self, pf: str) -> list[DevlinkPort]:
             theirs = DevlinkPort(
@@ -182,14 +182,14 @@ def test_port_function(devlink: Devlink, card: Card) -> None:
     assert card.ports(str(SECOND_PF))[1].hw_addr == "00:00:00:00:00:00"
 
 
-def test_a_port_function_of_which_nothing_is_asked(devlink: Devlink, card: Card) -> None:
+def test_a_port_function_without_changes(devlink: Devlink, card: Card) -> None:
     sent = len(card.trace)
     devlink.set_port_function(PF, 1)
     assert len(card.trace) == sent
 
 
 @pytest.mark.parametrize("hw_addr", ["", "52:54:00", "52-54-00-12-34-56", "52:54:00:12:34:5g", f"{MAC}:01"])
-def test_a_mac_address_that_is_none_is_not_sent(devlink: Devlink, card: Card, hw_addr: str) -> None:
+def test_a_malformed_mac_is_refused(devlink: Devlink, card: Card, hw_addr: str) -> None:
     sent = len(card.trace)
     with pytest.raises(InputError, match="is not a MAC address"):
         devlink.set_port_function(PF, 1, hw_addr=hw_addr)
@@ -246,7 +246,7 @@ def test_the_flag_of_a_vf_that_the_host_uses(devlink: Devlink, card: Card) -> No
         (99, MAC, None, "No such device"),
     ],
 )
-def test_the_kernels_own_words_are_passed_on(
+def test_the_message_of_the_kernel_is_shown(
     devlink: Devlink, port: int, hw_addr: str, migratable: bool, told: str
 ) -> None:
     with pytest.raises(HostError) as caught:
@@ -291,7 +291,7 @@ def test_a_kernel_without_devlink() -> None:
     ours.close()
 
 
-def test_threads_share_a_door(devlink: Devlink, card: Card) -> None:
+def test_threads_share_a_connection(devlink: Devlink, card: Card) -> None:
     failures: list[str] = []
 
     def look(pf: PciAddress) -> None:

@@ -38,11 +38,11 @@ def node(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_node_nobody_holds(node: Path, proc: Path) -> None:
+def test_a_node_that_is_not_open(node: Path, proc: Path) -> None:
     assert holders([node], proc=proc) == {}
 
 
-def test_a_node_held_open(node: Path, proc: Path) -> None:
+def test_an_open_node(node: Path, proc: Path) -> None:
     with node.open():
         assert holders([node], proc=proc) == {node: os.getpid()}
     assert holders([node], proc=proc) == {}
@@ -64,7 +64,7 @@ def test_another_file_of_the_same_name(node: Path, proc: Path, tmp_path: Path) -
         assert holders([node], proc=proc) == {}
 
 
-def test_a_device_held_by_another_node_of_it(proc: Path, tmp_path: Path) -> None:
+def test_a_device_open_by_another_node(proc: Path, tmp_path: Path) -> None:
     """QEMU's private /dev has nodes of its own, with the same device number."""
     ours, theirs, other = (tmp_path / name / "7" for name in ("ours", "theirs", "other"))
     for node, device in ((ours, "/dev/full"), (theirs, "/dev/full"), (other, "/dev/zero")):
@@ -76,7 +76,7 @@ def test_a_device_held_by_another_node_of_it(proc: Path, tmp_path: Path) -> None
         assert holders([ours], proc=proc) == {ours: os.getpid()}
 
 
-def test_a_node_that_was_made_anew_under_its_holder(node: Path, proc: Path) -> None:
+def test_a_node_that_was_recreated_while_open(node: Path, proc: Path) -> None:
     with node.open():
         kept = node.with_name("kept")
         os.link(node, kept)
@@ -109,7 +109,7 @@ def nobody() -> Iterator[Path]:
         os.seteuid(0)
 
 
-def test_a_process_that_may_not_be_looked_into(nobody: Path) -> None:
+def test_a_process_whose_files_cannot_be_read(nobody: Path) -> None:
     """Root passes every mode, so the look is made as nobody."""
     closed = nobody / "1234" / "fd"
     closed.mkdir(parents=True)

@@ -88,7 +88,7 @@ def ask() -> Iterator[Callable[..., list[bytes]]]:
 Ask = Callable[..., list[bytes]]
 
 
-def test_an_answer_comes_without_its_acknowledgement(ask: Ask) -> None:
+def test_an_answer_is_returned_without_its_acknowledgement(ask: Ask) -> None:
     assert ask(lambda number: [message(number, FAMILY, b"said"), acknowledged(number)])[0][16:] == b"said"
 
 
@@ -136,7 +136,7 @@ def test_a_dump_that_fails_half_way(ask: Ask) -> None:
         )
 
 
-def test_a_dump_of_no_one_moment_is_asked_for_again(ask: Ask) -> None:
+def test_an_inconsistent_dump_is_repeated(ask: Ask) -> None:
     answers = ask(
         lambda number: [message(number, FAMILY, b"torn", MULTI), done(number, MULTI | DUMP_INTR)],
         lambda number: [message(number, FAMILY, b"good", MULTI), done(number)],
@@ -145,7 +145,7 @@ def test_a_dump_of_no_one_moment_is_asked_for_again(ask: Ask) -> None:
     assert [answer[16:] for answer in answers] == [b"good"]
 
 
-def test_a_list_that_never_stands_still(ask: Ask) -> None:
+def test_a_list_that_changes_during_every_attempt(ask: Ask) -> None:
     with pytest.raises(HostError, match="changed during each of 10 attempts"):
         ask(*[lambda number: [done(number, MULTI | DUMP_INTR)]] * 10, dump=True)
 
@@ -155,7 +155,7 @@ def test_a_kernel_that_does_not_answer(ask: Ask) -> None:
         ask(lambda _: [], timeout=0.05)
 
 
-def test_an_answer_that_came_too_late_belongs_to_nobody(ask: Ask) -> None:
+def test_a_late_answer_is_ignored(ask: Ask) -> None:
     late: list[bytes] = []
 
     def answer_next_time(number: int) -> list[bytes]:

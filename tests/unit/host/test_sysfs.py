@@ -196,7 +196,7 @@ def test_a_vf_held_by_its_own_node(show: Show, tmp_path: Path) -> None:
         assert sysfs.in_use(vf)
 
 
-def test_a_vf_that_no_vfio_driver_has_is_not_in_use(show: Show, tmp_path: Path) -> None:
+def test_a_vf_without_a_vfio_driver_is_not_in_use(show: Show, tmp_path: Path) -> None:
     card = card_with(1, "mlx5_core")
     sysfs = show(card)
     with (tmp_path / "dev/vfio" / str(card.function(card.vf(0)).iommu_group)).open("w"):

@@ -16,12 +16,12 @@ PFS = st.builds(
 )
 
 
-def test_names_say_where_the_card_is() -> None:
+def test_names_contain_the_place_of_the_card() -> None:
     assert representor_prefix(PciAddress(0, 0xE1, 0, 1)) == "re100"
 
 
 @given(PFS, PFS)
-def test_prefixes_leave_room_and_tell_cards_apart(one: PciAddress, other: PciAddress) -> None:
+def test_prefixes_are_short_and_distinguish_cards(one: PciAddress, other: PciAddress) -> None:
     assert len(representor_prefix(one) + "pf7vf4094") <= 15
     assert not (representor_prefix(one) + "pf0vf0").isdigit()
     same_card = (one.domain, one.bus, one.slot) == (other.domain, other.bus, other.slot)

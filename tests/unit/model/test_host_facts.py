@@ -108,13 +108,13 @@ def test_what_cannot_be_looked_at(rig: ProvisionRig) -> None:
     assert pf.problem == "there is no PCI device 0000:99:00.0"
 
 
-def test_facts_survive_the_way(rig: ProvisionRig) -> None:
+def test_facts_are_read_as_they_were_sent(rig: ProvisionRig) -> None:
     rig.claim(1, mac="52:54:00:00:00:02", state=PLUGGED, expires=None)
     told = gather(rig)
     assert host_facts.read(json.loads(json.dumps(told.plain()))) == told
 
 
-def test_a_newer_host_may_tell_more(rig: ProvisionRig) -> None:
+def test_unknown_fields_of_a_newer_host_are_ignored(rig: ProvisionRig) -> None:
     plain = json.loads(json.dumps(gather(rig).plain()))
     plain["more"] = plain["pools"][0]["more"] = {"a": 1}
     assert host_facts.read(plain).pools[0].name == "data"

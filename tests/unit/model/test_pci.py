@@ -10,7 +10,7 @@ from vfmigrate.model.pci import PciAddress, PciId
 
 
 @pytest.mark.parametrize("text", ["0000:e1:00.1", "10000:e1:1f.7"])
-def test_an_address_there_and_back(text: str) -> None:
+def test_an_address_is_written_as_it_is_read(text: str) -> None:
     assert str(PciAddress.parse(text)) == text
 
 
@@ -20,7 +20,7 @@ def test_what_is_no_address(text: str) -> None:
         PciAddress.parse(text)
 
 
-def test_an_id_there_and_back() -> None:
+def test_an_id_is_written_as_it_is_read() -> None:
     assert PciId.parse("8086:10C9") == PciId(0x8086, 0x10C9)
     assert str(PciId(0x8086, 0x10C9)) == "8086:10c9"
 

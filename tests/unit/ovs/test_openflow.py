@@ -36,7 +36,7 @@ def test_packet_out_layouts(version: int, expected: str) -> None:
 
 
 @given(VERSION, st.binary(max_size=2000))
-def test_the_header_tells_the_length(version: int, frame: bytes) -> None:
+def test_the_header_has_the_length(version: int, frame: bytes) -> None:
     message = openflow.packet_out(version, 1, 1, frame)
     assert struct.unpack_from("!BBH", message) == (version, openflow.PACKET_OUT, len(message))
 
@@ -57,7 +57,7 @@ def test_hello_offers_all_versions_and_no_other() -> None:
         (4, struct.pack("!HH8x", 7, 12) + bytes(4) + bitmap(2), 2),  # an element we do not know, padded
     ],
 )
-def test_the_version_both_speak(header: int, body: bytes, expected: int) -> None:
+def test_the_common_version(header: int, body: bytes, expected: int) -> None:
     assert openflow.common_version(header, body) == expected
 
 

@@ -78,7 +78,7 @@ def test_only_equal_settings_are_satisfied(made: PortSettings, wanted: PortSetti
         (ovsdb.to_set([]), [], None),
     ],
 )
-def test_a_port_at_work_has_a_number(ofport: Any, error: Any, expected: Optional[int]) -> None:
+def test_a_port_in_use_has_a_number(ofport: Any, error: Any, expected: Optional[int]) -> None:
     rows = parse({}, {"ofport": ofport, "error": error or ovsdb.to_set([])})
     assert rows.port.ofport == expected
     assert rows.port.error == (error or None)

@@ -62,7 +62,7 @@ def test_ask_and_answer(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("answers")
-def test_a_refusal_arrives_as_it_was_raised(path: Path) -> None:
+def test_a_refusal_is_raised_by_the_client(path: Path) -> None:
     with pytest.raises(Refused) as error:
         protocol.ask("ping", {"refuse": True}, path=path)
     assert (error.value.problem, error.value.remedy) == ("no free VF", "add one")
@@ -286,7 +286,7 @@ def test_what_a_client_may_ask() -> None:
             protocol.authorize(protocol.Request(request, {}), 65534, clients, clients)
 
 
-def test_nobody_there_says_what_to_run(tmp_path: Path) -> None:
+def test_without_a_daemon_the_remedy_starts_it(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"vfmigrated does not answer.*systemctl start vfmigrated"):
         protocol.ask("ping", {}, path=tmp_path / "nobody")
 

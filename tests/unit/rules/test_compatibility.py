@@ -32,7 +32,7 @@ def test_no_free_vf_names_the_pool_and_the_holders() -> None:
     assert "0000:01:10.0 held by guest 'g0'; 0000:01:10.1 held by guest 'g1'" in error.value.problem
 
 
-def test_a_pool_without_vfs_says_where_to_make_them() -> None:
+def test_a_pool_without_vfs_has_a_remedy() -> None:
     with pytest.raises(
         Refused, match=r"has no VFs on this host; set vfs in .pool data. and run: vfmigrate provision"
     ):
@@ -122,6 +122,6 @@ def test_a_virtual_iommu_is_refused_for_state_but_not_for_failover() -> None:
     compatibility.check_guest(guest, [pair])
 
 
-def test_a_vlan_element_is_refused_with_where_the_tag_belongs() -> None:
+def test_a_vlan_element_is_refused_with_a_remedy() -> None:
     with pytest.raises(Refused, match="the Open vSwitch port gets the tag"):
         compatibility.check_vlan_element(VfInterface(0, "interface", mac="52:54:00:00:00:01", vlan=True))

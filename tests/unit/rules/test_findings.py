@@ -28,7 +28,7 @@ GOOD = PfObservation(
 )
 
 
-def test_nothing_stands_against_a_good_host() -> None:
+def test_a_good_host_has_no_findings() -> None:
     assert findings.of_pf(POOL, GOOD) == []
 
 
