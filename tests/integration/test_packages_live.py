@@ -99,6 +99,27 @@ def test_the_hook_is_answered_by_a_daemon_that_the_socket_starts(installed: Site
     assert installed.host.active("vfmigrated.service")
 
 
+def test_a_daemon_that_stands_still_is_restarted_and_its_successor_answers_the_hook(installed: Site) -> None:
+    host = installed.host
+    drop_in = host.path("/etc/systemd/system/vfmigrated.service.d")
+    drop_in.mkdir(parents=True)
+    (drop_in / "soon.conf").write_text("[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n")
+    try:
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "start", "vfmigrated.service")
+        daemon = host.show("vfmigrated.service", "MainPID")
+        kept = host.path("/run/vfmigrate/claims/kept")
+        kept.touch()
+        host.run("kill", "-STOP", daemon)
+        # the hook has its answer by the next daemon, within the time that it waits for one
+        assert "vfmigrate" not in installed.create("newcomer", VF)
+        assert host.show("vfmigrated.service", "MainPID") not in ("0", daemon)
+        assert kept.exists()
+    finally:
+        shutil.rmtree(drop_in)
+        host.run("systemctl", "daemon-reload")
+
+
 def test_an_upgrade_restarts_the_daemon_and_nothing_else(site: Site) -> None:
     site.install("now")
     try:

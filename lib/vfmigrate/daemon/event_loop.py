@@ -7,10 +7,12 @@ tried again is put back for later.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import threading
 import time
+from contextlib import AbstractContextManager
 from typing import Callable, Optional
 
 from vfmigrate import journal
@@ -24,9 +26,20 @@ Work = Callable[[], object]
 class EventLoop:
     """Does work in a thread of its own: at once, later, and one piece in every period."""
 
-    def __init__(self, log: Journal, *, period: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`period`: seconds between two times that the periodic work is begun; `clock` counts seconds."""
+    def __init__(
+        self,
+        log: Journal,
+        *,
+        period: float,
+        clock: Callable[[], float] = time.monotonic,
+        working: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """`period`: seconds between two times that the periodic work is begun; `clock` counts seconds.
+
+        `working` is entered around each piece of work of the loop's own thread (daemon/watchdog.py).
+        """
         self._log = log
+        self._working = working
         self._period = period
         self._clock = clock
         self._changed = threading.Condition()
@@ -77,7 +90,8 @@ class EventLoop:
             work = self._next(next_period)
             if work is None:
                 return
-            self.do(work)
+            with self._working():
+                self.do(work)
             if work is self.periodic:
                 next_period = self._clock() + self._period
 

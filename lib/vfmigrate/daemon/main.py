@@ -7,10 +7,9 @@ is there also while the daemon is being restarted; in the foreground it makes th
 
 from __future__ import annotations
 
+import faulthandler
 import gc
-import os
 import signal
-import socket
 import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.options import arguments
 from vfmigrate.daemon.reconciler import Reconciler
 from vfmigrate.daemon.status import Status
+from vfmigrate.daemon.watchdog import LONG_SECONDS, REQUEST_SECONDS, Watchdog, notify
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
@@ -78,7 +78,12 @@ class Daemon:
         departures = Departures(self.store, log, hypervisor.migrating)
         self.announcer = Announcer(settings, self.host, self.store, log)
         self.hook_handler = HookHandler(services, on_started=self.announcer.warm)
-        self.event_loop = EventLoop(log, period=settings.reconcile_interval)
+        self.watchdog = Watchdog(log)
+        self.event_loop = EventLoop(
+            log,
+            period=settings.reconcile_interval,
+            working=lambda: self.watchdog.working("work of the event loop", LONG_SECONDS),
+        )
         domain_sync = DomainSync(
             services,
             self.hook_handler.adoption,
@@ -142,6 +147,7 @@ class Daemon:
         except VfmigrateError as error:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
         self.remote_server.start()
+        self.watchdog.start()
         self.event_loop.start()
         self._hypervisor.start(self._on_event, lambda: self.event_loop.soon(self.reconciler.reconcile))
         self.primaries.start()
@@ -149,6 +155,7 @@ class Daemon:
 
     def stop(self) -> None:
         """End what goes on of its own accord."""
+        self.watchdog.stop()
         self._hypervisor.stop()
         self.event_loop.stop()
         self.remote_server.stop()
@@ -165,8 +172,11 @@ class Daemon:
 
     def do(self, request: protocol.Request) -> dict[str, Any]:
         """Answer a request of somebody who may ask it; raises VfmigrateError and nothing else."""
+        seconds = LONG_SECONDS if request.name in ("provision", "reconcile") else REQUEST_SECONDS
+        seconds += self.config.migrating_wait
         try:
-            return self._do(request)
+            with self.watchdog.working(f"request '{request.name}'", seconds):
+                return self._do(request)
         except VfmigrateError:
             raise
         except Exception as error:  # noqa: BLE001 - told below
@@ -209,19 +219,6 @@ class Daemon:
         return self.provisioner.provision_pf(pf, dry_run=dry_run, patience=patience)
 
 
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where it does not listen."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
-        try:
-            notifier.connect("\0" + address[1:] if address.startswith("@") else address)
-            notifier.send(state.encode())
-        except OSError:
-            pass
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
     options = arguments().parse_args(argv)
@@ -235,6 +232,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except VfmigrateError as error:
         print(f"vfmigrated: {error}", file=sys.stderr)
         return error.exit_code
+    # The stacks of all threads, on standard error: when systemd's watchdog ends the process, and by
+    # `systemctl kill --signal=USR1 vfmigrated` for whoever looks into a hang.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     server = Server(listener, daemon.answer)
     daemon.start()
