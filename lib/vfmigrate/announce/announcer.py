@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfmigrate import journal
-from vfmigrate.announce.rarp import ROUNDS, rarp
+from vfmigrate.announce.method import BridgePort, Method, method_for
+from vfmigrate.announce.rarp import ROUNDS
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
 from vfmigrate.config.configuration import UNTAGGED, Config
 from vfmigrate.converge.observe import Host
@@ -27,10 +28,10 @@ JOIN_ROUNDS = (1.5, 1.5, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class _Exit:
-    """Where a VF's frames enter the bridge."""
+    """Where a VF's frames enter the bridge, and how they are sent there."""
 
-    bridge: str
-    ofport: int
+    port: BridgePort
+    method: Method
 
 
 def vlans_of(claim: Claim) -> tuple[int, ...]:
@@ -108,7 +109,8 @@ class Announcer:
         port = self._host.observe(claim.vf).switch_port
         if port is None or port.ofport is None or port.owner != claim.id:
             raise VfmigrateError(f"VF {claim.vf} has no working port to announce {claim.mac} from")
-        return _Exit(port.bridge, port.ofport)
+        enters = BridgePort(port.bridge, port.ofport)
+        return _Exit(enters, method_for(self._host, enters))
 
     def _rounds(self, claims: list[Claim], rounds: Sequence[float] = ROUNDS) -> None:
         exits = {}
@@ -129,8 +131,7 @@ class Announcer:
                     if claim.traits.port_follows_driver and not self._host.sysfs.bus_master(claim.vf):
                         del exits[claim]  # the guest is on its standby again
                         continue
-                    for vlan in vlans_of(claim):
-                        self._host.ovs.packet_out(exit_.bridge, exit_.ofport, rarp(claim.mac, vlan))
+                    exit_.method.send(self._host, exit_.port, claim.mac, vlans_of(claim))
                 except VfmigrateError as error:
                     self._tell_failure(claim, error)
                     del exits[claim]

@@ -62,10 +62,8 @@ def test_a_vendor_is_one_file_of_the_library() -> None:
     assert written("A card vendor") == ["lib/vfmigrate/cards/NAME.py"]
 
 
-def test_an_announce_method_stays_in_its_package() -> None:
-    files = written("An announce method")
-    assert files[0] == "lib/vfmigrate/announce/NAME.py"
-    assert all(path.startswith("lib/vfmigrate/announce/") for path in files)
+def test_an_announce_method_is_one_file_of_the_library() -> None:
+    assert written("An announce method") == ["lib/vfmigrate/announce/methods/NAME.py"]
 
 
 def test_a_check_is_one_file_of_the_library() -> None:
