@@ -31,6 +31,7 @@ from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.services import HostServices
+from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.status import Status
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
@@ -134,7 +135,9 @@ def status() -> Iterator[Status]:
         services = HostServices(config, host, store, Converger(host, config, store), log)
         networks = Networks(config, host.sysfs, store, cast("Hypervisor", None))  # status asks no libvirt
         provisioner = Provisioner(services, networks, udev=Udev(), offload=offload)
-        yield Status(services, offload, provisioner.check, MigrationSlots(config, host, store))
+        yield Status(
+            services, Observer(services, offload, provisioner.check), MigrationSlots(config, host, store)
+        )
 
 
 @contextmanager

@@ -12,12 +12,11 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
-from vfmigrate.config.configuration import Pool
 from vfmigrate.converge.services import HostServices
-from vfmigrate.daemon.status import Check
+from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import UsageError, VfmigrateError
 from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.model.host_facts import (
@@ -26,14 +25,9 @@ from vfmigrate.model.host_facts import (
     HostFacts,
     PfFacts,
     PoolFacts,
-    SwitchFacts,
     VfFacts,
 )
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.offload import HardwareOffload
-from vfmigrate.provision import pf
-from vfmigrate.provision.pf import PfState
-from vfmigrate.reservations.migration_slots import at_most
 from vfmigrate.rpc.protocol import Request
 from vfmigrate.version import VERSION
 
@@ -48,16 +42,13 @@ class Inventory:
     def __init__(
         self,
         services: HostServices,
-        offload: HardwareOffload,
-        check: Check,
+        observer: Observer,
         migrating: Callable[[str], bool],
         local_files: LocalFiles,
     ) -> None:
-        self._config = services.config
         self._host = services.host
         self._store = services.store
-        self._offload = offload
-        self._check = check
+        self._observer = observer
         self._migrating = migrating
         self._local_files = local_files
         self._bindings = services.converger.bindings
@@ -69,15 +60,17 @@ class Inventory:
     def tell(self, bridges: Sequence[str] = (), files: Sequence[str] = ()) -> HostFacts:
         """The facts as they are now, and whether there are these bridges and files."""
         moving = self._moving()
+        now = time.time()
+        pools = tuple(self._pool(observed, moving) for observed in self._observer.pools())
         return HostFacts(
             host=socket.gethostname(),
             vfmigrate=VERSION,
             kernel=os.uname().release,
-            time=time.time(),
-            switch=self._switch(),
+            time=now,
+            switch=self._observer.switch(),
             migration=self._local_files.migration(),
-            pools=tuple(self._pool(pool, moving) for pool in self._config.pools.values()),
-            moving_at_once=min(map(self._at_most, self._config.pools.values()), default=4),
+            pools=pools,
+            moving_at_once=min((pool.max_migrating for pool in pools), default=4),
             hook=self._local_files.hook(),
             bridges=self._bridges(bridges),
             files=tuple(self._local_files.files(files)),
@@ -108,74 +101,49 @@ class Inventory:
         except VfmigrateError:
             return False  # it has just ended, or libvirt does not run, and then nothing moves
 
-    def _switch(self) -> SwitchFacts:
-        running = self._offload.running()
-        try:
-            return SwitchFacts(running=running, offload=self._offload.state(self._host.ovs))
-        except VfmigrateError as error:
-            return SwitchFacts(problem=str(error), running=running)
-
-    def _pool(self, pool: Pool, moving: frozenset[PciAddress]) -> PoolFacts:
-        states: dict[PciAddress, PfState] = {}
-        pfs = tuple(self._pf(address, states, moving) for address in pool.pfs)
-        try:
-            exists: Optional[bool] = self._host.ovs.bridge_exists(pool.bridge)
-        except VfmigrateError:
-            exists = None
+    def _pool(self, observed: ObservedPool, moving: frozenset[PciAddress]) -> PoolFacts:
+        pool = observed.pool
         return PoolFacts(
             name=pool.name,
             bridge=pool.bridge,
-            bridge_exists=exists,
+            bridge_exists=observed.bridge_exists,
             vlan=pool.vlan,
             vlans=tuple(sorted(pool.vlans)),
             network=pool.libvirt_network,
-            max_migrating=self._at_most(pool),
-            pfs=pfs,
-            findings=tuple(self._findings(pool, states)),
+            max_migrating=min(each.at_most for each in observed.pfs),
+            pfs=tuple(self._pf(each, moving) for each in observed.pfs),
+            findings=tuple(FindingFacts(each.severity, each.text, each.remedy) for each in observed.findings),
         )
 
-    def _at_most(self, pool: Pool) -> int:
-        return min(at_most(self._host, pool, address) for address in pool.pfs)
-
-    def _findings(self, pool: Pool, states: dict[PciAddress, PfState]) -> Sequence[FindingFacts]:
+    def _pf(self, observed: ObservedPf, moving: frozenset[PciAddress]) -> PfFacts:
+        address, state, card = str(observed.address), observed.state, observed.card
+        if not observed.exists:
+            return PfFacts(address, problem=f"there is no PCI device {address}")
+        if state is None or card is None:
+            return PfFacts(address, problem=observed.problem)
         try:
-            found = self._check(pool, states)
-        except VfmigrateError:
-            return []  # what is not to be had is told where it belongs
-        return [FindingFacts(each.severity, each.text, each.remedy) for each in found]
-
-    def _pf(
-        self, address: PciAddress, states: dict[PciAddress, PfState], moving: frozenset[PciAddress]
-    ) -> PfFacts:
-        if not self._host.sysfs.exists(address):
-            return PfFacts(str(address), problem=f"there is no PCI device {address}")
-        try:
-            state = states[address] = pf.observe(self._host, self._store, address)
-            card = self._host.card(address)
-            vfs = tuple(self._vf(state, number, moving) for number in range(len(state.vfs)))
             variant = self._host.sysfs.variant_driver(state.vfs[0].vf) if state.vfs else None
         except VfmigrateError as error:
-            return PfFacts(str(address), problem=str(error))
+            return PfFacts(address, problem=str(error))
         return PfFacts(
-            address=str(address),
+            address=address,
             pci_id=str(state.pci_id),
             psid=card.psid,
             firmware=card.firmware,
             mode=state.mode,
             variant_driver=variant,
-            vfs=vfs,
+            vfs=tuple(self._vf(each, moving) for each in observed.vfs),
         )
 
-    def _vf(self, state: PfState, number: int, moving: frozenset[PciAddress]) -> VfFacts:
-        vf = state.vfs[number]
-        claim = self._store.get(vf.vf)
+    def _vf(self, observed: ObservedVf, moving: frozenset[PciAddress]) -> VfFacts:
+        vf, claim = observed.state, observed.claim
         return VfFacts(
             address=str(vf.vf),
             driver=vf.driver,
             vfio=vf.vfio,
             migratable=vf.migratable,
-            msix=state.msix[vf.vf],
-            holder=state.users.get(vf.vf),
+            msix=observed.msix,
+            holder=observed.user,
             guest=claim.domain if claim else None,
             mac=claim.mac if claim else None,
             state=claim.state if claim else None,

@@ -29,6 +29,7 @@ from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
+from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.options import arguments
 from vfmigrate.daemon.reconciler import Reconciler
 from vfmigrate.daemon.status import Status
@@ -131,10 +132,10 @@ class Daemon:
         )
         offload = HardwareOffload(systemd.restart)
         self.provisioner = Provisioner(services, self.reconciler.networks, udev=Udev(), offload=offload)
-        check = self.provisioner.check
-        self.status = Status(services, offload, check, self.hook_handler.slots, missing=self.arrivals.told)
+        observer = Observer(services, offload, self.provisioner.check)
+        self.status = Status(services, observer, self.hook_handler.slots, missing=self.arrivals.told)
         local_files = LocalFiles(self.host.ovs.bridge_exists)
-        self.inventory = Inventory(services, offload, check, hypervisor.migrating, local_files)
+        self.inventory = Inventory(services, observer, hypervisor.migrating, local_files)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""

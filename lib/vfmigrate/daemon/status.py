@@ -7,7 +7,7 @@ wrong is said in words, as `problems` of the pool, the PF or the VF that has the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim, told
@@ -15,18 +15,75 @@ from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.converger import steps, wanted
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.services import HostServices
+from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.offload import OFF, ON, RESTART, HardwareOffload
+from vfmigrate.model.host_facts import SwitchFacts
+from vfmigrate.ovs.offload import OFF, RESTART
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
-from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
-from vfmigrate.rules.findings import Finding
+from vfmigrate.reservations.migration_slots import MigrationSlots
 
 SCHEMA = 1
 
-#: all that stands against a pool, given how its PFs are
-Check = Callable[[Pool, Mapping[PciAddress, PfState]], Sequence[Finding]]
+
+@dataclass(frozen=True)
+class VfStatus:
+    """One VF; its fields are those of the answer (docs/json.md)."""
+
+    address: str
+    driver: Optional[str]
+    migratable: Optional[bool]
+    msix: Optional[int]
+    representor: Optional[str]
+    link_up: Optional[bool]
+    bridge: Optional[str]
+    tag: Optional[int]
+    holder: Optional[str]
+    guest: Optional[str]
+    claim: Optional[str]
+    state: str
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class PfStatus:
+    """One PF; the fields of its card are in the answer only where the PF could be looked at."""
+
+    address: str
+    offload: Optional[str]
+    migrating: int
+    max_migrating: int
+    vfs: list[VfStatus]
+    problems: list[str]
+    observed: bool = False
+    psid: Optional[str] = None
+    firmware: Optional[str] = None
+    mode: Optional[str] = None
+
+    def plain(self) -> dict[str, Any]:
+        """The PF as in the answer."""
+        fields = asdict(self)
+        if not fields.pop("observed"):
+            for key in ("psid", "firmware", "mode"):
+                del fields[key]
+        return fields
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """One pool; its fields are those of the answer."""
+
+    name: str
+    bridge: str
+    vlan: Optional[int]
+    vlans: list[int]
+    network: Optional[str]
+    pfs: list[PfStatus]
+    problems: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        """The pool as in the answer."""
+        return {**asdict(self), "pfs": [each.plain() for each in self.pfs]}
 
 
 class Status:
@@ -35,79 +92,67 @@ class Status:
     def __init__(
         self,
         services: HostServices,
-        offload: HardwareOffload,
-        check: Check,
+        observer: Observer,
         slots: MigrationSlots,
         *,
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
     ) -> None:
         """`missing` tells what keeps a VF from its guest, if anything does."""
-        self._config = services.config
         self._host = services.host
         self._store = services.store
-        self._offload = offload
-        self._check = check
+        self._observer = observer
         self._slots = slots
         self._missing = missing
 
     def tell(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
-        offload, troubles = self._offload_state()
-        pools = [self._pool(pool, offload, troubles) for pool in self._config.pools.values()]
+        switch = self._observer.switch()
+        pools = [self._pool(observed, switch).plain() for observed in self._observer.pools()]
         return {"schema": SCHEMA, "pools": pools, "claims": [told(claim) for claim in self._store.all()]}
 
-    def _offload_state(self) -> tuple[Optional[str], list[str]]:
-        problems: dict[str, list[str]] = {
-            ON: [],
-            OFF: ["hardware offload of Open vSwitch is off: run vfmigrate provision"],
-            RESTART: [
-                f"hardware offload is on but has no effect yet: systemctl restart {self._offload.unit}"
-            ],
-        }
-        try:
-            state = self._offload.state(self._host.ovs)
-        except VfmigrateError as error:
-            return None, [str(error)]
-        return state, problems[state]
-
-    def _pool(self, pool: Pool, offload: Optional[str], troubles: Sequence[str]) -> dict[str, Any]:
-        problems = [*troubles, *self._bridge_problems(pool)]
-        states: dict[PciAddress, PfState] = {}
-        pfs = [self._pf(pool, address, offload, states) for address in pool.pfs]
-        for look in (self._uplink_problems, self._findings):
-            try:
-                problems += look(pool, states)
-            except VfmigrateError as error:
-                problems.append(str(error))
-        # What is wrong with the switch as a whole comes up more than once.
-        problems = list(dict.fromkeys(problems))
-        return {
-            "name": pool.name,
-            "bridge": pool.bridge,
-            "vlan": pool.vlan,
-            "vlans": sorted(pool.vlans),
-            "network": pool.libvirt_network,
-            "pfs": pfs,
-            "problems": problems,
-        }
-
-    def _bridge_problems(self, pool: Pool) -> list[str]:
-        try:
-            if not self._host.ovs.bridge_exists(pool.bridge):
-                return [f"there is no bridge {pool.bridge}: run vfmigrate provision"]
-        except VfmigrateError:
-            pass  # told once, as what is wrong with the switch
+    def _switch_problems(self, switch: SwitchFacts) -> list[str]:
+        if switch.problem is not None:
+            return [switch.problem]
+        if switch.offload == RESTART:
+            unit = self._observer.switch_unit
+            return [f"hardware offload is on but has no effect yet: systemctl restart {unit}"]
+        if switch.offload == OFF:
+            return ["hardware offload of Open vSwitch is off: run vfmigrate provision"]
         return []
 
-    def _findings(self, pool: Pool, states: Mapping[PciAddress, PfState]) -> list[str]:
-        return [str(finding) for finding in self._check(pool, states)]
+    def _pool(self, observed: ObservedPool, switch: SwitchFacts) -> PoolStatus:
+        pool = observed.pool
+        problems = self._switch_problems(switch)
+        if observed.bridge_exists is False:
+            problems.append(f"there is no bridge {pool.bridge}: run vfmigrate provision")
+        pfs = [self._pf(pool, each, switch.offload) for each in observed.pfs]
+        try:
+            problems += self._uplink_problems(observed)
+        except VfmigrateError as error:
+            problems.append(str(error))
+        problems += [str(finding) for finding in observed.findings]
+        if observed.findings_problem is not None:
+            problems.append(observed.findings_problem)
+        return PoolStatus(
+            name=pool.name,
+            bridge=pool.bridge,
+            vlan=pool.vlan,
+            vlans=sorted(pool.vlans),
+            network=pool.libvirt_network,
+            pfs=pfs,
+            # What is wrong with the switch as a whole comes up more than once.
+            problems=list(dict.fromkeys(problems)),
+        )
 
-    def _uplink_problems(self, pool: Pool, states: Mapping[PciAddress, PfState]) -> list[str]:
+    def _uplink_problems(self, observed: ObservedPool) -> list[str]:
         """Whether frames can leave the bridge; a PF has other network devices beside its representors at times."""
-        if pool.uplink == NONE or not self._host.ovs.bridge_exists(pool.bridge):
+        pool = observed.pool
+        if pool.uplink == NONE or observed.bridge_exists is False:
             return []
+        if observed.bridge_problem is not None:
+            return [observed.bridge_problem]
         candidates = [[pool.uplink]] if pool.uplink != UPLINK_OF_PF else []
-        for state in states.values() if not candidates else ():
+        for state in observed.states.values() if not candidates else ():
             representors = {vf.representor for vf in state.vfs}
             candidates.append(sorted(set(self._host.sysfs.netdevs(state.pf)) - representors))
         return [
@@ -116,32 +161,30 @@ class Status:
             if names and not any(self._host.ovs.bridge_of(name) == pool.bridge for name in names)
         ]
 
-    def _pf(
-        self, pool: Pool, address: PciAddress, offload: Optional[str], states: dict[PciAddress, PfState]
-    ) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "address": str(address),
-            "offload": offload,
-            "migrating": len(self._slots.guests(address)),
-            "max_migrating": at_most(self._host, pool, address),
-            "vfs": [],
-            "problems": [],
-        }
-        if not self._host.sysfs.exists(address):
-            return told  # the check says so
-        try:
-            state = states[address] = pf.observe(self._host, self._store, address)
-            card = self._host.card(address)
-        except VfmigrateError as error:
-            told["problems"].append(str(error))
-            return told
-        told.update(psid=card.psid, firmware=card.firmware, mode=state.mode)
-        told["vfs"] = [self._vf(pool, state, vf) for vf in state.vfs]
-        told["problems"] = pf_problems(pool, state)
-        return told
+    def _pf(self, pool: Pool, observed: ObservedPf, offload: Optional[str]) -> PfStatus:
+        status = PfStatus(
+            address=str(observed.address),
+            offload=offload,
+            migrating=len(self._slots.guests(observed.address)),
+            max_migrating=observed.at_most,
+            vfs=[],
+            problems=[observed.problem] if observed.problem is not None else [],
+        )
+        state, card = observed.state, observed.card
+        if state is None or card is None:
+            return status  # that there is no such device is among the findings
+        return replace(
+            status,
+            vfs=[self._vf(pool, state, vf) for vf in observed.vfs],
+            problems=pf_problems(pool, state),
+            observed=True,
+            psid=card.psid,
+            firmware=card.firmware,
+            mode=state.mode,
+        )
 
-    def _vf(self, pool: Pool, state: PfState, vf: VfState) -> dict[str, Any]:
-        claim = self._store.get(vf.vf)
+    def _vf(self, pool: Pool, state: PfState, observed: ObservedVf) -> VfStatus:
+        vf, claim = observed.state, observed.claim
         port = vf.switch_port
         standby = self._on_standby(claim)
         missing = self._missing(claim) if claim is not None else None
@@ -149,21 +192,21 @@ class Status:
         problems = vf_problems(pool, state, vf, claim, standby=standby)
         if missing and claim is not None:
             problems.insert(0, f"guest '{claim.domain_name}' runs without it: {missing}")
-        return {
-            "address": str(vf.vf),
-            "driver": vf.driver,
-            "migratable": vf.migratable,
-            "msix": state.msix[vf.vf],
-            "representor": vf.representor,
-            "link_up": vf.link_up,
-            "bridge": port.bridge if port else None,
-            "tag": port.tag if port else None,
-            "holder": state.users.get(vf.vf),
-            "guest": claim.domain_name if claim else None,
-            "claim": claim.id if claim else None,
-            "state": held or ("in use" if vf.vf in state.users else "free"),
-            "problems": problems,
-        }
+        return VfStatus(
+            address=str(vf.vf),
+            driver=vf.driver,
+            migratable=vf.migratable,
+            msix=observed.msix,
+            representor=vf.representor,
+            link_up=vf.link_up,
+            bridge=port.bridge if port else None,
+            tag=port.tag if port else None,
+            holder=observed.user,
+            guest=claim.domain_name if claim else None,
+            claim=claim.id if claim else None,
+            state=held or ("in use" if observed.user is not None else "free"),
+            problems=problems,
+        )
 
     def _on_standby(self, claim: Optional[Claim]) -> bool:
         """Whether the guest of a failover pair runs without its VF."""

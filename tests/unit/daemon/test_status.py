@@ -18,6 +18,7 @@ from vfmigrate.claims.claim_store import PREPARED
 from vfmigrate.cli import tables
 from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.converger import Converger
+from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.status import Status
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import SwitchPort
@@ -38,7 +39,8 @@ def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
     moves = MigrationSlots(config, rig.memory.host, rig.store)
-    told = Status(replace(rig.services, config=config), rig.offload, check, moves).tell()
+    services = replace(rig.services, config=config)
+    told = Status(services, Observer(services, rig.offload, check), moves).tell()
     return dict(json.loads(json.dumps(told)))
 
 

@@ -18,6 +18,7 @@ from vfmigrate.config.configuration import Config, Pool
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.inventory import Inventory
+from vfmigrate.daemon.observation import Observer
 from vfmigrate.errors import InputError, Unreachable
 from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.model import host_facts
@@ -49,7 +50,7 @@ def gather(
     converger = Converger(rig.memory.host, config, rig.store)
     converger.bindings = bindings
     services = replace(rig.services, config=config, converger=converger)
-    inventory = Inventory(services, rig.offload, check, migrating, local_files)
+    inventory = Inventory(services, Observer(services, rig.offload, check), migrating, local_files)
     request = Request("facts", {"bridges": ["br-data", "br-none"], "files": ["/disk"]})
     return host_facts.read(json.loads(json.dumps(inventory.answer(request))))
 

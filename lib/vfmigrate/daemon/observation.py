@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `status` and `facts` both look at: the switch, and each pool with its bridge, its PFs and their VFs.
+
+Both answers are rendered from these values. Reads only, with a bounded number of questions to each door however many
+VFs there are; what a door does not tell is said as such and keeps nothing else from being told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Callable, Optional
+
+from vfmigrate.claims.claim_store import Claim
+from vfmigrate.config.configuration import Pool
+from vfmigrate.converge.observe import VfState
+from vfmigrate.converge.services import HostServices
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.host.devlink import CardVersions
+from vfmigrate.model.host_facts import SwitchFacts
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.offload import HardwareOffload
+from vfmigrate.provision import pf
+from vfmigrate.provision.pf import PfState
+from vfmigrate.reservations.migration_slots import at_most
+from vfmigrate.rules.findings import Finding
+
+#: all that is wrong with a pool, given how its PFs are
+Check = Callable[[Pool, Mapping[PciAddress, PfState]], Sequence[Finding]]
+
+
+@dataclass(frozen=True)
+class ObservedVf:
+    """One VF with its claim."""
+
+    state: VfState
+    claim: Optional[Claim]
+    msix: Optional[int]
+    #: who has it, in words; None for a free one
+    user: Optional[str]
+
+
+@dataclass(frozen=True)
+class ObservedPf:
+    """One PF of a pool."""
+
+    address: PciAddress
+    #: how many of its VFs migrate at once
+    at_most: int
+    #: there is such a PCI device
+    exists: bool = True
+    #: why there is neither state nor card
+    problem: Optional[str] = None
+    state: Optional[PfState] = None
+    card: Optional[CardVersions] = None
+    vfs: tuple[ObservedVf, ...] = ()
+
+
+@dataclass(frozen=True)
+class ObservedPool:
+    """One pool."""
+
+    pool: Pool
+    #: None while Open vSwitch cannot be asked, for the reason given
+    bridge_exists: Optional[bool]
+    bridge_problem: Optional[str]
+    pfs: tuple[ObservedPf, ...]
+    findings: tuple[Finding, ...]
+    #: why the findings are not known
+    findings_problem: Optional[str] = None
+
+    @property
+    def states(self) -> dict[PciAddress, PfState]:
+        """The state of each PF whose state is known."""
+        return {each.address: each.state for each in self.pfs if each.state is not None}
+
+
+class Observer:
+    """Looks at the switch and the pools of this host."""
+
+    def __init__(self, services: HostServices, offload: HardwareOffload, check: Check) -> None:
+        self._config = services.config
+        self._host = services.host
+        self._store = services.store
+        self._offload = offload
+        self._check = check
+
+    @property
+    def switch_unit(self) -> str:
+        """The unit to restart while hardware offload has no effect yet."""
+        return self._offload.unit
+
+    def switch(self) -> SwitchFacts:
+        """Open vSwitch as it is now."""
+        running = self._offload.running()
+        try:
+            return SwitchFacts(running=running, offload=self._offload.state(self._host.ovs))
+        except VfmigrateError as error:
+            return SwitchFacts(problem=str(error), running=running)
+
+    def pools(self) -> list[ObservedPool]:
+        """Every pool as it is now."""
+        return [self._pool(pool) for pool in self._config.pools.values()]
+
+    def _pool(self, pool: Pool) -> ObservedPool:
+        exists, bridge_problem = self._bridge(pool)
+        pfs = tuple(self._pf(pool, address) for address in pool.pfs)
+        found = ObservedPool(pool, exists, bridge_problem, pfs, ())
+        try:
+            return replace(found, findings=tuple(self._check(pool, found.states)))
+        except VfmigrateError as error:
+            return replace(found, findings_problem=str(error))
+
+    def _bridge(self, pool: Pool) -> tuple[Optional[bool], Optional[str]]:
+        try:
+            return self._host.ovs.bridge_exists(pool.bridge), None
+        except VfmigrateError as error:
+            return None, str(error)
+
+    def _pf(self, pool: Pool, address: PciAddress) -> ObservedPf:
+        most = at_most(self._host, pool, address)
+        if not self._host.sysfs.exists(address):
+            return ObservedPf(address, most, exists=False)
+        try:
+            state = pf.observe(self._host, self._store, address)
+        except VfmigrateError as error:
+            return ObservedPf(address, most, problem=str(error))
+        try:
+            card = self._host.card(address)
+        except VfmigrateError as error:
+            return ObservedPf(address, most, problem=str(error), state=state)
+        vfs = tuple(
+            ObservedVf(vf, self._store.get(vf.vf), state.msix[vf.vf], state.users.get(vf.vf))
+            for vf in state.vfs
+        )
+        return ObservedPf(address, most, state=state, card=card, vfs=vfs)
