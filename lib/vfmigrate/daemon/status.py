@@ -12,8 +12,8 @@ from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim, told
 from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
-from vfmigrate.converge.converger import steps, wanted
 from vfmigrate.converge.observe import VfState
+from vfmigrate.converge.plan import steps, wanted
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import VfmigrateError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Callable
 
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Step
+from vfmigrate.converge.plan import Step
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Unreachable
 from vfmigrate.host.sysfs import Sysfs

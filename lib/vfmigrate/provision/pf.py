@@ -18,9 +18,9 @@ from vfmigrate.cards.vendor import Vendor
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Pool
-from vfmigrate.converge import converger
-from vfmigrate.converge.converger import Step
+from vfmigrate.converge import plan
 from vfmigrate.converge.observe import Host, VfState
+from vfmigrate.converge.plan import Step
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress, PciId
@@ -207,7 +207,7 @@ def _set_msix_of_all(host: Host, pf: PciAddress, msix: int) -> None:
 
 def _ready_all(host: Host, pf: PciAddress, pool: Pool) -> None:
     for state in host.survey(pf):
-        for step in converger.steps(state, converger.wanted(None, pool)):
+        for step in plan.steps(state, plan.wanted(None, pool)):
             step.run(host)
 
 
@@ -220,14 +220,14 @@ def _vf_steps(pool: Pool, pf: PfState, state: VfState) -> list[Step]:
         msix = pool.msix
         if state.driver is not None:
             todo.append(_unbind(state))
-            state = converger.unbound(state)
+            state = plan.unbound(state)
         todo.append(
             Step(
                 f"give {state.vf} {msix} MSI-X vectors",
                 lambda host: host.sysfs.set_msix_count(state.vf, msix),
             )
         )
-    return todo + converger.steps(state, converger.wanted(None, pool))
+    return todo + plan.steps(state, plan.wanted(None, pool))
 
 
 def await_representors(host: Host, udev: Udev, pf: PciAddress, count: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Optional
 from vfmigrate import journal
 from vfmigrate.cards.vendor import CardState
 from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
-from vfmigrate.converge.converger import Step
+from vfmigrate.converge.plan import Step
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import HostError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.links import Link

@@ -17,8 +17,8 @@ from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config, Pool
-from vfmigrate.converge.converger import Wanted, WantedPort, steps, wanted
 from vfmigrate.converge.observe import VfState
+from vfmigrate.converge.plan import Wanted, WantedPort, steps, wanted
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import PortSettings, SwitchPort

@@ -86,7 +86,7 @@ def test_a_card_whose_vendor_needs_the_flag_is_refused_without(make_rig: MakeRig
 
 def test_its_remedies_are_shown(make_rig: MakeRig, vendors: Vendors) -> None:
     rig = make_rig(host(vendors, replace(ACME, variant_driver=None)))
-    with pytest.raises(Refused, match=r"no VFIO driver for VF .*; install acme-kmod"):
+    with pytest.raises(Refused, match=r"no VFIO driver that can migrate VF .*; install acme-kmod"):
         rig.arrive(guest(1, ELSEWHERE))
 
 

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The steps that make one VF what its claim asks for. Pure.
+
+`wanted` turns a claim (or its absence) into the state that the VF should be in; `steps` compares that with the state
+that was observed.
+
+The order matters to the kernel: where it offers the `migratable` flag, a variant driver reads it when it binds, so it
+is set while the VF is unbound (Documentation/networking/devlink/devlink-port.rst). Whether a VF needs the flag to
+migrate is decided by the vendor of its card (`cards`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import Callable, Optional
+
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
+from vfmigrate.config.configuration import Pool
+from vfmigrate.converge.observe import Host, VfState
+from vfmigrate.errors import HostError
+from vfmigrate.ovs.openvswitch import PortSettings
+
+NO_MAC = "00:00:00:00:00:00"
+
+
+@dataclass(frozen=True)
+class WantedPort:
+    """A port of the representor in a bridge, with the ID of a claim."""
+
+    bridge: str
+    owner: str
+    settings: PortSettings
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The state a VF should be in."""
+
+    #: the VF must be able to migrate with its device state
+    migratable: bool
+    #: the VFIO driver that the daemon binds, because libvirt does not
+    bind: Optional[str] = None
+    #: unbind the VFIO driver, which libvirt left on the VF
+    unbind: bool = False
+    #: the VF stays with the host's own driver, and is bound to it where it has none
+    host_driver: bool = False
+    port: Optional[WantedPort] = None
+    mac: Optional[str] = None
+    mtu: Optional[int] = None
+
+
+def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Optional[str] = None) -> Wanted:
+    """The state that a claim on a VF of this pool asks for; without a claim the VF is free.
+
+    `driven`: the guest's driver uses the VF. While it does not, the guest is on the standby of its failover pair, and a
+    port of the VF in the bridge would receive the standby's frames. `bind`: the VFIO driver that libvirt does not bind.
+    """
+    if claim is None:
+        for_host = pool.free_vfs == "host"
+        return Wanted(migratable=not for_host, host_driver=for_host)
+    port = None
+    if claim.state == PLUGGED and (driven or not claim.traits.port_follows_driver):
+        ids = {"vm-id": claim.domain, "iface-status": "active"}
+        if claim.mac is not None:
+            # the same on every host, so that a controller sees one logical port move
+            ids["iface-id"] = str(uuid.uuid5(uuid.UUID(claim.domain), claim.mac))
+            ids["attached-mac"] = claim.mac
+        settings = PortSettings(tag=claim.vlan, trunks=claim.trunks, external_ids=ids)
+        port = WantedPort(pool.bridge, claim.id, settings)
+    return Wanted(
+        migratable=claim.traits.needs_migratable,
+        bind=bind,
+        port=port,
+        mac=claim.mac if claim.set_mac else None,
+        mtu=pool.mtu,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change to the host: what it is, in words, and how it is done."""
+
+    text: str
+    run: Callable[[Host], object]
+    #: changes nothing and is not reported
+    silent: bool = False
+
+
+def unbound(state: VfState) -> VfState:
+    """The VF as it will be after it was unbound from its driver."""
+    return replace(state, driver=None, vfio=False)
+
+
+def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
+    set_flag = want.migratable and state.migratable is False
+    if state.in_use:
+        if set_flag:
+            raise HostError(
+                f"{state.vf} is not migratable and a guest is using it",
+                "shut the guest down and start it again",
+            )
+        return []
+    if want.host_driver:
+        return _host_driver_steps(state, want)
+    unbind = state.driver is not None and (set_flag or want.unbind or not state.vfio)
+    steps = [_unbind_step(state)] if unbind else []
+    if set_flag and state.port_index is not None:
+        index = state.port_index
+        steps.append(
+            Step(
+                f"set migratable of {state.vf}",
+                lambda host: host.devlink.set_port_function(state.pf, index, migratable=True),
+            )
+        )
+    driver = want.bind
+    if driver is not None and (unbind or state.driver != driver):
+        steps.append(Step(f"bind {state.vf} to {driver}", lambda host: host.sysfs.bind(state.vf, driver)))
+    return steps
+
+
+def _host_driver_steps(state: VfState, want: Wanted) -> list[Step]:
+    if state.driver is not None and not (state.vfio and want.unbind):
+        return []  # a VF that is bound to VFIO was detached by somebody who is about to assign it
+    return [
+        Step(
+            f"bind {state.vf} to the host's driver",
+            lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
+        )
+    ]
+
+
+def _unbind_step(state: VfState) -> Step:
+    return Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
+
+
+def _function_steps(state: VfState, want: Wanted) -> list[Step]:
+    if want.mac is None or state.port_index is None or state.hw_addr == want.mac:
+        return []
+    index, mac = state.port_index, want.mac
+    return [
+        Step(
+            f"set hw_addr of {state.vf} to {mac}",
+            lambda host: host.devlink.set_port_function(state.pf, index, hw_addr=mac),
+        )
+    ]
+
+
+def _unplug_steps(state: VfState) -> list[Step]:
+    port = state.switch_port
+    if port is None or port.owner is None:
+        return []  # it belongs to an administrator or another controller
+    name, owner = port.name, port.owner
+    return [Step(f"unplug {name} from {port.bridge}", lambda host: host.ovs.unplug(name, owner))]
+
+
+def _is_plugged(state: VfState, want: WantedPort) -> bool:
+    port = state.switch_port
+    return (
+        port is not None
+        and port.error is None
+        and (port.bridge, port.owner) == (want.bridge, want.owner)
+        and (port.tag, port.trunks) == (want.settings.tag, want.settings.trunks)
+        and all(port.external_ids.get(key) == value for key, value in want.settings.external_ids.items())
+    )
+
+
+def _port_steps(state: VfState, want: Wanted) -> list[Step]:
+    if state.representor is None or state.ifindex is None:
+        return []
+    name, ifindex, port, mtu = state.representor, state.ifindex, want.port, want.mtu
+    if port is None:
+        steps = _unplug_steps(state)
+        if state.link_up and (state.switch_port is None or steps):
+            steps.append(Step(f"take {name} down", lambda host: host.links.set_up(ifindex, False)))
+        return steps
+    steps = []
+    if mtu is not None and state.mtu != mtu:
+        steps.append(Step(f"set MTU of {name} to {mtu}", lambda host: host.links.set_mtu(ifindex, mtu)))
+    if not state.link_up:
+        steps.append(Step(f"bring {name} up", lambda host: host.links.set_up(ifindex)))
+    if not _is_plugged(state, port):
+        tag = f" with tag {port.settings.tag}" if port.settings.tag is not None else ""
+        steps.append(
+            Step(
+                f"plug {name} into {port.bridge}{tag}",
+                lambda host: host.ovs.plug(port.bridge, name, port.owner, port.settings),
+            )
+        )
+    return steps
+
+
+def steps(state: VfState, want: Wanted) -> list[Step]:
+    """The changes that lead from `state` to `want`, in the order in which they must happen.
+
+    Raises HostError when no change leads there.
+    """
+    if want.port is not None and state.representor is None:
+        raise HostError(
+            f"VF {state.vf} has no representor: PF {state.pf} is not in switchdev mode",
+            f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+        )
+    return _driver_steps(state, want) + _function_steps(state, want) + _port_steps(state, want)
+
+
+def taken_back(want: Wanted, state: VfState, claim: Claim, gone: bool) -> Wanted:
+    """The state wanted of a free VF, with what its last claim left on it removed."""
+    left = gone and claim.managed and claim.state != RESERVED and state.vfio
+    reset_mac = claim.set_mac or (left and state.hw_addr == claim.mac)
+    return replace(want, unbind=left, mac=NO_MAC if reset_mac else want.mac)
