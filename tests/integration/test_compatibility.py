@@ -144,7 +144,8 @@ def test_a_guest_with_more_vfs_than_can_migrate_is_refused_at_once(pair: Pair) -
     outcome = refused(pair)
     assert time.monotonic() - began < 40
     assert (
-        f"guest 'g' has 2 VFs of PF {pair.a.pf} on the source, and a card moves 1 at a time" in outcome.error
+        f"guest 'g' has 2 VFs of PF {pair.a.pf} on the source, and the card can migrate 1 at a time"
+        in outcome.error
     )
 
 

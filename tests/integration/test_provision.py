@@ -158,7 +158,7 @@ def test_the_network_is_defined_when_libvirt_starts(bare: Bare) -> None:
     bare.host.stop_libvirtd()
     outcome = bare.provision()
     assert outcome["error"] is None
-    assert any("is seen to when libvirt runs" in finding["text"] for finding in outcome["findings"])
+    assert any("will be defined when libvirt runs" in finding["text"] for finding in outcome["findings"])
     bare.node.start_libvirtd()
     wait_for("the network to run", lambda: NETWORK in bare.host.virsh("net-list", "--name").split())
 

@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 class PluginError(Exception):
-    """What vdsm, and through it the engine's log, is told: one line."""
+    """What vdsm, and through it the engine's log, gets to read: one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -49,8 +49,8 @@ class Daemon:
         if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
             return dict(answer["result"])
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-            told = answer["error"]
+            refusal = answer["error"]
             raise PluginError(
-                "; ".join(filter(None, (str(told.get("problem", "")), str(told.get("remedy", "")))))
+                "; ".join(filter(None, (str(refusal.get("problem", "")), str(refusal.get("remedy", "")))))
             )
         raise UnreachableError("what answers at vfmigrated's socket is not vfmigrated")

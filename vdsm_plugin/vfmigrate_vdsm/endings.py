@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""After the fact: a VF was plugged, was not, was unplugged, or its guest is gone. Nothing can be refused here."""
+"""After a VF was plugged, was not, was unplugged, or its guest is gone. Nothing can be refused here."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def after_nic_hotplug(daemon: Daemon) -> None:
     """The guest has the VF: its claim stays as long as it does."""
     mac = _vf_of_call()
     if mac is not None and not daemon.ask("keep", domain=handover.vm_id(), mac=mac)["kept"]:
-        handover.log(f"the VF for MAC {mac} was plugged, but is none that vfmigrated claimed")
+        handover.log(f"the VF for MAC {mac} was plugged, but vfmigrated has no claim on it")
 
 
 def give_back(daemon: Daemon) -> None:
     """The guest does not have the VF, or has it no more."""
     mac = _vf_of_call()
     if mac is not None:
-        _tell(daemon.ask("give_back", domain=handover.vm_id(), mac=mac)["vfs"])
+        _log_given_back(daemon.ask("give_back", domain=handover.vm_id(), mac=mac)["vfs"])
 
 
 def after_vm_destroy(daemon: Daemon) -> None:
@@ -31,7 +31,7 @@ def after_vm_destroy(daemon: Daemon) -> None:
     domain = handover.read_xml()
     if domain is not None:
         _tell_of_other_addresses(domain)
-    _tell(daemon.ask("give_back", domain=handover.vm_id())["vfs"])
+    _log_given_back(daemon.ask("give_back", domain=handover.vm_id())["vfs"])
 
 
 def _tell_of_other_addresses(domain: ET.Element) -> None:
@@ -61,6 +61,6 @@ def _vf_of_call() -> str | None:
     return vnic.mac(interface) if on_vf else None
 
 
-def _tell(vfs: list[str]) -> None:
+def _log_given_back(vfs: list[str]) -> None:
     if vfs:
         handover.log(f"given back: {', '.join(vfs)}")

@@ -50,17 +50,17 @@ def write_xml(root: ET.Element) -> None:
 def read_json() -> dict[str, Any]:
     """The host's capabilities or statistics. Raises PluginError."""
     try:
-        told = json.loads(_file("_hook_json").read_bytes())
+        values = json.loads(_file("_hook_json").read_bytes())
     except ValueError:
         raise PluginError("vdsm's JSON cannot be read") from None
-    if not isinstance(told, dict):
+    if not isinstance(values, dict):
         raise PluginError("vdsm's JSON is not an object")
-    return told
+    return values
 
 
-def write_json(told: Mapping[str, Any]) -> None:
+def write_json(values: Mapping[str, Any]) -> None:
     """Give JSON back to vdsm."""
-    _file("_hook_json").write_text(json.dumps(told), encoding="utf-8")
+    _file("_hook_json").write_text(json.dumps(values), encoding="utf-8")
 
 
 def vm_id() -> str:

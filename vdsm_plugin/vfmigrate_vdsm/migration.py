@@ -26,7 +26,7 @@ def before_vm_migrate_source(daemon: Daemon) -> None:
     for vf in moving:
         if vf not in marked:
             raise PluginError(
-                f"the guest's metadata does not tell of VF {vf} yet, so the destination would not know what it needs; "
+                f"the guest's metadata does not contain VF {vf} yet, and the destination needs that; "
                 "try again in a minute, or on this host run: vfmigrate reconcile"
             )
 
@@ -44,7 +44,9 @@ def before_vm_migrate_destination(daemon: Daemon) -> None:
             if mark is not None and mark.strategy == properties.VFIO:
                 _claim_arrival(daemon, domain, uuid, mark, str(vnic.vf(interface)))
     except PluginError:
-        with contextlib.suppress(PluginError):  # the first reason is the one to tell; what stays runs out
+        with contextlib.suppress(
+            PluginError
+        ):  # the first reason is the one to report; claims that stay expire
             daemon.ask("give_back", domain=uuid)
         raise
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The hook points at which the plugin acts, and what its exit status tells vdsm."""
+"""The hook points at which the plugin acts, and what its exit status means to vdsm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vfmigrate_vdsm import endings, handover, migration, report, start
 from vfmigrate_vdsm.daemon import PATIENCE, Daemon, PluginError
 
 GOOD = 0
-#: stop, and run no other hook: with 1 vdsm would go on, and tell the engine of a later hook's error only
+#: stop, and run no other hook: with 1 vdsm would go on, and report only a later hook's error to the engine
 STOP = 2
 #: vdsm asks for these every few seconds, in line with other work
 REPORT_PATIENCE = 2.0
@@ -49,7 +49,7 @@ def run(name: str, socket: str) -> int:
     except PluginError as error:
         handover.log(str(error))
         return STOP if point.refusing else GOOD
-    except Exception as error:  # noqa: BLE001 - told; a traceback would bury what vdsm passes on
+    except Exception as error:  # noqa: BLE001 - logged; a traceback would hide what vdsm passes on
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

@@ -11,8 +11,8 @@ KEY = "vfmigrate"
 
 def after_get_caps(daemon: Daemon) -> None:
     """Pools with PSID and firmware of their cards."""
-    told = daemon.ask("pools")
-    handover.write_json({**handover.read_json(), KEY: dict(told)})
+    pools = daemon.ask("pools")
+    handover.write_json({**handover.read_json(), KEY: dict(pools)})
 
 
 def after_get_stats(daemon: Daemon) -> None:

@@ -62,7 +62,9 @@ def vf(interface: ET.Element) -> Optional[str]:
     try:
         numbers = [int(address.get(key, "0"), 0) for key in ("domain", "bus", "slot", "function")]
     except ValueError:
-        raise PluginError(f"the vNIC with MAC {mac(interface)} has a PCI address that is no number") from None
+        raise PluginError(
+            f"the vNIC with MAC {mac(interface)} has a PCI address that is not a number"
+        ) from None
     return "{:04x}:{:02x}:{:02x}.{:x}".format(*numbers)
 
 
@@ -73,16 +75,16 @@ def of_engine(interface: ET.Element) -> bool:
 
 def check_convertible(interface: ET.Element) -> None:
     """Raises PluginError for a vNIC that cannot be turned into one whose VF takes its state along."""
-    told = f"the vNIC with MAC {mac(interface)}"
+    name = f"the vNIC with MAC {mac(interface)}"
     if of_engine(interface):
         raise PluginError(
-            f"{told} is on a passthrough profile, which the engine unplugs before a migration; "
+            f"{name} is on a passthrough profile, which the engine unplugs before a migration; "
             "give vfmigrate_strategy=vfio to a vNIC on a profile without passthrough"
         )
     if interface.get("type") != "bridge":
-        raise PluginError(f"{told} is of type '{interface.get('type')}', and only a bridge's can become a VF")
+        raise PluginError(f"{name} is of type '{interface.get('type')}', and only a bridge's can become a VF")
     if interface.find("teaming") is not None:
-        raise PluginError(f"{told} is half of a failover pair; its VF's state cannot travel as well")
+        raise PluginError(f"{name} is half of a failover pair; its VF cannot migrate with its state as well")
 
 
 def convert(interface: ET.Element, address: str) -> list[str]:

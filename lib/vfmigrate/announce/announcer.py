@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tells the network where a guest went, the moment it resumes here.
+"""Announce a guest's MAC addresses to the network as soon as it resumes here.
 
-QEMU announces its emulated NICs; after a VF moved, nothing tells the switches until the guest happens to transmit.
-The frames go through the VF's own port, so that the bridge learns and the port's VLAN tag is on them outside.
+QEMU announces its emulated NICs only; after a VF has migrated, the switches learn its MAC when the guest transmits.
+The frames go through the VF's own port, so that the bridge learns the MAC and they leave with the port's VLAN tag.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Announcer:
         self._stop.set()
 
     def warm(self, domain: str) -> None:
-        """Look up now what `announce` will need when the guest resumes: every millisecond is silence then."""
+        """Look up now what `announce` will need, so that it sends without delay when the guest resumes."""
         for claim in self._announced(domain):
             try:
                 self._exits[claim.vf] = (claim.id, self._exit(claim))
             except VfmigrateError as error:
-                self._tell_failure(claim, error)
+                self._log_failure(claim, error)
 
     def announce(self, domain: str) -> None:
         """Start announcing the domain's MACs; returns at once.
@@ -118,7 +118,7 @@ class Announcer:
             try:
                 exits[claim] = self._exit(claim)
             except VfmigrateError as error:
-                self._tell_failure(claim, error)
+                self._log_failure(claim, error)
         for number, delay in enumerate(rounds):
             if not exits or self._stop.wait(delay):
                 return
@@ -133,7 +133,7 @@ class Announcer:
                         continue
                     exit_.method.send(self._host, exit_.port, claim.mac, vlans_of(claim))
                 except VfmigrateError as error:
-                    self._tell_failure(claim, error)
+                    self._log_failure(claim, error)
                     del exits[claim]
                     continue
                 if number == 0:
@@ -146,10 +146,10 @@ class Announcer:
                         mac=claim.mac,
                     )
 
-    def _tell_failure(self, claim: Claim, error: VfmigrateError) -> None:
+    def _log_failure(self, claim: Claim, error: VfmigrateError) -> None:
         self._log.event(
             "announce-failed",
-            f"guest '{claim.domain_name}': {claim.mac} not announced: {error}",
+            f"guest '{claim.domain_name}': cannot announce {claim.mac}: {error}",
             level=journal.WARNING,
             domain=claim.domain_name,
             vf=str(claim.vf),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tells the switches that a guest's MAC address has moved, without a word from the guest.
+"""The frame by which switches learn that a guest's MAC address has moved, without the guest.
 
 The frame and its repetition are those of QEMU for its own NICs (net/announce.c, migration parameters
 announce-*), so that a network sees the same from a VF as from an emulated NIC. Sends nothing itself.

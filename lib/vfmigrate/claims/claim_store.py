@@ -31,9 +31,9 @@ from vfmigrate.model.strategy import DEFAULT, NAMES, Strategy, named
 
 FORMAT = 1
 
-#: chosen for a guest that is on its way; nothing but `migratable` prepared yet
+#: chosen for a guest that is expected; only `migratable` is prepared yet
 RESERVED = "reserved"
-#: libvirt was told to go ahead with this VF; no port
+#: libvirt was allowed to start the guest with this VF; no port yet
 PREPARED = "prepared"
 #: the guest has it: port plugged, representor up
 PLUGGED = "plugged"
@@ -47,7 +47,7 @@ def boottime() -> float:
 
 @dataclass(frozen=True)
 class Claim:
-    """One VF in the hands of one interface of one domain."""
+    """One VF that one interface of one domain has or will have."""
 
     vf: PciAddress
     pool: str
@@ -83,12 +83,12 @@ class Claim:
 
 
 def holder(claim: Claim) -> str:
-    """Who has a claimed VF, in words."""
+    """Which guest has a claimed VF, in words."""
     verb = "held by" if claim.expires is None else "promised to"
     return f"{verb} guest '{claim.domain_name}'"
 
 
-def told(claim: Claim) -> dict[str, Any]:
+def plain(claim: Claim) -> dict[str, Any]:
     """The claim as plain values."""
     origin = str(claim.origin) if claim.origin is not None else None
     return {**vars(claim), "vf": str(claim.vf), "origin": origin}
@@ -96,7 +96,7 @@ def told(claim: Claim) -> dict[str, Any]:
 
 def encode(claim: Claim) -> str:
     """The claim as its file holds it."""
-    return json.dumps({"format": FORMAT, **told(claim)}, sort_keys=True)
+    return json.dumps({"format": FORMAT, **plain(claim)}, sort_keys=True)
 
 
 _OPTIONAL = type(None)
@@ -162,7 +162,7 @@ class ClaimStore:
     """All claims of this host.
 
     Reads the files once, at its start, and writes through. Files it cannot read are set aside under `.broken` and
-    told in `broken`: their VFs are adopted again from the running domains.
+    listed in `broken`: their VFs are adopted again from the running domains.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = boottime) -> None:
@@ -240,7 +240,7 @@ class ClaimStore:
 
     @contextlib.contextmanager
     def closed(self, vfs: Iterable[PciAddress]) -> Iterator[None]:
-        """Let nobody claim these VFs while their PF is made anew. Raises Refused when one of them is claimed."""
+        """Refuse claims on these VFs while their PF creates its VFs again. Raises Refused when one is claimed."""
         closed = frozenset(vfs)
         with self.lock:
             for vf in sorted(closed):

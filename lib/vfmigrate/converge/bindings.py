@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """VFs that were in use while they were not migratable.
 
-Where there is such a flag, the variant driver reads it when it binds, and nothing shows afterwards what it read: once
-somebody has set the flag, a VF whose guest cannot migrate looks like any other. Who looks at a VF notes it here. Lives
-in memory only: what was so before the daemon started is not known.
+Where there is such a flag, the variant driver reads it when it binds, and nothing shows later what it read: once the
+flag was set, a VF whose guest cannot migrate looks like any other. So each observation is noted here. Kept in memory
+only: what happened before the daemon started is not known.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vfmigrate.model.pci import PciAddress
 
 
 class Bindings:
-    """Remembers them until they are bound anew; thread-safe."""
+    """Remembers them until they are bound again; thread-safe."""
 
     def __init__(self) -> None:
         self._early: set[PciAddress] = set()
         self._lock = threading.Lock()
 
     def note(self, state: VfState) -> None:
-        """A VF was looked at."""
+        """Note the observed state of a VF."""
         with self._lock:
             if not state.vfio:
                 self._early.discard(state.vf)
@@ -30,7 +30,7 @@ class Bindings:
                 self._early.add(state.vf)
 
     def rebound(self, vf: PciAddress) -> None:
-        """A VF was taken from its driver."""
+        """A VF was unbound from its driver."""
         with self._lock:
             self._early.discard(vf)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""This host as the doors show it: one VF with everything that belongs to it, and what its card says of itself.
+"""Observe this host: a VF with everything that belongs to it, and its card.
 
-Reads only. What a VF should look like and how it gets there is the business of `converge`.
+Changes nothing: what a VF should be is planned in `plan` and applied by `converger`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class VfState:
 
 @dataclass(frozen=True)
 class Host:
-    """The doors to this host, handed around as one."""
+    """Sysfs, devlink, network devices, Open vSwitch and card vendors of this host, in one value."""
 
     sysfs: Sysfs
     devlink: Devlink
@@ -68,9 +68,9 @@ class Host:
         return state
 
     def survey(self, pf: PciAddress) -> list[VfState]:
-        """Look at every VF of a PF with one question to devlink and one to Open vSwitch.
+        """Look at every VF of a PF with one request to devlink and one to Open vSwitch.
 
-        Of the switch's ports only those in the name of a claim are seen.
+        Finds only those ports of the switch that have the ID of a claim.
         """
         ports = self.devlink.vf_ports(pf)
         owned = {port.name: port for port in self.ovs.owned_ports()}

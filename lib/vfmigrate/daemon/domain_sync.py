@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _ATTEMPTS = 6
 _ATTEMPT_SECONDS = 1.0
 
-#: has work done by the event loop after so many seconds
+#: has the event loop do some work after a number of seconds
 Later = Callable[[float, Callable[[], object]], None]
 
 
 def _is_unplugged(claim: Claim, running: domain_xml.Domain) -> bool:
-    """Whether a domain runs without a VF that it had, and that nobody means to plug in again (arrivals).
+    """Whether a domain runs without a VF that it had, and that nothing will plug in again (arrivals).
 
-    The VF of a failover pair is meant to come back, to where its standby waits, unless another one has.
+    The VF of a failover pair is plugged in again while the guest has its standby, unless another VF was.
     """
     had = claim.state == PLUGGED and claim.expires is None and claim.slot is None
     if not had or claim.vf in {interface.address for interface in running.interfaces}:
@@ -43,7 +43,7 @@ def _is_unplugged(claim: Claim, running: domain_xml.Domain) -> bool:
 
 
 def _is_named(interface: domain_xml.VfInterface, claim: Claim) -> bool:
-    """Whether an interface of a definition that came along with a guest is the one that has this claim."""
+    """Whether an interface of a definition from the source is the one that has this claim."""
     if interface.address is None:
         return False
     if interface.wanted_mac is not None and claim.mac is not None:
@@ -75,7 +75,7 @@ class DomainSync:
         self._on_unplugged = on_unplugged
 
     def follow(self, uuid: str) -> list[str]:
-        """A VF may have been plugged into a running domain or out of it: claim, give back, and stamp what it has now.
+        """Claim and give back what was plugged into or unplugged from a running domain, and write its metadata.
 
         Returns the changes made, in words.
         """
@@ -91,7 +91,7 @@ class DomainSync:
                 self._drop_unplugged(claim, changes)
         for claim in self._adoption.adopt(running, seen):
             known = claim.id in {each.id for each in held}
-            what = f"lets {claim.vf} cross by {claim.strategy}" if known else f"was given {claim.vf}"
+            what = f"now has {claim.vf} with strategy {claim.strategy}" if known else f"was given {claim.vf}"
             changes.append(f"guest '{claim.domain_name}' {what}")
             changes += self._cleanup.converge(claim)
         for change in changes:
@@ -103,12 +103,12 @@ class DomainSync:
     def _drop_unplugged(self, claim: Claim, changes: list[str]) -> None:
         done = self._cleanup.drop(claim)
         if done is not None:
-            changes.append(f"guest '{claim.domain_name}' gave {claim.vf} back")
+            changes.append(f"guest '{claim.domain_name}' released {claim.vf}")
             self._on_unplugged(claim)
             changes += done
 
     def catch_up(self, running: domain_xml.Domain, now: float, grace: float) -> list[str]:
-        """As `follow`, for a domain that may have changed while nobody listened to libvirt's events.
+        """As `follow`, for a domain that may have changed while libvirt's events were not received.
 
         `now` is the clock of the claims when libvirt was asked; claims that changed
         less than `grace` seconds before are left.
@@ -124,11 +124,11 @@ class DomainSync:
         return changes
 
     def settle_soon(self, uuid: str) -> None:
-        """Have the event loop settle a domain."""
+        """Have the event loop call `settle` for a domain."""
         self._later(0.0, lambda: self.settle(uuid))
 
     def settle(self, uuid: str, attempt: int = 1) -> None:
-        """Leave on a domain that runs here what it needs for its next migration and its next boot.
+        """Write to a domain that runs here what its next migration and its next boot need: metadata and definition.
 
         Where libvirt refuses, the event loop tries again a second later, and does other work meanwhile.
         """
@@ -145,7 +145,7 @@ class DomainSync:
                 self._store.change(claim, incoming=False)
 
     def marks(self, uuid: str) -> tuple[Mark, ...]:
-        """What the metadata of a domain should say of its VFs."""
+        """What the metadata of a domain should contain about its VFs."""
         marks = []
         for claim in self._store.of_domain(uuid):
             pf = self._host.sysfs.physfn(claim.vf)
@@ -153,7 +153,7 @@ class DomainSync:
                 continue
             card = self._host.card(pf)
             pool = self._config.pools.get(claim.pool)
-            # what the pool gives a guest that asks for nothing is not asked for on the next host either
+            # a default of the pool is not written down: the next host's pool has its own
             by_default = claim.vlan is None and pool is not None and claim.trunks == pool.default_trunks
             marks.append(
                 Mark(
@@ -183,7 +183,7 @@ class DomainSync:
             self._log.event("stamp", f"domain {uuid}: metadata names {addresses}", uuid=uuid, vf=addresses)
 
     def _mend_definition(self, uuid: str) -> None:
-        """After --persistent: the definition came along unchanged and still names the source's VFs."""
+        """After a migration with --persistent the definition still names the source's VFs: name those of this host."""
         claims = [
             claim for claim in self._store.of_domain(uuid) if claim.incoming and claim.origin is not None
         ]
@@ -197,11 +197,11 @@ class DomainSync:
                     addresses[interface.position] = claim.vf
         if addresses:
             self._hypervisor.define(domain_xml.readdress(xml, addresses))
-            told = " ".join(str(vf) for vf in addresses.values())
-            self._log.event("mend", f"domain {uuid}: its definition now names {told}", uuid=uuid, vf=told)
+            vfs = " ".join(str(vf) for vf in addresses.values())
+            self._log.event("mend", f"domain {uuid}: the definition now names {vfs}", uuid=uuid, vf=vfs)
 
     def plug_again(self, claim: Claim) -> None:
-        """Plug the VF of a failover pair into its guest again, which has not taken it. The guest may take long."""
+        """Plug the VF of a failover pair into its guest again, whose driver does not use it. May wait long."""
         mac = claim.mac
         # what a migration has unplugged comes back by itself at its end
         if mac is None or self._store.get(claim.vf) is None or self._hypervisor.migrating(claim.domain):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What happens at each hook operation: change the claims, converge, answer.
+"""Handle each hook operation: change the claims, converge, answer.
 
-Runs in the daemon, on behalf of a hook whose caller inside libvirt holds the domain's lock. It therefore never calls
-libvirt, and holds the claims' lock only while it looks and takes.
+Runs in the daemon for a hook whose caller inside libvirt holds the domain's lock. It therefore never calls libvirt, and
+holds the claims' lock only while it looks and takes.
 
 The operations and their order: https://libvirt.org/hooks.html and docs/protocol.md.
 """
@@ -27,11 +27,11 @@ from vfmigrate.reservations.reservation import Reservations
 from vfmigrate.reservations.selection import Selection
 from vfmigrate.rules import compatibility
 
-#: operations whose failure libvirt takes as a refusal; a failure of any other is logged and changes nothing
+#: operations that libvirt stops when the hook fails; a failure of the others is logged
 REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
 #: operations that say that a guest's QEMU has ended
 ENDING = frozenset({"stopped", "release"})
-# The hook waits for less (hooks/qemu), so nothing was handled between it and an event that is younger.
+# Longer than the hook waits (hooks/qemu): an event that is younger was not overtaken by another.
 _LATE_SECONDS = 1.0
 
 
@@ -65,7 +65,7 @@ class HookHandler:
     def handle(
         self, operation: str, sub_operation: str, extra: str, xml: str, *, happened_ms: Optional[int] = None
     ) -> Optional[str]:
-        """Do what an operation asks for; returns the XML that replaces the domain's, or None to leave it.
+        """Handle an operation; returns the XML that replaces the domain's, or None to leave it unchanged.
 
         `happened_ms`: when libvirt called the hook, in milliseconds of CLOCK_BOOTTIME.
         Raises Refused, HostError, Unreachable or InputError where libvirt must not go on.
@@ -81,13 +81,13 @@ class HookHandler:
             "reconnect": self._reconnect,
         }
         if operation not in operations:
-            raise UsageError(f"libvirt's hook operation '{operation[:20]}' is not one we know")
+            raise UsageError(f"unknown hook operation of libvirt: '{operation[:20]}'")
         domain = read(xml, lenient=operation not in REFUSING)
         before = self._store.clock()
         if happened_ms is not None and self._is_overtaken(operation, domain, before - happened_ms / 1000):
             self._log.event(
                 operation,
-                f"{operation} of guest '{domain.name}' came late, and the guest runs again: ignored",
+                f"{operation} of guest '{domain.name}' ignored: it came late, and the guest runs again",
                 domain=domain.name,
                 uuid=domain.uuid,
                 outcome="ignored",
@@ -125,9 +125,9 @@ class HookHandler:
         return answer
 
     def _is_overtaken(self, operation: str, domain: Domain, age: float) -> bool:
-        """Whether a guest's end, `age` seconds ago, is heard of when the guest runs again.
+        """Whether the guest, whose end `age` seconds ago is reported only now, already runs again.
 
-        The hook does not wait for a daemon that stands still, so a later start of the guest may be handled first.
+        The hook does not wait for a blocked daemon, so a later start of the guest may be handled first.
         """
         if operation not in ENDING or age < _LATE_SECONDS:
             return False
@@ -170,7 +170,7 @@ class HookHandler:
             )
         claim = self._placements.claim(domain, placement, vf, state)
         if current is None and self.slots.is_expected(domain.uuid):
-            # libvirt has chosen it just now: is it one that can take the state?
+            # libvirt has just chosen it: check that it can take the device state
             if placement.interface.mark is not None and placement.moves:
                 compatibility.check_compatible(
                     placement.interface.mark, vf, self._selection.facts([placement.pool])[vf]
@@ -179,7 +179,7 @@ class HookHandler:
         if current is not None:
             claim = replace(claim, id=current.id, incoming=current.incoming, origin=current.origin)
         if current is not None and placement.interface.mark is None:
-            # Claimed by somebody who knew more than the XML says: a client, or `migrate` of an older daemon.
+            # Claimed with more than the XML contains: by a client, or at `migrate` by an older daemon.
             claim = replace(
                 claim,
                 mac=current.mac,

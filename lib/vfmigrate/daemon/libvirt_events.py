@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What libvirt's events lead to. Called in the event thread, which must not wait: the work goes to the event loop."""
+"""Handle libvirt's events. Called in the event thread, which must not wait: the work goes to the event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 
 
 class LibvirtEvents:
-    """Listens to what libvirt says of domains and their devices."""
+    """Handles events of domains and their devices."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class LibvirtEvents:
         self._on_started = on_started
 
     def handle(self, event: LifecycleEvent) -> None:
-        """Act on an event; returns at once."""
+        """Handle an event; returns at once."""
         uuid = event.uuid
         if event.event in (PLUGGED_IN, UNPLUGGED):
             self._event_loop.soon(lambda: self._domain_sync.follow(uuid))

@@ -133,7 +133,7 @@ class Daemon:
         offload = HardwareOffload(systemd.restart)
         self.provisioner = Provisioner(services, self.reconciler.networks, udev=Udev(), offload=offload)
         observer = Observer(services, offload, self.provisioner.check)
-        self.status = Status(services, observer, self.hook_handler.slots, missing=self.arrivals.told)
+        self.status = Status(services, observer, self.hook_handler.slots, missing=self.arrivals.missing)
         local_files = LocalFiles(self.host.ovs.bridge_exists)
         self.inventory = Inventory(services, observer, hypervisor.migrating, local_files)
 

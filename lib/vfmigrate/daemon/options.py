@@ -28,13 +28,13 @@ def arguments() -> argparse.ArgumentParser:
         prog="vfmigrated",
         description="The daemon of vfmigrate. systemd usually starts it through vfmigrated.socket.",
     )
-    for option, default, metavar, told in (
+    for option, default, metavar, text in (
         ("--config", configuration.DEFAULT_PATH, "FILE", "configuration file"),
         ("--socket", protocol.SOCKET, "PATH", "socket to listen at if systemd passes none"),
         ("--claims", CLAIMS, "DIRECTORY", "directory of the claims"),
     ):
         parser.add_argument(
-            option, type=Path, default=default, metavar=metavar, help=f"{told} (default: %(default)s)"
+            option, type=Path, default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
         )
     parser.add_argument(
         "--check", action="store_true", help="read the configuration, report what is wrong, and exit"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Make everything true again: claims, adopted guests, VFs, ports, libvirt's networks.
+"""Compare claims, guests, VFs, ports and libvirt's networks with what they should be, and correct them.
 
-Whatever an event of libvirt's would have led to, a reconcile does as well, so that an event is cheap to lose.
+A reconcile does everything that an event of libvirt leads to, so a lost event costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GRACE_SECONDS = 15.0
 
 
 class Reconciler:
-    """Reconciles; in the event loop's thread, or in that of a request."""
+    """Reconciles, in the event loop's thread or in that of a request."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Reconciler:
         self._on_running = on_running
 
     def reconcile(self) -> list[str]:
-        """Drop claims that nobody needs, adopt what running domains hold, converge every VF of every pool.
+        """Drop claims without a guest, adopt what running domains hold, converge every VF of every pool.
 
         Returns the changes made, in words. What fails is logged and left for the next time.
         """
@@ -68,7 +68,7 @@ class Reconciler:
         try:
             running = self._hypervisor.running()
         except VfmigrateError as error:
-            self._log.event("reconcile", f"without libvirt: {error}", level=journal.DEBUG)
+            self._log.event("reconcile", f"libvirt is not available: {error}", level=journal.DEBUG)
         domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items()}
         for claim in self._store.all():
             reason = self._reason_to_drop(claim, before, running)
@@ -95,7 +95,7 @@ class Reconciler:
     @staticmethod
     def _reason_to_drop(claim: Claim, now: float, running: Optional[dict[str, str]]) -> str:
         if claim.expires is not None and claim.expires < now:
-            return "the guest never came"
+            return "it expired before the guest started"
         if running is None or claim.expires is not None or claim.since > now - _GRACE_SECONDS:
             return ""
         return "" if claim.domain in running else "the guest does not run here"
@@ -108,7 +108,7 @@ class Reconciler:
             return None
 
     def _catch_up(self) -> list[str]:
-        """Do what an event was to lead to that came while nobody listened, as when the daemon was being upgraded."""
+        """Do what a missed event of libvirt would have led to, as after an upgrade of the daemon."""
         arrived = {
             claim.domain: claim.domain_name
             for claim in self._store.all()
@@ -126,7 +126,7 @@ class Reconciler:
             self._announcer.announce(uuid)
             self._on_arrived(uuid)
             self._domain_sync.settle_soon(uuid)
-        return [f"guest '{name}' resumed here unnoticed" for name in here.values()]
+        return [f"guest '{name}' resumed here without an event" for name in here.values()]
 
     def _converge_pf(self, pf: PciAddress, changes: list[str]) -> None:
         try:
@@ -138,7 +138,7 @@ class Reconciler:
             changes += self._cleanup.converge_vf(vf)
 
     def _keep_networks(self) -> list[str]:
-        """What provisioning could not do while libvirt did not run, as at boot."""
+        """Do what provisioning could not do while libvirt was not running, as at boot."""
         try:
             return self.networks.keep()
         except VfmigrateError as error:
@@ -146,9 +146,9 @@ class Reconciler:
             return []
 
     def _remove_orphaned_ports(self) -> list[str]:
-        """Take away ports in the name of a claim that is no more, and those of representors that are no more.
+        """Remove ports whose claim or representor no longer exists.
 
-        The latter have vanished or been renamed; a claim that lives has got another port under the new name.
+        A representor may have been renamed; the claim then has another port with the new name.
         """
         removed: list[str] = []
         try:
@@ -159,7 +159,7 @@ class Reconciler:
                 if port.owner not in owners:
                     reason = "its guest is gone"
                 elif self._host.links.find(port.name) is None:
-                    reason = f"there is no network device {port.name} any more"
+                    reason = f"network device {port.name} does not exist"
                 if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
                     removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")
         except VfmigrateError as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable, Optional
 
-from vfmigrate.claims.claim_store import PLUGGED, Claim, told
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.plan import steps, wanted
@@ -108,7 +109,11 @@ class Status:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
         switch = self._observer.switch()
         pools = [self._pool(observed, switch).plain() for observed in self._observer.pools()]
-        return {"schema": SCHEMA, "pools": pools, "claims": [told(claim) for claim in self._store.all()]}
+        return {
+            "schema": SCHEMA,
+            "pools": pools,
+            "claims": [claim_store.plain(claim) for claim in self._store.all()],
+        }
 
     def _switch_problems(self, switch: SwitchFacts) -> list[str]:
         if switch.problem is not None:

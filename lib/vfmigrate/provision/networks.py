@@ -31,10 +31,10 @@ class Networks:
         self._hypervisor = hypervisor
 
     def steps(self, pool: Pool, vfs: Sequence[PciAddress]) -> list[Step]:
-        """What is to be done for the pool's network to give away these VFs.
+        """The steps after which the pool's network assigns these VFs.
 
         A network is restarted only while no guest has a VF of the pool: libvirt forgets with it which VFs are taken.
-        Raises Unreachable when libvirt does not run, HostError for a network of this name that is not ours.
+        Raises Unreachable when libvirt does not run, HostError for a network of this name that is not vfmigrate's.
         """
         name = pool.libvirt_network
         if name is None or not vfs:
@@ -47,7 +47,7 @@ class Networks:
         return [self._step(action, name, xml, len(vfs)) for action in actions]
 
     def keep(self) -> list[str]:
-        """Make the networks right as far as that hurts nobody; what was done, in words. Raises as `steps()`."""
+        """Apply what can be applied without harm to a guest; returns what was done, in words. Raises as `steps()`."""
         done = []
         for pool in self._config.pools.values():
             present = [pf for pf in pool.pfs if self._sysfs.exists(pf)]
@@ -56,9 +56,9 @@ class Networks:
                 done.append(step.text)
         return done
 
-    def told_unreachable(self, pool: Pool, error: Unreachable) -> str:
-        """What to say of a pool's network while libvirt does not run: the reconciler makes up for it when it does."""
-        return f"libvirt network {pool.libvirt_network} is seen to when libvirt runs ({error.problem})"
+    def unreachable_warning(self, pool: Pool, error: Unreachable) -> str:
+        """The warning for a pool's network while libvirt does not run; the reconciler defines it once libvirt runs."""
+        return f"libvirt network {pool.libvirt_network} will be defined when libvirt runs ({error.problem})"
 
     def _in_use(self, pool: Pool) -> bool:
         return any(claim.pool == pool.name for claim in self._store.all())

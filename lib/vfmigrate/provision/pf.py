@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A physical function: how it is, how its pool wants it, and the steps between.
+"""A physical function: its state, the state that its pool asks for, and the steps between.
 
-`steps` is pure; it plans on what is there now, and for VFs that are yet to be made on what they will be. The order is
+`steps` is pure; it plans on the observed state, and for VFs that do not exist yet on what they will be. The order is
 the kernel's: VFs are not probed (autoprobe off before they are made), the eswitch is in switchdev before there are VFs
 (a mode change that is refused is then refused before anything was made, and each VF comes with its representor), MSI-X
 counts and `migratable` are set while a VF has no driver.
@@ -146,7 +146,7 @@ def pending(pool: Pool, state: PfState) -> list[str]:
     if pool.msix is None:
         return []
     return [
-        f"VF {vf} has {state.msix[vf]} MSI-X vectors and not {pool.msix} as long as it is {user}"
+        f"VF {vf} keeps its {state.msix[vf]} MSI-X vectors (configured: {pool.msix}) while it is {user}"
         for vf, user in sorted(state.users.items())
         if state.msix[vf] != pool.msix
     ]

@@ -222,7 +222,7 @@ class Provisioner:
         try:
             todo += self._networks.steps(pool, vfs)
         except Unreachable as error:
-            _warn(outcome, [self._networks.told_unreachable(pool, error)])
+            _warn(outcome, [self._networks.unreachable_warning(pool, error)])
         return todo
 
     def _switch_steps(self, pool: Pool, outcome: PoolResult) -> list[Step]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Claims for what running domains hold and nobody has claimed: of guests older than the daemon, of VFs plugged in."""
+"""Claim the VFs that running domains hold without a claim: of guests older than the daemon, of VFs plugged in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REMEMBERED_SECONDS = 600.0
 
 
 class Adoption:
-    """Adopts; converging is the caller's business."""
+    """Adopts; the caller converges."""
 
     def __init__(self, host: Host, store: ClaimStore, placements: Placements, log: Journal) -> None:
         self._host = host

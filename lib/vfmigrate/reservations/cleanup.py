@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Converging where nothing may be refused any more: what fails is told, and done by the next reconcile."""
+"""Converge where an error can no longer be returned: it is logged, and the next reconcile tries again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _whose(claim: Claim) -> str:
 
 
 class Cleanup:
-    """Gives VFs back, and converges those that changed hands; raises nothing."""
+    """Drops claims, and converges VFs whose claim changed; raises nothing."""
 
     def __init__(self, store: ClaimStore, converger: Converger, log: Journal) -> None:
         self._store = store
@@ -28,7 +28,7 @@ class Cleanup:
     def drop(self, claim: Claim, *, gone: bool = False) -> Optional[list[str]]:
         """Give a claimed VF back; returns what was changed, or None when the claim is not there any more.
 
-        `gone`: its guest is gone, and libvirt is through with the VF.
+        `gone`: its guest is gone, and libvirt has finished with the VF.
         """
         return self.converge_after(claim, gone=gone) if self._store.drop(claim) else None
 
@@ -41,7 +41,7 @@ class Cleanup:
         return self._try(claim.vf, _whose(claim), domain=claim.domain_name)
 
     def converge_vf(self, vf: PciAddress) -> list[str]:
-        """Converge a VF that may be anybody's; returns what was changed."""
+        """Converge a VF, with or without a claim; returns what was changed."""
         return self._try(vf, f"VF {vf}")
 
     def _try(
@@ -56,6 +56,6 @@ class Cleanup:
         try:
             return self._converger.converge(vf, after=after, gone=gone)
         except VfmigrateError as error:
-            told = f"{whose}: {error}"
-            self._log.event("converge-failed", told, level=journal.WARNING, vf=str(vf), **fields)
+            text = f"{whose}: {error}"
+            self._log.event("converge-failed", text, level=journal.WARNING, vf=str(vf), **fields)
             return []

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VFs promised to a guest on a client's word, before libvirt's hook speaks of it: what vdsm's plugin asks for.
+"""Claims that a client requests before libvirt calls the hook: what vdsm's plugin asks for.
 
-A client (a user named in `clients`) is trusted with what the configuration allows and no more: it may take a free VF
-of a pool for a time, and return what no guest holds. It cannot take what is another's, and what it takes and forgets
-runs out. Nothing here calls libvirt.
+A client (a user named in `clients`) may claim a free VF of a pool for a time, and give back what no guest holds. It
+cannot take the VF of another guest, and a claim that it forgets expires. Nothing here calls libvirt.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class ClaimRequest:
     vlan: Optional[int] = None
     #: libvirt binds the driver
     managed: bool = True
-    #: the guest runs already and gets the VF now: no hook of libvirt will speak of it
+    #: the guest runs already and gets the VF now: libvirt calls no hook for it
     plug: bool = False
     #: the guest comes from another host, with the state of a VF like this
     source: Optional[Mark] = None
@@ -116,7 +115,7 @@ def usual_vf(mac: str, vfs: list[PciAddress]) -> Optional[PciAddress]:
 
 
 class ClientRequests:
-    """Makes promises and takes them back."""
+    """Answers the requests of clients."""
 
     def __init__(
         self,
@@ -161,7 +160,7 @@ class ClientRequests:
         return {"vfs": [str(claim.vf) for claim in self.check_departure(domain)]}
 
     def claim(self, wanted: ClaimRequest) -> Optional[Claim]:
-        """Take a VF for a guest, or keep the one that it has; None when the VF named is none of ours.
+        """Take a VF for a guest, or keep the one that it has; None when the named VF is in no pool.
 
         Raises Refused, HostError or Unreachable; then nothing was taken.
         """
@@ -189,7 +188,7 @@ class ClientRequests:
             raise
         if before is not None and before.vf != claim.vf:
             self._cleanup.converge_after(before)
-        self._tell("promised", claim)
+        self._log_claim("promised", claim)
         return claim
 
     def _pool(self, wanted: ClaimRequest) -> Optional[Pool]:
@@ -259,10 +258,10 @@ class ClientRequests:
         )
 
     def _lend(self, wanted: ClaimRequest, before: Optional[Claim]) -> Claim:
-        """The guest's own claim, noted as one of a VF that is out and must come back if the guest stays."""
+        """Note in the guest's own claim that its VF is unplugged and must be plugged in again if the guest stays."""
         if before is None or before.expires is not None:
             raise Refused(
-                f"guest '{wanted.name}' has no VF with MAC {wanted.mac} here that vfmigrate knows of",
+                f"guest '{wanted.name}' has no VF with MAC {wanted.mac} on this host for which vfmigrate has a claim",
                 "run: vfmigrate reconcile",
             )
         return self._store.put(replace(before, strategy=wanted.strategy.name, slot=str(wanted.slot)))
@@ -290,7 +289,7 @@ class ClientRequests:
         return wanted.vf
 
     def keep(self, domain: str, mac: str) -> bool:
-        """A VF that was plugged into a running guest is there: its claim no longer runs out.
+        """A running guest has the VF that was plugged in: its claim no longer expires.
 
         False when the guest does not hold a VF that was claimed for it.
         """
@@ -311,12 +310,12 @@ class ClientRequests:
             if self._cleanup.drop(claim) is not None:
                 if mac is not None and claim.expires is None and self._departures is not None:
                     self._departures.unplugged(claim)
-                self._tell("given-back", claim)
+                self._log_claim("given-back", claim)
                 given.append(claim)
         return given
 
     def check_departure(self, domain: str) -> list[Claim]:
-        """The VFs of a guest that would take their state along. Raises Refused when one of them cannot."""
+        """The VFs of a guest that would migrate with their state. Raises Refused when one of them cannot."""
         if self._departures is not None:
             self._departures.leaving(domain)
         moving = [claim for claim in self._store.of_domain(domain) if claim.traits.state_travels]
@@ -329,7 +328,7 @@ class ClientRequests:
         return moving
 
     def counters(self, domain: str) -> list[dict[str, Any]]:
-        """What went through the ports of a guest's VFs; `sent` is what the guest sent."""
+        """Traffic through the ports of a guest's VFs; `sent` is what the guest sent."""
         ports = []
         for claim in self._store.of_domain(domain):
             state = self._host.observe(claim.vf) if claim.state == PLUGGED else None
@@ -342,13 +341,13 @@ class ClientRequests:
 
     def pools(self) -> list[dict[str, Any]]:
         """Pools with their number of VFs, how many are free, and their cards; cheap enough to be asked often."""
-        return [self._told(pool) for pool in self._config.pools.values()]
+        return [self._plain(pool) for pool in self._config.pools.values()]
 
-    def _told(self, pool: Pool) -> dict[str, Any]:
-        told: dict[str, Any] = {"name": pool.name, "bridge": pool.bridge, "vfs": 0, "free": 0, "cards": []}
+    def _plain(self, pool: Pool) -> dict[str, Any]:
+        values: dict[str, Any] = {"name": pool.name, "bridge": pool.bridge, "vfs": 0, "free": 0, "cards": []}
         for pf in pool.pfs:
             card: dict[str, Any] = {"pf": str(pf)}
-            told["cards"].append(card)
+            values["cards"].append(card)
             try:
                 info = self._host.card(pf)
                 vfs, users = self._host.sysfs.vfs(pf), self._host.sysfs.users(pf)
@@ -357,9 +356,9 @@ class ClientRequests:
                 continue
             card.update(psid=info.psid, firmware=info.firmware)
             card.update(migrating=len(self._slots.guests(pf)), max_migrating=at_most(self._host, pool, pf))
-            told["vfs"] += len(vfs)
-            told["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
-        return told
+            values["vfs"] += len(vfs)
+            values["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
+        return values
 
     def _of(self, domain: str, mac: str) -> Optional[Claim]:
         return next((claim for claim in self._store.of_domain(domain) if claim.mac == mac), None)
@@ -367,7 +366,7 @@ class ClientRequests:
     def _expiry(self) -> float:
         return self._store.clock() + self._config.claim_timeout
 
-    def _tell(self, event: str, claim: Claim) -> None:
+    def _log_claim(self, event: str, claim: Claim) -> None:
         self._log.event(
             event,
             f"VF {claim.vf} of pool '{claim.pool}': {event} for guest '{claim.domain_name}', MAC {claim.mac}",

@@ -2,8 +2,8 @@
 """Guests from which an orchestrator unplugged VFs, and which then did not leave.
 
 oVirt's engine unplugs the VFs of passthrough profiles before a migration and plugs others in on the destination. When
-the migration fails it plugs nothing back, and no hook of vdsm tells. The VF is free again and so on offer; what is
-missing is somebody who says so. Lives in memory only: after a restart nothing is said, and nothing else is lost.
+the migration fails it plugs nothing back, and vdsm has no hook for that. The VF is free again; this module logs that
+the guest is without it. It keeps its notes in memory only: after a restart nothing is logged, and nothing else is lost.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _PATIENCE = 90.0
 
 @dataclass(frozen=True)
 class _Unplugged:
-    """A VF that a running guest had, and when its guest was last said to leave (None: never)."""
+    """A VF that a running guest had, and when its guest was last about to leave (None: never)."""
 
     claim: Claim
     leaving: Optional[float] = None
 
 
 class Departures:
-    """Remembers what was unplugged, and tells of guests that stayed."""
+    """Remembers what was unplugged, and logs which guests stayed."""
 
     def __init__(self, store: ClaimStore, log: Journal, migrating: Callable[[str], bool]) -> None:
-        """`migrating` tells whether libvirt is at work on a guest; it is asked in `look` only."""
+        """`migrating`: whether a guest is being migrated; called in `look` only, as it asks libvirt."""
         self._store = store
         self._log = log
         self._migrating = migrating
@@ -54,7 +54,7 @@ class Departures:
                     self._unplugged[key] = replace(one, leaving=self._store.clock())
 
     def look(self, running: Container[str]) -> None:
-        """Tell of guests that should have left and have not; may call libvirt. `running`: guests that run here."""
+        """Log the guests that should have left and have not; may call libvirt. `running`: guests that run here."""
         with self._lock:
             noted = list(self._unplugged.items())
         for key, one in noted:
@@ -63,9 +63,9 @@ class Departures:
             if domain not in running or back:
                 self._forget(key, one)
             elif one.leaving is not None and self._store.clock() > one.leaving + _PATIENCE:
-                self._tell_if_stayed(key, one)
+                self._log_if_stayed(key, one)
 
-    def _tell_if_stayed(self, key: tuple[str, Optional[str]], one: _Unplugged) -> None:
+    def _log_if_stayed(self, key: tuple[str, Optional[str]], one: _Unplugged) -> None:
         try:
             if self._migrating(one.claim.domain):
                 return
@@ -74,9 +74,9 @@ class Departures:
         if self._forget(key, one):
             self._log.event(
                 "vf-not-plugged-back",
-                f"guest '{one.claim.domain_name}' was to migrate and still runs here, without the VF of MAC "
-                f"{one.claim.mac}: the engine does not plug it back after a failed migration; pool "
-                f"'{one.claim.pool}' has it on offer again: plug the vNIC in the engine",
+                f"guest '{one.claim.domain_name}' did not migrate and runs here without its VF with MAC "
+                f"{one.claim.mac}: the engine does not plug a VF in again after a failed migration; the VF is free "
+                f"in pool '{one.claim.pool}'; plug the vNIC in the engine",
                 level=journal.WARNING,
                 domain=one.claim.domain_name,
                 uuid=one.claim.domain,
@@ -86,6 +86,6 @@ class Departures:
     def _forget(self, key: tuple[str, Optional[str]], one: _Unplugged) -> bool:
         with self._lock:
             if self._unplugged.get(key) != one:
-                return False  # noted anew meanwhile
+                return False  # it was unplugged again meanwhile
             del self._unplugged[key]
             return True

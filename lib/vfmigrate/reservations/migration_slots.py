@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How many VFs of one physical function are on the move, and waiting for one's turn.
+"""How many VFs of one physical function are migrating, and waiting until another one may.
 
-A card carries the state of a few VFs of a physical function at a time. Who comes is counted on the destination, where a
-guest is heard of before anything moves. libvirt has no hook on the source before a migration ends, so what leaves a
-host for several others at once is counted by nobody here.
+A card can migrate a few VFs of a physical function at a time. They are counted on the destination, whose hook is called
+before anything is sent. libvirt has no hook on the source before a migration ends, so migrations from one host to
+several others are not counted on the source.
 
-What is on the move is told by the claims: incoming, and their guest does not run here yet. A VF that a hostdev network
-is to give has no claim before libvirt has chosen it; until then its guest is expected. Waiting holds no lock.
+The claims show which VFs are migrating: those that are incoming and whose guest does not run here yet. A VF of a
+hostdev network has no claim before libvirt has chosen it; until then its guest is expected. Waiting holds no lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules.compatibility import TooManyMigrating
 
-# A promise that runs out tells nobody, so that is looked for; in seconds.
+# No event announces a claim that expires, so waiters look again; in seconds.
 _LOOK_AGAIN = 0.5
 
 _Taken = TypeVar("_Taken")
@@ -34,7 +34,7 @@ _Taken = TypeVar("_Taken")
 
 @dataclass(frozen=True)
 class _Expected:
-    """A guest on its way for which libvirt will choose VFs of these physical functions."""
+    """A guest that is migrating to here, for which libvirt will choose VFs of these physical functions."""
 
     name: str
     pfs: tuple[PciAddress, ...]
@@ -42,7 +42,7 @@ class _Expected:
 
 
 class MigrationSlots:
-    """Counts what is on the move; thread-safe."""
+    """Counts the VFs that are migrating; thread-safe."""
 
     def __init__(self, config: Config, host: Host, store: ClaimStore) -> None:
         self._config = config
@@ -57,7 +57,7 @@ class MigrationSlots:
     # -- looked at and taken under the claims' lock
 
     def guests(self, pf: PciAddress) -> list[str]:
-        """The guests of the VFs of a physical function that are on the move: once for each VF."""
+        """The guests whose VFs of a physical function are migrating: once for each VF."""
         now = self._store.clock()
         moving = [claim.domain_name for claim in self._store.all() if self._is_moving(claim, pf, now)]
         with self._changed:
@@ -73,11 +73,11 @@ class MigrationSlots:
         return not runs_out and self._sysfs.physfn(claim.vf) == pf
 
     def full(self, pool: Pool) -> frozenset[PciAddress]:
-        """The physical functions of a pool of which no further VF may move now."""
+        """The physical functions of a pool that must not have another VF migrating now."""
         return frozenset(pf for pf in pool.pfs if len(self.guests(pf)) >= at_most(self._host, pool, pf))
 
     def expect(self, domain: Domain, pfs: Iterable[PciAddress]) -> None:
-        """A guest comes for which libvirt will choose VFs, of these physical functions as far as can be told."""
+        """Expect a guest for which libvirt will choose VFs, presumably of these physical functions."""
         expected = tuple(pfs)
         with self._changed:
             self._expected.pop(domain.uuid, None)
@@ -94,13 +94,13 @@ class MigrationSlots:
     # -- what happens to guests
 
     def settled(self, uuid: str) -> None:
-        """What was expected of a guest has claims now, or will not come."""
+        """A guest is no longer expected: its VFs have claims now, or it does not come."""
         with self._changed:
             self._expected.pop(uuid, None)
             self._changed.notify_all()
 
     def arrived(self, uuid: str) -> None:
-        """A guest runs here: its VFs move no more."""
+        """A guest runs here: its VFs are not migrating any more."""
         here = {claim.id for claim in self._store.of_domain(uuid)}
         claimed = {claim.id for claim in self._store.all()}
         with self._changed:
@@ -131,7 +131,7 @@ class MigrationSlots:
                     self._changed.wait(min(left, _LOOK_AGAIN))
 
     def close(self) -> None:
-        """Have nobody wait any longer: the daemon ends."""
+        """End all waits: the daemon is stopping."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -157,14 +157,14 @@ class MigrationSlots:
             room = sum(at_most(self._host, pool, pf) for pf in pool.pfs if self._sysfs.exists(pf))
             if number > room:
                 raise Refused(
-                    f"guest '{domain.name}' has {number} VFs of pool '{name}', and the cards of this host move {room} "
-                    "at a time",
+                    f"guest '{domain.name}' has {number} VFs of pool '{name}', and the cards of this host can migrate "
+                    f"{room} at a time",
                     f"unplug some of them, or see max_migrating of [pool {name}]",
                 )
 
 
 def at_most(host: Host, pool: Pool, pf: PciAddress) -> int:
-    """How many VFs of a physical function may be on the move: what the pool says, else what its vendor says."""
+    """How many VFs of a physical function may migrate at once: by the pool, else by the card's vendor."""
     return pool.max_migrating if pool.max_migrating is not None else host.vendor(pf).max_migrating
 
 
@@ -174,6 +174,6 @@ def check_number(
     """Raises Refused for a guest that has more VFs of one physical function than can move at once."""
     if number > most:
         raise Refused(
-            f"guest '{guest}' has {number} VFs of PF {pf} {where}, and a card moves {most} at a time",
+            f"guest '{guest}' has {number} VFs of PF {pf} {where}, and the card can migrate {most} at a time",
             f"unplug some of them, or see max_migrating of [pool {pool.name}]",
         )

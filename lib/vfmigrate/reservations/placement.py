@@ -29,14 +29,14 @@ class Placement:
 
     @property
     def moves(self) -> bool:
-        """Whether the VF's state comes along."""
+        """Whether the VF migrates with its state."""
         return self.interface.teaming is None
 
 
 def place(domain: Domain, interface: VfInterface, pool: Pool) -> Placement:
     """What an interface needs where its VF is one of this pool. Raises Refused for a VLAN that the pool has not."""
-    told = failover_pair.with_vlan_of_standby(domain, interface)
-    return Placement(interface, pool, *compatibility.port_vlan(told, pool))
+    with_vlan = failover_pair.with_vlan_of_standby(domain, interface)
+    return Placement(interface, pool, *compatibility.port_vlan(with_vlan, pool))
 
 
 class Placements:
@@ -71,7 +71,7 @@ class Placements:
                 yield interface.address, placement
 
     def pool_here(self, domain: Domain, interface: VfInterface) -> Optional[Pool]:
-        """The pool of the VF that an interface names, or None when it is none of our business.
+        """The pool of the VF that an interface names, or None when it is in no pool.
 
         Raises Refused for a VF of a pool that does not exist.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VFs for a guest that comes from elsewhere: chosen, taken and made ready before anything moves, all or none."""
+"""Reserve VFs for a guest that migrates to here, all or none, and prepare them before anything is sent."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Reservations:
         self._slots.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
         facts = self._selection.facts(pools)
         claims = self._slots.in_turn(
-            lambda: self._reserve(domain, placements, facts), lambda crowded: self._tell_wait(domain, crowded)
+            lambda: self._reserve(domain, placements, facts), lambda crowded: self._log_wait(domain, crowded)
         )
         try:
             for claim in claims.values():
@@ -80,7 +80,7 @@ class Reservations:
             self._take_back(domain, claims)
             raise
 
-    def _tell_wait(self, domain: Domain, crowded: TooManyMigrating) -> None:
+    def _log_wait(self, domain: Domain, crowded: TooManyMigrating) -> None:
         self._log.event(
             "wait",
             f"guest '{domain.name}' waits at most {self._config.migrating_wait} s: {crowded.problem}",

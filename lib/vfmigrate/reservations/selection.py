@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which VFs of this host can be given away: what `choice` decides on, looked up on the host and in the claims.
+"""Which VFs of this host are free, by the host and by the claims; `compatibility` chooses among them.
 
-Whoever takes what is found here holds the claims' lock from before looking until after taking.
+Whoever claims a VF found here holds the claims' lock from before looking until after taking.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vfmigrate.rules.compatibility import Candidate, CardFacts, TooManyMigrating
 
 
 class Selection:
-    """Looks over the VFs of a pool."""
+    """Finds free VFs of a pool."""
 
     def __init__(self, host: Host, store: ClaimStore, slots: MigrationSlots) -> None:
         self._host = host
@@ -61,8 +61,8 @@ class Selection:
     ) -> PciAddress:
         """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
 
-        One whose state `moves` is of a physical function of which another VF may move now. With `besides`, it is the
-        one that libvirt will take: the first that is free, and none of these.
+        With `moves` it is of a physical function that may have another VF migrating now. With `besides` it is the one
+        that libvirt will take: the first free one that is not among these.
         Raises Refused when no VF is free, or none that is free fits; TooManyMigrating when one would do later.
         """
         candidates = []
@@ -93,7 +93,7 @@ class Selection:
         )
 
     def obstacle(self, vf: PciAddress, pool: Pool) -> Optional[str]:
-        """Why a VF of a pool cannot be given away, or None."""
+        """Why a VF of a pool is not free, or None."""
         claim = self._store.get(vf)
         if claim is not None:
             return claim_store.holder(claim)
@@ -101,9 +101,7 @@ class Selection:
         if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
             return "in use through VFIO by a process that vfmigrate does not know"
         if pool.free_vfs == "host":
-            return (
-                None  # there the host's driver has every free VF, and whoever likes brings its interface up
-            )
+            return None  # in such a pool the host's driver has every free VF, and its interface may be up
         for name in self._host.sysfs.netdevs(vf):
             link = self._host.links.find(name)
             if link is not None and link.up:

@@ -85,7 +85,7 @@ def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(sync_rig: SyncR
     end = with_both.index("</interface>") + len("</interface>")
     sync_rig.change(with_both[:end] + "</devices></domain>")
     changes = sync_rig.domain_sync.follow(uuid)
-    assert changes[0] == f"guest 'guest1' gave {sync_rig.memory.vfs[1]} back"
+    assert changes[0] == f"guest 'guest1' released {sync_rig.memory.vfs[1]}"
     assert sync_rig.unplugged == ["52:54:00:00:01:01"]
     assert [claim.vf for claim in sync_rig.store.all()] == sync_rig.memory.vfs[:1]
     assert len(sync_rig.memory.ovs.ports) == 1

@@ -23,7 +23,10 @@ def test_a_promise_runs_out(sync_rig: SyncRig) -> None:
     assert sync_rig.reconciler.reconcile() == []
     sync_rig.now += 2
     (change,) = sync_rig.reconciler.reconcile()
-    assert change == f"dropped the claim of guest 'guest1' on {sync_rig.memory.vfs[-1]}: the guest never came"
+    assert (
+        change
+        == f"dropped the claim of guest 'guest1' on {sync_rig.memory.vfs[-1]}: it expired before the guest started"
+    )
     assert sync_rig.store.all() == []
 
 
@@ -86,7 +89,7 @@ def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile
     sync_rig.change(guest(1))
     assert sync_rig.reconciler.reconcile() == []  # it may be about to be plugged in
     sync_rig.now += 20
-    assert sync_rig.reconciler.reconcile()[0] == f"guest 'guest1' gave {sync_rig.memory.vfs[0]} back"
+    assert sync_rig.reconciler.reconcile()[0] == f"guest 'guest1' released {sync_rig.memory.vfs[0]}"
     assert sync_rig.store.of_domain(uuid) == []
 
 
@@ -102,7 +105,7 @@ def test_the_port_of_a_representor_that_was_renamed_goes(sync_rig: SyncRig) -> N
     ((name, port),) = ports.items()
     ports["old0"] = replace(port, name="old0")
     assert sync_rig.reconciler.reconcile() == [
-        "unplugged old0 from br-data: there is no network device old0 any more"
+        "unplugged old0 from br-data: network device old0 does not exist"
     ]
     assert list(ports) == [name]
 
@@ -112,7 +115,7 @@ def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(sync_rig: 
     sync_rig.libvirt.paused = {uuid}
     assert sync_rig.reconciler.reconcile() == []
     sync_rig.libvirt.paused = set()
-    assert sync_rig.reconciler.reconcile() == ["guest 'guest1' resumed here unnoticed"]
+    assert sync_rig.reconciler.reconcile() == ["guest 'guest1' resumed here without an event"]
     assert sync_rig.arrived == [uuid]
     sync_rig.domain_sync.settle(uuid)
     assert sync_rig.reconciler.reconcile() == []

@@ -100,7 +100,9 @@ def test_asked_twice_it_is_one_claim(rig: ClientsRig) -> None:
 
 def test_a_vf_that_is_taken_out_for_a_migration(rig: ClientsRig) -> None:
     """On its source the guest's own claim is noted so; on its destination another is made for it."""
-    with pytest.raises(Refused, match=f"has no VF with MAC {MAC} here that vfmigrate knows of"):
+    with pytest.raises(
+        Refused, match=f"has no VF with MAC {MAC} on this host for which vfmigrate has a claim"
+    ):
         rig.claim(strategy="replug", slot="0000:05:00.0")
     vf = rig.claim(strategy="replug", plug=True)["vf"]
     rig.memory.sysfs.open_groups.add(vf)

@@ -65,7 +65,7 @@ def test_a_guest_that_stayed_is_told_of_once(rig: DeparturesRig) -> None:
     assert rig.looks(30) == []
     (told,) = rig.looks(100)
     assert "VFMIGRATE_EVENT=vf-not-plugged-back\n" in told
-    assert "guest 'web' was to migrate and still runs here, without the VF of MAC 56:6f:1a:2b:00:02" in told
+    assert "guest 'web' did not migrate and runs here without its VF with MAC 56:6f:1a:2b:00:02" in told
     assert rig.looks(100) == []
 
 

@@ -134,7 +134,7 @@ def test_another_physical_function_takes_what_the_first_cannot(make_rig: MakeSlo
 def test_a_guest_with_more_vfs_than_can_migrate_is_refused_at_once(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30)
     with pytest.raises(
-        Refused, match="has 5 VFs of pool 'data', and the cards of this host move 4 at a time"
+        Refused, match="has 5 VFs of pool 'data', and the cards of this host can migrate 4 at a time"
     ):
         rig.come(1, vfs=5)
 

@@ -21,7 +21,7 @@ def test_a_guest_may_leave(vdsm: Vdsm) -> None:
 
 def test_a_guest_that_cannot_leave(vdsm: Vdsm) -> None:
     vf = running(vdsm)
-    with pytest.raises(HookError, match=rf"does not tell of VF {vf} yet.*vfmigrate reconcile"):
+    with pytest.raises(HookError, match=rf"does not contain VF {vf} yet.*vfmigrate reconcile"):
         vdsm.hooks.xml("before_vm_migrate_source", in_domain(on_vf(vf)), VM)
     with pytest.raises(HookError, match="virtual IOMMU"):
         vdsm.hooks.xml(

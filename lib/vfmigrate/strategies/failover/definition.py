@@ -119,8 +119,8 @@ def disable(xml: str, mac: Optional[str] = None) -> str:
     if mac is not None:
         teamed = [each for each in teamed if each.wanted_mac == mac.lower()]
     if not teamed:
-        told = f" for MAC {mac}" if mac is not None else ""
-        raise Refused(f"guest '{guest.name}' has no failover pair{told}", "see vfmigrate failover show")
+        suffix = f" for MAC {mac}" if mac is not None else ""
+        raise Refused(f"guest '{guest.name}' has no failover pair{suffix}", "see vfmigrate failover show")
     if len(teamed) > 1:
         macs = ", ".join(str(each.wanted_mac) for each in teamed)
         raise Refused(f"guest '{guest.name}' has several failover pairs: {macs}", "choose one with --mac")
@@ -169,8 +169,8 @@ def chosen(
     if mac is not None:
         vfs = [each for each in vfs if each.wanted_mac == mac.lower()]
     if not vfs:
-        told = f" with MAC {mac}" if mac is not None else ""
-        raise Refused(f"guest '{guest.name}' has no VF{told}", "see virsh domiflist")
+        suffix = f" with MAC {mac}" if mac is not None else ""
+        raise Refused(f"guest '{guest.name}' has no VF{suffix}", "see virsh domiflist")
     if len(vfs) > 1:
         macs = ", ".join(str(each.wanted_mac or each.address) for each in vfs)
         raise Refused(f"guest '{guest.name}' has several VFs: {macs}", "choose one with --mac")
@@ -183,7 +183,7 @@ def _check_strategy(guest: Domain, vf: VfInterface) -> None:
         raise Refused(
             f"the metadata of guest '{guest.name}' gives the VF with MAC {vf.wanted_mac} "
             f"the strategy '{mark.strategy}'",
-            "a VF crosses in one way only: remove the strategy, or do without a standby",
+            "a VF has one strategy: remove it from the metadata, or do not add a standby",
         )
 
 

@@ -2,9 +2,9 @@
 """Makes a failover pair in a guest that runs: the order of the steps, and the way back when one of them fails.
 
 A guest and QEMU agree on failover when the guest's virtio driver starts (VIRTIO_NET_F_STANDBY), and QEMU ties a VF to
-its standby when the VF is plugged in. So a standby has to be plugged in anew, and a VF that the guest has already to
-be unplugged and plugged in again as the other half. From a guest that has not agreed QEMU keeps that half: this is how
-one that cannot do it is found out, and it gets its VF back as it was.
+its standby when the VF is plugged in. So the standby must be plugged in while the guest runs, and a VF that the guest
+has already must be unplugged and plugged in again as the other half. QEMU keeps
+that half from a guest that has not agreed: such a guest gets its VF back as it was.
 
 Pure: what is done to the guest is behind `Guest`.
 """
@@ -61,18 +61,18 @@ def make(guest: Guest, halves: Halves) -> None:
     try:
         guest.settle()
         if not guest.unplug(halves.vf):
-            raise HostError(f"guest '{guest.name}' has not let go of its VF within {guest.patience:g} s")
+            raise HostError(f"guest '{guest.name}' did not release its VF within {guest.patience:g} s")
         guest.plug(halves.primary)
         if not guest.takes_vf(halves.mac):
             raise HostError(
-                f"guest '{guest.name}' has not taken its VF as half of a pair within {guest.patience:g} s, "
-                "as if its virtio driver did not know failover"
+                f"guest '{guest.name}' did not take its VF as half of a pair within {guest.patience:g} s; "
+                "its virtio driver may not support failover"
             )
     except VfmigrateError as error:
         left = _put_back(guest, halves)
         raise HostError(
             f"{error.problem}; {'; '.join(left) or 'it has its VF as before'}",
-            "without --live the pair is there at the guest's next boot",
+            "to have the pair at the guest's next boot, run the command without --live",
         ) from None
 
 
@@ -85,7 +85,7 @@ def _put_back(guest: Guest, halves: Halves) -> list[str]:
         has = guest.vf(halves.mac)
         if has == "half":
             if not guest.unplug(halves.primary):
-                return ["it keeps the pair until it lets go of the VF or is shut down"]
+                return ["it keeps the pair until it releases the VF or is shut down"]
             has = ""
         if not has:
             guest.plug(halves.vf)
@@ -95,7 +95,7 @@ def _put_back(guest: Guest, halves: Halves) -> list[str]:
     try:
         guest.restore_marks()
         if not guest.unplug(halves.standby):
-            left.append("it has its VF as before, and the standby until it lets go of it or is shut down")
+            left.append("it has its VF as before, and the standby until it releases it or is shut down")
     except VfmigrateError as error:
-        left.append(f"it has its VF as before, and the standby still: {error.problem}")
+        left.append(f"it has its VF as before, and still has the standby: {error.problem}")
     return left

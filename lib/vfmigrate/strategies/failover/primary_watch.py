@@ -2,7 +2,7 @@
 """Follows which guests have the VF of their failover pair, and which are on their standby.
 
 QEMU unplugs the VF when a migration sets up and plugs it in again after it, and after one that failed; no event of
-libvirt tells of either, and QEMU keeps a VF open that it has unplugged. What tells is the VF itself: the guest's driver
+libvirt announces either, and QEMU keeps a VF open that it has unplugged. The VF itself shows it: the guest's driver
 switches bus mastering on when it takes it, and off when it lets go. Meanwhile the standby and the VF have one MAC, so
 the VF's port may be in the bridge only while the guest uses it, or frames for the standby would go there.
 
@@ -25,11 +25,11 @@ from vfmigrate.errors import VfmigrateError
 _PERIOD = 0.1
 #: seconds between two looks for the first failover pair
 _IDLE_PERIOD = 1.0
-#: seconds that a guest has after a migration for taking its VF before something is done about it
+#: seconds after a migration until the VF is plugged in again that the guest does not use
 _PATIENCE = 60.0
 #: seconds until a change that could not be followed is tried again
 _PAUSE = 3.0
-#: plugging the VF in again is tried so often, each time after twice as long
+#: how often plugging the VF in again is tried, each time after twice as long
 ATTEMPTS = 5
 
 
@@ -79,7 +79,7 @@ class PrimaryWatch:
         self._stop.set()
 
     def expect(self, domain: str) -> None:
-        """A guest runs on after a migration, here or still here: it must take its VF soon."""
+        """A guest runs here after a migration, or after one that failed: its driver must use its VF soon."""
         with self._lock:
             self._expected.add(domain)
 
@@ -87,7 +87,7 @@ class PrimaryWatch:
         while not self._stop.wait(_PERIOD if self._looks else _IDLE_PERIOD):
             try:
                 self.look()
-            except Exception as error:  # noqa: BLE001 - told; the next look must still be taken
+            except Exception as error:  # noqa: BLE001 - logged; the next look must still be taken
                 self._log.bug(error)
 
     def look(self) -> None:
@@ -123,7 +123,7 @@ class PrimaryWatch:
             look.again = now + _PAUSE
             self._converger.converge(claim.vf)
             if driven or look.driven is not None:
-                self._tell(claim, driven)
+                self._log_change(claim, driven)
             look.driven, look.again = driven, 0.0
         if late:
             look.due = now + _PATIENCE
@@ -132,7 +132,7 @@ class PrimaryWatch:
         elif look.due is not None and now >= look.due:
             self._try_again(claim, look, now)
 
-    def _tell(self, claim: Claim, driven: bool) -> None:
+    def _log_change(self, claim: Claim, driven: bool) -> None:
         what = "has its VF" if driven else "is on its standby"
         self._log.event(
             "vf-joined" if driven else "vf-left",
@@ -148,16 +148,16 @@ class PrimaryWatch:
         look.attempts += 1
         if look.attempts > ATTEMPTS:
             look.due = None
-            told, level = (
+            text, level = (
                 f"stays on its standby after {ATTEMPTS} attempts to plug {claim.vf} in",
                 journal.ERROR,
             )
         else:
             look.due = now + _PATIENCE * 2**look.attempts
-            told, level = f"has not taken {claim.vf}: plugging it in again", journal.WARNING
+            text, level = f"does not use {claim.vf}: plugging it in again", journal.WARNING
         self._log.event(
             "replug",
-            f"guest '{claim.domain_name}' {told}",
+            f"guest '{claim.domain_name}' {text}",
             level=level,
             domain=claim.domain_name,
             uuid=claim.domain,

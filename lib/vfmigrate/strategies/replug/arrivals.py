@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Plugs VFs into guests that were migrated without: the one promised here, as soon as the guest runs here.
+"""Plug VFs into guests that migrated without them (strategy replug).
 
-A claim with a `slot` is of a VF that was taken out of its guest for a migration (strategy replug). On the destination
-it is plugged in when the guest has arrived. On the source the command that took it out puts it back when the migration
-fails; when that command has died, this does. What fails is tried again, each time after twice as long, and not for
-ever: a guest that has arrived is never sent back, and lives on its bond's other port meanwhile.
+A claim with a `slot` is of a VF that was unplugged for a migration. On the destination it is plugged in when the guest
+has arrived. On the source the command that unplugged it plugs it in again when the migration fails; this does when that
+command has died. A failed attempt is repeated a few times, each time after twice as long. A guest that has arrived is
+never sent back: it uses the other port of its bond meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: seconds until a VF that could not be plugged in is tried again; each time after twice as long
 PAUSE = 5.0
-#: plugging it in is tried so often
+#: how often plugging it in is tried
 ATTEMPTS = 6
 #: seconds that the command which took a VF out has for migrating the guest or putting the VF back
 PATIENCE = 120.0
@@ -47,7 +47,7 @@ def device(claim: Claim) -> str:
 
 @dataclass
 class _Try:
-    """How it stands with one claim."""
+    """The attempts for one claim."""
 
     attempts: int = 0
     #: not before this moment, in seconds of the store's clock
@@ -65,7 +65,7 @@ class Arrivals:
         *,
         on_plugged: Callable[[str], None],
     ) -> None:
-        """`on_plugged` is told of a domain that has its VF; it must return at once."""
+        """`on_plugged` is called with a domain that has its VF; it must return at once."""
         self._store = services.store
         self._converger = services.converger
         self._hypervisor = hypervisor
@@ -80,7 +80,7 @@ class Arrivals:
         threading.Thread(target=self._run, name="arrivals", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stop.set()
         self._wake.set()
 
@@ -89,11 +89,11 @@ class Arrivals:
         self._wake.set()
 
     def try_again(self) -> None:
-        """Begin anew with what was given up, as when an administrator asks for it."""
+        """Try again what was given up, as when an administrator asks for it."""
         self._tries.clear()
         self._wake.set()
 
-    def told(self, claim: Claim) -> Optional[str]:
+    def missing(self, claim: Claim) -> Optional[str]:
         """What keeps a VF from its guest, in words; None where nothing does."""
         current = self._tries.get(claim.id)
         return current.why or None if current is not None and claim.slot is not None else None
@@ -109,7 +109,7 @@ class Arrivals:
                 self.look()
             except VfmigrateError as error:
                 self._log.event("replug-failed", str(error), level=journal.WARNING)
-            except Exception as error:  # noqa: BLE001 - told; the next look must still be taken
+            except Exception as error:  # noqa: BLE001 - logged; the next look must still be taken
                 self._log.bug(error)
 
     def look(self) -> None:
@@ -139,7 +139,7 @@ class Arrivals:
     def _settle(self, claim: Claim) -> None:
         if not self._hypervisor.has_vf(claim.domain, claim.mac or ""):
             self._plug(claim)
-            self._tell("replugged", claim, f"has {claim.vf} plugged in", journal.INFO)
+            self._log_claim("replugged", claim, f"has {claim.vf} plugged in", journal.INFO)
         elif claim.state != PLUGGED and self._store.drop(claim):
             self._converger.converge(claim.vf)  # somebody gave it another, which the next reconcile adopts
         self._store.change(claim, slot=None)
@@ -147,7 +147,7 @@ class Arrivals:
         self._on_plugged(claim.domain)
 
     def _plug(self, claim: Claim) -> None:
-        """The port first, as at every start: the guest's driver shall find its link up."""
+        """The port first, as at every start: the guest's driver must find its link up."""
         taken = self._store.change(claim, state=PLUGGED, expires=None)
         if taken is None:
             return
@@ -168,13 +168,13 @@ class Arrivals:
             rest, level = f"tried again in {pause:.0f} s", journal.WARNING
         else:
             rest, level = (
-                f"given up after {ATTEMPTS} attempts: vfmigrate reconcile tries again",
+                f"given up after {ATTEMPTS} attempts; to try again, run: vfmigrate reconcile",
                 journal.ERROR,
             )
         current.why = f"{error} ({rest})"
-        self._tell("replug", claim, f"is without its VF {claim.vf}: {current.why}", level)
+        self._log_claim("replug", claim, f"is without its VF {claim.vf}: {current.why}", level)
 
-    def _tell(self, event: str, claim: Claim, text: str, level: int) -> None:
+    def _log_claim(self, event: str, claim: Claim, text: str, level: int) -> None:
         self._log.event(
             event,
             f"guest '{claim.domain_name}' {text}",

@@ -95,7 +95,7 @@ THREE = [replace(ELSEWHERE, function=function) for function in (2, 3, 4)]
 
 def test_no_more_move_at_once_than_its_cards_can(rig: Rig) -> None:
     with pytest.raises(
-        Refused, match="has 3 VFs of pool 'data', and the cards of this host move 2 at a time"
+        Refused, match="has 3 VFs of pool 'data', and the cards of this host can migrate 2 at a time"
     ):
         rig.call("migrate", guest(1, *THREE))
 

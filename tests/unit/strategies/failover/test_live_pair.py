@@ -82,10 +82,13 @@ def test_a_standby_that_cannot_be_plugged_in_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("guest", "told"),
     [
-        (MemoryGuest(knows_failover=False), "did not know failover; it has its VF as before; without --live"),
+        (
+            MemoryGuest(knows_failover=False),
+            "may not support failover; it has its VF as before; to have the pair",
+        ),
         (MemoryGuest("plug its half"), "plug its half failed; it has its VF as before"),
         (MemoryGuest("unplug the VF"), "unplug the VF failed; it has its VF as before"),
-        (MemoryGuest(slow=("the VF",)), "has not let go of its VF within 30 s; it has its VF as before"),
+        (MemoryGuest(slow=("the VF",)), "did not release its VF within 30 s; it has its VF as before"),
     ],
     ids=["no failover", "refused", "busy", "slow"],
 )
@@ -100,7 +103,7 @@ def test_the_guest_gets_its_vf_back_as_before(guest: MemoryGuest, told: str) -> 
     [
         (
             MemoryGuest(slow=("the VF", "the standby")),
-            "its VF as before, and the standby until it lets go",
+            "its VF as before, and the standby until it releases",
             [HALVES.vf, HALVES.standby],
         ),
         (
@@ -110,7 +113,7 @@ def test_the_guest_gets_its_vf_back_as_before(guest: MemoryGuest, told: str) -> 
         ),
         (
             MemoryGuest(knows_failover=False, slow=("its half",)),
-            "it keeps the pair until it lets go of the VF",
+            "it keeps the pair until it releases the VF",
             [HALVES.standby, HALVES.primary],
         ),
     ],

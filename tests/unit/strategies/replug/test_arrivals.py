@@ -137,9 +137,9 @@ def test_what_fails_is_tried_again_ever_later(rig: ArrivalsRig) -> None:
 def test_a_guest_without_its_vf_is_told_of(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, ATTEMPTS
-    assert rig.arrivals.told(claim) is None
+    assert rig.arrivals.missing(claim) is None
     rig.arrivals.look()
-    assert rig.arrivals.told(claim) == "libvirt: plugging a VF in: no room (tried again in 5 s)"
+    assert rig.arrivals.missing(claim) == "libvirt: plugging a VF in: no room (tried again in 5 s)"
     assert rig.only().state == RESERVED
     assert rig.memory.ovs.ports == {}
 
@@ -151,12 +151,12 @@ def test_it_is_given_up_until_somebody_asks(rig: ArrivalsRig) -> None:
         rig.arrivals.look()
         rig.now += 1
     assert len(rig.libvirt.plugged) == ATTEMPTS
-    assert "given up" in (rig.arrivals.told(claim) or "")
+    assert "given up" in (rig.arrivals.missing(claim) or "")
     rig.libvirt.failures = 0
     rig.arrivals.try_again()
     rig.arrivals.look()
     assert rig.only().state == PLUGGED
-    assert rig.arrivals.told(rig.only()) is None
+    assert rig.arrivals.missing(rig.only()) is None
 
 
 def test_on_the_source_the_command_comes_first(rig: ArrivalsRig) -> None:
