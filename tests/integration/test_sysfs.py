@@ -66,7 +66,7 @@ def test_more_vfs_than_there_can_be(sysfs: Sysfs) -> None:
 
 def test_a_pf_without_driver_gets_no_vfs(sysfs: Sysfs) -> None:
     sysfs.unbind(PF)
-    with pytest.raises(HostError, match="bound to no driver"):
+    with pytest.raises(HostError, match="has no driver, so it can have no VFs"):
         sysfs.set_numvfs(PF, 1)
 
 
