@@ -128,5 +128,4 @@ class Converger:
         """Whether the host itself uses a VF of a pool: bound to a network driver, with an interface that is up."""
         if state.driver is None or state.vfio:
             return False
-        netdevs = (self._host.links.find(name) for name in self._host.sysfs.netdevs(state.vf))
-        return any(netdev is not None and netdev.up for netdev in netdevs)
+        return self._host.netdev_up(state.vf) is not None

@@ -79,10 +79,9 @@ def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]
         elif state.vf in processes:
             users[state.vf] = f"held by {host.sysfs.user_of(processes[state.vf])}"
         elif state.driver is not None and not state.vfio:
-            links = (host.links.find(name) for name in host.sysfs.netdevs(state.vf))
-            up = [link.name for link in links if link is not None and link.up]
-            if up:
-                users[state.vf] = f"in use by this host as {up[0]}"
+            netdev = host.netdev_up(state.vf)
+            if netdev is not None:
+                users[state.vf] = f"in use by this host as {netdev}"
     return users
 
 

@@ -102,8 +102,5 @@ class Selection:
             return "in use through VFIO by a process that vfmigrate does not know"
         if pool.free_vfs == "host":
             return None  # in such a pool the host's driver has every free VF, and its interface may be up
-        for name in self._host.sysfs.netdevs(vf):
-            link = self._host.links.find(name)
-            if link is not None and link.up:
-                return f"in use by this host as {name}"
-        return None
+        netdev = self._host.netdev_up(vf)
+        return f"in use by this host as {netdev}" if netdev is not None else None
