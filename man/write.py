@@ -19,7 +19,8 @@ from typing import Callable
 from vfmigrate import errors
 from vfmigrate.cli import main as cli
 from vfmigrate.config import setting
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.daemon import options as daemon_options
 from vfmigrate.version import VERSION
 from vfmigrate_guest import cli as guest

@@ -27,7 +27,8 @@ from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import Hardware, Netdev
 from tests.integration.ovs_server import OvsServer
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.services import HostServices

@@ -14,7 +14,8 @@ from typing import Callable, Optional, TypeVar
 from tests.fakes.doors import MemoryHost
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.hook_handler import HookHandler

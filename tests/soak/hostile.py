@@ -19,7 +19,8 @@ from tests.fakes.rig import Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config import configuration as configuration_file
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.errors import InputError, VfmigrateError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rpc import protocol

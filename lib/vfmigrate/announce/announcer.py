@@ -15,7 +15,8 @@ from vfmigrate import journal
 from vfmigrate.announce.method import BridgePort, Method, method_for
 from vfmigrate.announce.rarp import ROUNDS
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import UNTAGGED, Config
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import UNTAGGED
 from vfmigrate.converge.observe import Host
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.journal import Journal

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.converge.plan import Wanted, steps, taken_back, wanted

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
-from vfmigrate.config.configuration import Pool
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.errors import HostError
 from vfmigrate.ovs.openvswitch import PortSettings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import Claim
-from vfmigrate.config.configuration import Pool
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import VfmigrateError

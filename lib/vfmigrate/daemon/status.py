@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, Claim
-from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
+from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.plan import steps, wanted
 from vfmigrate.converge.services import HostServices

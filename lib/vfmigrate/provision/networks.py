@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable
 
 from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.plan import Step
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Unreachable

@@ -17,7 +17,7 @@ from typing import Callable, Optional
 from vfmigrate.cards.vendor import Vendor
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.configuration import Pool
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge import plan
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.converge.plan import Step

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 from vfmigrate import journal
 from vfmigrate.cards.vendor import CardState
-from vfmigrate.config.configuration import NONE, UPLINK_OF_PF, Pool
+from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.plan import Step
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import HostError, Refused, Unreachable, UsageError, VfmigrateError

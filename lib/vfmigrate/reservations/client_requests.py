@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
-from vfmigrate.config.configuration import Pool
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.services import HostServices
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError, Refused, VfmigrateError

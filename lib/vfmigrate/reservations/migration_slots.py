@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Callable, Optional, TypeVar
 
 from vfmigrate.claims.claim_store import Claim, ClaimStore
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import Host
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.errors import Refused

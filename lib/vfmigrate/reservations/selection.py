@@ -11,7 +11,7 @@ from typing import Optional
 
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.configuration import Pool
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import Host
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from vfmigrate.config.configuration import TAKE, Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import TAKE, Pool
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused

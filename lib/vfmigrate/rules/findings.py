@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
-from vfmigrate.config.configuration import UPLINK_OF_PF, Pool
+from vfmigrate.config.pool import UPLINK_OF_PF, Pool
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.vfio import GENERIC_DRIVER
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfmigrate.config import configuration
+from vfmigrate.config.pool import UPLINK_OF_PF
 from vfmigrate.errors import ConfigError
 from vfmigrate.model.pci import PciAddress
 
@@ -67,7 +68,7 @@ def test_what_provisioning_is_told(tmp_path: Path) -> None:
 
 def test_the_defaults_of_provisioning(tmp_path: Path) -> None:
     pool = configuration.load(write(tmp_path, POOL)).pools["data"]
-    assert (pool.vfs, pool.msix, pool.uplink) == (None, None, configuration.UPLINK_OF_PF)
+    assert (pool.vfs, pool.msix, pool.uplink) == (None, None, UPLINK_OF_PF)
     assert (pool.libvirt_network, pool.firmware_min, pool.max_migrating) == ("vfmigrate-data", None, None)
     assert (pool.restart_openvswitch, pool.representor_names) == (False, "kernel")
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.plan import Wanted, WantedPort, steps, wanted
 from vfmigrate.errors import HostError, Refused

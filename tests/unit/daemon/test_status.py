@@ -16,7 +16,8 @@ from tests.fakes.rig import PF
 from tests.unit.provision.test_provisioner import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PREPARED
 from vfmigrate.cli import tables
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.status import Status

@@ -14,7 +14,8 @@ import pytest
 from tests.fakes.hardware import Hardware
 from tests.unit.provision.test_provisioner import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.inventory import Inventory

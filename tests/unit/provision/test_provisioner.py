@@ -18,7 +18,8 @@ from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Refused, UsageError
 from vfmigrate.host.udev import Udev

@@ -17,7 +17,8 @@ from tests.fakes.hardware import Hardware
 from tests.fakes.rig import Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.links import Link, Traffic
 from vfmigrate.model.pci import PciAddress

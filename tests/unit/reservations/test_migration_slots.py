@@ -16,7 +16,8 @@ from tests.fakes.card import Card
 from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.rig import PF, Rig
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.domain import domain_xml

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.config.setting import ALL_VLANS
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.metadata import Mark

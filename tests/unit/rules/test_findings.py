@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vfmigrate.config.configuration import Pool
+from vfmigrate.config.pool import Pool
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import findings
 from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfObservation, Remedies

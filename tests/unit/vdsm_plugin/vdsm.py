@@ -13,7 +13,8 @@ from tests.fakes.rig import Rig
 from tests.fakes.vdsm_hooks import VdsmHooks
 from tests.testbed import vdsm_package
 from vfmigrate.claims import claim_store
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.server import Server, listening_socket

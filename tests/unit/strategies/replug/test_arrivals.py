@@ -12,7 +12,8 @@ from lxml import etree
 
 from tests.fakes.rig import Rig
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
-from vfmigrate.config.configuration import Config, Pool
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
