@@ -91,7 +91,7 @@ def measure() -> float:
     import ovs._json  # noqa: F401, PLC0415 - python-ovs falls back to Python without an error if it is missing
 
     with status() as ready:
-        told = ready.tell()
+        told = ready.collect()
         (pool,) = told["pools"]
         if len(pool["pfs"][0]["vfs"]) != VFS or len(told["claims"]) != VFS:
             raise RuntimeError("the status does not tell of all VFs")

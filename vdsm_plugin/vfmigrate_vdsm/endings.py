@@ -38,7 +38,7 @@ def _tell_of_other_addresses(domain: ET.Element) -> None:
     """Say why a guest could not come here whose VF has an address that this host does not have.
 
     vdsm looks the source's address up among this host's devices before it runs any hook, and fails. This is the first
-    hook after that: with what vdsm was handed, when the source tells it to give the guest up.
+    hook after that: with what vdsm was handed, when the source has it give the guest up.
     """
     by_mac = {mark.mac: mark for mark in marks.read(domain) if mark.strategy == properties.VFIO}
     for interface in vnic.interfaces(domain):

@@ -127,8 +127,8 @@ class Vendor:
         yield from self.firmware(card)
         settings = list(self.settings(card.pf)) if ask_tool else []
         yield from settings
-        told = any(finding.severity == ERROR for finding in settings)
-        if card.lacks_flag and self.needs_flag and not told:
+        reported = any(finding.severity == ERROR for finding in settings)
+        if card.lacks_flag and self.needs_flag and not reported:
             yield self.cannot_migrate(str(card.pf))
 
     def remedies(self, pf: PciAddress, vfs: Optional[int]) -> Remedies:

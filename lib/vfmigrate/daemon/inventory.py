@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Gathers the facts of this host for those who judge whether a guest can come or go (facts.py).
 
-Reads only, with a bounded number of questions to each door however many VFs there are. What a door does not tell is
-said as such and keeps nothing else from being told. Asks libvirt whether guests are migrating, so it is never used for
+Reads only, with a bounded number of questions to each door however many VFs there are. What a door cannot answer is
+reported as such, and the rest is answered. Asks libvirt whether guests are migrating, so it is never used for
 a hook.
 """
 
@@ -37,7 +37,7 @@ _LONGEST_NAME = 4096
 
 
 class Inventory:
-    """Tells the facts of a host. `migrating` tells whether libvirt is at work on a guest, by its UUID."""
+    """Collects the facts of a host. `migrating` says by its UUID whether libvirt is migrating a guest."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Inventory:
 
     def answer(self, request: Request) -> dict[str, Any]:
         """Answer the request `facts`. Raises UsageError."""
-        return self.tell(_names(request, "bridges"), _names(request, "files")).plain()
+        return self.collect(_names(request, "bridges"), _names(request, "files")).plain()
 
-    def tell(self, bridges: Sequence[str] = (), files: Sequence[str] = ()) -> HostFacts:
+    def collect(self, bridges: Sequence[str] = (), files: Sequence[str] = ()) -> HostFacts:
         """The facts as they are now, and whether there are these bridges and files."""
         moving = self._moving()
         now = time.time()
@@ -80,7 +80,7 @@ class Inventory:
         try:
             return tuple(self._local_files.bridges(names))
         except VfmigrateError:
-            return ()  # what is wrong with the switch is told as such
+            return ()  # what is wrong with the switch is reported as such
 
     def _moving(self) -> frozenset[PciAddress]:
         """The VFs whose guests are on the way here, or away from here."""

@@ -94,7 +94,7 @@ class Daemon:
         )
 
         def replug(claim: Claim) -> None:
-            # The guest may take long to let go, and all other work must not wait for it.
+            # The guest may take long to release the VF, and all other work must not wait for it.
             self.event_loop.apart(lambda: domain_sync.plug_again(claim), "plug-again")
 
         self.primaries = PrimaryWatch(services, self.announcer, replug=replug)
@@ -180,10 +180,10 @@ class Daemon:
                 return self._do(request)
         except VfmigrateError:
             raise
-        except Exception as error:  # noqa: BLE001 - told below
+        except Exception as error:  # noqa: BLE001 - reported below
             # Whatever nobody foresaw must reach the administrator as a line, not as silence.
-            told = self.log.bug(error)
-            raise VfmigrateError(told, "report it with the output of journalctl -t vfmigrated") from None
+            message = self.log.bug(error)
+            raise VfmigrateError(message, "report it with the output of journalctl -t vfmigrated") from None
 
     def _do(self, request: protocol.Request) -> dict[str, Any]:
         if request.name == "hook":
@@ -206,7 +206,7 @@ class Daemon:
 
     def _tell(self, request: protocol.Request) -> dict[str, Any]:
         if request.name == "status":
-            return self.status.tell()
+            return self.status.collect()
         if request.name == "facts":
             return self.inventory.answer(request)
         return {"version": VERSION}

@@ -2,7 +2,7 @@
 """What `status` and `facts` both look at: the switch, and each pool with its bridge, its PFs and their VFs.
 
 Both answers are rendered from these values. Reads only, with a bounded number of questions to each door however many
-VFs there are; what a door does not tell is said as such and keeps nothing else from being told.
+VFs there are; what a door cannot answer is reported as such, and the rest is answered.
 """
 
 from __future__ import annotations

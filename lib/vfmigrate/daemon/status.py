@@ -98,14 +98,14 @@ class Status:
         *,
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
     ) -> None:
-        """`missing` tells what keeps a VF from its guest, if anything does."""
+        """`missing` says what keeps a VF from its guest, if anything does."""
         self._host = services.host
         self._store = services.store
         self._observer = observer
         self._slots = slots
         self._missing = missing
 
-    def tell(self) -> dict[str, Any]:
+    def collect(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
         switch = self._observer.switch()
         pools = [self._pool(observed, switch).plain() for observed in self._observer.pools()]

@@ -167,7 +167,7 @@ def _refuse_if_used(pool: Pool, state: PfState, count: int) -> None:
 
 
 def _unbind_steps(state: PfState) -> list[Step]:
-    """Drivers of the host must let go of VFs before the eswitch changes under them."""
+    """The host's drivers must release the VFs before the eswitch changes under them."""
     return [_unbind(vf) for vf in state.vfs if vf.driver is not None]
 
 

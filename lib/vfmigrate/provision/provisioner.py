@@ -118,7 +118,7 @@ class Provisioner:
         *,
         ask_tool: bool = False,
     ) -> list[Finding]:
-        """All that stands against a pool now.
+        """All problems of a pool now.
 
         `states` are PFs that have been looked at already. `ask_tool` also asks the tool of the card's vendor, which
         is slow.
@@ -229,10 +229,10 @@ class Provisioner:
         ovs, todo = self._host.ovs, []
         missing = differing(ovs.settings(), OFFLOAD)
         if missing:
-            told = " ".join(f"{key}={value}" for key, value in sorted(missing.items()))
+            settings = " ".join(f"{key}={value}" for key, value in sorted(missing.items()))
             todo.append(
                 Step(
-                    f"set other_config {told} of Open vSwitch",
+                    f"set other_config {settings} of Open vSwitch",
                     lambda _: self._offload.configure(ovs, missing),
                 )
             )
@@ -248,12 +248,12 @@ class Provisioner:
             return []
         how = f"systemctl restart {self._offload.unit}"
         if not pool.restart_openvswitch:
-            told = f"hardware offload has no effect before Open vSwitch is restarted: {how}"
+            warning = f"hardware offload has no effect before Open vSwitch is restarted: {how}"
         elif self._store.all():
-            told = "Open vSwitch must be restarted for hardware offload, and is not while guests have VFs"
+            warning = "Open vSwitch must be restarted for hardware offload, and is not while guests have VFs"
         else:
             return [Step("restart Open vSwitch for hardware offload", lambda _: self._offload.restart())]
-        _warn(outcome, [told])
+        _warn(outcome, [warning])
         return []
 
     def _uplinks(self, pool: Pool) -> list[Link]:

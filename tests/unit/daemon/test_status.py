@@ -41,7 +41,7 @@ def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
     check = rig.provisioner(pool).check
     moves = MigrationSlots(config, rig.memory.host, rig.store)
     services = replace(rig.services, config=config)
-    told = Status(services, Observer(services, rig.offload, check), moves).tell()
+    told = Status(services, Observer(services, rig.offload, check), moves).collect()
     return dict(json.loads(json.dumps(told)))
 
 

@@ -40,7 +40,7 @@ class Guest(Protocol):
         """Plug a device in."""
 
     def unplug(self, device: str) -> bool:
-        """Ask the guest to let go of a device; False when it has not in time."""
+        """Ask the guest to release a device; False when it has not done so in time."""
 
     def settle(self) -> None:
         """Give the guest time to start its driver for a device that has just come."""

@@ -26,7 +26,7 @@ class GuestAndHosts(Protocol):
         """Give the promised VF back."""
 
     def unplug(self, mac: str) -> None:
-        """Take the VF out of the guest on the source; returns when the guest has let go. Raises when it has not."""
+        """Take the VF out of the guest on the source; returns when the guest has released it. Raises when it has not."""
 
     def has_vf(self, mac: str) -> bool:
         """Whether the guest on the source has its VF."""
@@ -102,7 +102,7 @@ class Replug:
             self._give_back(mac)
 
     def _plug_back(self, mac: str) -> None:
-        """Also a guest that was too slow to let go in time may have done so since."""
+        """A guest that was too slow to release its VF in time may have done so since."""
         try:
             if not self._hosts.has_vf(mac):
                 self._hosts.plug_back(mac)
