@@ -95,7 +95,7 @@ def measure() -> float:
         (pool,) = told["pools"]
         if len(pool["pfs"][0]["vfs"]) != VFS or len(told["claims"]) != VFS:
             raise RuntimeError("the status does not tell of all VFs")
-        return medians({"status": Turn(ready.tell)}, ROUNDS)["status"] * 1000
+        return medians({"status": Turn(ready.collect)}, ROUNDS)["status"] * 1000
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 
 QEMU unplugs the VF when a migration sets up and plugs it in again after it, and after one that failed; no event of
 libvirt announces either, and QEMU keeps a VF open that it has unplugged. The VF itself shows it: the guest's driver
-switches bus mastering on when it takes it, and off when it releases it. Meanwhile the standby and the VF have one MAC, so
+switches bus mastering on when it takes it, and off when it releases it. Standby and VF have one MAC, so meanwhile
 the VF's port may be in the bridge only while the guest uses it, or frames for the standby would go there.
 
 Looking is one read of sysfs for each such VF.

@@ -26,7 +26,7 @@ class GuestAndHosts(Protocol):
         """Give the promised VF back."""
 
     def unplug(self, mac: str) -> None:
-        """Take the VF out of the guest on the source; returns when the guest has released it. Raises when it has not."""
+        """Take the VF out of the guest on the source; returns when the guest released it, else raises."""
 
     def has_vf(self, mac: str) -> bool:
         """Whether the guest on the source has its VF."""
