@@ -18,7 +18,9 @@ import struct
 import sys
 import threading
 from pathlib import Path
-from typing import Union
+from typing import Callable, Union
+
+from vfmigrate.errors import VfmigrateError
 
 SOCKET = Path("/run/systemd/journal/socket")
 IDENTIFIER = "vfmigrated"
@@ -125,6 +127,18 @@ class Journal:
             raise BlockingIOError from None
         except OSError:
             return False
+
+    def attempt(self, name: str, work: Callable[[], object]) -> None:
+        """Do one piece of a thread's work and log its failure, so that the thread goes on with the next.
+
+        An error of ours is logged as the event `name`, any other as a bug.
+        """
+        try:
+            work()
+        except VfmigrateError as error:
+            self.event(name, str(error), level=WARNING)
+        except Exception as error:  # noqa: BLE001 - logged as a bug
+            self.bug(error)
 
     def bug(self, error: BaseException) -> str:
         """Log an unexpected exception with its place in the code; returns the message.

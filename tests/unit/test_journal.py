@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vfmigrate.errors import HostError
 from vfmigrate.journal import Journal, encode
 
 
@@ -106,4 +107,26 @@ def test_a_bug_is_logged_with_its_place_but_without_its_text(
     told = log.bug(error.value)
     assert "ValueError at test_journal.py:" in told
     assert "planted" not in told + capsys.readouterr().err
+    log.close()
+
+
+def test_work_that_fails_is_logged_and_the_next_is_done(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise HostError("VF 0000:e1:00.2 does not exist")
+
+    def fail() -> None:
+        raise RuntimeError("planted-5a0e")
+
+    log = Journal(path)
+    done: list[str] = []
+    log.attempt("look-failed", refuse)
+    log.attempt("look-failed", fail)
+    log.attempt("look-failed", lambda: done.append("third"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "<4>look-failed: VF 0000:e1:00.2 does not exist"
+    assert "RuntimeError at test_journal.py:" in lines[1]
+    assert "planted" not in lines[1]
+    assert done == ["third"]
     log.close()

@@ -84,15 +84,19 @@ class Announcer:
         """
         claims = self._announced(domain)
         if claims:
-            threading.Thread(target=self._rounds, args=(claims,), name="announce", daemon=True).start()
+            self._start(claims, ROUNDS)
+
+    def _start(self, claims: list[Claim], rounds: Sequence[float]) -> None:
+        def work() -> None:
+            self._log.attempt("announce-failed", lambda: self._rounds(claims, rounds))
+
+        threading.Thread(target=work, name="announce", daemon=True).start()
 
     def announce_vf(self, claim: Claim) -> None:
         """Start announcing the MAC of a VF that its guest has just taken, from where it is now; returns at once."""
         pool = self._config.pools.get(claim.pool)
         if claim.mac is not None and pool is not None and pool.announce:
-            threading.Thread(
-                target=self._rounds, args=([claim], JOIN_ROUNDS), name="announce", daemon=True
-            ).start()
+            self._start([claim], JOIN_ROUNDS)
 
     def _announced(self, domain: str) -> list[Claim]:
         claims = []
@@ -113,7 +117,7 @@ class Announcer:
         enters = BridgePort(port.bridge, port.ofport)
         return _Exit(enters, method_for(self._host, enters))
 
-    def _rounds(self, claims: list[Claim], rounds: Sequence[float] = ROUNDS) -> None:
+    def _rounds(self, claims: list[Claim], rounds: Sequence[float]) -> None:
         exits = {}
         for claim in claims:
             try:

@@ -15,8 +15,6 @@ import time
 from contextlib import AbstractContextManager
 from typing import Callable, Optional
 
-from vfmigrate import journal
-from vfmigrate.errors import VfmigrateError
 from vfmigrate.journal import Journal
 
 #: one piece of work
@@ -76,12 +74,7 @@ class EventLoop:
 
     def do(self, work: Work) -> None:
         """Do a piece of work now. What fails is logged: the next must still be done."""
-        try:
-            work()
-        except VfmigrateError as error:
-            self._log.event("event-loop-failed", str(error), level=journal.WARNING)
-        except Exception as error:  # noqa: BLE001 - logged as a bug
-            self._log.bug(error)
+        self._log.attempt("event-loop-failed", work)
 
     def _run(self) -> None:
         # A deadline, and no pause without work: events that follow each other closely must not put it off for ever.

@@ -8,6 +8,7 @@ since that calls libvirt; the event thread only queues them.
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -86,12 +87,7 @@ class RemoteServer:
             work = self._waiting.get()
             if work is None:
                 return
-            try:
-                self.process(*work)
-            except VfmigrateError as error:
-                self._log.event("remote-request-failed", str(error), level=journal.WARNING)
-            except Exception as error:  # noqa: BLE001 - logged; the next request must still be answered
-                self._log.bug(error)
+            self._log.attempt("remote-request-failed", functools.partial(self.process, *work))
 
     def process(self, network: str, name: str) -> None:
         """Answer one request, unless its client has removed it."""

@@ -85,10 +85,7 @@ class PrimaryWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(_PERIOD if self._looks else _IDLE_PERIOD):
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001 - logged; the next look must still be taken
-                self._log.bug(error)
+            self._log.attempt("primary-watch-failed", self.look)
 
     def look(self) -> None:
         """Look at every failover pair once, and act on what changed."""

@@ -105,12 +105,7 @@ class Arrivals:
             self._wake.clear()
             if self._stop.is_set():
                 return
-            try:
-                self.look()
-            except VfmigrateError as error:
-                self._log.event("replug-failed", str(error), level=journal.WARNING)
-            except Exception as error:  # noqa: BLE001 - logged; the next look must still be taken
-                self._log.bug(error)
+            self._log.attempt("replug-failed", self.look)
 
     def look(self) -> None:
         """Plug in what is missing and due. Raises HostError or Unreachable when libvirt does not answer."""
