@@ -35,7 +35,7 @@ def test_no_database_on_the_destination(journey: Journey) -> None:
     b.host.start_database()
     assert outcome.status != 0
     assert "ovsdb-server at unix:" in outcome.error
-    assert "systemctl status" in outcome.error
+    assert "run: systemctl start openvswitch" in outcome.error
     assert len(outcome.error.splitlines()) == 1
     assert b.hooks.operations() == ["migrate begin -"]
     journey.stays()
@@ -51,7 +51,7 @@ def test_the_database_dies_before_the_port_is_plugged(journey: Journey) -> None:
     outcome = migration.finish()
     b.host.start_database()
     assert outcome.status != 0
-    assert "ovsdb-server at unix:" in outcome.error
+    assert "ovsdb-server" in outcome.error
     journey.stays()
 
 

@@ -35,7 +35,7 @@ def run(lab: Lab, record: Record) -> None:
 def refused(lab: Lab, record: Record, before: facts.Facts) -> None:
     """Try with no database, and with a database but no switch daemon."""
     for service, word, stop in (
-        (DATABASE, "Open vSwitch", f"systemctl stop {DATABASE}"),
+        (DATABASE, "ovsdb-server", f"systemctl stop {DATABASE}"),
         # systemd would stop the database with it
         (SWITCH, "ovs-vswitchd", "ovs-appctl --target=ovs-vswitchd exit"),
     ):
