@@ -31,7 +31,7 @@ from vfmigrate.rules import compatibility
 REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
 #: operations that say that a guest's QEMU has ended
 ENDING = frozenset({"stopped", "release"})
-# Longer than the hook waits (hooks/qemu): an event that is younger was not overtaken by another.
+# Less than the hook waits (GRACE in hooks/qemu): as long as it waits, libvirt has begun nothing else with the guest.
 _LATE_SECONDS = 1.0
 
 

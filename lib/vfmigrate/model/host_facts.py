@@ -133,7 +133,7 @@ class BridgeFacts:
     """A bridge that the request named."""
 
     name: str
-    #: `openvswitch`, `linux`, or None when there is none of this name
+    #: `openvswitch`, `linux`, or None when no bridge has this name
     kind: Optional[str] = None
 
 

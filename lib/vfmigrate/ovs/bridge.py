@@ -46,7 +46,7 @@ def configuration(present: Mapping[str, str], wanted: Mapping[str, str]) -> Iter
 
 
 def creation(name: str, datapath: str) -> Iterator[Operation]:
-    """Make a bridge with its local port, if there is none of this name.
+    """Make a bridge with its local port, if no bridge has this name.
 
     The results: of the guard, then Interface, Port and Bridge.
     """

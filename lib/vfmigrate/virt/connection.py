@@ -165,7 +165,7 @@ class LibvirtConnection:
             )
 
     def runs_network(self, name: str) -> Optional[bool]:
-        """Whether a network runs; None when there is none of this name."""
+        """Whether a network runs; None when no network has this name."""
         with libvirt_call("list of networks"):
             for each in self._connection.listAllNetworks():
                 if each.name() == name:
@@ -184,7 +184,7 @@ class LibvirtConnection:
     def is_openvswitch_network(self, name: str) -> bool:
         """Whether a network plugs its guests into Open vSwitch.
 
-        Raises Refused when there is none of this name, or when it is a network of VFs.
+        Raises Refused when no network has this name, or when it is a network of VFs.
         """
         xml = self._networks().get(name)
         if xml is None:

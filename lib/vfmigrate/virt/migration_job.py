@@ -64,7 +64,7 @@ class MigrationJob:
     def __init__(
         self, source: LibvirtConnection, destination: LibvirtConnection, uri: str, name: str
     ) -> None:
-        """Look the guest up and register for its events. Raises Refused when there is none of this name."""
+        """Look the guest up and register for its events. Raises Refused when no guest has this name."""
         self._ends = {"source": source, "destination": destination}
         self._uri = uri
         self._domain = source.domain(name)

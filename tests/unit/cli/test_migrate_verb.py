@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line of `vfmigrate migrate`, and what is said when something stands against it."""
+"""The command line of `vfmigrate migrate`, and its messages when a check blocks the migration."""
 
 from __future__ import annotations
 

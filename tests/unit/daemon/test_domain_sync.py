@@ -16,7 +16,7 @@ from vfmigrate.domain.metadata import Mark
 
 @pytest.mark.parametrize("look", ["reconcile", "follow"])
 def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(sync_rig: SyncRig, look: str) -> None:
-    """As libvirtd does that comes back from a crash: it tells of the domain, and then makes an end of it."""
+    """As a libvirtd that comes back from a crash: it lists the domain, and then ends it."""
     before = sync_rig.memory.host.survey(PF)
     xml = guest(1, sync_rig.memory.vfs[0])
     uuid = sync_rig.start(xml)
@@ -35,7 +35,7 @@ def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(sync_rig: Syn
     sync_rig.reconciler.reconcile()
     assert [claim.domain for claim in sync_rig.store.all()] == [
         uuid
-    ]  # libvirt says so again: it was started anew
+    ]  # libvirt reports it again: it was started again
 
 
 def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(sync_rig: SyncRig) -> None:

@@ -62,7 +62,7 @@ def test_one_that_names_devices_goes_before_one_for_the_whole_vendor() -> None:
 
 
 def test_only_cards_names_a_vendor() -> None:
-    """Comments and docstrings too: what is true of one vendor's cards only is told where that vendor is."""
+    """Comments and docstrings too: facts of one vendor's cards belong in the module of that vendor."""
     named = [
         f"{file.relative_to(TREE)}:{number}: {line.strip()}"
         for file in sorted(LIBRARY.rglob("*.py"))
