@@ -80,25 +80,24 @@ def _join(options: argparse.Namespace) -> None:
     addressing = _addressing(options, manager, wanted, present["bond"])
     made = bond.profiles(wanted, addressing, manager.version())
     todo = bond.steps(made, present)
-    for part, what in todo.items():
-        print(
-            f"{_PLANNED[what] if options.dry_run else _DONE[what]} profile {made[part]['connection']['id']}"
-        )
     if options.dry_run:
+        for part, what in todo.items():
+            print(f"{_PLANNED[what]} profile {made[part]['connection']['id']}")
         return
-    _apply(manager, wanted, made, todo)
+    apply_profiles(manager, wanted, made, todo)
     print(
         f"{options.name} joins {wanted.vf.name} (VF) and {wanted.standby.name}" if todo else "nothing to do"
     )
 
 
-def _apply(
+def apply_profiles(
     manager: NetworkManager, wanted: Bond, made: Mapping[str, bond.Profile], todo: Mapping[str, str]
 ) -> None:
-    """Apply the profiles and activate them; if that fails, delete those that were added."""
+    """Apply the profiles, print each, and activate them; if that fails, delete those that were added."""
     try:
         for part, what in todo.items():
             (manager.add if what == "add" else manager.change)(made[part])
+            print(f"{_DONE[what]} profile {made[part]['connection']['id']}")
         if todo or not _is_whole(wanted):
             manager.activate(identity(wanted.name, "bond"))
             for part, nic in (("vf", wanted.vf), ("standby", wanted.standby)):
@@ -166,9 +165,9 @@ def _remove(options: argparse.Namespace) -> None:
     there = [part for part in PARTS if manager.profile(identity(options.name, part)) is not None]
     for part in reversed(there):
         name = options.name if part == "bond" else f"{options.name}-{part}"
-        print(f"{_PLANNED['delete'] if options.dry_run else _DONE['delete']} profile {name}")
         if not options.dry_run:
             manager.delete(identity(options.name, part))
+        print(f"{_PLANNED['delete'] if options.dry_run else _DONE['delete']} profile {name}")
     if not there:
         print("nothing to do")
 

@@ -74,7 +74,7 @@ class Converger:
                 step.run(self._host)
             if todo and state.migratable is False and not state.in_use:
                 self.bindings.rebound(vf)  # the flag is set on VFs without a driver only
-            return [step.text for step in todo]
+            return [step.done for step in todo]
 
     def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
         in_pair = claim is not None and claim.traits.port_follows_driver

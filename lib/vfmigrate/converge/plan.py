@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
@@ -77,14 +78,46 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Opt
     )
 
 
+class Verb(Enum):
+    """What a step does, in the imperative and in the past tense."""
+
+    BIND = ("bind", "bound")
+    BRING = ("bring", "brought")
+    CREATE = ("create", "created")
+    DEFINE = ("define", "defined")
+    GIVE = ("give", "gave")
+    PLUG = ("plug", "plugged")
+    PREPARE = ("prepare", "prepared")
+    REMOVE = ("remove", "removed")
+    RESTART = ("restart", "restarted")
+    SET = ("set", "set")
+    START = ("start", "started")
+    TAKE = ("take", "took")
+    UNBIND = ("unbind", "unbound")
+    UNPLUG = ("unplug", "unplugged")
+    WAIT = ("wait", "waited")
+
+
 @dataclass(frozen=True)
 class Step:
     """One change to the host: what it is, in words, and how it is done."""
 
-    text: str
+    verb: Verb
+    #: what the verb is about: the rest of the sentence
+    rest: str
     run: Callable[[Host], object]
     #: changes nothing and is not reported
     silent: bool = False
+
+    @property
+    def text(self) -> str:
+        """The step as it is planned: `create bridge br-data`."""
+        return f"{self.verb.value[0]} {self.rest}"
+
+    @property
+    def done(self) -> str:
+        """The step after it was applied: `created bridge br-data`."""
+        return f"{self.verb.value[1]} {self.rest}"
 
 
 def unbound(state: VfState) -> VfState:
@@ -109,13 +142,16 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
         index = state.port_index
         steps.append(
             Step(
-                f"set migratable of {state.vf}",
+                Verb.SET,
+                f"migratable of {state.vf}",
                 lambda host: host.devlink.set_port_function(state.pf, index, migratable=True),
             )
         )
     driver = want.bind
     if driver is not None and (unbind or state.driver != driver):
-        steps.append(Step(f"bind {state.vf} to {driver}", lambda host: host.sysfs.bind(state.vf, driver)))
+        steps.append(
+            Step(Verb.BIND, f"{state.vf} to {driver}", lambda host: host.sysfs.bind(state.vf, driver))
+        )
     return steps
 
 
@@ -124,14 +160,15 @@ def _host_driver_steps(state: VfState, want: Wanted) -> list[Step]:
         return []  # a VF that is bound to VFIO was detached by somebody who is about to assign it
     return [
         Step(
-            f"bind {state.vf} to the host's driver",
+            Verb.BIND,
+            f"{state.vf} to the host's driver",
             lambda host: host.sysfs.bind(state.vf, host.sysfs.driver(state.pf) or ""),
         )
     ]
 
 
 def _unbind_step(state: VfState) -> Step:
-    return Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
+    return Step(Verb.UNBIND, f"{state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
 
 
 def _function_steps(state: VfState, want: Wanted) -> list[Step]:
@@ -140,7 +177,8 @@ def _function_steps(state: VfState, want: Wanted) -> list[Step]:
     index, mac = state.port_index, want.mac
     return [
         Step(
-            f"set hw_addr of {state.vf} to {mac}",
+            Verb.SET,
+            f"hw_addr of {state.vf} to {mac}",
             lambda host: host.devlink.set_port_function(state.pf, index, hw_addr=mac),
         )
     ]
@@ -151,7 +189,7 @@ def _unplug_steps(state: VfState) -> list[Step]:
     if port is None or port.owner is None:
         return []  # it belongs to an administrator or another controller
     name, owner = port.name, port.owner
-    return [Step(f"unplug {name} from {port.bridge}", lambda host: host.ovs.unplug(name, owner))]
+    return [Step(Verb.UNPLUG, f"{name} from {port.bridge}", lambda host: host.ovs.unplug(name, owner))]
 
 
 def _is_plugged(state: VfState, want: WantedPort) -> bool:
@@ -172,18 +210,19 @@ def _port_steps(state: VfState, want: Wanted) -> list[Step]:
     if port is None:
         steps = _unplug_steps(state)
         if state.link_up and (state.switch_port is None or steps):
-            steps.append(Step(f"take {name} down", lambda host: host.links.set_up(ifindex, False)))
+            steps.append(Step(Verb.TAKE, f"{name} down", lambda host: host.links.set_up(ifindex, False)))
         return steps
     steps = []
     if mtu is not None and state.mtu != mtu:
-        steps.append(Step(f"set MTU of {name} to {mtu}", lambda host: host.links.set_mtu(ifindex, mtu)))
+        steps.append(Step(Verb.SET, f"MTU of {name} to {mtu}", lambda host: host.links.set_mtu(ifindex, mtu)))
     if not state.link_up:
-        steps.append(Step(f"bring {name} up", lambda host: host.links.set_up(ifindex)))
+        steps.append(Step(Verb.BRING, f"{name} up", lambda host: host.links.set_up(ifindex)))
     if not _is_plugged(state, port):
         tag = f" with tag {port.settings.tag}" if port.settings.tag is not None else ""
         steps.append(
             Step(
-                f"plug {name} into {port.bridge}{tag}",
+                Verb.PLUG,
+                f"{name} into {port.bridge}{tag}",
                 lambda host: host.ovs.plug(port.bridge, name, port.owner, port.settings),
             )
         )

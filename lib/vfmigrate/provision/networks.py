@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Callable
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
-from vfmigrate.converge.plan import Step
+from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Unreachable
 from vfmigrate.host.sysfs import Sysfs
@@ -54,7 +54,7 @@ class Networks:
             present = [pf for pf in pool.pfs if self._sysfs.exists(pf)]
             for step in self.steps(pool, [vf for pf in present for vf in self._sysfs.vfs(pf)]):
                 step.run(None)  # type: ignore[arg-type]  # of libvirt, not of the host
-                done.append(step.text)
+                done.append(step.done)
         return done
 
     def unreachable_warning(self, pool: Pool, error: Unreachable) -> str:
@@ -65,20 +65,23 @@ class Networks:
         return any(claim.pool == pool.name for claim in self._store.all())
 
     def _step(self, action: str, name: str, xml: str, count: int) -> Step:
-        steps: dict[str, tuple[str, Callable[[], None]]] = {
+        network = f"libvirt network {name}"
+        steps: dict[str, tuple[Verb, str, Callable[[], None]]] = {
             "define": (
-                f"define libvirt network {name} with {count} VFs",
+                Verb.DEFINE,
+                f"{network} with {count} VFs",
                 lambda: self._hypervisor.define_network(xml),
             ),
-            "start": (f"start libvirt network {name}", lambda: self._hypervisor.start_network(name)),
-            "restart": (f"restart libvirt network {name}", lambda: self._restart(name)),
+            "start": (Verb.START, network, lambda: self._hypervisor.start_network(name)),
+            "restart": (Verb.RESTART, network, lambda: self._restart(name)),
             "autostart": (
-                f"set libvirt network {name} to autostart",
+                Verb.SET,
+                f"{network} to autostart",
                 lambda: self._hypervisor.autostart_network(name),
             ),
         }
-        text, run = steps[action]
-        return Step(text, lambda _host: run())
+        verb, rest, run = steps[action]
+        return Step(verb, rest, lambda _host: run())
 
     def _restart(self, name: str) -> None:
         self._hypervisor.stop_network(name)

@@ -20,7 +20,7 @@ from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge import plan
 from vfmigrate.converge.observe import Host, VfState
-from vfmigrate.converge.plan import Step
+from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress, PciId
@@ -114,25 +114,27 @@ def steps(pool: Pool, state: PfState, udev: Udev) -> list[Step]:
     if state.autoprobe:
         todo.append(
             Step(
-                f"set sriov_drivers_autoprobe of PF {pf} to 0",
+                Verb.SET,
+                f"sriov_drivers_autoprobe of PF {pf} to 0",
                 lambda host: host.sysfs.set_autoprobe(pf, False),
             )
         )
     made = 0 if state.numvfs == count else count
     if made and state.numvfs:
         todo.append(
-            Step(f"remove the {state.numvfs} VFs of PF {pf}", lambda host: host.sysfs.set_numvfs(pf, 0))
+            Step(Verb.REMOVE, f"the {state.numvfs} VFs of PF {pf}", lambda host: host.sysfs.set_numvfs(pf, 0))
         )
     if state.mode != SWITCHDEV:
         todo += _unbind_steps(state) if not made else []
         todo.append(
             Step(
-                f"set the eswitch of PF {pf} to switchdev",
+                Verb.SET,
+                f"the eswitch of PF {pf} to switchdev",
                 lambda host: host.devlink.set_eswitch_mode(pf, SWITCHDEV),
             )
         )
     if made:
-        todo.append(Step(f"create {made} VFs on PF {pf}", lambda host: host.sysfs.set_numvfs(pf, made)))
+        todo.append(Step(Verb.CREATE, f"{made} VFs on PF {pf}", lambda host: host.sysfs.set_numvfs(pf, made)))
     if made or (state.numvfs and state.mode != SWITCHDEV):
         return todo + _new_vf_steps(pool, state, count, udev)
     for vf in state.vfs:
@@ -172,14 +174,15 @@ def _unbind_steps(state: PfState) -> list[Step]:
 
 
 def _unbind(state: VfState) -> Step:
-    return Step(f"unbind {state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
+    return Step(Verb.UNBIND, f"{state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
 
 
 def _new_vf_steps(pool: Pool, state: PfState, count: int, udev: Udev) -> list[Step]:
     pf = state.pf
     todo = [
         Step(
-            f"wait for the {count} representors of PF {pf}",
+            Verb.WAIT,
+            f"for the {count} representors of PF {pf}",
             lambda host: await_representors(host, udev, pf, count),
             silent=True,
         )
@@ -188,14 +191,18 @@ def _new_vf_steps(pool: Pool, state: PfState, count: int, udev: Udev) -> list[St
         msix = pool.msix
         todo.append(
             Step(
-                f"give the {count} VFs of PF {pf} {msix} MSI-X vectors each",
+                Verb.GIVE,
+                f"the {count} VFs of PF {pf} {msix} MSI-X vectors each",
                 lambda host: _set_msix_of_all(host, pf, msix),
             )
         )
     # Whether there is a flag to set cannot be seen before there are VFs.
-    ready = "set migratable of" if state.vendor.needs_flag else "prepare"
-    what = "bind to the host's driver" if pool.free_vfs == "host" else ready
-    todo.append(Step(f"{what} the {count} VFs of PF {pf}", lambda host: _ready_all(host, pf, pool)))
+    verb, rest = Verb.PREPARE, f"the {count} VFs of PF {pf}"
+    if pool.free_vfs == "host":
+        verb, rest = Verb.BIND, f"{rest} to the host's driver"
+    elif state.vendor.needs_flag:
+        verb, rest = Verb.SET, f"migratable of {rest}"
+    todo.append(Step(verb, rest, lambda host: _ready_all(host, pf, pool)))
     return todo
 
 
@@ -222,7 +229,8 @@ def _vf_steps(pool: Pool, pf: PfState, state: VfState) -> list[Step]:
             state = plan.unbound(state)
         todo.append(
             Step(
-                f"give {state.vf} {msix} MSI-X vectors",
+                Verb.GIVE,
+                f"{state.vf} {msix} MSI-X vectors",
                 lambda host: host.sysfs.set_msix_count(state.vf, msix),
             )
         )

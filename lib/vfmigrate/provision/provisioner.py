@@ -18,7 +18,7 @@ from typing import Any, Optional
 from vfmigrate import journal
 from vfmigrate.cards.vendor import CardState
 from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
-from vfmigrate.converge.plan import Step
+from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import HostError, Refused, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.links import Link
@@ -40,9 +40,10 @@ _ROUNDS = 3
 
 @dataclass
 class PoolResult:
-    """What came of one pool: what was (or would be) changed, what was found, and why it went no further."""
+    """The result for one pool: what was changed (or would be), what was found, and the error that stopped it."""
 
     pool: str
+    #: in words: what was done in the past tense; for a dry run, what would be done in the imperative
     changes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     error: Optional[VfmigrateError] = None
@@ -189,8 +190,8 @@ class Provisioner:
         for step in todo:
             step.run(self._host)
             if not step.silent:
-                outcome.changes.append(step.text)
-                self._log.event("provision", f"pool '{outcome.pool}': {step.text}", pool=outcome.pool)
+                outcome.changes.append(step.done)
+                self._log.event("provision", f"pool '{outcome.pool}': {step.done}", pool=outcome.pool)
 
     def _tell(self, pool: Pool, outcome: PoolResult, dry_run: bool) -> None:
         if dry_run:
@@ -232,13 +233,16 @@ class Provisioner:
             settings = " ".join(f"{key}={value}" for key, value in sorted(missing.items()))
             todo.append(
                 Step(
-                    f"set other_config {settings} of Open vSwitch",
+                    Verb.SET,
+                    f"other_config {settings} of Open vSwitch",
                     lambda _: self._offload.configure(ovs, missing),
                 )
             )
         todo += self._restart_steps(pool, outcome, "hw-offload" in missing)
         if not ovs.bridge_exists(pool.bridge):
-            todo.append(Step(f"create bridge {pool.bridge}", lambda host: host.ovs.add_bridge(pool.bridge)))
+            todo.append(
+                Step(Verb.CREATE, f"bridge {pool.bridge}", lambda host: host.ovs.add_bridge(pool.bridge))
+            )
         for link in self._uplinks(pool):
             todo += self._uplink_steps(pool, link)
         return todo
@@ -252,7 +256,9 @@ class Provisioner:
         elif self._store.all():
             warning = "Open vSwitch must be restarted for hardware offload, and is not while guests have VFs"
         else:
-            return [Step("restart Open vSwitch for hardware offload", lambda _: self._offload.restart())]
+            return [
+                Step(Verb.RESTART, "Open vSwitch for hardware offload", lambda _: self._offload.restart())
+            ]
         _warn(outcome, [warning])
         return []
 
@@ -281,7 +287,7 @@ class Provisioner:
     def _uplink_steps(self, pool: Pool, link: Link) -> list[Step]:
         todo = []
         if not link.up:
-            todo.append(Step(f"bring {link.name} up", lambda host: host.links.set_up(link.index)))
+            todo.append(Step(Verb.BRING, f"{link.name} up", lambda host: host.links.set_up(link.index)))
         present = self._host.ovs.bridge_of(link.name)
         if present is not None and present != pool.bridge:
             raise Refused(
@@ -289,8 +295,8 @@ class Provisioner:
                 f"if nothing needs it there: ovs-vsctl del-port {present} {link.name}",
             )
         if present is None:
-            text = f"plug {link.name} into {pool.bridge}"
-            todo.append(Step(text, lambda host: host.ovs.add_uplink(pool.bridge, link.name)))
+            where = f"{link.name} into {pool.bridge}"
+            todo.append(Step(Verb.PLUG, where, lambda host: host.ovs.add_uplink(pool.bridge, link.name)))
         return todo
 
     # -- what is found

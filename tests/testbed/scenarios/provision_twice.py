@@ -80,7 +80,7 @@ def restart_switch(host: Host) -> None:
     before = host.run(pid)
     configure(host, "restart_openvswitch = yes\n")
     changes = provision(host)["changes"]
-    expect.that(changes == ["restart Open vSwitch for hardware offload"], f"it changed {changes}")
+    expect.that(changes == ["restarted Open vSwitch for hardware offload"], f"it changed {changes}")
     expect.that(host.run(pid) != before, "the switch daemon is the same process")
     again = provision(host)
     expect.that(not again["changes"] and not again["findings"], f"after the restart it reports {again}")

@@ -80,11 +80,11 @@ def test_a_claimed_vf_gets_everything_in_the_kernels_order(rig: VfRig) -> None:
     done = rig.converger.converge(rig.vf)
     name = rig.memory.host.observe(rig.vf).representor
     assert done == [
-        f"unbind {rig.vf} from mlx5_core",
+        f"unbound {rig.vf} from mlx5_core",
         f"set migratable of {rig.vf}",
         f"set MTU of {name} to 9000",
-        f"bring {name} up",
-        f"plug {name} into br-data with tag 42",
+        f"brought {name} up",
+        f"plugged {name} into br-data with tag 42",
     ]
     port = rig.memory.host.observe(rig.vf).switch_port
     assert port is not None
@@ -123,7 +123,7 @@ def left_by_libvirt(rig: VfRig, **changes: object) -> Claim:
 def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: VfRig) -> None:
     claim = left_by_libvirt(rig)
     assert rig.converger.converge(rig.vf, after=claim, gone=True) == [
-        f"unbind {rig.vf} from mlx5_vfio_pci",
+        f"unbound {rig.vf} from mlx5_vfio_pci",
         f"set hw_addr of {rig.vf} to 00:00:00:00:00:00",
     ]
     assert rig.converger.converge(rig.vf, after=claim, gone=True) == []
@@ -275,7 +275,7 @@ def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(make_rig: Ma
     memory, store, converger = rig.memory, rig.store, rig.converger
     driver = memory.sysfs.driver(memory.pf)
     assert memory.sysfs.driver(rig.vf) is None
-    assert converger.converge(rig.vf) == [f"bind {rig.vf} to the host's driver"]
+    assert converger.converge(rig.vf) == [f"bound {rig.vf} to the host's driver"]
     assert memory.sysfs.driver(rig.vf) == driver
     assert converger.converge(rig.vf) == []
     # vdsm detaches a VF a moment before it claims it
@@ -318,7 +318,7 @@ def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
     store.change(claim, state=claim_store.PLUGGED)
     told = converger.converge(rig.vf)
     assert memory.sysfs.driver(rig.vf) == started
-    assert (f"bind {rig.vf} to mlx5_vfio_pci" in told) == (
+    assert (f"bound {rig.vf} to mlx5_vfio_pci" in told) == (
         version < 9_007_000 or (managed and version < 10_000_000)
     )
     assert memory.card.function(str(rig.vf)).migratable_at_bind
@@ -332,5 +332,5 @@ def test_a_driver_is_never_taken_from_a_qemu(make_rig: MakeVfRig) -> None:
     memory.sysfs.bind(rig.vf, "vfio-pci")
     memory.sysfs.open_groups.add(str(rig.vf))
     rig.claim()
-    assert not any(text.startswith(("bind", "unbind")) for text in converger.converge(rig.vf))
+    assert not any(text.startswith(("bound", "unbound")) for text in converger.converge(rig.vf))
     assert memory.sysfs.driver(rig.vf) == "vfio-pci"

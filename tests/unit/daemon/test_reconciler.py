@@ -72,7 +72,7 @@ def test_what_was_changed_behind_our_back_is_mended(sync_rig: SyncRig) -> None:
     sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     (port,) = list(sync_rig.memory.ovs.ports)
     del sync_rig.memory.ovs.ports[port]
-    assert sync_rig.reconciler.reconcile() == [f"plug {port} into br-data with tag 42"]
+    assert sync_rig.reconciler.reconcile() == [f"plugged {port} into br-data with tag 42"]
 
 
 def test_a_claim_in_other_hands_is_left_to_them(sync_rig: SyncRig) -> None:
@@ -95,7 +95,7 @@ def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile
 
 def test_the_pools_network_is_kept(sync_rig: SyncRig) -> None:
     del sync_rig.libvirt.live["vfmigrate-data"]
-    assert sync_rig.reconciler.reconcile() == ["start libvirt network vfmigrate-data"]
+    assert sync_rig.reconciler.reconcile() == ["started libvirt network vfmigrate-data"]
     assert sync_rig.reconciler.reconcile() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -14,6 +15,9 @@ from vfmigrate_guest import bond, cli, nics
 from vfmigrate_guest.bond import Bond
 from vfmigrate_guest.fault import Fault
 from vfmigrate_guest.nics import Nic
+
+if TYPE_CHECKING:
+    from vfmigrate_guest.networkmanager import NetworkManager
 
 VF = Nic("ens5", "52:54:00:00:00:02", "mlx5_core")
 VIRTIO = Nic("eth0", "52:54:00:00:00:03", "virtio_net")
@@ -124,6 +128,31 @@ def test_only_what_differs_is_done() -> None:
     assert bond.steps(wanted, told) == {}
     told["vf"] = {**told["vf"], "802-3-ethernet": {"mac-address": [0] * 6}}
     assert bond.steps(wanted, told) == {"vf": "change"}
+
+
+class FullDisk:
+    """NetworkManager that can store one more profile."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+
+    def add(self, profile: bond.Profile) -> None:
+        if self.stored:
+            raise Fault("no space left on device", "make room")
+        self.stored.append(str(profile["connection"]["uuid"]))
+
+    def delete(self, identity: str) -> None:
+        if identity in self.stored:
+            self.stored.remove(identity)
+
+
+def test_a_profile_that_was_not_added_is_not_reported_as_added(capsys: pytest.CaptureFixture[str]) -> None:
+    made = bond.profiles(BOND, None, (1, 42, 0))
+    full = FullDisk()
+    with pytest.raises(Fault, match="no space left"):
+        cli.apply_profiles(cast("NetworkManager", full), BOND, made, bond.steps(made, {}))
+    assert capsys.readouterr().out == "added profile bond0\n"
+    assert full.stored == []
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def rig(make_rig: MakeProvisionRig) -> ProvisionRig:
     return make_rig()
 
 
-CHANGES = [
+#: as a dry run lists them
+PLANNED = [
     "set sriov_drivers_autoprobe of PF 0000:01:00.0 to 0",
     "set the eswitch of PF 0000:01:00.0 to switchdev",
     "create 4 VFs on PF 0000:01:00.0",
@@ -107,6 +108,20 @@ CHANGES = [
     "plug enp1s0f0np0 into br-data",
     "define libvirt network vfmigrate-data with 4 VFs",
     "start libvirt network vfmigrate-data",
+    "set libvirt network vfmigrate-data to autostart",
+]
+#: as they are reported when they were made
+CHANGES = [
+    "set sriov_drivers_autoprobe of PF 0000:01:00.0 to 0",
+    "set the eswitch of PF 0000:01:00.0 to switchdev",
+    "created 4 VFs on PF 0000:01:00.0",
+    "set migratable of the 4 VFs of PF 0000:01:00.0",
+    "set other_config hw-offload=true max-idle=300000 of Open vSwitch",
+    "created bridge br-data",
+    "brought enp1s0f0np0 up",
+    "plugged enp1s0f0np0 into br-data",
+    "defined libvirt network vfmigrate-data with 4 VFs",
+    "started libvirt network vfmigrate-data",
     "set libvirt network vfmigrate-data to autostart",
 ]
 RESTART = (
@@ -137,7 +152,7 @@ def test_everything_in_the_kernels_order_and_nothing_twice(rig: ProvisionRig) ->
 def test_a_card_whose_vfs_need_no_flag(make_rig: MakeProvisionRig) -> None:
     rig = make_rig(vendor=0x7777, migration=False, firmware="1.0")
     outcome = rig.provision()
-    prepared = [text.replace("set migratable of", "prepare") for text in CHANGES]
+    prepared = [text.replace("set migratable of", "prepared") for text in CHANGES]
     assert (outcome["error"], outcome["changes"], texts(outcome)) == (None, prepared, [RESTART])
     assert rig.provision()["changes"] == []
 
@@ -151,9 +166,9 @@ def test_a_card_whose_vfs_lack_the_flag_that_they_need(make_rig: MakeProvisionRi
     assert outcome["error"]["problem"].startswith("pool 'data' is not provisioned: the firmware of PF")
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(rig: ProvisionRig) -> None:
+def test_a_dry_run_lists_the_changes_and_makes_none(rig: ProvisionRig) -> None:
     outcome = rig.provision(dry_run=True)
-    assert outcome["changes"] == CHANGES
+    assert outcome["changes"] == PLANNED
     assert rig.card.trace == []
     assert (rig.memory.ovs.bridges, rig.memory.ovs.other_config, rig.libvirt.persistent) == (set(), {}, {})
     assert rig.provision()["changes"] == CHANGES
@@ -163,11 +178,11 @@ def test_another_number_of_vfs_goes_through_none(rig: ProvisionRig) -> None:
     rig.provision()
     outcome = rig.provision(replace(POOL, vfs=2))
     assert outcome["changes"] == [
-        "remove the 4 VFs of PF 0000:01:00.0",
-        "create 2 VFs on PF 0000:01:00.0",
+        "removed the 4 VFs of PF 0000:01:00.0",
+        "created 2 VFs on PF 0000:01:00.0",
         "set migratable of the 2 VFs of PF 0000:01:00.0",
-        "define libvirt network vfmigrate-data with 2 VFs",
-        "restart libvirt network vfmigrate-data",
+        "defined libvirt network vfmigrate-data with 2 VFs",
+        "restarted libvirt network vfmigrate-data",
     ]
 
 
@@ -176,9 +191,9 @@ def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, vfs=None))
     assert outcome["error"] is None
     assert outcome["changes"][1:6] == [
-        "unbind 0000:01:00.2 from mlx5_core",
-        "unbind 0000:01:00.3 from mlx5_core",
-        "unbind 0000:01:00.4 from mlx5_core",
+        "unbound 0000:01:00.2 from mlx5_core",
+        "unbound 0000:01:00.3 from mlx5_core",
+        "unbound 0000:01:00.4 from mlx5_core",
         "set the eswitch of PF 0000:01:00.0 to switchdev",
         "set migratable of the 3 VFs of PF 0000:01:00.0",
     ]
@@ -186,7 +201,7 @@ def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: ProvisionRig) -> None:
 
 def test_vfs_get_the_msix_count_of_the_pool(rig: ProvisionRig) -> None:
     pool = replace(POOL, msix=17)
-    assert "give the 4 VFs of PF 0000:01:00.0 17 MSI-X vectors each" in rig.provision(pool)["changes"]
+    assert "gave the 4 VFs of PF 0000:01:00.0 17 MSI-X vectors each" in rig.provision(pool)["changes"]
     assert {rig.memory.sysfs.msix_count(vf) for vf in rig.memory.sysfs.vfs(PF)} == {17}
     claim = rig.claim(0)
     outcome = rig.provision(replace(POOL, msix=9))
@@ -301,7 +316,7 @@ def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: ProvisionRig) ->
 
 def test_open_vswitch_is_restarted_only_when_told(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, restart_openvswitch=True))
-    assert "restart Open vSwitch for hardware offload" in outcome["changes"]
+    assert "restarted Open vSwitch for hardware offload" in outcome["changes"]
     assert rig.restarted == ["ovs-vswitchd.service"]
     assert texts(rig.provision()) == []
 
