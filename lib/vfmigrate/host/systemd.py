@@ -6,13 +6,13 @@ dbus-python is imported here only.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import dbus
 import dbus.bus
 
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.polling import until
 
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -66,13 +66,10 @@ class Systemd:
         job = str(manager.get_dbus_method(method)(unit, "replace", timeout=self._timeout))
         path = manager.LoadUnit(unit)
         properties = dbus.Interface(bus.get_object(_NAME, path), _PROPERTIES)
-        deadline = time.monotonic() + self._timeout
-        while str(properties.Get(_UNIT, "Job")[1]) == job:
-            if time.monotonic() > deadline:
-                raise HostError(
-                    f"{unit} did not start within {self._timeout:g} s", f"see systemctl status {unit}"
-                )
-            time.sleep(_POLL_SECONDS)
+        if not until(lambda: str(properties.Get(_UNIT, "Job")[1]) != job, self._timeout, _POLL_SECONDS):
+            raise HostError(
+                f"{unit} did not start within {self._timeout:g} s", f"see systemctl status {unit}"
+            )
         return str(properties.Get(_UNIT, "ActiveState"))
 
 

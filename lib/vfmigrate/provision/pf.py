@@ -9,10 +9,9 @@ counts and `migratable` are set while a VF has no driver.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Optional
 
 from vfmigrate.cards.vendor import Vendor
 from vfmigrate.claims import claim_store
@@ -24,10 +23,12 @@ from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress, PciId
+from vfmigrate.polling import until
 
 SWITCHDEV = "switchdev"
 _SETTLE_SECONDS = 60.0
-_POLL_SECONDS = 0.05
+#: seconds between two looks at a card that is still coming up
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -248,19 +249,9 @@ def await_representors(host: Host, udev: Udev, pf: PciAddress, count: int) -> No
         named = [port for port in ports if port.ifindex is not None and udev.settled(port.ifindex)]
         return len(named) >= count
 
-    if not until(complete, _SETTLE_SECONDS):
+    if not until(complete, _SETTLE_SECONDS, POLL_SECONDS):
         ports = host.devlink.vf_ports(pf).values()
         there = sum(port.ifindex is not None for port in ports)
         raise HostError(
             f"PF {pf} has {there} representors for its {count} VFs after {_SETTLE_SECONDS:g} s", "see dmesg"
         )
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until something holds, at most so long; whether it did."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True

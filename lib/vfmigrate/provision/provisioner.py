@@ -26,6 +26,7 @@ from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD, differing
 from vfmigrate.ovs.offload import HardwareOffload
+from vfmigrate.polling import until
 from vfmigrate.provision import pf
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.pf import PfState
@@ -137,7 +138,7 @@ class Provisioner:
         try:
             remaining = deadline - time.monotonic()
             if remaining > 0:
-                pf.until(lambda: self._has_appeared(pool), remaining)
+                until(lambda: self._has_appeared(pool), remaining, pf.POLL_SECONDS)
             self._check(pool, outcome)
             if dry_run:
                 outcome.changes = [step.text for step in self._plan(pool, outcome) if not step.silent]

@@ -13,12 +13,15 @@ which that is harmless.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
+from vfmigrate.polling import poll
 from vfmigrate.rpc import network_message, protocol
 
 if TYPE_CHECKING:
@@ -31,6 +34,13 @@ _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.25
 # How often to see whether the request is still there, which costs a call of libvirt each time.
 _LOOKS_PER_CHECK = 4
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What ended the wait for an answer: the element of the answer, or without one that the request is gone."""
+
+    answer: Optional[str]
 
 
 class RemoteClient:
@@ -86,17 +96,17 @@ class RemoteClient:
                     self._metadata.erase(network, uri)
 
     def _wait(self, network: str, request: str, answer: str, end: float) -> Optional[dict[str, Any]]:
-        pause, looks = _SHORTEST_WAIT, 0
-        while time.monotonic() < end:
-            self._sleep(pause)
-            pause, looks = min(2 * pause, _LONGEST_WAIT), looks + 1
+        looks = itertools.count(1)
+
+        def look() -> Optional[_Reply]:
             # In this order: the answer can come, and the request go, between the two calls.
-            gone = looks % _LOOKS_PER_CHECK == 0 and self._metadata.read(network, request) is None
+            gone = next(looks) % _LOOKS_PER_CHECK == 0 and self._metadata.read(network, request) is None
             element = self._metadata.read(network, answer)
-            if element is not None:
-                return protocol.decode_answer(
-                    network_message.unwrap(element, network_message.MAX_ANSWER_BYTES)
-                )
-            if gone:
-                return None
-        return None
+            return _Reply(element) if gone or element is not None else None
+
+        self._sleep(_SHORTEST_WAIT)  # no answer is there at once
+        left = end - time.monotonic()
+        seen = poll(look, left, _SHORTEST_WAIT, longest=_LONGEST_WAIT, pause=self._sleep)
+        if seen is None or seen.answer is None:
+            return None
+        return protocol.decode_answer(network_message.unwrap(seen.answer, network_message.MAX_ANSWER_BYTES))

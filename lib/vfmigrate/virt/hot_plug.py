@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Optional
 
 import libvirt
@@ -12,13 +11,11 @@ import libvirt
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Cancelled, HostError
 from vfmigrate.virt.connection import LibvirtConnection
-from vfmigrate.virt.errors import LibvirtError, libvirt_call
+from vfmigrate.virt.errors import libvirt_call
+from vfmigrate.virt.unplug import unplug
 
 #: seconds for a guest to release a device: its driver stops, and the button of an emulated slot takes five
 UNPLUG_SECONDS = 30.0
-_LOOK_SECONDS = 0.1
-#: after so many seconds the request is repeated: the guest may not have been ready for the first one
-_ASK_AGAIN_SECONDS = 10.0
 
 
 class HotPlug:
@@ -42,29 +39,19 @@ class HotPlug:
 
         Raises HostError when it does not in time, Cancelled when the user cancels.
         """
-        begun = time.monotonic()
-        asked = float("-inf")
-        while self.text(mac) is not None:
-            now = time.monotonic()
+        if cancelled.is_set() or not unplug(
+            lambda: self.text(mac), lambda _: self._ask(text), UNPLUG_SECONDS, pause=cancelled.wait
+        ):
             if cancelled.is_set():
                 raise Cancelled(f"cancelled while the guest released its VF with MAC {mac}")
-            if now - begun > UNPLUG_SECONDS:
-                raise HostError(
-                    f"the guest did not release its VF with MAC {mac} within {UNPLUG_SECONDS:.0f} s",
-                    "see its console: its system must run, with PCI hot-plug",
-                )
-            if now - asked > _ASK_AGAIN_SECONDS:
-                self._ask(text, again=asked > begun)
-                asked = now
-            time.sleep(_LOOK_SECONDS)
+            raise HostError(
+                f"the guest did not release its VF with MAC {mac} within {UNPLUG_SECONDS:.0f} s",
+                "see its console: its system must run, with PCI hot-plug",
+            )
 
-    def _ask(self, text: str, *, again: bool) -> None:
-        try:
-            with libvirt_call("unplugging"):
-                self._session.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        except LibvirtError:
-            if not again:  # "already in the process of unplug", or gone by now
-                raise
+    def _ask(self, text: str) -> None:
+        with libvirt_call("unplugging"):
+            self._session.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def attach(self, text: str) -> None:
         """Plug a device in, on the running guest only. Raises HostError."""

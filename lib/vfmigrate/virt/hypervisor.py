@@ -8,7 +8,6 @@ runs the hook.
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, Callable, Optional
 
 import libvirt
@@ -20,11 +19,11 @@ from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.virt.network_metadata import NetworkMetadata
+from vfmigrate.virt.unplug import unplug
 
 _RETRY_SECONDS = 2.0
-# How long a guest can take to release a device, and how often that is observed.
+# How long a guest can take to release a device.
 _UNPLUG_SECONDS = 45.0
-_LOOK_SECONDS = 0.1
 
 
 # virDomainEventType and the details that we distinguish (libvirt-domain.h)
@@ -219,17 +218,21 @@ class Hypervisor:
         could not plug in, from the XML of the domain. Raises HostError when the domain is gone or busy, or does not
         release its VF.
         """
+
+        def detach(device: str) -> None:
+            with libvirt_call("unplugging a VF"):
+                domain.detachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
         with libvirt_call("plugging a VF in again"):
             domain = self._connected().lookupByUUIDString(uuid)
             vf = _transient_device(domain, mac)
             if vf is None:
                 domain.attachDeviceFlags(spare(domain.XMLDesc(0)), libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 return
-            domain.detachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            end = time.monotonic() + _UNPLUG_SECONDS
-            while _transient_device(domain, mac) is not None:
-                if self._stop.wait(_LOOK_SECONDS) or time.monotonic() > end:
-                    raise HostError(f"guest '{domain.name()}' does not release its VF with MAC {mac}")
+            if not unplug(
+                lambda: _transient_device(domain, mac), detach, _UNPLUG_SECONDS, pause=self._stop.wait
+            ):
+                raise HostError(f"guest '{domain.name()}' does not release its VF with MAC {mac}")
             domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def has_vf(self, uuid: str, mac: str) -> bool:

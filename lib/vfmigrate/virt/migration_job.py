@@ -16,6 +16,7 @@ import libvirt
 
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.model.migration_options import MigrationOptions
+from vfmigrate.polling import until
 from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 
@@ -100,9 +101,7 @@ class MigrationJob:
 
         None when one of them is missing. Both are timed where this command runs.
         """
-        end = time.monotonic() + _SETTLING
-        while (self._paused is None or self._resumed is None) and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: self._paused is not None and self._resumed is not None, _SETTLING, 0.05)
         if self._paused is None or self._resumed is None or self._resumed < self._paused:
             return None
         return (self._resumed - self._paused) * 1000
@@ -176,12 +175,7 @@ class MigrationJob:
 
     def await_running(self, end: str, seconds: float = _SETTLING) -> bool:
         """Wait until the guest runs at one end; False when it does not after `seconds`."""
-        limit = time.monotonic() + seconds
-        while self._state(self._ends[end]) != "running":
-            if time.monotonic() > limit:
-                return False
-            time.sleep(0.1)
-        return True
+        return until(lambda: self._state(self._ends[end]) == "running", seconds, 0.1)
 
     def completed(self) -> Mapping[str, int]:
         """Libvirt's statistics of the completed job, from the destination; empty without any."""

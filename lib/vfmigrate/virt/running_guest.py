@@ -8,7 +8,7 @@ libvirt does not know; hence the guest must be on this host.
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import libvirt
 from lxml import etree
@@ -17,7 +17,9 @@ from vfmigrate.domain import domain_xml, metadata, pci_xml, xml_parser
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.errors import HostError
 from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.polling import until
 from vfmigrate.virt.errors import libvirt_call
+from vfmigrate.virt.unplug import unplug
 
 _LOOK_SECONDS = 0.2
 # Time for a driver in the guest to start for a new device; the host cannot observe when it has.
@@ -47,12 +49,11 @@ class RunningGuest:
 
     def unplug(self, device: str) -> bool:
         """Ask the guest to release a device; False when it does not in time."""
+        return unplug(lambda: self._found(device), self._detach, self.patience)
+
+    def _detach(self, device: str) -> None:
         with libvirt_call(f"unplugging a device from guest '{self.name}'"):
-            there = self._found(device)
-            if there is None:
-                return True
-            self._domain.detachDeviceFlags(there, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            return self._wait(lambda: self._found(device) is None)
+            self._domain.detachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def settle(self) -> None:
         """Give the guest time to start its driver for a device that was just plugged in."""
@@ -63,7 +64,9 @@ class RunningGuest:
         with libvirt_call(f"XML of guest '{self.name}'"):
             found = _vf(str(self._domain.XMLDesc(0)), mac)
         address = found.address if found is not None else None
-        return address is not None and self._wait(lambda: self._sysfs.bus_master(address))
+        return address is not None and until(
+            lambda: self._sysfs.bus_master(address), self.patience, _LOOK_SECONDS
+        )
 
     def vf(self, mac: str) -> str:
         """The guest's VF at present: 'lone' for a VF by itself, 'half' for one of a pair, '' for none."""
@@ -92,14 +95,6 @@ class RunningGuest:
             if _name(each) == wanted:
                 return domain_xml.device(xml, position)
         return None
-
-    def _wait(self, condition: Callable[[], bool]) -> bool:
-        end = time.monotonic() + self.patience
-        while not condition():
-            if time.monotonic() > end:
-                return False
-            time.sleep(_LOOK_SECONDS)
-        return True
 
 
 def _name(device: etree._Element) -> tuple[str, ...]:

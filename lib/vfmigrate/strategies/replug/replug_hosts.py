@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vfmigrate.domain.migrating_vf import MigratingVf
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
 from vfmigrate.model.progress import Display
+from vfmigrate.polling import poll
 
 if TYPE_CHECKING:
     from vfmigrate.virt.hot_plug import HotPlug  # imports libvirt-python
@@ -140,13 +141,10 @@ class ReplugHosts:
 
     def plug(self, mac: str) -> None:
         """Wait until the destination's daemon, which knows best when, has plugged the promised VF in."""
-        end = time.monotonic() + PLUG_SECONDS
-        while self._destination.devices.text(mac) is None:
-            if time.monotonic() > end:
-                raise HostError(
-                    f"it was not plugged in on the destination within {PLUG_SECONDS:.0f} s",
-                    "vfmigrated on the destination goes on trying; run there: vfmigrate status",
-                )
-            time.sleep(_LOOK_SECONDS)
+        if poll(lambda: self._destination.devices.text(mac), PLUG_SECONDS, _LOOK_SECONDS) is None:
+            raise HostError(
+                f"it was not plugged in on the destination within {PLUG_SECONDS:.0f} s",
+                "vfmigrated on the destination goes on trying; run there: vfmigrate status",
+            )
         self.back[mac] = time.monotonic()
         self._display.event("plugged", f"{mac}: the guest has a VF on the destination", mac=mac)
