@@ -25,6 +25,7 @@ from typing import Any, Callable, Optional
 
 from vfmigrate.errors import HostError, InputError, Refused
 from vfmigrate.locks import Rank, RankedLock
+from vfmigrate.model import from_json
 from vfmigrate.model.mac import is_mac
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.strategy import DEFAULT, NAMES, Strategy, named
@@ -99,50 +100,38 @@ def encode(claim: Claim) -> str:
     return json.dumps({"format": FORMAT, **plain(claim)}, sort_keys=True)
 
 
-_OPTIONAL = type(None)
-_FIELD_TYPES: dict[str, tuple[type, ...]] = {
-    "pool": (str,),
-    "domain": (str,),
-    "domain_name": (str,),
-    "state": (str,),
-    "since": (int, float),
-    "expires": (int, float, _OPTIONAL),
-    "mac": (str, _OPTIONAL),
-    "vlan": (int, _OPTIONAL),
-    "set_mac": (bool,),
-    "managed": (bool,),
-    "incoming": (bool,),
-    "strategy": (str,),
-    "slot": (str, _OPTIONAL),
-    "id": (str,),
-}
+#: fields that a claim of an older daemon does not have
+_ADDED = ("origin", "slot")
 
 
 def decode(text: str) -> Claim:
     """The claim in a file's text. Raises InputError for anything but a claim of this format."""
     try:
-        raw: dict[str, Any] = json.loads(text)
-        if raw.pop("format") != FORMAT:
-            raise InputError("the claim was written by another version of vfmigrate")
-        vf = PciAddress.parse(raw.pop("vf"))
-        origin = raw.pop("origin", None)  # older daemons wrote none
-        raw.setdefault("slot", None)  # a claim of a daemon that knew no slots
-        trunks = tuple(int(trunk) for trunk in raw.pop("trunks"))
-        for name, types in _FIELD_TYPES.items():
-            if not isinstance(raw[name], types):
-                raise InputError(f"the claim's {name} is of the wrong type")
-        uuid.UUID(raw["domain"])
-        if raw["mac"] is not None and (not is_mac(raw["mac"]) or raw["mac"] != raw["mac"].lower()):
-            raise InputError("the claim's mac is not a MAC address")
-        if raw["state"] not in STATES:
-            raise InputError(f"the claim's state is {raw['state'][:20]!a}")
-        if raw["strategy"] not in NAMES:
-            raise InputError(f"the claim's strategy is {raw['strategy'][:20]!a}")
-        return Claim(
-            vf=vf, trunks=trunks, origin=PciAddress.parse(origin) if origin is not None else None, **raw
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"the claim is unreadable: {type(error).__name__} {str(error)[:100]!a}") from None
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError("the claim is not JSON") from None
+    if not isinstance(raw, dict):
+        raise InputError("the claim is not a JSON object")
+    if raw.pop("format", None) != FORMAT:
+        raise InputError("the claim was written by another version of vfmigrate")
+    claim = from_json.read(Claim, raw, "the claim", may_lack=_ADDED)
+    if not _is_uuid(claim.domain):
+        raise InputError("the claim's domain is not a UUID")
+    if claim.mac is not None and (not is_mac(claim.mac) or claim.mac != claim.mac.lower()):
+        raise InputError("the claim's mac is not a MAC address")
+    if claim.state not in STATES:
+        raise InputError(f"the claim's state is {claim.state[:20]!a}")
+    if claim.strategy not in NAMES:
+        raise InputError(f"the claim's strategy is {claim.strategy[:20]!a}")
+    return claim
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read(path: Path) -> Claim:

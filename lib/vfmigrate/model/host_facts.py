@@ -7,14 +7,15 @@ another host, so its form is checked here. A value that could not be observed is
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Optional, Union
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
 
 from vfmigrate.errors import InputError
+from vfmigrate.model import from_json
 
 SCHEMA = 1
+_SAME_VERSION = "install the same version on both hosts"
 
 
 @dataclass(frozen=True)
@@ -204,37 +205,6 @@ def read(answer: Mapping[str, Any]) -> HostFacts:
         schema = str(answer.get("schema"))[:10]
         raise InputError(
             f"the host facts have schema {schema}; this vfmigrate reads schema {SCHEMA}",
-            "install the same version on both hosts",
+            _SAME_VERSION,
         )
-    return typing.cast(HostFacts, _value(HostFacts, answer, "facts"))
-
-
-def _value(kind: Any, raw: object, where: str) -> Any:
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Union:
-        return None if raw is None else _value(inner[0], raw, where)
-    if origin is tuple:
-        if isinstance(raw, (list, tuple)):
-            return tuple(_value(inner[0], each, where) for each in raw)
-    elif is_dataclass(kind):
-        if isinstance(raw, Mapping):
-            return _record(kind, raw, where)
-    elif kind is float:
-        if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-            return float(raw)
-    elif isinstance(raw, kind) and (kind is bool or not isinstance(raw, bool)):
-        return raw
-    raise InputError(
-        f"the host facts have a {where} that cannot be read", "install the same version on both hosts"
-    )
-
-
-def _record(kind: Any, raw: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = [field.name for field in fields(kind) if field.name in raw]
-    try:
-        return kind(**{name: _value(hints[name], raw[name], name) for name in known})
-    except TypeError:
-        raise InputError(
-            f"the host facts lack a value in {where}", "install the same version on both hosts"
-        ) from None
+    return from_json.read(HostFacts, answer, "the host facts", _SAME_VERSION)

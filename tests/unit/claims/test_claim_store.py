@@ -63,6 +63,26 @@ def test_a_late_clean_up_touches_no_newer_owner(store: ClaimStore) -> None:
     assert store.get(VF) == new
 
 
+@pytest.mark.parametrize("field", sorted({*vars(CLAIM)} - {"origin", "slot"}))
+def test_a_claim_that_lacks_a_field_is_refused(field: str) -> None:
+    raw = json.loads(claim_store.encode(CLAIM))
+    del raw[field]
+    with pytest.raises(InputError, match=f"there is no '{field}' in the claim"):
+        claim_store.decode(json.dumps(raw))
+
+
+def test_a_claim_of_an_older_daemon_has_no_origin_and_no_slot() -> None:
+    raw = json.loads(claim_store.encode(CLAIM))
+    del raw["origin"], raw["slot"]
+    assert claim_store.decode(json.dumps(raw)) == CLAIM
+
+
+def test_a_claim_with_an_unknown_field_is_refused() -> None:
+    raw = json.loads(claim_store.encode(CLAIM))
+    with pytest.raises(InputError, match="unknown 'newer' in the claim"):
+        claim_store.decode(json.dumps({**raw, "newer": 1}))
+
+
 def test_a_change_keeps_what_it_does_not_name(store: ClaimStore) -> None:
     changed = store.change(store.put(CLAIM), state=claim_store.PLUGGED, expires=None)
     assert changed is not None
