@@ -138,12 +138,12 @@ def test_hot_plugging_a_vf_that_is_reserved_for_another_guest_leaves_the_reserva
     with b.hooks.hold("g", "migrate", "99-after"):
         migration = a.begin_migration("g", b)
         b.hooks.wait_for("migrate", "99-after")
-        (promised,) = b.product.claims()
-        other = Vf(promised, OTHER_MAC)
+        (reserved,) = b.product.claims()
+        other = Vf(reserved, OTHER_MAC)
         b.host.virsh("attach-device", "other", "/dev/stdin", "--live", stdin=other.device())
     assert migration.finish().status != 0
     assert a.host.domains() == {"g": "running"}
-    wait_for("the claim to be the other guest's", lambda: adopted(b, promised, "other"))
+    wait_for("the claim to be the other guest's", lambda: adopted(b, reserved, "other"))
 
 
 def adopted(node: Node, vf: str, guest: str) -> bool:

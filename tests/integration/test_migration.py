@@ -112,7 +112,7 @@ def test_an_offline_guest_takes_no_vf(pair: Pair) -> None:
     assert b.hooks.operations() == ["migrate begin -"]
     assert vfs_of(b.host.virsh("dumpxml", "g"))[0] in before.drivers
     wait_for(
-        "the promised VF to be free",
+        "the reserved VF to be free",
         lambda: b.state() == replace(before, guests={"g": "shut off"}),
     )
 

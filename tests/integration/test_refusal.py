@@ -138,11 +138,11 @@ def test_a_reserved_vf_is_not_given_to_another_guest(ready: Pair) -> None:
     with ready.b.hooks.hold(GUEST, "prepare", BEFORE):
         migration = ready.a.begin_migration(GUEST, ready.b)
         ready.b.hooks.wait_for("prepare")
-        (promised,) = ready.b.product.claims()
-        with pytest.raises(CommandError, match=f"promised to guest '{GUEST}'"):
-            ready.b.start_guest(Guest("other", [Vf(promised, "52:54:00:00:00:09")], 2))
+        (reserved,) = ready.b.product.claims()
+        with pytest.raises(CommandError, match=f"reserved for guest '{GUEST}'"):
+            ready.b.start_guest(Guest("other", [Vf(reserved, "52:54:00:00:00:09")], 2))
     assert migration.finish().status == 0
-    assert list(ready.b.state().claims) == [promised]
+    assert list(ready.b.state().claims) == [reserved]
 
 
 @pytest.mark.usefixtures("home")

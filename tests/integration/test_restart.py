@@ -51,13 +51,13 @@ def test_the_daemon_dies_between_two_hooks(ready: Pair) -> None:
     with b.hooks.hold("g", "start", BEFORE):
         migration = a.begin_migration("g", b)
         b.hooks.wait_for("start")
-        (promised,) = b.product.claims()
+        (reserved,) = b.product.claims()
         b.product.stop("KILL")
         b.product.start()
     outcome = migration.finish()
     assert outcome.status == 0, outcome.error
     state = b.state()
-    assert list(state.claims) == [promised]
+    assert list(state.claims) == [reserved]
     assert [port.tag for port in state.switch_ports.values()] == [42]
 
 

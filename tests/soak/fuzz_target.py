@@ -147,7 +147,7 @@ class Targets:
             said = next((value for value in values if value is not None), None)
             if said is not None:
                 arguments[key] = said
-        names = sorted(protocol.PROMISING | protocol.READING | protocol.ROOT_ONLY)
+        names = sorted(protocol.RESERVING | protocol.READING | protocol.ROOT_ONLY)
         name = names[provider.ConsumeIntInRange(0, len(names) - 1)]
         self._rig.request(protocol.encode_request(name, arguments))
 

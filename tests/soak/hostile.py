@@ -148,7 +148,7 @@ class HostileRig(Rig):
         try:
             request = protocol.decode_request(line)
             protocol.authorize(request, CLIENT, frozenset(), self.config.clients)
-            if request.name in protocol.PROMISING:
+            if request.name in protocol.RESERVING:
                 json.dumps(self.client_requests.answer(request))
         except VfmigrateError as error:
             check_told(error)

@@ -85,7 +85,7 @@ class Claim:
 
 def holder(claim: Claim) -> str:
     """Which guest has a claimed VF, in words."""
-    verb = "held by" if claim.expires is None else "promised to"
+    verb = "held by" if claim.expires is None else "reserved for"
     return f"{verb} guest '{claim.domain_name}'"
 
 

@@ -200,7 +200,7 @@ class Daemon:
             return {"changes": self.reconciler.reconcile()}
         if request.name == "provision":
             return self._provision(request)
-        if request.name in protocol.PROMISING:
+        if request.name in protocol.RESERVING:
             return self.client_requests.answer(request)
         return self._tell(request)
 

@@ -188,7 +188,7 @@ class ClientRequests:
             raise
         if before is not None and before.vf != claim.vf:
             self._cleanup.converge_after(before)
-        self._log_claim("promised", claim)
+        self._log_claim("reserved", claim)
         return claim
 
     def _pool(self, wanted: ClaimRequest) -> Optional[Pool]:

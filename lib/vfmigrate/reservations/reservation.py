@@ -117,19 +117,19 @@ class Reservations:
     ) -> dict[int, Claim]:
         """As `_reserve`, under the claims' lock; adds claims that it dropped to `given_up`."""
         claims: dict[int, Claim] = {}
-        promised: dict[Optional[str], PciAddress] = {}
+        reserved: dict[Optional[str], PciAddress] = {}
         by_libvirt: list[PciAddress] = []
         try:
             for stale in self._store.of_domain(domain.uuid):
                 if stale.incoming and stale.expires is not None and stale.slot is None:
-                    # of an earlier attempt that libvirt gave up without telling, or promised to a client
+                    # of an earlier attempt that libvirt gave up without a hook call, or of a client
                     self._drop(stale, given_up)
-                    promised[stale.mac] = stale.vf
+                    reserved[stale.mac] = stale.vf
             self._expect(domain, by_libvirt)
             for placement in placements:
                 interface = placement.interface
                 mark = interface.mark if placement.moves else None
-                preferred = promised.get(interface.wanted_mac)
+                preferred = reserved.get(interface.wanted_mac)
                 if preferred is None and placement.restored:
                     preferred = interface.address
                 besides = by_libvirt if interface.form == "network" else None

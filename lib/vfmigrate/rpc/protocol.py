@@ -38,7 +38,7 @@ LONGEST_WAIT = 600.0
 #: requests of root, of root and the configured readers, of root and the configured clients
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
 READING = frozenset({"status", "facts", "ping"})
-PROMISING = frozenset({"claim", "keep", "give_back", "departure", "counters", "pools"})
+RESERVING = frozenset({"claim", "keep", "give_back", "departure", "counters", "pools"})
 
 #: requests that other hosts can send through libvirt (remote_server.py); to execute one twice is harmless
 REMOTE = frozenset({"facts", "claim", "give_back", "counters", "ping"})
@@ -107,7 +107,7 @@ def decode_request(line: bytes) -> Request:
             "install the same version of vfmigrate for hook, CLI and daemon",
         )
     name, arguments = raw.get("request"), raw.get("arguments", {})
-    if not isinstance(name, str) or name not in ROOT_ONLY | READING | PROMISING:
+    if not isinstance(name, str) or name not in ROOT_ONLY | READING | RESERVING:
         raise UsageError(f"unknown request '{str(name)[:20]}'")
     if not isinstance(arguments, dict):
         raise InputError("the request's arguments are not a JSON object")
@@ -151,7 +151,7 @@ def authorize(
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = str(uid)
-    allowed = {"readers": (READING, readers), "clients": (READING | PROMISING, clients)}
+    allowed = {"readers": (READING, readers), "clients": (READING | RESERVING, clients)}
     if any(request.name in requests and user in users for requests, users in allowed.values()):
         return
     key = next((key for key, (requests, _) in allowed.items() if request.name in requests), None)

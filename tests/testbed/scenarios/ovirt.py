@@ -194,11 +194,11 @@ def vetoes(lab: Lab, a: Vdsm, b: Vdsm) -> dict[str, str]:
     before = facts.look(lab.b)
     told = {}
     for guest in CROWD[:VFS]:
-        promise(b, guest)
+        reserve(b, guest)
     free = b.json("after_get_stats", {})["vfmigrate"][POOL]["free"]
     expect.that(free == 0, f"the statistics have {free} free VFs, and every one is reserved")
     try:
-        promise(b, CROWD[VFS])
+        reserve(b, CROWD[VFS])
     except VetoError as veto:
         told["veto_of_a_start"] = str(veto)
     try:
@@ -223,7 +223,7 @@ def vetoes(lab: Lab, a: Vdsm, b: Vdsm) -> dict[str, str]:
     return told
 
 
-def promise(there: Vdsm, guest: Guest) -> None:
+def reserve(there: Vdsm, guest: Guest) -> None:
     """Run the hooks that turn a vNIC into a VF, as vdsm does before it starts the guest."""
     vnic = VNIC.format(alias=ALIAS, mac=guest.nics[0].mac)
     there.xml("before_device_create", vnic, guest, {**PROPERTIES, "vfmigrate_vlan": "42"})

@@ -17,7 +17,7 @@ def test_reconciling_twice_changes_nothing(sync_rig: SyncRig) -> None:
     assert sync_rig.reconciler.reconcile() == []
 
 
-def test_a_promise_runs_out(sync_rig: SyncRig) -> None:
+def test_a_reservation_expires(sync_rig: SyncRig) -> None:
     sync_rig.hook_handler.handle("migrate", "begin", "-", guest(1, ELSEWHERE))
     sync_rig.now += 119
     assert sync_rig.reconciler.reconcile() == []

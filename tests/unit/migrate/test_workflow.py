@@ -89,7 +89,7 @@ class Counting:
 
 
 class Arrived(Plugs):
-    """The destination, whose daemon has plugged in what was promised before anybody looks."""
+    """The destination, whose daemon has plugged in what was reserved before anybody looks."""
 
     def text(self, mac: str) -> Optional[str]:
         assert mac == MAC

@@ -342,7 +342,7 @@ WARNINGS: Mapping[str, tuple[Change, str, str, str]] = {
         "not migratable, and was bound to mlx5_vfio_pci before",
     ),
     "crowded": (
-        pf("destination", vfs=(vf(1), *(vf(n, holder="promised", moving=True) for n in range(2, 6)))),
+        pf("destination", vfs=(vf(1), *(vf(n, holder="reserved", moving=True) for n in range(2, 6)))),
         "destination",
         "free-vf",
         "are migrating already",
@@ -425,8 +425,8 @@ def test_a_guest_without_vfs_needs_no_daemon() -> None:
 
 
 def test_a_vf_reserved_for_this_guest_counts_as_free() -> None:
-    promised = vf(1, holder="promised to guest 'g'", guest=UUID, state="reserved")
-    assert bad(pf("destination", vfs=(promised,))(good())) == []
+    reserved = vf(1, holder="reserved for guest 'g'", guest=UUID, state="reserved")
+    assert bad(pf("destination", vfs=(reserved,))(good())) == []
 
 
 def test_disks_that_are_copied() -> None:

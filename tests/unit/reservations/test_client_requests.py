@@ -33,7 +33,7 @@ MAC = "56:6f:1a:2b:00:02"
 
 
 class ClientsRig(Rig):
-    """The rig with promises, asked as over the socket."""
+    """The rig with reservations, requested as over the socket."""
 
     def __init__(self, directory: Path, pool: Pool = POOL, **keys: Any) -> None:
         super().__init__(directory, MemoryHost(**keys), Config({"data": pool}, migrating_wait=0))
@@ -73,7 +73,7 @@ def rig(make_rig: MakeClientsRig) -> ClientsRig:
     return make_rig()
 
 
-def test_a_vf_is_promised_for_a_time(rig: ClientsRig) -> None:
+def test_a_client_reserves_a_vf_until_a_time(rig: ClientsRig) -> None:
     answer = rig.claim(name="web", vlan=43)
     (claim,) = rig.store.all()
     assert answer == {"vf": str(claim.vf), "pool": "data", "vlan": 43, "mtu": 9000}
@@ -138,7 +138,7 @@ def test_what_went_through_a_guests_ports(rig: ClientsRig) -> None:
     assert rig.ask("counters", domain=OTHER) == {"ports": []}
 
 
-def test_what_was_promised_is_what_the_hook_finds(rig: ClientsRig) -> None:
+def test_the_hook_uses_the_vf_that_a_client_reserved(rig: ClientsRig) -> None:
     vf = PciAddress.parse(rig.claim(vlan=43)["vf"])
     operations = rig.hook_handler
     xml = (
@@ -199,7 +199,7 @@ def test_a_vf_that_is_none_of_ours_is_said_to_be(rig: ClientsRig) -> None:
 
 def test_what_is_anothers_is_not_taken(rig: ClientsRig) -> None:
     vf = rig.claim()["vf"]
-    with pytest.raises(Refused, match="promised to guest"):
+    with pytest.raises(Refused, match="reserved for guest"):
         rig.claim(domain=OTHER, vf=vf)
     free = next(vf for vf in rig.memory.vfs if rig.store.get(vf) is None)
     rig.memory.sysfs.bind(free, "vfio-pci")
@@ -211,7 +211,7 @@ def test_what_is_anothers_is_not_taken(rig: ClientsRig) -> None:
 def test_a_full_pool_says_who_has_it(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=1)
     rig.claim(name="web")
-    with pytest.raises(Refused, match=r"no free VF on this host: .* promised to guest 'web'"):
+    with pytest.raises(Refused, match=r"no free VF on this host: .* reserved for guest 'web'"):
         rig.claim(domain=OTHER)
 
 
@@ -286,7 +286,9 @@ def arriving(rig: ClientsRig, number: int, **changes: Any) -> dict[str, Any]:
     return rig.claim(domain=domain, mac=f"56:6f:1a:2b:01:{number:02x}", vf=vf, incoming=True, **changes)
 
 
-def test_the_very_vf_is_promised_to_an_arriving_guest_and_libvirts_hook_takes_it(rig: ClientsRig) -> None:
+def test_a_client_reserves_a_vf_for_an_arriving_guest_and_libvirts_hook_takes_that_vf(
+    rig: ClientsRig,
+) -> None:
     arriving(rig, 1)
     (claim,) = rig.store.all()
     assert (claim.vf, claim.incoming) == (rig.memory.vfs[1], True)

@@ -117,7 +117,7 @@ def test_the_wait_ends_with_the_daemon(make_rig: MakeSlotsRig) -> None:
     assert len(refused) == 1
 
 
-def test_a_promise_that_ran_out_is_not_on_the_move(make_rig: MakeSlotsRig) -> None:
+def test_an_expired_reservation_does_not_count_as_migrating(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)

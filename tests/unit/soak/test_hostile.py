@@ -115,7 +115,7 @@ def test_whole_xml_of_unmanaged_vfs_is_taken(rig: HostileRig, operation: str) ->
     rig.hook(operation, DOMAIN.replace("managed='yes'", "managed='no'"))
 
 
-REQUESTS = st.sampled_from(sorted(protocol.PROMISING | protocol.READING | protocol.ROOT_ONLY))
+REQUESTS = st.sampled_from(sorted(protocol.RESERVING | protocol.READING | protocol.ROOT_ONLY))
 VALUES = st.recursive(
     st.none()
     | st.booleans()

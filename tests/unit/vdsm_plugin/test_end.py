@@ -18,7 +18,7 @@ def test_a_destroyed_guest_gives_back_what_nobody_holds(vdsm: Vdsm) -> None:
     assert vdsm.store.all() == []
 
 
-def test_a_guest_that_never_started_gives_back_what_was_promised(vdsm: Vdsm) -> None:
+def test_a_guest_that_never_started_gives_its_reserved_vfs_back(vdsm: Vdsm) -> None:
     vdsm.hooks.xml("before_device_create", BRIDGE, VM, device=VFIO)
     assert len(vdsm.store.all()) == 1
     # a later hook refused: what vdsm knows of the guest is what the engine sent

@@ -36,7 +36,7 @@ _IDLE_PERIOD = 30.0
 
 
 def device(claim: Claim) -> str:
-    """The device to be plugged in for a claim: the promised VF, with the MAC and at the guest's address as before."""
+    """The device to be plugged in for a claim: the reserved VF, with the MAC and at the guest's address as before."""
     slot = PciAddress.parse(claim.slot or "")
     return (
         "<interface type='hostdev' managed='yes'>"

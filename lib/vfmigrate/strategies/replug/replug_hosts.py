@@ -103,7 +103,7 @@ class ReplugHosts:
             raise
 
     def give_back(self, mac: str) -> None:
-        """Take that promise back."""
+        """Cancel that reservation."""
         self._destination.daemon.ask("give_back", {"domain": self._migration.uuid, "mac": mac})
 
     def unplug(self, mac: str) -> None:
@@ -140,7 +140,7 @@ class ReplugHosts:
         self._migration.migrate()
 
     def plug(self, mac: str) -> None:
-        """Wait until the destination's daemon, which knows best when, has plugged the promised VF in."""
+        """Wait until the destination's daemon, which knows best when, has plugged the reserved VF in."""
         if poll(lambda: self._destination.devices.text(mac), PLUG_SECONDS, _LOOK_SECONDS) is None:
             raise HostError(
                 f"it was not plugged in on the destination within {PLUG_SECONDS:.0f} s",

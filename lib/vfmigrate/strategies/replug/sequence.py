@@ -2,7 +2,7 @@
 """The order of a migration that leaves a guest's VFs behind and takes others on the destination, and the ways back.
 
 Pure: what is done to guest and hosts is behind `GuestAndHosts`. The order keeps the guest connected: no VF is taken
-from it before all that it will need are promised, and what was taken is plugged in again wherever the guest then runs.
+from it before all that it will need are reserved, and what was taken is plugged in again wherever the guest then runs.
 A guest that has arrived is never sent back: it stays on its standby until a VF can be plugged in.
 """
 
@@ -20,10 +20,10 @@ class GuestAndHosts(Protocol):
     """Guest and hosts, as far as the sequence acts on them; everything may raise VfmigrateError and waits bounded."""
 
     def claim(self, mac: str) -> None:
-        """Promise a VF of the destination to the interface with this MAC."""
+        """Reserve a VF of the destination for the interface with this MAC."""
 
     def give_back(self, mac: str) -> None:
-        """Give the promised VF back."""
+        """Cancel the reservation."""
 
     def unplug(self, mac: str) -> None:
         """Take the VF out of the guest on the source; returns when the guest released it, else raises."""
@@ -38,7 +38,7 @@ class GuestAndHosts(Protocol):
         """Migrate the guest, which has no VF now."""
 
     def plug(self, mac: str) -> None:
-        """Plug the promised VF into the guest on the destination: the same MAC, the same guest PCI address."""
+        """Plug the reserved VF into the guest on the destination: the same MAC, the same guest PCI address."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Replug:
     def run(self) -> ReplugResult:
         """Migrate.
 
-        Raises Refused when the destination has nothing to promise, Unreachable when it cannot be asked, Cancelled when
+        Raises Refused when the destination has no VF to reserve, Unreachable when it cannot be asked, Cancelled when
         it was cancelled before: then nothing was changed.
         """
         self._claim()
@@ -116,5 +116,5 @@ class Replug:
             self._result.without_vf[mac] = str(error)
 
     def _give_back(self, mac: str) -> None:
-        with contextlib.suppress(VfmigrateError):  # then the promise expires
+        with contextlib.suppress(VfmigrateError):  # then the reservation expires
             self._hosts.give_back(mac)

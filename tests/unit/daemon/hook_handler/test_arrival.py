@@ -60,7 +60,7 @@ def test_metadata_that_cannot_be_read_keeps_no_vf(rig: Rig) -> None:
     assert rig.store.all() == []
 
 
-def test_a_guest_that_never_comes_is_only_promised_a_vf(rig: Rig) -> None:
+def test_a_guest_that_never_arrives_has_a_reservation_only(rig: Rig) -> None:
     rig.call("migrate", guest(1, ELSEWHERE))
     (claim,) = rig.store.all()
     assert (claim.state, claim.expires) == (claim_store.RESERVED, 1120.0)

@@ -184,7 +184,7 @@ def test_on_the_source_a_vf_that_is_back_is_forgotten(rig: ArrivalsRig) -> None:
     assert (rig.only().state, rig.only().slot, rig.libvirt.plugged) == (PLUGGED, None, [])
 
 
-def test_a_guest_that_got_another_vf_needs_the_promised_one_no_more(rig: ArrivalsRig) -> None:
+def test_the_reservation_is_dropped_when_the_guest_got_another_vf(rig: ArrivalsRig) -> None:
     rig.claim()
     rig.libvirt.running = rig.libvirt.vf = True
     rig.arrivals.look()

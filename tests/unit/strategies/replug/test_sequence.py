@@ -33,7 +33,7 @@ class Hosts:
             raise HostError(f"{action} failed", "try again")
 
     def claim(self, mac: str) -> None:
-        assert self.vfs == set(MACS), "nothing is taken before everything is promised"
+        assert self.vfs == set(MACS), "nothing is taken before everything is reserved"
         self._act("claim")
         if len(self.claims) == self.free:
             raise HostError("no free VF", "add some")
