@@ -24,8 +24,9 @@ EACH_GUEST = "for name in $(timeout 10 virsh list --name); do"
 MOMENT: Mapping[str, str] = {
     "processes": "uptime; ps -eo pid,ppid,stat,etimes,time,wchan:24,args --sort=-pcpu | head -n 80",
     "domains": f"virsh list --all; {EACH_GUEST} virsh domstate --reason $name; virsh domjobinfo $name; done",
-    "guests": f'{EACH_GUEST} for what in status registers pic lapic pci; do echo "$name: $what"; '
-    "timeout 10 virsh qemu-monitor-command $name --hmp info $what; done; done",
+    # twice, so that a guest whose processor stands still differs from one that is busy
+    "guests": f'{EACH_GUEST} for what in status registers pic lapic registers lapic pci; do echo "$name: $what"; '
+    "timeout 10 virsh qemu-monitor-command $name --hmp info $what; sleep 1; done; done",
     # whether frames and interrupts reach a guest that does not answer
     "counters": "ip -s link; grep vfio /proc/interrupts; sleep 3; ip -s link; grep vfio /proc/interrupts",
     "switch": "ovs-vsctl --timeout=10 show; timeout 10 ovs-appctl fdb/show br-data",

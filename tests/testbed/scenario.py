@@ -139,6 +139,7 @@ def run_one(lab: Lab, scenario: ModuleType, record: Record, before: Looked) -> N
         if not isinstance(error, FAILURES):
             traceback.print_exc()
         record.why = " ".join(str(error).split()) or type(error).__name__
+        save_moment("an expectation after its steps", error)
         with contextlib.suppress(*FAILURES):
             diagnosis.save_logs(lab.hosts, folder)
         terminal.say(f"[red]{record.name} failed[/red]: {escape(record.why)}")
