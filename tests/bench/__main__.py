@@ -3,8 +3,8 @@
 
     python -m tests.bench [NAME...]
 
-NAME selects measurements by their module: hook, vdsm, switch, status, manual; the default is all of them. The exit
-status is 1 when a result misses its limit.
+NAME selects measurements by their module: hook, vdsm, switch, status, slow_card, manual; the default is all of
+them. The exit status is 1 when a result misses its limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import hook, manual, status, switch, vdsm
+from tests.bench import hook, manual, slow_card, status, switch, vdsm
 from tests.bench.measure import Result
 
 MEASUREMENTS = {
@@ -26,6 +26,7 @@ MEASUREMENTS = {
     "vdsm": vdsm.results,
     "switch": switch.results,
     "status": status.results,
+    "slow_card": slow_card.results,
     "manual": manual.results,
 }
 REPORT = Path(__file__).resolve().parents[2] / "build" / "bench" / "report.json"

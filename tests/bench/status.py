@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, cast
+from typing import TYPE_CHECKING, Callable, Optional, cast
 
 from tests.bench.measure import Result, Turn, medians
 from tests.fakes import sysfs_tree
@@ -125,7 +125,7 @@ def status() -> Iterator[Status]:
         stack.callback(ovs.close)
         links = Links()
         stack.callback(links.close)
-        devlink = Devlink(sock=stack.enter_context(devlink_client(card, place / "devlink")))
+        devlink = Devlink(connect=stack.enter_context(devlink_clients(card, place / "devlink")))
         stack.callback(devlink.close)
         host = Host(Sysfs(place / "sys", modules=place / "modules"), devlink, links, ovs)
         pool = Pool("data", (PciAddress.parse(PF),), BRIDGE, vfs=VFS)
@@ -142,8 +142,8 @@ def status() -> Iterator[Status]:
 
 
 @contextmanager
-def devlink_client(card: Card, path: Path) -> Iterator[socket.socket]:
-    """A socket to a devlink that answers for the card in its present state."""
+def devlink_clients(card: Card, path: Path) -> Iterator[Callable[[], socket.socket]]:
+    """Makes sockets to a devlink that answers for the card in its present state."""
     processes = multiprocessing.get_context("fork")
     ready = processes.Event()
 
@@ -156,12 +156,17 @@ def devlink_client(card: Card, path: Path) -> Iterator[socket.socket]:
     server.start()
     try:
         ready.wait()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-            client.connect(os.fspath(path))
-            yield client
+        yield lambda: connected(path)
     finally:
         server.terminate()
         server.join()
+
+
+def connected(path: Path) -> socket.socket:
+    """A socket to a fake kernel that listens at `path`."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.connect(os.fspath(path))
+    return client
 
 
 def fill(store: ClaimStore, switch: OvsServer, card: Card) -> None:

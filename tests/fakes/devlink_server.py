@@ -78,11 +78,19 @@ class DevlinkServer:
 
     `path` is where to listen, for the shim's FAKE_GENL; without it only `connect()` makes clients. A kernel that
     `narrows` no dumps (before 6.6) answers each for all devices, whatever it names.
+
+    As in the kernel (devl_lock()), a request holds the lock of its PF's instance while it is worked on, and a dump of
+    all devices takes one lock after the other. `delays` is how many seconds each of that takes for a PF, and
+    `mode_change` how many a change of an eswitch mode takes.
     """
 
     def __init__(self, card: Card, path: Optional[Path] = None, *, narrows: bool = True) -> None:
         self.card = card
         self._narrows = narrows
+        self.delays: dict[str, float] = {}
+        self.mode_change = 0.0
+        self._instances = {pf: threading.Lock() for pf in card.pfs}
+        self._closed = threading.Event()
         self.requests: list[Request] = []  # of the devlink family, in order of arrival
         self._clients: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -104,6 +112,11 @@ class DevlinkServer:
     ) -> None:
         self.close()
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return sum(thread.is_alive() for thread in self._threads if thread.name == "client")
+
     def connect(self) -> socket.socket:
         """Make a client's socket inside this process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -112,6 +125,7 @@ class DevlinkServer:
 
     def close(self) -> None:
         """Stop answering and wait for the threads."""
+        self._closed.set()
         for sock in [*self._clients, *([self._listener] if self._listener else [])]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -121,7 +135,8 @@ class DevlinkServer:
             sock.close()
 
     def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        name = "client" if target == self._answer_all else "listener"
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)
         thread.start()
 
@@ -167,7 +182,8 @@ class DevlinkServer:
                 self.requests.append(Request(family, flags, payload))
             if dump and family == DEVLINK_FAMILY and not self._narrows:
                 payload = payload[: _GENERIC.size]
-            contents = list(_dispatch(self.card, family, payload, dump=dump))
+            with self._locked(family, payload, dump=dump):
+                contents = list(_dispatch(self.card, family, payload, dump=dump))
         except OSError as refusal:
             yield verdict(refusal.errno or errno.EIO, refusal.strerror or "")
             return
@@ -180,6 +196,26 @@ class DevlinkServer:
             yield message(_DONE, struct.pack("=i", 0), _MULTI)
         elif flags & _ACK:
             yield verdict()
+
+    @contextlib.contextmanager
+    def _locked(self, family: int, payload: bytes, *, dump: bool) -> Iterator[None]:
+        """Hold the lock of the instance that a request of devlink is about, for as long as it takes."""
+        attributes = parse(payload[_GENERIC.size :])
+        if family != DEVLINK_FAMILY:
+            yield
+            return
+        if dump and _DEV_NAME not in attributes:
+            for pf, instance in self._instances.items():
+                with instance:
+                    self._closed.wait(self.delays.get(pf, 0.0))
+            yield
+            return
+        pf = attributes.get(_DEV_NAME, b"").rstrip(b"\0").decode()
+        with self._instances.get(pf, contextlib.nullcontext()):
+            self._closed.wait(self.delays.get(pf, 0.0))
+            if payload[0] == _ESWITCH_SET:
+                self._closed.wait(self.mode_change)
+            yield
 
 
 def _dispatch(card: Card, family: int, payload: bytes, *, dump: bool) -> Iterator[bytes]:

@@ -20,7 +20,8 @@ from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.registry import Vendors
 from vfmigrate.converge.observe import Host
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.host.devlink import CardVersions, Devlink, Port
+from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.devlink_messages import CardVersions, Port, local_vf_ports
 from vfmigrate.host.links import Link, Links, Traffic
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.model.pci import PciAddress, PciId
@@ -165,8 +166,8 @@ class CardDevlink:
     def ports(self, pf: PciAddress) -> list[Port]:
         return [_port(port) for port in self.card.ports(str(pf))]
 
-    def vf_ports(self, pf: PciAddress) -> dict[int, Port]:
-        return {port.vf: port for port in self.ports(pf) if port.vf is not None}
+    def vf_ports(self, pf: PciAddress, _count: Optional[int] = None) -> dict[int, Port]:
+        return local_vf_ports(pf, self.ports(pf))
 
     def vf_port(self, pf: PciAddress, vf: int) -> Optional[Port]:
         return self.vf_ports(pf).get(vf)

@@ -83,7 +83,7 @@ def test_devlink_messages_are_those_of_the_devlink_tool(
         run_tool(arguments, shim, fake)
         (told_by_tool,) = server.requests
         server.requests.clear()
-        door = Devlink(sock=server.connect())
+        door = Devlink(connect=server.connect)
         REQUESTS[arguments](door)
         door.close()
         told_by_door, *verification = server.requests
@@ -94,7 +94,7 @@ def test_devlink_messages_are_those_of_the_devlink_tool(
 def test_the_devlink_tool_shows_the_changes(card: Card, shim: Path, tmp_path: Path) -> None:
     fake = tmp_path / "devlink"
     with DevlinkServer(card, fake) as server:
-        door = Devlink(sock=server.connect())
+        door = Devlink(connect=server.connect)
         door.set_port_function(PF, 2, hw_addr=MAC, migratable=True)
         door.close()
         shown = run_tool("port show pci/0000:e1:00.0/2", shim, fake)

@@ -13,7 +13,8 @@ from vfmigrate.cards import registry
 from vfmigrate.cards.registry import Vendors
 from vfmigrate.cards.vendor import Vendor
 from vfmigrate.errors import HostError
-from vfmigrate.host.devlink import CardVersions, Devlink, Port
+from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.devlink_messages import CardVersions, Port
 from vfmigrate.host.links import Links
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.model.pci import PciAddress
@@ -72,12 +73,13 @@ class Host:
 
         Finds only those ports of the switch that have the ID of a claim.
         """
-        ports = self.devlink.vf_ports(pf)
+        vfs = self.sysfs.vfs(pf)
+        ports = self.devlink.vf_ports(pf, len(vfs))
         owned = {port.name: port for port in self.ovs.owned_ports()}
         users = self.sysfs.users(pf)
         return [
             self._state(vf, pf, index, vf in users, ports.get(index), owned.get)
-            for index, vf in enumerate(self.sysfs.vfs(pf))
+            for index, vf in enumerate(vfs)
         ]
 
     def _state(

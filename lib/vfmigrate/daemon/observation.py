@@ -16,7 +16,7 @@ from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import VfmigrateError
-from vfmigrate.host.devlink import CardVersions
+from vfmigrate.host.devlink_messages import CardVersions
 from vfmigrate.model.host_facts import SwitchFacts
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import HardwareOffload

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """devlink: eswitch mode, ports and port functions, and the versions of a card.
 
-Owns the messages of the generic netlink family `devlink` (version 1) that vfmigrate needs; numbers and
-types are those of include/uapi/linux/devlink.h. They are built with pyroute2's message classes, from an
-attribute table of our own: pyroute2's ends before PORT_FUNCTION's capabilities, and a subclass of its message
-would inherit the parent's compiled table, which drops what it does not know while the call succeeds.
+Speaks the generic netlink family `devlink` (version 1); `devlink_messages` has the attributes. Kernels from 6.6 on
+can list the ports of one device (commit 4a1b5aa8b5c7, "devlink: allow user to narrow per-instance dumps by passing
+handle attrs"). Older ones ignore what a list is limited to and lock every device in turn, so that one that is busy
+holds up the list; they answer for one port at once (devlink_nl_pre_doit() locks its device alone).
 """
 
 from __future__ import annotations
@@ -12,15 +12,25 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from types import MappingProxyType
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
-from pyroute2.netlink import NLA_F_NESTED, ctrlmsg, genlmsg, nla
+from pyroute2.netlink import ctrlmsg
 
 from vfmigrate.errors import HostError, InputError
-from vfmigrate.host.netlink import NETLINK_GENERIC, KernelRefusalError, NetlinkSocket
+from vfmigrate.host.devlink_messages import (
+    CAP_MIGRATABLE,
+    CardVersions,
+    DevlinkMessage,
+    Port,
+    decoded,
+    local_vf_ports,
+    port_of,
+    versions_of,
+)
+from vfmigrate.host.netlink import NETLINK_GENERIC, Exchange, KernelRefusalError, NetlinkSocket
 from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 
@@ -35,9 +45,6 @@ _CMD_INFO_GET = 51
 
 _MODES = {"legacy": 0, "switchdev": 1, "switchdev_inactive": 2}
 _MODE_NAMES = {number: name for name, number in _MODES.items()}
-_FLAVOURS = ("physical", "cpu", "dsa", "pcipf", "pcivf", "virtual", "unused", "pcisf")
-_CAP_MIGRATABLE = 0x2
-
 
 _REMEDIES_BY_ERRNO = {
     errno.EPERM: "run as root, or with CAP_NET_ADMIN",
@@ -45,116 +52,33 @@ _REMEDIES_BY_ERRNO = {
 }
 
 
-class _PortFunction(nla):  # type: ignore[misc]  # pyroute2 carries no types
-    nla_flags = NLA_F_NESTED
-    nla_map = (
-        (1, "DEVLINK_PORT_FN_ATTR_HW_ADDR", "l2addr"),
-        (4, "DEVLINK_PORT_FN_ATTR_CAPS", "bitfield32"),
-    )
-
-    class bitfield32(nla):  # type: ignore[misc]  # noqa: N801  (the name that nla_map looks up)
-        # Not "value": pyroute2 keeps attributes of that name for itself.
-        fields = (("bits", "I"), ("selector", "I"))
-
-
-class _Version(nla):  # type: ignore[misc]  # pyroute2 carries no types
-    nla_flags = NLA_F_NESTED
-    nla_map = (
-        (103, "DEVLINK_ATTR_INFO_VERSION_NAME", "asciiz"),
-        (104, "DEVLINK_ATTR_INFO_VERSION_VALUE", "asciiz"),
-    )
-
-
-class _Message(genlmsg):  # type: ignore[misc]  # pyroute2 carries no types
-    prefix = "DEVLINK_ATTR_"
-    nla_map = (
-        (1, "DEVLINK_ATTR_BUS_NAME", "asciiz"),
-        (2, "DEVLINK_ATTR_DEV_NAME", "asciiz"),
-        (3, "DEVLINK_ATTR_PORT_INDEX", "uint32"),
-        (6, "DEVLINK_ATTR_PORT_NETDEV_IFINDEX", "uint32"),
-        (7, "DEVLINK_ATTR_PORT_NETDEV_NAME", "asciiz"),
-        (25, "DEVLINK_ATTR_ESWITCH_MODE", "uint16"),
-        (77, "DEVLINK_ATTR_PORT_FLAVOUR", "uint16"),
-        (98, "DEVLINK_ATTR_INFO_DRIVER_NAME", "asciiz"),
-        (100, "DEVLINK_ATTR_INFO_VERSION_FIXED", "version"),
-        (101, "DEVLINK_ATTR_INFO_VERSION_RUNNING", "version"),
-        (102, "DEVLINK_ATTR_INFO_VERSION_STORED", "version"),
-        (127, "DEVLINK_ATTR_PORT_PCI_PF_NUMBER", "uint16"),
-        (128, "DEVLINK_ATTR_PORT_PCI_VF_NUMBER", "uint16"),
-        (145, "DEVLINK_ATTR_PORT_FUNCTION", "port_function"),
-        (149, "DEVLINK_ATTR_PORT_EXTERNAL", "uint8"),
-        (150, "DEVLINK_ATTR_PORT_CONTROLLER_NUMBER", "uint32"),
-    )
-    port_function = _PortFunction
-    version = _Version
-
-
-@dataclass(frozen=True)
-class Port:
-    """A devlink port; `hw_addr` and `migratable` belong to its port function.
-
-    `migratable` is None where card, firmware or kernel do not offer the flag, `netdev` and `ifindex` while
-    the port has no network device (in this network namespace).
-    """
-
-    index: int
-    flavour: str
-    vf: Optional[int]
-    pf: Optional[int]
-    controller: int
-    external: bool
-    ifindex: Optional[int]
-    netdev: Optional[str]
-    hw_addr: Optional[str]
-    migratable: Optional[bool]
-
-
-@dataclass(frozen=True)
-class CardVersions:
-    """The versions of a card by name: fixed ones, running ones, and those stored in flash."""
-
-    driver: str
-    fixed: Mapping[str, str]
-    running: Mapping[str, str]
-    stored: Mapping[str, str]
-
-    @property
-    def psid(self) -> Optional[str]:
-        """The PSID of the card; firmware for one PSID does not fit another."""
-        return self.fixed.get("fw.psid")
-
-    @property
-    def firmware(self) -> Optional[str]:
-        """The running firmware; after an update, the stored one runs only after a reset of the card."""
-        return self.running.get("fw.version")
-
-    @property
-    def stored_firmware(self) -> Optional[str]:
-        """The firmware in flash, which runs after the next reset of the card."""
-        return self.stored.get("fw.version")
-
-
 class Devlink:
     """devlink of the PCI devices in the network namespace of the thread that makes it; thread-safe.
 
+    Each PF has a connection of its own to the kernel, and a change of an eswitch mode another one, so that a card that
+    is slow to answer delays nobody who asks for another. A connection is closed when the kernel no longer knows the PF.
+
     Every method raises HostError: the PF, what was asked, the kernel's own text, and what can be done.
-    `timeout` is in seconds; changing the eswitch mode of a card with many VFs takes many. `sock` hands in a
-    connected socket that carries netlink messages. `remedies` are what to do about a refusal, by a part of the
-    kernel's text, which is that of the card's driver.
+    `timeout` is in seconds; changing the eswitch mode of a card with many VFs takes many. `connect` makes connected
+    sockets that carry netlink messages. `remedies` are what to do about a refusal, by a part of the kernel's text,
+    which is that of the card's driver.
     """
 
     def __init__(
         self,
         *,
         timeout: float = 120.0,
-        sock: Optional[socket.socket] = None,
+        connect: Optional[Callable[[], socket.socket]] = None,
         remedies: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._timeout = timeout
+        self._connect = connect
         self._remedies = remedies
-        self._netlink = NetlinkSocket(NETLINK_GENERIC, timeout=timeout, sock=sock)
-        self._family_lock = threading.Lock()
+        self._lock = threading.Lock()  # held for moments only, never while the kernel works
+        self._connections: dict[PciAddress, NetlinkSocket] = {}
         self._family: Optional[int] = None
-        self._indexes: dict[tuple[PciAddress, int], int] = {}
+        self._known: dict[PciAddress, dict[int, Port]] = {}
+        self._narrows = True
 
     def eswitch_mode(self, pf: PciAddress) -> str:
         """The mode of the PF's eswitch: legacy, switchdev or switchdev_inactive."""
@@ -170,7 +94,8 @@ class Devlink:
         if mode not in _MODES:
             raise InputError(f"'{mode}' is not an eswitch mode", f"use one of {', '.join(_MODES)}")
         attributes = [("DEVLINK_ATTR_ESWITCH_MODE", _MODES[mode])]
-        self._ask(pf, _CMD_ESWITCH_SET, f"set the eswitch mode to {mode}", attributes)
+        with closing(self._open()) as connection:
+            self._ask(pf, _CMD_ESWITCH_SET, f"set the eswitch mode to {mode}", attributes, connection)
 
     def ports(self, pf: PciAddress) -> list[Port]:
         """The devlink ports of a PF; empty when it has no devlink instance."""
@@ -180,37 +105,73 @@ class Devlink:
             if refusal.number == errno.ENODEV:
                 return []
             raise self._host_error(pf, "list the ports", refusal) from None
-        # Kernels before 6.6 answer with the ports of every device.
-        return [_port(answer) for answer in answers if answer.get_attr("DEVLINK_ATTR_DEV_NAME") == str(pf)]
+        ports: dict[str, list[Port]] = {str(pf): []}
+        for answer in answers:
+            ports.setdefault(answer.get_attr("DEVLINK_ATTR_DEV_NAME"), []).append(port_of(answer))
+        if len(ports) > 1:
+            self._learn_all(ports)
+        else:
+            self._known[pf] = local_vf_ports(pf, ports[str(pf)])
+        return ports[str(pf)]
 
-    def vf_ports(self, pf: PciAddress) -> dict[int, Port]:
+    def _learn_all(self, ports: Mapping[str, Sequence[Port]]) -> None:
+        """Remember the ports of every PF, from a kernel that lists them all (before 6.6) whatever is asked for.
+
+        Such a list waits for every card, so `vf_ports()` avoids the next one.
+        """
+        self._narrows = False
+        for name, of_device in ports.items():
+            with suppress(InputError):  # not a PCI device
+                pf = PciAddress.parse(name)
+                self._known[pf] = local_vf_ports(pf, of_device)
+
+    def vf_ports(self, pf: PciAddress, count: Optional[int] = None) -> dict[int, Port]:
         """The ports of the PF's own VFs by VF number; empty unless the eswitch is in switchdev mode.
 
-        VFs of another controller, such as those of the host that a DPU shows, are left out.
+        VFs of another host or PF, such as those of the host that a DPU shows, are left out. `count` is how many VFs
+        the PF has, if known: a kernel that can only list the ports of all cards is then asked for them one by one.
         """
-        return {
-            port.vf: port
-            for port in self.ports(pf)
-            if port.flavour == "pcivf" and port.vf is not None and not port.external and not port.controller
-        }
+        if count is not None and not self._narrows:
+            single = self._vf_ports_singly(pf, count)
+            if single is not None:
+                return single
+        return local_vf_ports(pf, self.ports(pf))
+
+    def _vf_ports_singly(self, pf: PciAddress, count: int) -> Optional[dict[int, Port]]:
+        """The ports of a PF's VFs, each by a request of its own; None when one of them is not known."""
+        if self._is_legacy(pf):
+            return {}
+        found = {number: self._known_port(pf, number) for number in range(count)}
+        return {number: port for number, port in found.items() if port} if all(found.values()) else None
+
+    def _is_legacy(self, pf: PciAddress) -> bool:
+        """Whether the PF has an eswitch without ports for VFs."""
+        try:
+            return self.eswitch_mode(pf) == "legacy"
+        except HostError:
+            return False
 
     def vf_port(self, pf: PciAddress, vf: int) -> Optional[Port]:
         """The port of the PF's own VF number `vf`; None as for `vf_ports()`.
 
         It requests that port alone if its index is known from an earlier call: a list of all is slow on a card with
-        many VFs.
+        many VFs, and waits for other cards on a kernel that lists the ports of all.
         """
-        index = self._indexes.get((pf, vf))
-        if index is not None:
-            try:
-                port = self._port(pf, index)
-            except KernelRefusalError:
-                port = None  # the ports were created again
-            if port is not None and (port.flavour, port.vf) == ("pcivf", vf):
-                return port
-        ports = self.vf_ports(pf)
-        self._indexes.update({(pf, number): port.index for number, port in ports.items()})
-        return ports.get(vf)
+        port = self._known_port(pf, vf)
+        if port is not None or (not self._narrows and self._is_legacy(pf)):
+            return port
+        return self.vf_ports(pf).get(vf)
+
+    def _known_port(self, pf: PciAddress, vf: int) -> Optional[Port]:
+        """The port of a VF, requested by the index that it had; None if there was none, or it is another's now."""
+        known = self._known.get(pf, {}).get(vf)
+        if known is None:
+            return None
+        try:
+            port = self._port(pf, known.index)
+        except KernelRefusalError:
+            return None  # the ports were created again
+        return port if port.identity == known.identity else None
 
     def set_port_function(
         self,
@@ -228,7 +189,7 @@ class Devlink:
             function.append(("DEVLINK_PORT_FN_ATTR_HW_ADDR", hw_addr))
             asked.append(f"hw_addr {hw_addr}")
         if migratable is not None:
-            capabilities = {"bits": _CAP_MIGRATABLE if migratable else 0, "selector": _CAP_MIGRATABLE}
+            capabilities = {"bits": CAP_MIGRATABLE if migratable else 0, "selector": CAP_MIGRATABLE}
             function.append(("DEVLINK_PORT_FN_ATTR_CAPS", capabilities))
             asked.append(f"migratable {'enable' if migratable else 'disable'}")
         if not function:
@@ -248,26 +209,34 @@ class Devlink:
     def info(self, pf: PciAddress) -> CardVersions:
         """The versions of card and firmware."""
         (answer,) = self._ask(pf, _CMD_INFO_GET, "read the card's versions")
-        return CardVersions(
-            driver=answer.get_attr("DEVLINK_ATTR_INFO_DRIVER_NAME") or "",
-            fixed=dict(_versions(answer, "FIXED")),
-            running=dict(_versions(answer, "RUNNING")),
-            stored=dict(_versions(answer, "STORED")),
-        )
+        return versions_of(answer)
 
     def close(self) -> None:
-        """Close the netlink socket."""
-        self._netlink.close()
+        """Close the connections to the kernel."""
+        with self._lock:
+            connections = list(self._connections.values())
+            self._connections.clear()
+        for connection in connections:
+            connection.close()
+
+    def _open(self) -> NetlinkSocket:
+        sock = self._connect() if self._connect is not None else None
+        return NetlinkSocket(NETLINK_GENERIC, timeout=self._timeout, sock=sock)
 
     def _port(self, pf: PciAddress, index: int) -> Port:
         (answer,) = self._request(pf, _CMD_PORT_GET, [("DEVLINK_ATTR_PORT_INDEX", index)])
-        return _port(answer)
+        return port_of(answer)
 
     def _ask(
-        self, pf: PciAddress, command: int, purpose: str, attributes: Sequence[tuple[str, object]] = ()
+        self,
+        pf: PciAddress,
+        command: int,
+        purpose: str,
+        attributes: Sequence[tuple[str, object]] = (),
+        connection: Optional[NetlinkSocket] = None,
     ) -> list[Any]:
         try:
-            return self._request(pf, command, attributes)
+            return self._request(pf, command, attributes, connection=connection)
         except KernelRefusalError as refusal:
             raise self._host_error(pf, purpose, refusal) from None
 
@@ -278,72 +247,60 @@ class Devlink:
         attributes: Sequence[tuple[str, object]] = (),
         *,
         dump: bool = False,
+        connection: Optional[NetlinkSocket] = None,
     ) -> list[Any]:
-        message = _Message()
+        """Ask the kernel about a PF, over the PF's connection or the one that is given."""
+        message = DevlinkMessage()
         message["cmd"] = command
         message["version"] = 1
         message["attrs"] = [("DEVLINK_ATTR_BUS_NAME", "pci"), ("DEVLINK_ATTR_DEV_NAME", str(pf)), *attributes]
-        family = self._family_id()
-        return [_decoded(_Message, answer) for answer in self._netlink.ask(message, family, dump=dump)]
+        try:
+            answers = self._send(pf, message, dump, connection).result()
+        except KernelRefusalError as refusal:
+            of_port = any(name == "DEVLINK_ATTR_PORT_INDEX" for name, _ in attributes)
+            if refusal.number == errno.ENODEV and not of_port:
+                self._forget(pf)
+            raise
+        return [decoded(DevlinkMessage, answer) for answer in answers]
+
+    def _send(
+        self, pf: PciAddress, message: Any, dump: bool, connection: Optional[NetlinkSocket]
+    ) -> Exchange:
+        if connection is not None:
+            return connection.send(message, self._family_id(connection), dump=dump)
+        with self._lock:
+            connection = self._connections.get(pf)
+            if connection is None:
+                connection = self._connections[pf] = self._open()
+            family = self._family_id(connection)
+            # Under the lock, so that _forget() closes the connection after this request.
+            return connection.send(message, family, dump=dump)
+
+    def _forget(self, pf: PciAddress) -> None:
+        """Close the connection of a PF that is gone; should it come back, the next request makes another."""
+        with self._lock:
+            self._known.pop(pf, None)
+            connection = self._connections.pop(pf, None)
+        if connection is not None:
+            connection.close()
 
     def _host_error(self, pf: PciAddress, purpose: str, refusal: KernelRefusalError) -> HostError:
         known = [remedy for part, remedy in self._remedies.items() if part in refusal.text]
         remedy = known[0] if known else _REMEDIES_BY_ERRNO.get(refusal.number, "")
         return HostError(f"devlink: cannot {purpose} of PF {pf}: {refusal.text}", remedy)
 
-    def _family_id(self) -> int:
-        with self._family_lock:
-            if self._family is None:
-                self._family = self._resolve_family()
-            return self._family
-
-    def _resolve_family(self) -> int:
-        message = ctrlmsg()
-        message["cmd"] = _CTRL_CMD_GETFAMILY
-        message["version"] = 1
-        message["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "devlink")]
-        try:
-            (answer,) = self._netlink.ask(message, _GENL_ID_CTRL)
-        except KernelRefusalError as refusal:
-            raise HostError(
-                f"this kernel has no devlink: {refusal.text}", "load the card's host driver"
-            ) from None
-        family = _decoded(ctrlmsg, answer).get_attr("CTRL_ATTR_FAMILY_ID")
-        return int(family)
-
-
-def _decoded(message_class: Any, data: bytes) -> Any:
-    message = message_class(data)
-    message.decode()
-    return message
-
-
-def _port(message: Any) -> Port:
-    function = message.get_attr("DEVLINK_ATTR_PORT_FUNCTION")
-    capabilities = function.get_attr("DEVLINK_PORT_FN_ATTR_CAPS") if function is not None else None
-    migratable = None
-    if capabilities is not None and capabilities["selector"] & _CAP_MIGRATABLE:
-        migratable = bool(capabilities["bits"] & _CAP_MIGRATABLE)
-    flavour = message.get_attr("DEVLINK_ATTR_PORT_FLAVOUR")
-    known = flavour is not None and flavour < len(_FLAVOURS)
-    return Port(
-        index=message.get_attr("DEVLINK_ATTR_PORT_INDEX"),
-        flavour=_FLAVOURS[flavour] if known else f"unknown flavour {flavour}",
-        vf=message.get_attr("DEVLINK_ATTR_PORT_PCI_VF_NUMBER"),
-        pf=message.get_attr("DEVLINK_ATTR_PORT_PCI_PF_NUMBER"),
-        controller=message.get_attr("DEVLINK_ATTR_PORT_CONTROLLER_NUMBER") or 0,
-        external=bool(message.get_attr("DEVLINK_ATTR_PORT_EXTERNAL")),
-        ifindex=message.get_attr("DEVLINK_ATTR_PORT_NETDEV_IFINDEX"),
-        netdev=message.get_attr("DEVLINK_ATTR_PORT_NETDEV_NAME"),
-        hw_addr=function.get_attr("DEVLINK_PORT_FN_ATTR_HW_ADDR") if function is not None else None,
-        migratable=migratable,
-    )
-
-
-def _versions(message: Any, kind: str) -> Iterator[tuple[str, str]]:
-    for name, version in message["attrs"]:
-        if name == f"DEVLINK_ATTR_INFO_VERSION_{kind}":
-            yield (
-                version.get_attr("DEVLINK_ATTR_INFO_VERSION_NAME"),
-                version.get_attr("DEVLINK_ATTR_INFO_VERSION_VALUE"),
-            )
+    def _family_id(self, connection: NetlinkSocket) -> int:
+        """The number of the family, asked of the kernel once; it waits for no card to tell it."""
+        if self._family is None:
+            message = ctrlmsg()
+            message["cmd"] = _CTRL_CMD_GETFAMILY
+            message["version"] = 1
+            message["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "devlink")]
+            try:
+                (answer,) = connection.ask(message, _GENL_ID_CTRL)
+            except KernelRefusalError as refusal:
+                raise HostError(
+                    f"this kernel has no devlink: {refusal.text}", "load the card's host driver"
+                ) from None
+            self._family = int(decoded(ctrlmsg, answer).get_attr("CTRL_ATTR_FAMILY_ID"))
+        return self._family

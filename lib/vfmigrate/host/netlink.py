@@ -5,17 +5,22 @@ The messages are pyroute2's, of any version since 0.7; the socket is not. pyrout
 socket and one event loop for every thread that ever called it, which is a leak in a daemon that answers from
 short-lived threads; and no version shows the extended-ack text of a dump that fails half-way.
 
+The kernel works on a request inside the send() that brings it, and waits there for its own locks with no limit that a
+socket could set. So each socket has a thread that sends, and a caller that waits for it no longer than its time-out.
+
 Wire format: include/uapi/linux/netlink.h and netlink(7).
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from vfmigrate.errors import HostError
@@ -58,50 +63,104 @@ class KernelRefusalError(Exception):
         self.text = text
 
 
+@dataclass
+class Exchange:
+    """One request to the kernel, and what came of it once `done` is set. Times are of time.monotonic()."""
+
+    data: bytes
+    kind: int
+    flags: int
+    deadline: float
+    timeout: float
+    done: threading.Event = field(default_factory=threading.Event)
+    answers: list[bytes] = field(default_factory=list)
+    error: Optional[Exception] = None
+
+    def result(self) -> list[bytes]:
+        """Wait for the kernel's answers, undecoded, headers included.
+
+        Raises KernelRefusalError when the kernel refuses, HostError when it does not answer in time.
+        """
+        if not self.done.wait(max(self.deadline - time.monotonic(), 0.0)):
+            raise _silence(self.timeout)
+        if self.error is not None:
+            raise self.error
+        return self.answers
+
+
 class NetlinkSocket:
     """A netlink socket of one protocol, in the network namespace of the thread that makes it.
 
-    Thread-safe: one request at a time. `timeout` is in seconds and bounds a whole answer. `sock` hands in a
-    connected socket that carries netlink messages instead.
+    Thread-safe: one request at a time. `timeout` is in seconds and bounds a whole answer, with the wait for requests of
+    other threads before it. A request whose time is over before its turn is not sent. `sock` hands in a connected
+    socket that carries netlink messages instead.
     """
 
     def __init__(
         self, protocol: int, *, timeout: float = 120.0, sock: Optional[socket.socket] = None
     ) -> None:
-        self._lock = threading.Lock()
         self._timeout = timeout
         self._sequence = 0
         self._socket = sock if sock is not None else _open(protocol)
+        self._requests: queue.SimpleQueue[Optional[Exchange]] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
+        threading.Thread(target=self._serve, name="netlink", daemon=True).start()
 
     def ask(self, message: Any, message_type: int, *, dump: bool = False) -> list[bytes]:
-        """Send a pyroute2 message; returns the kernel's answers undecoded, headers included.
+        """Send a pyroute2 message and wait for the answers to it. Returns and raises as `Exchange.result()`."""
+        return self.send(message, message_type, dump=dump).result()
 
-        Raises KernelRefusalError when the kernel refuses, HostError when it does not answer in time.
-        """
+    def send(self, message: Any, message_type: int, *, dump: bool = False) -> Exchange:
+        """Send a pyroute2 message, and do not wait for the answers. Raises HostError after `close()`."""
         flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_DUMP if dump else 0)
         message.encode()
-        request = bytearray(message.data)
-        with self._lock:
-            for _ in range(_DUMP_ATTEMPTS):
-                self._sequence = self._sequence + 1 & 0xFFFFFFFF
-                _HEADER.pack_into(request, 0, len(request), message_type, flags, self._sequence, 0)
-                self._send(request)
-                answers, torn = self._answers()
-                if not torn:
-                    return answers
+        deadline = time.monotonic() + self._timeout
+        request = Exchange(bytes(message.data), message_type, flags, deadline, self._timeout)
+        with self._closing:
+            if self._closed:
+                raise HostError("the netlink socket was closed")
+            self._requests.put(request)
+        return request
+
+    def close(self) -> None:
+        """Close the socket when the requests sent so far are answered; does not wait for that."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._requests.put(None)
+
+    def _serve(self) -> None:
+        """Send the requests one after the other. Runs in a thread of its own."""
+        while True:
+            request = self._requests.get()
+            if request is None:
+                self._socket.close()
+                return
+            try:
+                request.answers = self._exchange(request)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for it
+                request.error = error
+            request.done.set()
+
+    def _exchange(self, request: Exchange) -> list[bytes]:
+        data = bytearray(request.data)
+        for _ in range(_DUMP_ATTEMPTS):
+            self._sequence = self._sequence + 1 & 0xFFFFFFFF
+            _HEADER.pack_into(data, 0, len(data), request.kind, request.flags, self._sequence, 0)
+            self._send(data, request)
+            answers, torn = self._answers(request)
+            if not torn:
+                return answers
         raise HostError(
             f"the kernel's list changed during each of {_DUMP_ATTEMPTS} attempts to read it", "try again"
         )
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def _answers(self) -> tuple[list[bytes], bool]:
+    def _answers(self, request: Exchange) -> tuple[list[bytes], bool]:
         """Collect the answers to the last request, and whether a dump was inconsistent."""
         answers: list[bytes] = []
         torn = False
-        for message in self._messages():
+        for message in self._messages(request):
             _, kind, flags, _, _ = _HEADER.unpack_from(message)
             torn = torn or bool(flags & _NLM_F_DUMP_INTR)
             if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
@@ -110,35 +169,48 @@ class NetlinkSocket:
             answers.append(message)
         raise AssertionError  # _messages() ends by an exception only
 
-    def _messages(self) -> Iterator[bytes]:
-        deadline = time.monotonic() + self._timeout
+    def _messages(self, request: Exchange) -> Iterator[bytes]:
         while True:
-            for message in _split(self._receive(deadline)):
+            for message in _split(self._receive(request)):
                 # An answer that came after its time-out belongs to nobody.
                 if _HEADER.unpack_from(message)[3] == self._sequence:
                     yield message
 
-    def _send(self, request: bytearray) -> None:
-        self._socket.settimeout(self._timeout)
+    def _send(self, data: bytearray, request: Exchange) -> None:
         try:
-            self._socket.sendall(request)
+            self._socket.settimeout(_remaining(request))
+            self._socket.sendall(data)
+        except socket.timeout:
+            raise _silence(request.timeout) from None
         except OSError as error:
             raise HostError(f"cannot send a netlink request: {error}") from None
 
-    def _receive(self, deadline: float) -> bytes:
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+    def _receive(self, request: Exchange) -> bytes:
         try:
+            self._socket.settimeout(_remaining(request))
             data = self._socket.recv(_LARGEST_DATAGRAM)
         except socket.timeout:
-            raise HostError(
-                f"the kernel did not answer a netlink request within {self._timeout:g} seconds",
-                "see dmesg for what its driver is doing",
-            ) from None
+            raise _silence(request.timeout) from None
         except OSError as error:
             raise HostError(f"cannot receive a netlink answer: {error}") from None
         if not data:
             raise HostError("the netlink socket was closed")
         return data
+
+
+def _remaining(request: Exchange) -> float:
+    """How many seconds a request has left. Raises HostError for none."""
+    remaining = request.deadline - time.monotonic()
+    if remaining <= 0:
+        raise _silence(request.timeout)
+    return remaining
+
+
+def _silence(timeout: float) -> HostError:
+    return HostError(
+        f"the kernel did not answer a netlink request within {timeout:g} seconds",
+        "see dmesg for what its driver is doing",
+    )
 
 
 def _open(protocol: int) -> socket.socket:

@@ -7,7 +7,10 @@ import errno
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Callable
 
 import pytest
 
@@ -16,8 +19,10 @@ from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import DevlinkPort, Hardware, Netdev
 from vfmigrate.cards import mlx5
 from vfmigrate.errors import HostError, InputError
-from vfmigrate.host.devlink import Devlink, Port
+from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.devlink_messages import Port
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.polling import poll
 
 PF = PciAddress.parse("0000:e1:00.0")
 SECOND_PF = PciAddress.parse("0000:e1:00.1")
@@ -47,7 +52,7 @@ def devlink(card: Card) -> Iterator[Devlink]:
 
 def door_to(card: Card) -> Iterator[Devlink]:
     with DevlinkServer(card) as server:
-        door = Devlink(sock=server.connect(), remedies=mlx5.VENDOR.kernel_remedies)
+        door = Devlink(connect=server.connect, remedies=mlx5.VENDOR.kernel_remedies)
         yield door
         door.close()
 
@@ -100,7 +105,7 @@ def test_ports_are_those_of_one_pf(devlink: Devlink) -> None:
 
 def test_a_kernel_that_lists_the_ports_of_all_devices(card: Card) -> None:
     with DevlinkServer(card, narrows=False) as server:
-        door = Devlink(sock=server.connect())
+        door = Devlink(connect=server.connect)
         assert [port.index for port in door.ports(SECOND_PF)] == [131071, 65537, 65538]
         assert {port.pf for port in door.vf_ports(SECOND_PF).values()} == {1}
         assert door.ports(ABSENT) == []
@@ -115,7 +120,7 @@ def test_vf_ports_exist_in_switchdev_mode_only(devlink: Devlink) -> None:
 
 def test_a_port_with_a_known_index_is_requested_alone(card: Card) -> None:
     with DevlinkServer(card) as server:
-        door = Devlink(sock=server.connect())
+        door = Devlink(connect=server.connect)
         assert [door.vf_port(PF, number) for number in (0, 1)] == list(door.vf_ports(PF).values())
         server.requests.clear()
         assert door.vf_port(PF, 1) == door.vf_ports(PF)[1]
@@ -281,7 +286,7 @@ def test_a_kernel_without_devlink() -> None:
 
     kernel = threading.Thread(target=refuse)
     kernel.start()
-    door = Devlink(sock=theirs)
+    door = Devlink(connect=lambda: theirs)
     with pytest.raises(
         HostError, match="this kernel has no devlink: No such file or directory; load the card's"
     ):
@@ -291,7 +296,7 @@ def test_a_kernel_without_devlink() -> None:
     ours.close()
 
 
-def test_threads_share_a_connection(devlink: Devlink, card: Card) -> None:
+def test_threads_ask_at_the_same_time(devlink: Devlink, card: Card) -> None:
     failures: list[str] = []
 
     def look(pf: PciAddress) -> None:
@@ -307,3 +312,134 @@ def test_threads_share_a_connection(devlink: Devlink, card: Card) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+SLOW_S = 2.0
+#: much less than SLOW_S, much more than an answer takes
+SOON_S = 0.5
+
+QUESTIONS: dict[str, Callable[[Devlink], object]] = {
+    "mode": lambda door: door.eswitch_mode(PF),
+    "ports": lambda door: door.vf_ports(PF),
+    "port": lambda door: door.vf_port(PF, 1),
+    "port function": lambda door: door.set_port_function(PF, 1, hw_addr=MAC),
+    "mode change": lambda door: door.set_eswitch_mode(PF, "legacy"),
+    "versions": lambda door: door.info(PF),
+}
+
+
+@contextmanager
+def meanwhile(work: Callable[[], object], server: DevlinkServer) -> Iterator[None]:
+    """Something that another thread does; the body begins when the fake kernel has its request."""
+
+    def until_closed() -> None:
+        with suppress(HostError):
+            work()
+
+    seen = len(server.requests)
+    thread = threading.Thread(target=until_closed)
+    thread.start()
+    while len(server.requests) == seen:
+        time.sleep(0.001)
+    yield
+    server.close()  # answers at once what waits
+    thread.join()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_card_that_is_slow_delays_no_other(card: Card, question: str) -> None:
+    server = DevlinkServer(card)
+    door = Devlink(connect=server.connect)
+    server.delays[str(SECOND_PF)] = SLOW_S
+
+    with meanwhile(lambda: door.vf_ports(SECOND_PF), server):
+        begun = time.monotonic()
+        QUESTIONS[question](door)
+        assert time.monotonic() - begun < SOON_S
+    door.close()
+
+
+@pytest.mark.parametrize("question", [name for name in QUESTIONS if name != "mode change"])
+def test_a_mode_change_delays_no_other_card(card: Card, question: str) -> None:
+    server = DevlinkServer(card)
+    door = Devlink(connect=server.connect)
+    server.mode_change = SLOW_S
+
+    with meanwhile(lambda: door.set_eswitch_mode(SECOND_PF, "legacy"), server):
+        begun = time.monotonic()
+        QUESTIONS[question](door)
+        assert time.monotonic() - begun < SOON_S
+    door.close()
+
+
+def test_a_kernel_that_cannot_list_one_device_is_asked_port_by_port(card: Card) -> None:
+    server = DevlinkServer(card, narrows=False)
+    door = Devlink(connect=server.connect)
+    door.ports(SECOND_PF)  # as at the daemon's start; shows the ports of all
+    server.delays[str(SECOND_PF)] = SLOW_S
+    with meanwhile(lambda: door.vf_port(SECOND_PF, 0), server):
+        begun = time.monotonic()
+        assert list(door.vf_ports(PF, 2)) == [0, 1]
+        assert door.vf_port(PF, 1) is not None
+        door.set_eswitch_mode(PF, "legacy")
+        assert door.vf_port(PF, 1) is None
+        assert door.vf_ports(PF, 2) == {}
+        assert time.monotonic() - begun < SOON_S
+    door.close()
+
+
+def test_new_vfs_are_found_by_a_kernel_that_cannot_list_one_device(card: Card) -> None:
+    with DevlinkServer(card, narrows=False) as server:
+        door = Devlink(connect=server.connect)
+        assert list(door.vf_ports(PF, 2)) == [0, 1]
+        card.numvfs(str(PF), "0")
+        card.numvfs(str(PF), "3")
+        assert list(door.vf_ports(PF, 3)) == [0, 1, 2]
+        door.close()
+
+
+def test_a_card_that_does_not_answer_is_waited_for_as_long_as_agreed(card: Card) -> None:
+    server = DevlinkServer(card)
+    door = Devlink(connect=server.connect, timeout=0.2)
+    server.delays[str(PF)] = SLOW_S
+    for _ in range(2):  # the second one waits for the first to be answered, and no longer either
+        begun = time.monotonic()
+        with pytest.raises(HostError, match=r"did not answer a netlink request within 0\.2 seconds"):
+            door.eswitch_mode(PF)
+        assert time.monotonic() - begun < SOON_S
+    server.close()
+    door.close()
+
+
+def test_the_connection_of_a_card_that_is_gone_is_closed(card: Card) -> None:
+    with DevlinkServer(card) as server:
+        door = Devlink(connect=server.connect)
+        for pf in (PF, SECOND_PF):
+            door.eswitch_mode(pf)
+            door.vf_ports(pf)
+        assert server.clients == 2
+        card.unbind("mlx5_core", str(SECOND_PF))
+        with pytest.raises(HostError, match="No such device"):
+            door.eswitch_mode(SECOND_PF)
+        wait_until(lambda: server.clients == 1)
+        for _ in range(3):
+            door.set_eswitch_mode(PF, "legacy")
+        wait_until(lambda: server.clients == 1)
+        card.bind("mlx5_core", str(SECOND_PF))
+        assert door.eswitch_mode(SECOND_PF) == "legacy"
+        door.close()
+        wait_until(lambda: server.clients == 0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    assert poll(lambda: condition() or None, 10, 0.01)
+
+
+def test_a_card_that_leaves_and_comes_back(devlink: Devlink, card: Card) -> None:
+    assert devlink.vf_port(PF, 1) is not None
+    card.unbind("mlx5_core", str(PF))
+    assert devlink.vf_port(PF, 1) is None
+    card.bind("mlx5_core", str(PF))
+    card.numvfs(str(PF), "2")
+    card.set_eswitch_mode(str(PF), "switchdev")
+    assert devlink.vf_port(PF, 1) == devlink.vf_ports(PF)[1]

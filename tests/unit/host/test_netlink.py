@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Callable
 
@@ -15,6 +16,7 @@ from pyroute2.netlink import genlmsg
 
 from vfmigrate.errors import HostError
 from vfmigrate.host.netlink import NETLINK_GENERIC, KernelRefusalError, NetlinkSocket
+from vfmigrate.polling import poll
 
 HEADER = struct.Struct("=IHHII")
 ERROR, DONE = 2, 3
@@ -178,3 +180,42 @@ def test_the_other_end_goes_away() -> None:
     with pytest.raises(HostError, match=r"cannot send a netlink request: .*Broken pipe"):
         netlink.ask(genlmsg(), FAMILY)
     netlink.close()
+
+
+class BusyKernel(socket.socket):
+    """The socket of a kernel that works on a request inside send(), and does so for long: no time-out ends that."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.finished = threading.Event()
+        self.sent = 0
+
+    def sendall(self, _data: object, _flags: int = 0) -> None:
+        self.sent += 1
+        self.finished.wait(20)
+        raise OSError(errno.ENODEV, "gone")
+
+
+def test_a_kernel_that_does_not_return_from_send() -> None:
+    kernel = BusyKernel()
+    netlink = NetlinkSocket(NETLINK_GENERIC, timeout=0.1, sock=kernel)
+    for _ in range(2):
+        begun = time.monotonic()
+        with pytest.raises(HostError, match=r"did not answer a netlink request within 0\.1 seconds"):
+            netlink.ask(genlmsg(), FAMILY)
+        assert time.monotonic() - begun < 5
+    kernel.finished.set()
+    netlink.close()
+    assert poll(lambda: kernel.fileno() == -1 or None, 10, 0.01)
+    assert kernel.sent == 1  # the second request was over before its turn
+
+
+def test_a_closed_socket_takes_no_request() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    netlink = NetlinkSocket(NETLINK_GENERIC, sock=theirs)
+    netlink.close()
+    netlink.close()
+    with pytest.raises(HostError, match="the netlink socket was closed"):
+        netlink.ask(genlmsg(), FAMILY)
+    assert ours.recv(1) == b""
+    ours.close()
