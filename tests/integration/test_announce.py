@@ -95,7 +95,7 @@ def test_nothing_leaves_a_trunk_in_another_vlan(
         assert fabric.receive(is_rarp) == (trunks[0] or None, rarp(MAC))
 
 
-def test_the_bridge_learns_where_the_guest_went(server: OvsServer, door: OpenVswitch) -> None:
+def test_the_bridge_learns_the_new_port_of_the_guests_mac(server: OvsServer, door: OpenVswitch) -> None:
     """As after a migration to this host: in the bridge's MAC table, the guest is still behind the uplink."""
     with Wire(server.namespace, FABRIC) as fabric:
         fabric.send(tagged(42, rarp(MAC)))
@@ -134,17 +134,17 @@ def test_open_vswitch_reads_the_openflow_messages(server: OvsServer, version: in
     assert "arp_op=3" in frame
 
 
-def test_a_bridge_that_does_not_exist(door: OpenVswitch) -> None:
+def test_a_packet_out_on_an_absent_bridge_is_an_error(door: OpenVswitch) -> None:
     with pytest.raises(Unreachable, match=r"br-none.mgmt: No such file .*see whether the bridge exists"):
         door.packet_out("br-none", 1, rarp(MAC))
 
 
-def test_a_port_number_out_of_range(door: OpenVswitch) -> None:
+def test_a_packet_out_on_an_absent_port_is_an_error(door: OpenVswitch) -> None:
     with pytest.raises(HostError, match="refused packet-out on port 65400: no such port"):
         door.packet_out(BRIDGE, 65400, rarp(MAC))
 
 
-def test_a_stopped_vswitchd(server: OvsServer) -> None:
+def test_a_packet_out_to_a_stopped_vswitchd_times_out(server: OvsServer) -> None:
     door = OpenVswitch(server.remote, timeout=0.5)
     with server.switch_halted(), pytest.raises(Unreachable, match="no OpenFlow answer"):
         door.packet_out(BRIDGE, 1, rarp(MAC))

@@ -125,7 +125,9 @@ def test_an_attached_vf_migrates(ready: Pair, running: Node) -> None:
 
 
 @pytest.mark.usefixtures("networkless")
-def test_a_pool_without_a_network(pair: Pair, request: pytest.FixtureRequest) -> None:
+def test_attach_in_a_pool_without_a_network_names_a_vf_that_the_daemon_chose(
+    pair: Pair, request: pytest.FixtureRequest
+) -> None:
     """The daemon chooses the VF, and the definition names it until the guest migrates."""
     running: Node = request.getfixturevalue("running")
     answer = told(running, "attach", GUEST, "--pool", "data", "--mac", MAC, "--vlan", "42")
@@ -140,7 +142,7 @@ def test_a_pool_without_a_network(pair: Pair, request: pytest.FixtureRequest) ->
     assert claim["vlan"] == 42
 
 
-def test_a_transient_guest(home: Node) -> None:
+def test_attach_to_a_transient_guest_changes_the_running_guest_only(home: Node) -> None:
     home.start_guest(Guest("t", number=2, free_ports=1))
     answer = told(home, "attach", "t", "--pool", "data")
     assert (answer["live"], answer["config"]) == (True, False)

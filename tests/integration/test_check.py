@@ -75,7 +75,7 @@ def test_a_guest_without_findings_migrates(guest: Pair) -> None:
     assert (answer.status, answer.bad()) == (0, [])
 
 
-def test_the_output_for_an_administrator(guest: Pair) -> None:
+def test_the_output_is_one_line_a_result_and_fits_the_terminal(guest: Pair) -> None:
     a, b = guest.a, guest.b
     b.host.vsctl("del-br", BRIDGE)
     done = a.host.run("vfmigrate", "check", "g", "qemu+tcp://host-b/system", check=False)
@@ -104,7 +104,7 @@ def test_an_unknown_guest_or_host_is_an_error(ready: Pair) -> None:
     assert a.host.run("vfmigrate", "check", "nobody", check=False).returncode == 2
 
 
-def test_hosts_that_do_not_answer(guest: Pair) -> None:
+def test_a_daemon_that_does_not_answer_is_an_error(guest: Pair) -> None:
     a, b = guest.a, guest.b
     b.host.virsh("net-destroy", NETWORK)
     answer = check(a, b)

@@ -40,21 +40,21 @@ def refused(pair: Pair, name: str = "g") -> Outcome:
     return outcome
 
 
-def test_a_guest_with_a_virtual_iommu(ready: Pair) -> None:
+def test_a_guest_with_a_virtual_iommu_is_refused(ready: Pair) -> None:
     ready.a.start_guest(Guest("g", [Vf(ready.a.vf(1), MAC)], extra="<iommu model='intel'/>"))
     outcome = refused(ready)
     assert "virtual IOMMU" in outcome.error
     assert "remove <iommu>" in outcome.error
 
 
-def test_a_pool_that_the_destination_does_not_have(pair: Pair) -> None:
+def test_a_guest_of_a_pool_that_the_destination_lacks_is_refused(pair: Pair) -> None:
     pair.a.product.start()
     start(pair.b, pool="storage")
     pair.a.start_guest(Guest("g", [Vf(pair.a.vf(1), MAC)]))
     assert "pool 'data', which this host does not have: its pools are storage" in refused(pair).error
 
 
-def test_metadata_that_cannot_be_read(ready: Pair) -> None:
+def test_a_guest_with_unreadable_metadata_is_refused(ready: Pair) -> None:
     guest = Guest("g", [Vf(ready.a.vf(1), MAC)])
     ready.a.start_guest(guest)
     ready.a.wait_until_settled()
@@ -149,7 +149,7 @@ def test_a_guest_with_more_vfs_than_can_migrate_is_refused_at_once(pair: Pair) -
     )
 
 
-def test_as_many_arrive_as_there_are_vfs(pair: Pair) -> None:
+def test_guests_that_wait_for_their_turn_all_arrive(pair: Pair) -> None:
     """However few may migrate at once, guests that wait for their turn arrive in the end."""
     start_products(pair)
     pair.b.product.stop()

@@ -34,7 +34,7 @@ def shell(pair: Pair) -> Iterator[Shell]:
 
 
 @pytest.mark.hosts
-def test_verbs_and_options(shell: Shell) -> None:
+def test_verbs_options_and_choices_are_completed(shell: Shell) -> None:
     assert shell.completed("vfmigrate att") == "vfmigrate attach "
     assert shell.completed("vfmigrate failover en") == "vfmigrate failover enable "
     assert shell.completed("vfmigrate attach --stra") == "vfmigrate attach --strategy "
@@ -45,7 +45,7 @@ def test_verbs_and_options(shell: Shell) -> None:
 
 
 @pytest.mark.hosts
-def test_guests(shell: Shell) -> None:
+def test_names_of_guests_are_completed(shell: Shell) -> None:
     assert shell.possible("vfmigrate attach r") == ["resting", "runner"]
     assert shell.completed("vfmigrate attach ru") == "vfmigrate attach runner "
     assert shell.completed("vfmigrate attach --pool data re") == "vfmigrate attach --pool data resting "
@@ -56,7 +56,7 @@ def test_guests(shell: Shell) -> None:
 
 
 @pytest.mark.hosts
-def test_pools(shell: Shell) -> None:
+def test_names_of_pools_are_completed(shell: Shell) -> None:
     assert shell.possible("vfmigrate attach runner --pool da") == ["dark-fibre", "data"]
     assert shell.completed("vfmigrate provision dar") == "vfmigrate provision dark-fibre "
     assert shell.completed("vfmigrate provision data dar") == "vfmigrate provision data dark-fibre "
@@ -76,7 +76,7 @@ def test_unknown_words_have_no_completion(shell: Shell) -> None:
 
 
 @pytest.mark.hosts
-def test_the_daemon(pair: Pair) -> None:
+def test_options_and_files_of_the_daemon_are_completed(pair: Pair) -> None:
     command = pair.a.host.namespace.command("bash", "--norc", "--noprofile", "-i")
     with typing_shell(command, ENVIRONMENT, f"{INSTALLED}/vfmigrated") as shell:
         assert shell.completed("vfmigrated --chec") == "vfmigrated --check "
@@ -87,7 +87,7 @@ def test_the_daemon(pair: Pair) -> None:
         )
 
 
-def test_the_guest_command(tmp_path: Path) -> None:
+def test_verbs_and_devices_of_the_guest_command_are_completed(tmp_path: Path) -> None:
     devices = Path("/sys/class/net")
     hardware = sorted(device.name for device in devices.iterdir() if (device / "device").exists())
     command = ("bash", "--norc", "--noprofile", "-i")

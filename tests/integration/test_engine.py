@@ -105,14 +105,14 @@ def read(xml: str) -> Profile:
     return engine.read(Reader.read(xml), None)
 
 
-def test_profiles_as_the_sdk_reads_them() -> None:
+def test_profiles_are_read_from_the_sdks_objects() -> None:
     assert read(PROFILES["1"]) == Profile("1", "data", "?", properties={"queues": "4"})
     assert read(PROFILES["3"]) == Profile("3", "vf", "?", pass_through=True, migratable=False)
     pair = read(PROFILES["3"].replace("<migratable>false", '<failover id="2"/><migratable>true'))
     assert pair == Profile("3", "vf", "?", pass_through=True, failover="2")
 
 
-def test_changes_as_the_sdk_writes_them() -> None:
+def test_a_change_sends_only_what_differs() -> None:
     plain = read(PROFILES["1"])
     wanted = Change(properties={"vfmigrate_strategy": "vfio", "vfmigrate_pool": "data"})
     properties = "".join(
@@ -141,7 +141,7 @@ def test_changes_as_the_sdk_writes_them() -> None:
 
 
 @pytest.mark.usefixtures("api")
-def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_lists_the_profiles_as_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["ovirt", "profile", "show"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "PROFILE       PASSTHROUGH  MIGRATABLE  FAILOVER  ID  PROPERTIES",
@@ -156,7 +156,9 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"qos": true' in told
 
 
-def test_set(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_sends_the_change_once_and_a_dry_run_sends_none(
+    api: type[Handler], capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["ovirt", "profile", "set", "data", "--strategy", "vfio", "--pool", "data", "--vlan", "43"]
     assert main.main([*command, "--dry-run"]) == 0
     assert api.updates == []
@@ -180,7 +182,7 @@ def test_set(api: type[Handler], capsys: pytest.CaptureFixture[str]) -> None:
     assert told == {"schema": 1, "profile": "data", "changes": [], "dry_run": False}
 
 
-def test_set_failover(api: type[Handler]) -> None:
+def test_set_failover_names_the_profile_by_its_id(api: type[Handler]) -> None:
     assert main.main(["ovirt", "profile", "set", "vf", "--failover", "standby", "--migratable", "yes"]) == 0
     ((_, body),) = api.updates
     sent: Any = Reader.read(body)
@@ -210,7 +212,7 @@ def test_set_failover(api: type[Handler]) -> None:
         ),
     ],
 )
-def test_refusals(
+def test_refusals_have_a_reason_and_send_nothing(
     api: type[Handler], capsys: pytest.CaptureFixture[str], words: list[str], status: int, told: str
 ) -> None:
     assert main.main(["ovirt", "profile", *words]) == status
@@ -224,7 +226,7 @@ def test_the_engines_refusal_is_shown(api: type[Handler], capsys: pytest.Capture
     assert "change of vNIC profile 'data': [Cannot edit VM network" in capsys.readouterr().err
 
 
-def test_an_engine_that_does_not_answer(
+def test_a_missing_url_and_a_silent_engine_are_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("OVIRT_URL", raising=False)

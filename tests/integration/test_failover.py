@@ -41,7 +41,7 @@ def home(pair: Pair) -> Node:
 
 @pytest.mark.parametrize("form", ["interface", "network"])
 @pytest.mark.parametrize("vlan", [(), ("--vlan", "42")], ids=["untagged", "tagged"])
-def test_there_and_back(pair: Pair, vlan: tuple[str, ...], form: str) -> None:
+def test_a_pair_migrates_there_and_back(pair: Pair, vlan: tuple[str, ...], form: str) -> None:
     if form == "network":
         pair.a.make_network("data")
     pair.a.define_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC, form=form)]))
@@ -72,14 +72,14 @@ def test_a_dry_run_changes_nothing(home: Node) -> None:
     assert definition(home) == before
 
 
-def test_enabling_twice(home: Node) -> None:
+def test_enabling_twice_changes_nothing(home: Node) -> None:
     assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE)[0] == 0
     once = definition(home)
     assert failover(home, "enable", GUEST, "--standby-bridge", BRIDGE) == (0, "nothing to do\n", "")
     assert definition(home) == once
 
 
-def test_the_json_output(home: Node) -> None:
+def test_json_has_the_difference_and_what_would_be_done(home: Node) -> None:
     words = ("enable", GUEST, "--standby-bridge", BRIDGE, "--json")
     status, told, error = failover(home, *words, "--dry-run")
     planned = json.loads(told)
@@ -134,7 +134,7 @@ def test_refusals_are_one_line_and_change_nothing(home: Node, words: tuple[str, 
     assert definition(home) == before
 
 
-def test_a_transient_guest_has_no_definition(pair: Pair) -> None:
+def test_enabling_for_a_transient_guest_is_refused(pair: Pair) -> None:
     pair.a.start_guest(Guest(GUEST, [Vf(pair.a.vf(1), MAC)]))
     _, _, error = failover(pair.a, "enable", GUEST, "--standby-bridge", BRIDGE)
     assert "guest 'g' is transient" in error

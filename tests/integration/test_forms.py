@@ -50,7 +50,7 @@ def test_vfmigrate_binds_an_unmanaged_vf(ready: Pair, form: str) -> None:
 @pytest.mark.parametrize(
     "way", [(), ("--p2p",), ("--p2p", "--tunnelled")], ids=["direct", "p2p", "tunnelled"]
 )
-def test_each_mode_of_migration(ready: Pair, way: tuple[str, ...]) -> None:
+def test_a_guest_migrates_direct_p2p_and_tunnelled(ready: Pair, way: tuple[str, ...]) -> None:
     a, b = ready.a, ready.b
     before = a.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
@@ -153,7 +153,7 @@ def adopted(node: Node, vf: str, guest: str) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_saved_and_restored(ready: Pair, form: str) -> None:
+def test_a_saved_guest_is_restored_with_its_vf_and_port(ready: Pair, form: str) -> None:
     a = ready.a
     before = a.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
@@ -232,7 +232,7 @@ def test_an_offline_guest_boots_where_it_went(pair: Pair, form: str) -> None:
     assert tags(b) == {MAC: 42}
 
 
-def test_the_metadata_of_a_running_guest(ready: Pair) -> None:
+def test_the_metadata_of_a_running_guest_names_its_vf_and_card(ready: Pair) -> None:
     a = ready.a
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
     a.wait_until_settled()

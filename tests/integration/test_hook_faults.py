@@ -51,7 +51,7 @@ def script(host: Host, path: str, text: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("stage", [pytest.param(stage, marks=LONG[stage != "start"]) for stage in STAGES])
-def test_a_hook_script_crashes(pair: Pair, stage: str) -> None:
+def test_a_crashed_hook_script_fails_the_migration_and_the_guest_stays(pair: Pair, stage: str) -> None:
     start_products(pair, claim_timeout=5)
     journey = Journey(pair)
     with script(pair.b.host, MOVED, pair.b.host.path(HOOK).read_text()):
@@ -70,7 +70,7 @@ def test_a_hook_script_crashes(pair: Pair, stage: str) -> None:
     journey.travel()
 
 
-def test_an_earlier_hook_renames_the_prefixes(ready: Pair) -> None:
+def test_metadata_is_found_when_an_earlier_hook_renamed_its_prefix(ready: Pair) -> None:
     """As vdsm's hook does, which runs before vfmigrate's and writes other prefixes."""
     journey = Journey(ready)
     with script(ready.b.host, "/etc/libvirt/hooks/qemu", REWRITING):

@@ -35,7 +35,7 @@ def claim_file(node: Node) -> Path:
     return file
 
 
-def test_a_reboot_with_claims_outstanding(hasty: Pair) -> None:
+def test_ports_of_guests_that_a_reboot_ended_are_removed(hasty: Pair) -> None:
     """No process is left and /run is empty, but Open vSwitch's database still has the guest's port."""
     a = hasty.a
     before = a.state()
@@ -128,7 +128,7 @@ def test_claims_cannot_be_written(pair: Pair) -> None:
         b.host.run("umount", CLAIMS)
 
 
-def test_the_vfs_vanish_during_a_migration(hasty: Pair) -> None:
+def test_a_migration_to_a_vanished_vf_is_refused_and_the_guest_stays(hasty: Pair) -> None:
     """Somebody writes sriov_numvfs on the destination between the reservation and the start."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty)
@@ -149,7 +149,7 @@ def test_the_vfs_vanish_during_a_migration(hasty: Pair) -> None:
     journey.travel()
 
 
-def test_a_vf_of_a_running_guest_vanishes(hasty: Pair) -> None:
+def test_the_claim_on_a_vanished_vf_is_dropped_with_its_guest(hasty: Pair) -> None:
     """Its claim is dropped at the first reconcile after the guest stops; other guests get VFs as before."""
     a = hasty.a
     before = a.state()
@@ -164,7 +164,7 @@ def test_a_vf_of_a_running_guest_vanishes(hasty: Pair) -> None:
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
 
 
-def test_a_representor_is_renamed_under_a_guest(hasty: Pair) -> None:
+def test_a_reconcile_follows_a_renamed_representor(hasty: Pair) -> None:
     a, b = hasty.a, hasty.b
     journey = Journey(hasty)
     old = a.representor(3)
@@ -182,7 +182,7 @@ def test_a_representor_is_renamed_under_a_guest(hasty: Pair) -> None:
     a.become(journey.empty[0])
 
 
-def test_the_reserved_vf_is_bound_by_hand(hasty: Pair) -> None:
+def test_a_reserved_vf_that_was_bound_by_hand_is_bound_again(hasty: Pair) -> None:
     a, b = hasty.a, hasty.b
     journey = Journey(hasty)
     with b.hooks.hold(NAME, "prepare", BEFORE):
@@ -201,7 +201,7 @@ def test_the_reserved_vf_is_bound_by_hand(hasty: Pair) -> None:
 
 
 @pytest.mark.long
-def test_a_free_vf_is_bound_by_hand(ready: Pair) -> None:
+def test_a_free_vf_that_was_bound_by_hand_is_made_migratable(ready: Pair) -> None:
     b = ready.b
     before = b.state()
     b.host.path(f"/sys/bus/pci/devices/{b.vf(3)}/driver_override").write_text("vfio-pci")
@@ -218,7 +218,7 @@ PASSWORD = "pl4nt-9f"  # noqa: S105  (what must not be found)
 DISPLAY = f"<graphics type='vnc' port='-1' autoport='yes' passwd='{PASSWORD}'/>"
 
 
-def test_a_password_in_the_xml_appears_nowhere(hasty: Pair) -> None:
+def test_a_password_in_the_xml_is_never_written(hasty: Pair) -> None:
     """Libvirt passes it to the hook at `migrate`. The test searches what vfmigrate writes, in each outcome."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty, extra=DISPLAY)

@@ -53,7 +53,7 @@ def test_libvirt_sets_the_mac_of_an_interface_and_resets_it(pair: Pair) -> None:
     assert pair.a.port(1).hw_addr == "00:00:00:00:00:00"
 
 
-def test_a_networks_vf_shows_only_while_the_guest_starts(pair: Pair) -> None:
+def test_the_vf_of_a_network_is_in_the_hooks_xml_only_while_the_guest_starts(pair: Pair) -> None:
     pair.a.make_network("data")
     pair.a.start_guest(Guest("g", [Vf(pair.a.vf(0), MAC, form="network")]))
     pair.a.host.virsh("destroy", "g")
@@ -84,7 +84,7 @@ def test_a_hook_that_fails_at_reconnect_kills_the_guest(pair: Pair) -> None:
     assert pair.a.host.domains() == {}
 
 
-def test_events_of_a_migration(pair: Pair) -> None:
+def test_libvirt_sends_these_events_for_a_migration(pair: Pair) -> None:
     pair.a.start_guest(Guest("g"))
     with Events(pair.a.host) as source, Events(pair.b.host) as target:
         assert pair.a.migrate("g", pair.b).status == 0
@@ -94,7 +94,7 @@ def test_events_of_a_migration(pair: Pair) -> None:
     assert target.seen() == ["started migrated", "resumed migrated"]
 
 
-def test_events_of_a_migration_that_is_rolled_back(pair: Pair) -> None:
+def test_libvirt_sends_these_events_for_a_migration_that_is_rolled_back(pair: Pair) -> None:
     """Either QEMU resumes the source ("unpaused"), or libvirt does, with the event of a success."""
     for node in (pair.a, pair.b):
         node.make_network("data")

@@ -47,7 +47,7 @@ def shown(namespace: Namespace, name: str) -> str:
     return namespace.run("ip", "-oneline", "link", "show", name).stdout
 
 
-def test_frames_are_counted(links: Links, namespace: Namespace) -> None:
+def test_received_frames_are_counted(links: Links, namespace: Namespace) -> None:
     for name in ("rep0", "vf0"):
         namespace.run("ip", "link", "set", name, "up")
     link = links.find("rep0")
@@ -62,7 +62,7 @@ def test_frames_are_counted(links: Links, namespace: Namespace) -> None:
         links.traffic(99999)
 
 
-def test_a_link_by_name_and_by_index(links: Links, namespace: Namespace) -> None:
+def test_a_link_is_found_by_name_and_by_index(links: Links, namespace: Namespace) -> None:
     namespace.run("ip", "link", "set", "rep0", "address", "52:54:00:00:00:01", "mtu", "1400")
     found = links.find("rep0")
     assert found is not None
@@ -79,11 +79,11 @@ def test_a_link_found_by_index_has_its_current_name(links: Links, namespace: Nam
 
 
 @pytest.mark.parametrize("name", ["absent", "", "a-name-that-is-too-long-for-the-kernel"])
-def test_a_link_that_does_not_exist(links: Links, name: str) -> None:
+def test_no_link_is_found_for_an_unknown_name(links: Links, name: str) -> None:
     assert links.find(name) is None
 
 
-def test_up_and_down(links: Links, namespace: Namespace) -> None:
+def test_a_link_is_set_up_and_down(links: Links, namespace: Namespace) -> None:
     found = links.find("rep0")
     assert found is not None
     links.set_up(found.index)
@@ -95,7 +95,7 @@ def test_up_and_down(links: Links, namespace: Namespace) -> None:
     assert not links.link(found.index).up
 
 
-def test_mtu(links: Links, namespace: Namespace) -> None:
+def test_the_mtu_is_set(links: Links, namespace: Namespace) -> None:
     found = links.find("rep0")
     assert found is not None
     links.set_mtu(found.index, 9000)
@@ -112,7 +112,7 @@ def test_the_error_about_a_refused_mtu_has_the_kernels_text(links: Links) -> Non
         links.set_mtu(found.index, 70000)
 
 
-def test_a_link_that_is_gone(links: Links, namespace: Namespace) -> None:
+def test_a_link_that_was_deleted_is_an_error(links: Links, namespace: Namespace) -> None:
     found = links.find("rep0")
     assert found is not None
     namespace.run("ip", "link", "delete", "rep0")

@@ -26,7 +26,7 @@ def crowd(pair: Pair) -> list[Guest]:
     ]
 
 
-def test_twenty_hooks_call_at_once(ready: Pair) -> None:
+def test_simultaneous_hook_calls_get_different_vfs_while_there_are_any(ready: Pair) -> None:
     """The hook calls of libvirt when this many migrations begin, without the guests."""
 
     def ask(guest: Guest) -> tuple[int, str, str]:
@@ -47,7 +47,7 @@ def test_twenty_hooks_call_at_once(ready: Pair) -> None:
 
 
 @pytest.mark.long
-def test_twenty_guests_migrate_at_once(pair: Pair) -> None:
+def test_simultaneous_migrations_get_different_vfs_while_there_are_any(pair: Pair) -> None:
     pair.a.provision(GUESTS)
     start_products(pair)
     guests = crowd(pair)

@@ -42,7 +42,7 @@ def interrupt(node: Node) -> None:
     node.host.run("kill", "-INT", *pids)
 
 
-def test_a_guest_with_a_vf(ready: Pair) -> None:
+def test_a_guest_with_a_vf_arrives_with_its_vf_and_a_report(ready: Pair) -> None:
     a, b = ready.a, ready.b
     empty = a.state()
     a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC, vlan=42)]))
@@ -84,7 +84,7 @@ def test_migrate_prints_json_events(ready: Pair) -> None:
     assert told[-1]["standstill_ms"] > 0
 
 
-def test_migrate_on_a_terminal(ready: Pair) -> None:
+def test_migrate_shows_a_bar_on_a_terminal(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
     a.host.write("/run/on_terminal.py", Path(on_terminal.__file__).read_text())
@@ -121,12 +121,14 @@ def test_a_refusal_is_one_line_and_changes_nothing(ready: Pair) -> None:
         (("--timeout-cancel",), "--timeout-cancel needs --timeout"),
     ],
 )
-def test_options_that_need_another_option(pair: Pair, options: tuple[str, ...], told: str) -> None:
+def test_an_option_without_the_one_that_it_needs_is_refused(
+    pair: Pair, options: tuple[str, ...], told: str
+) -> None:
     done = migrate(pair.a, pair.b, *options)
     assert (done.returncode, done.stderr) == (2, f"vfmigrate: {told}\n")
 
 
-def test_options_that_virsh_users_know(ready: Pair) -> None:
+def test_options_of_virsh_migrate_are_accepted(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.define_guest(Guest(GUEST, [Vf(a.vf(1), MAC)]))
     a.host.virsh("start", GUEST)
@@ -145,7 +147,7 @@ def test_options_that_virsh_users_know(ready: Pair) -> None:
     assert "Persistent:     yes" in b.host.virsh("dominfo", GUEST)
 
 
-def test_ctrl_c_while_the_destination_prepares(ready: Pair) -> None:
+def test_ctrl_c_while_the_destination_prepares_cancels_the_migration(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest(GUEST, [Vf(a.vf(1), MAC, vlan=42)]))
     before = (a.state(), b.state())
@@ -164,20 +166,20 @@ def test_ctrl_c_while_the_destination_prepares(ready: Pair) -> None:
     b.become(before[1])
 
 
-def test_migrating_a_guest_that_does_not_exist(pair: Pair) -> None:
+def test_a_guest_that_does_not_exist_is_refused(pair: Pair) -> None:
     done = migrate(pair.a, pair.b)
     assert done.returncode == 1
     assert "has no guest 'g'" in done.stderr
 
 
-def test_a_guest_that_is_shut_off(pair: Pair) -> None:
+def test_a_guest_that_is_shut_off_is_refused(pair: Pair) -> None:
     pair.a.define_guest(Guest(GUEST))
     done = migrate(pair.a, pair.b)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "guest 'g' is not running" in done.stderr
 
 
-def test_migrating_to_a_host_that_does_not_answer(pair: Pair) -> None:
+def test_a_destination_that_does_not_answer_is_an_error(pair: Pair) -> None:
     pair.a.start_guest(Guest(GUEST))
     done = pair.a.host.run("vfmigrate", "migrate", GUEST, "qemu+tcp://10.77.0.9/system", check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (75, 1)

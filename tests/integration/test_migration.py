@@ -72,7 +72,7 @@ def test_vf_and_port_migrate_with_the_guest(ready: Pair, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_is_left_on_the_source(ready: Pair, form: str) -> None:
+def test_a_migration_leaves_nothing_on_the_source(ready: Pair, form: str) -> None:
     a, b = ready.a, ready.b
     before = a.state()
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42, form=form)]))
@@ -80,7 +80,7 @@ def test_nothing_is_left_on_the_source(ready: Pair, form: str) -> None:
     assert a.state() == before
 
 
-def test_a_pools_network_gives_the_vf(ready: Pair) -> None:
+def test_a_guest_of_a_pools_network_gets_a_vf_of_it(ready: Pair) -> None:
     """Libvirt chooses the VF on both hosts; vfmigrate plugs the port of the chosen VF."""
     a, b = ready.a, ready.b
     for node in (a, b):
@@ -129,7 +129,7 @@ def test_a_guest_migrates_there_and_back_twice(ready: Pair) -> None:
     assert a.switch_ports()[a.representor(vf_index(a, vf))].tag == 42
 
 
-def test_two_vfs_keep_their_vlans(ready: Pair) -> None:
+def test_each_of_two_vfs_keeps_its_vlan(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest("g", [Vf(a.vf(0), MAC, vlan=42), Vf(a.vf(1), OTHER_MAC, vlan=43)]))
     outcome = a.migrate("g", b)
@@ -139,7 +139,7 @@ def test_two_vfs_keep_their_vlans(ready: Pair) -> None:
     assert len(set(vfs_of(b.host.virsh("dumpxml", "g")))) == 2
 
 
-def test_the_next_hook_sees_the_new_address_from_the_first_call(ready: Pair) -> None:
+def test_later_hooks_get_the_new_vf_from_migrate_on(ready: Pair) -> None:
     a, b = ready.a, ready.b
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC)]))
     assert a.migrate("g", b).status == 0

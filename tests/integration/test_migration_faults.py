@@ -28,7 +28,7 @@ def hasty(pair: Pair) -> Pair:
     return pair
 
 
-def test_cancelling_while_the_memory_is_copied(hasty: Pair) -> None:
+def test_a_migration_that_is_cancelled_while_memory_is_copied_leaves_the_guest(hasty: Pair) -> None:
     journey = Journey(hasty, ballast=BALLAST_MIB)
     migration = journey.begin_slowly()
     hasty.a.host.virsh("domjobabort", NAME)
@@ -43,7 +43,7 @@ def test_cancelling_while_the_memory_is_copied(hasty: Pair) -> None:
 @pytest.mark.parametrize(
     "copying", [False, pytest.param(True, marks=pytest.mark.long)], ids=["waiting", "copying"]
 )
-def test_the_destinations_qemu_dies(hasty: Pair, copying: bool) -> None:
+def test_the_guest_stays_when_qemu_on_the_destination_dies(hasty: Pair, copying: bool) -> None:
     journey = Journey(hasty, ballast=BALLAST_MIB)
     if copying:
         migration = journey.begin_slowly()
@@ -59,7 +59,7 @@ def test_the_destinations_qemu_dies(hasty: Pair, copying: bool) -> None:
     journey.stays()
 
 
-def test_the_source_host_is_gone(hasty: Pair) -> None:
+def test_a_migration_whose_source_host_is_gone_leaves_nothing(hasty: Pair) -> None:
     """Its guest is lost with it. Both hosts look as if there had been no migration once the source is back."""
     a, b = hasty.a, hasty.b
     journey = Journey(hasty, ballast=BALLAST_MIB)

@@ -40,7 +40,7 @@ def in_pid_namespace(pid: int) -> set[int]:
     return found
 
 
-def test_closing_ends_all_processes_and_mounts(tmp_path: Path) -> None:
+def test_closing_a_namespace_ends_its_processes_and_mounts(tmp_path: Path) -> None:
     with namespaces.host("brief", images.host_root(), tmp_path) as host:
         assert host.run("hostname").stdout == "brief\n"
         sleeper = host.spawn("sleep", "600")
@@ -51,7 +51,7 @@ def test_closing_ends_all_processes_and_mounts(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
-def test_a_namespace_ends_with_its_killed_owner(tmp_path: Path) -> None:
+def test_a_namespace_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, images.host_root(), tmp_path],
         stdin=subprocess.PIPE,

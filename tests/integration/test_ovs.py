@@ -62,7 +62,7 @@ def everything(server: OvsServer) -> str:
     return "\n\n".join("\n\n".join(sorted(table.split("\n\n"))) for table in tables)
 
 
-def test_bridge_exists(door: OpenVswitch) -> None:
+def test_bridge_exists_distinguishes_bridges(door: OpenVswitch) -> None:
     assert door.bridge_exists(BRIDGE)
     assert not door.bridge_exists("br-none")
 
@@ -89,7 +89,7 @@ def test_plug_makes_an_access_port_with_ids(server: OvsServer, door: OpenVswitch
         (PortSettings(tag=10, trunks=(20,)), "10", "[20]", "native-untagged"),
     ],
 )
-def test_vlans(
+def test_plug_sets_tag_trunks_and_vlan_mode(
     server: OvsServer, door: OpenVswitch, settings: PortSettings, tag: str, trunks: str, mode: str
 ) -> None:
     port = door.plug(BRIDGE, "rep0", "me", settings)
@@ -98,14 +98,14 @@ def test_vlans(
     assert (port.tag, port.trunks) == (settings.tag, tuple(sorted(settings.trunks)))
 
 
-def test_plug_again_writes_nothing(server: OvsServer, door: OpenVswitch) -> None:
+def test_plug_of_a_plugged_port_writes_nothing(server: OvsServer, door: OpenVswitch) -> None:
     first = door.plug(BRIDGE, "rep0", "me", ACCESS)
     before = server.vsctl("get", "Open_vSwitch", ".", "next_cfg"), everything(server)
     assert door.plug(BRIDGE, "rep0", "me", ACCESS) == first
     assert (server.vsctl("get", "Open_vSwitch", ".", "next_cfg"), everything(server)) == before
 
 
-def test_plug_with_other_settings_leaves_nothing_stale(server: OvsServer, door: OpenVswitch) -> None:
+def test_plug_with_other_settings_replaces_all_settings(server: OvsServer, door: OpenVswitch) -> None:
     first = door.plug(BRIDGE, "rep0", "me", PortSettings(tag=42, trunks=(43,), external_ids=IDS))
     server.vsctl("set", "Interface", "rep0", "external_ids:ovn-installed=true", "mtu_request=1400")
     settings = PortSettings(trunks=(77,), external_ids={"iface-id": "new"})
@@ -150,7 +150,7 @@ def test_plug_refuses_a_port_on_another_bridge(server: OvsServer, door: OpenVswi
     assert everything(server) == before
 
 
-def test_a_member_of_a_bond_is_left_alone(server: OvsServer, door: OpenVswitch) -> None:
+def test_plug_of_a_member_of_a_bond_is_refused(server: OvsServer, door: OpenVswitch) -> None:
     server.vsctl("add-bond", BRIDGE, "bond0", "rep0", "rep1")
     try:
         before = everything(server)
@@ -231,14 +231,16 @@ def test_two_owners_never_undo_each_other(server: OvsServer) -> None:
     assert server.vsctl("list-ports", BRIDGE) == ""
 
 
-def test_a_netdev_that_does_not_exist(server: OvsServer, door: OpenVswitch) -> None:
+def test_plug_of_a_missing_netdev_is_refused_and_changes_nothing(
+    server: OvsServer, door: OpenVswitch
+) -> None:
     before = everything(server)
     with pytest.raises(HostError, match=r"cannot use nodev as a port of bridge br-data: .*No such device"):
         door.plug(BRIDGE, "nodev", "me", ACCESS)
     assert everything(server) == before
 
 
-def test_an_owned_port_whose_netdev_is_gone(server: OvsServer, door: OpenVswitch) -> None:
+def test_plug_removes_an_owned_port_whose_netdev_is_gone(server: OvsServer, door: OpenVswitch) -> None:
     before = everything(server)
     ids = [f"external_ids:{key}={value}" for key, value in {**switchport.MARK, OWNER_KEY: "me"}.items()]
     add = ["--no-wait", "add-port", BRIDGE, "nodev", "--", "set", "Interface", "nodev", *ids]
@@ -295,7 +297,7 @@ def test_other_requests_are_answered_while_one_waits_for_the_switch(
     assert port.ofport
 
 
-def test_a_database_that_is_down_and_comes_back(server: OvsServer, door: OpenVswitch) -> None:
+def test_a_database_that_was_down_is_used_again(server: OvsServer, door: OpenVswitch) -> None:
     door.plug(BRIDGE, "rep0", "me", ACCESS)
     server.stop_database()
     try:
@@ -308,7 +310,7 @@ def test_a_database_that_is_down_and_comes_back(server: OvsServer, door: OpenVsw
     assert port.owner == "me"
 
 
-def test_a_database_that_disappears_in_the_middle(server: OvsServer) -> None:
+def test_a_transaction_fails_when_the_database_disappears(server: OvsServer) -> None:
     database = ovsdb.Database(server.remote, timeout=30)
     never = {**ovsdb.guard("Bridge", ovsdb.named("br-none"), [{"name": "br-none"}]), "timeout": 30000}
     database.transact(ovsdb.select("Bridge", [], "name"))
@@ -344,7 +346,7 @@ def test_probes_are_answered_while_waiting(server: OvsServer) -> None:
 
 
 @pytest.mark.parametrize("shared", ["nothing", "queue", "qos"])
-def test_qos_of_the_port_goes_with_it_unless_others_use_it(
+def test_unplug_removes_the_ports_qos_unless_other_ports_use_it(
     server: OvsServer, door: OpenVswitch, shared: str
 ) -> None:
     door.plug(BRIDGE, "rep0", "me", ACCESS)
@@ -370,7 +372,7 @@ def test_qos_of_the_port_goes_with_it_unless_others_use_it(
     assert (queue in left[1]) == (shared != "nothing")
 
 
-def test_owned_ports_are_ours_only(server: OvsServer, door: OpenVswitch) -> None:
+def test_owned_ports_lists_only_ports_of_vfmigrate(server: OvsServer, door: OpenVswitch) -> None:
     server.vsctl("add-port", BRIDGE, "rep1")
     door.plug("br-other", "rep2", "guest-b", PortSettings(trunks=(1, 2)))
     door.plug(BRIDGE, "rep0", "guest-a", ACCESS)
@@ -378,7 +380,7 @@ def test_owned_ports_are_ours_only(server: OvsServer, door: OpenVswitch) -> None
     assert found == [("rep0", BRIDGE, "guest-a"), ("rep2", "br-other", "guest-b")]
 
 
-def test_the_configuration_of_open_vswitch(server: OvsServer, door: OpenVswitch) -> None:
+def test_other_config_of_open_vswitch_is_read_and_set(server: OvsServer, door: OpenVswitch) -> None:
     server.vsctl("set", "Open_vSwitch", ".", "other_config:theirs=1", "other_config:max-idle=10000")
     door.configure(OFFLOAD)
     assert {**OFFLOAD, "theirs": "1"}.items() <= door.settings().items()
@@ -398,7 +400,7 @@ def test_a_bridge_that_cannot_work_is_not_left_behind(server: OvsServer, door: O
     assert not door.bridge_exists("br-new")
 
 
-def test_a_bridge_and_its_uplink(server: OvsServer) -> None:
+def test_a_bridge_is_created_and_its_uplink_is_plugged(server: OvsServer) -> None:
     with closing(OpenVswitch(server.remote, datapath="netdev")) as door:
         check_bridge_and_uplink(server, door)
 
@@ -416,7 +418,7 @@ def check_bridge_and_uplink(server: OvsServer, door: OpenVswitch) -> None:
     server.vsctl("del-br", "br-new")
 
 
-def test_an_uplink_that_is_elsewhere_stays_there(server: OvsServer, door: OpenVswitch) -> None:
+def test_an_uplink_on_another_bridge_is_not_moved(server: OvsServer, door: OpenVswitch) -> None:
     server.vsctl("add-port", "br-other", "rep0")
     with pytest.raises(HostError, match="uplink rep0 is on bridge br-other, not on br-data") as error:
         door.add_uplink(BRIDGE, "rep0")
@@ -429,7 +431,7 @@ def test_an_uplink_in_a_bond_is_found(server: OvsServer, door: OpenVswitch) -> N
     server.vsctl("del-port", "bond0")
 
 
-def test_an_uplink_that_is_not_there_leaves_no_port(server: OvsServer, door: OpenVswitch) -> None:
+def test_a_missing_uplink_leaves_no_port(server: OvsServer, door: OpenVswitch) -> None:
     with pytest.raises(HostError, match="cannot use absent0 as a port of bridge br-data"):
         door.add_uplink(BRIDGE, "absent0")
     assert "absent0" not in server.vsctl("list-ports", BRIDGE).split()

@@ -168,7 +168,7 @@ def in_standard_library(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(LISTS))
-def test_a_package_holds_what_it_should(built: dict[str, Path], name: str) -> None:
+def test_a_package_has_its_files_with_their_modes(built: dict[str, Path], name: str) -> None:
     found = {
         file
         for file in files(built[name])
@@ -177,7 +177,7 @@ def test_a_package_holds_what_it_should(built: dict[str, Path], name: str) -> No
     assert found == expected(name)
 
 
-def test_there_are_no_other_packages(built: dict[str, Path]) -> None:
+def test_only_the_expected_packages_are_built(built: dict[str, Path]) -> None:
     assert set(built) == {*LISTS, "source"}
 
 
@@ -301,7 +301,7 @@ def for_a_host(built: dict[str, Path]) -> list[Path]:
     return [built[name] for name in packages.FOR_A_HOST]
 
 
-def test_a_host_without_the_dependencies_is_refused(built: dict[str, Path], root: Root) -> None:
+def test_installation_without_the_dependencies_is_refused(built: dict[str, Path], root: Root) -> None:
     root.rpm("-e", "--nodeps", "debian-packages")
     with pytest.raises(CommandError) as refusal:
         root.rpm("-U", *for_a_host(built))

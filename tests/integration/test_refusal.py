@@ -42,7 +42,7 @@ def home(ready: Pair) -> Iterator[tuple[State, State]]:
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("script", [BEFORE, AFTER])
 @pytest.mark.parametrize("stage", ["prepare", "start", "started"])
-def test_another_hook_refuses(ready: Pair, stage: str, script: str) -> None:
+def test_a_refusal_of_another_hook_leaves_nothing(ready: Pair, stage: str, script: str) -> None:
     ready.b.hooks.refuse(stage, REFUSAL, script)
     outcome = ready.a.migrate(GUEST, ready.b)
     assert outcome.status != 0
@@ -50,7 +50,9 @@ def test_another_hook_refuses(ready: Pair, stage: str, script: str) -> None:
 
 
 @pytest.mark.parametrize("script", [BEFORE, AFTER])
-def test_another_hook_refuses_the_first_call(pair: Pair, script: str) -> None:
+def test_a_refusal_of_another_hook_at_migrate_leaves_a_reservation_that_expires(
+    pair: Pair, script: str
+) -> None:
     """After a refused `migrate` libvirt calls no hook to clean up: the reservation of the VF expires."""
     start_products(pair, claim_timeout=5, reconcile_interval=1)
     go_home(pair)
@@ -67,7 +69,9 @@ def test_another_hook_refuses_the_first_call(pair: Pair, script: str) -> None:
     pair.b.become(before[1])
 
 
-def test_all_vfs_of_the_pool_are_taken(ready: Pair, home: tuple[State, State]) -> None:
+def test_a_pool_without_free_vfs_refuses_and_names_the_holders(
+    ready: Pair, home: tuple[State, State]
+) -> None:
     others = [Guest(f"other{n}", [Vf(ready.b.vf(n), f"52:54:00:00:01:0{n}")], 10 + n) for n in range(4)]
     for other in others:
         ready.b.start_guest(other)
@@ -94,7 +98,9 @@ def test_all_vfs_of_the_pool_are_taken(ready: Pair, home: tuple[State, State]) -
     ],
     ids=["psid", "firmware", "msix"],
 )
-def test_another_card_on_the_destination(pair: Pair, card: Hardware, there: str, here: str) -> None:
+def test_a_destination_with_another_card_refuses_and_names_both_values(
+    pair: Pair, card: Hardware, there: str, here: str
+) -> None:
     pair.b.card.refit(card)
     pair.b.provision()
     start_products(pair)
@@ -110,7 +116,7 @@ def test_another_card_on_the_destination(pair: Pair, card: Hardware, there: str,
 
 
 @pytest.mark.usefixtures("home")
-def test_no_bridge_on_the_destination(ready: Pair) -> None:
+def test_a_destination_without_the_bridge_refuses(ready: Pair) -> None:
     ready.b.host.vsctl("del-br", BRIDGE)
     outcome = ready.a.migrate(GUEST, ready.b)
     ready.b.host.add_bridge()
@@ -120,7 +126,7 @@ def test_no_bridge_on_the_destination(ready: Pair) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_switch_dies_before_the_port_is_plugged(ready: Pair) -> None:
+def test_a_stopped_switch_at_start_refuses_and_undoes_the_claim(ready: Pair) -> None:
     """Refused at `start`, when the VF is bound and claimed already: libvirt and vfmigrate undo both."""
     with ready.b.hooks.hold(GUEST, "start", BEFORE):
         migration = ready.a.begin_migration(GUEST, ready.b)
@@ -146,7 +152,7 @@ def test_a_reserved_vf_is_not_given_to_another_guest(ready: Pair) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_state_cannot_be_loaded(ready: Pair) -> None:
+def test_device_state_that_cannot_be_loaded_leaves_the_guest_on_the_source(ready: Pair) -> None:
     """QEMU on the destination fails at the end: the guest continues on the source, with its port and its claim."""
     ready.b.set_unmigratable(True)
     outcome = ready.a.migrate(GUEST, ready.b)
@@ -156,7 +162,7 @@ def test_the_state_cannot_be_loaded(ready: Pair) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_caller_gives_up(ready: Pair) -> None:
+def test_a_killed_virsh_leaves_the_guest_on_the_source(ready: Pair) -> None:
     """Virsh is killed while the destination waits for the guest: libvirt ends the guest on the destination."""
     with ready.b.hooks.hold(GUEST, "started", AFTER):
         migration = ready.a.begin_migration(GUEST, ready.b)
@@ -166,7 +172,7 @@ def test_the_caller_gives_up(ready: Pair) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_no_daemon_on_the_destination(ready: Pair) -> None:
+def test_a_destination_without_the_daemon_refuses(ready: Pair) -> None:
     ready.b.product.stop()
     outcome = ready.a.migrate(GUEST, ready.b)
     assert outcome.status != 0

@@ -52,7 +52,7 @@ def metadata(node: Node) -> str:
     return node.host.virsh("net-dumpxml", NETWORK)
 
 
-def test_facts_of_the_other_host(answering: Pair) -> None:
+def test_the_facts_of_another_host_are_those_of_its_own_socket(answering: Pair) -> None:
     node = answering.b
     facts = ask(answering.a, node, "facts")["result"]
     (pool,) = facts["pools"]
@@ -91,7 +91,7 @@ def test_requests_that_only_the_host_itself_may_send_are_denied(answering: Pair)
     assert ask(answering.a, answering.b, "provision", pools=["data"])["kind"] == "denied"
 
 
-def test_a_host_without_the_network_or_the_daemon(answering: Pair) -> None:
+def test_a_host_without_network_or_daemon_does_not_answer(answering: Pair) -> None:
     node = answering.b
     answering.a.host.virsh("net-destroy", NETWORK)
     told = ask(answering.b, answering.a, "ping")
@@ -110,7 +110,7 @@ def test_a_host_without_the_network_or_the_daemon(answering: Pair) -> None:
     assert "result" in json.loads(waiting.communicate(timeout=30)[0])
 
 
-def test_libvirt_restarts(answering: Pair) -> None:
+def test_the_daemon_answers_again_after_libvirt_restarted(answering: Pair) -> None:
     """The daemon listens again when libvirt is back."""
     node = answering.b
     node.restart_libvirtd()

@@ -68,7 +68,7 @@ def pluggable(ready: Pair) -> Pair:
 
 
 @pytest.mark.parametrize("form", ["interface", "hostdev"])
-def test_there_and_back(pluggable: Pair, form: str) -> None:
+def test_a_guest_migrates_there_and_back_by_replug(pluggable: Pair, form: str) -> None:
     a, b = pluggable.a, pluggable.b
     empty = (a.state(), b.state())
     plug(a, Vf(a.vf(1), MAC, vlan=42, form=form, strategy="replug"))
@@ -99,7 +99,7 @@ def not_out(node: Node) -> bool:
     return claim["slot"] is None and claim["expires"] is None
 
 
-def test_a_failed_migration_gives_the_vf_back(pluggable: Pair) -> None:
+def test_a_failed_migration_plugs_the_vf_in_again(pluggable: Pair) -> None:
     a, b = pluggable.a, pluggable.b
     plug(a, replugged(a).vfs[0])
     before, slot = (a.state(), b.state()), guest_address(a)
@@ -114,7 +114,7 @@ def test_a_failed_migration_gives_the_vf_back(pluggable: Pair) -> None:
     b.become(before[1])
 
 
-def test_the_definition_names_the_vf_that_was_plugged_in(pluggable: Pair) -> None:
+def test_the_definition_names_the_vf_of_the_destination(pluggable: Pair) -> None:
     a, b = pluggable.a, pluggable.b
     plug(a, replugged(a).vfs[0], "--config")
     done = migrate(a, b, "--unchecked", "--persistent", "--undefinesource")
@@ -137,7 +137,7 @@ def test_plain_virsh_migrate_is_refused_with_a_remedy(ready: Pair) -> None:
     assert (a.state(), b.state()) == before
 
 
-def test_without_a_free_vf_on_the_destination_nothing_changes(ready: Pair) -> None:
+def test_a_destination_without_a_free_vf_refuses_before_the_vf_is_unplugged(ready: Pair) -> None:
     a, b = ready.a, ready.b
     b.start_guest(Guest("h", [Vf(b.vf(index), f"52:54:00:00:01:0{index}") for index in range(4)], number=2))
     a.start_guest(replugged(a))
@@ -153,7 +153,7 @@ def test_without_a_free_vf_on_the_destination_nothing_changes(ready: Pair) -> No
     assert (a.state(), b.state()) == before
 
 
-def test_ctrl_c_while_the_guest_releases_its_vf(ready: Pair) -> None:
+def test_ctrl_c_while_the_guest_releases_its_vf_cancels_the_migration(ready: Pair) -> None:
     """It runs no operating system, so it never does."""
     a, b = ready.a, ready.b
     a.start_guest(replugged(a))

@@ -19,7 +19,7 @@ MAC = "52:54:00:00:00:02"
 
 
 @pytest.mark.parametrize("daemon", [True, False])
-def test_libvirtd_restarts_under_a_guest(ready: Pair, daemon: bool) -> None:
+def test_a_running_guest_keeps_port_and_claim_when_libvirtd_restarts(ready: Pair, daemon: bool) -> None:
     """A hook that fails at `reconnect` kills the guest, so vfmigrate's must succeed, with or without vfmigrated."""
     node = ready.a
     node.start_guest(Guest("g", [Vf(node.vf(1), MAC, vlan=42)]))
@@ -44,7 +44,7 @@ def test_running_guests_without_claims_are_adopted(ready: Pair) -> None:
     wait_for("the running guest's VF to be claimed again", lambda: node.state() == before)
 
 
-def test_the_daemon_dies_between_two_hooks(ready: Pair) -> None:
+def test_a_restarted_daemon_continues_the_migration_of_a_killed_one(ready: Pair) -> None:
     """The daemon that answers `start` uses the reservation that another one made at `migrate`."""
     a, b = ready.a, ready.b
     a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
@@ -61,7 +61,7 @@ def test_the_daemon_dies_between_two_hooks(ready: Pair) -> None:
     assert [port.tag for port in state.switch_ports.values()] == [42]
 
 
-def test_the_source_has_no_daemon_while_its_guest_leaves(ready: Pair) -> None:
+def test_a_source_daemon_that_was_down_cleans_up_when_it_is_back(ready: Pair) -> None:
     """`stopped` and `release` cannot be refused: the daemon cleans up when it is back."""
     a, b = ready.a, ready.b
     before = a.state()

@@ -98,7 +98,7 @@ def test_the_hook_writes_nothing_but_pipes_and_the_socket(policy: Path) -> None:
     assert not rules(policy, "-A", "-s", "vfmigrate_hook_t", "-ds", "-c", "capability")
 
 
-def test_the_daemon_has_the_rights_its_doors_need(policy: Path) -> None:
+def test_the_daemon_may_use_sysfs_netlink_open_vswitch_and_libvirt(policy: Path) -> None:
     assert "write" in allowed(policy, "vfmigrated_t", "sysfs_t", "file")
     assert "connectto" in allowed(policy, "vfmigrated_t", "openvswitch_t", "unix_stream_socket")
     assert "connectto" in allowed(policy, "vfmigrated_t", "virtd_t", "unix_stream_socket")

@@ -28,7 +28,7 @@ def restart_openvswitch(node: Node) -> None:
     node.host.start_vswitchd()
 
 
-def test_no_database_on_the_destination(journey: Journey) -> None:
+def test_a_destination_without_the_database_refuses(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     b.host.stop_database()
     outcome = a.migrate(NAME, b)
@@ -42,7 +42,7 @@ def test_no_database_on_the_destination(journey: Journey) -> None:
 
 
 @pytest.mark.long
-def test_the_database_dies_before_the_port_is_plugged(journey: Journey) -> None:
+def test_a_database_that_stops_before_start_refuses_the_guest(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     with b.hooks.hold(NAME, "start", BEFORE):
         migration = a.begin_migration(NAME, b)
@@ -55,7 +55,7 @@ def test_the_database_dies_before_the_port_is_plugged(journey: Journey) -> None:
     journey.stays()
 
 
-def test_open_vswitch_restarts_on_both_hosts_half_way(journey: Journey) -> None:
+def test_a_migration_survives_a_restart_of_open_vswitch_on_both_hosts(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     with b.hooks.hold(NAME, "started", BEFORE):
         migration = a.begin_migration(NAME, b)
@@ -69,7 +69,7 @@ def test_open_vswitch_restarts_on_both_hosts_half_way(journey: Journey) -> None:
     assert (port.tag, port.ids["attached-mac"]) == (VLAN, MAC)
 
 
-def test_the_source_has_no_database_when_its_guest_leaves(journey: Journey) -> None:
+def test_a_reconcile_removes_a_port_that_remained_while_the_database_was_down(journey: Journey) -> None:
     """Nothing can be refused any more: the first reconcile after the database is back removes the port."""
     a, b = journey.pair.a, journey.pair.b
     a.host.stop_database()
@@ -81,7 +81,7 @@ def test_the_source_has_no_database_when_its_guest_leaves(journey: Journey) -> N
     a.become(journey.empty[0])
 
 
-def test_the_bridge_is_deleted_half_way(journey: Journey) -> None:
+def test_a_bridge_that_is_deleted_before_start_refuses_the_guest(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     with b.hooks.hold(NAME, "start", BEFORE):
         migration = a.begin_migration(NAME, b)
@@ -95,7 +95,7 @@ def test_the_bridge_is_deleted_half_way(journey: Journey) -> None:
     journey.stays()
 
 
-def test_the_bridge_is_deleted_under_a_guest(journey: Journey) -> None:
+def test_a_reconcile_plugs_a_guest_again_after_its_bridge_was_deleted(journey: Journey) -> None:
     """The guest has no network until the bridge exists again and one reconcile has run."""
     a = journey.pair.a
     a.host.vsctl("del-br", BRIDGE)
@@ -104,7 +104,7 @@ def test_the_bridge_is_deleted_under_a_guest(journey: Journey) -> None:
     journey.stays()
 
 
-def test_another_controller_steals_the_port_of_a_guest(journey: Journey) -> None:
+def test_a_port_taken_by_another_controller_is_left_to_it(journey: Journey) -> None:
     """From then on it belongs to the other controller: neither a reconcile nor the end of the guest removes it."""
     a, b = journey.pair.a, journey.pair.b
     port = a.representor(3)
@@ -120,7 +120,7 @@ def test_another_controller_steals_the_port_of_a_guest(journey: Journey) -> None
     assert arrived.tag == VLAN
 
 
-def test_another_controller_has_the_port_of_the_reserved_vf(journey: Journey) -> None:
+def test_a_representor_plugged_by_another_controller_is_refused(journey: Journey) -> None:
     a, b = journey.pair.a, journey.pair.b
     port = b.representor(3)
     with b.hooks.hold(NAME, "start", BEFORE):

@@ -59,12 +59,12 @@ def test_the_number_of_vfs_changes_through_zero_only(sysfs: Sysfs) -> None:
     assert sysfs.numvfs(PF) == 2
 
 
-def test_more_vfs_than_there_can_be(sysfs: Sysfs) -> None:
+def test_creating_more_vfs_than_the_card_has_is_refused(sysfs: Sysfs) -> None:
     with pytest.raises(HostError, match="at most 8 VFs, not 9"):
         sysfs.set_numvfs(PF, 9)
 
 
-def test_a_pf_without_driver_gets_no_vfs(sysfs: Sysfs) -> None:
+def test_creating_vfs_on_a_pf_without_driver_is_refused(sysfs: Sysfs) -> None:
     sysfs.unbind(PF)
     with pytest.raises(HostError, match="has no driver, so it can have no VFs"):
         sysfs.set_numvfs(PF, 1)
@@ -79,7 +79,7 @@ def test_autoprobe_decides_whether_new_vfs_are_bound(sysfs: Sysfs) -> None:
 
 
 @pytest.mark.parametrize("autoprobe", [True, False])
-def test_bind_and_unbind(sysfs: Sysfs, root: Path, autoprobe: bool) -> None:
+def test_a_vf_is_bound_to_any_driver_and_unbound(sysfs: Sysfs, root: Path, autoprobe: bool) -> None:
     sysfs.set_autoprobe(PF, autoprobe)
     sysfs.set_numvfs(PF, 1)
     vf = sysfs.vfs(PF)[0]
@@ -112,14 +112,14 @@ def test_bind_to_a_driver_that_is_not_loaded_leaves_the_device_alone(sysfs: Sysf
     assert sysfs.driver(vf) == "mlx5_core"
 
 
-def test_bind_of_a_missing_device(sysfs: Sysfs) -> None:
+def test_bind_of_a_missing_device_is_an_error(sysfs: Sysfs) -> None:
     with pytest.raises(
         HostError, match=r"0000:99:00.0/driver_override: No such file or directory; .*is gone"
     ):
         sysfs.bind(ABSENT, "vfio-pci")
 
 
-def test_the_variant_driver_of_a_loaded_module(sysfs: Sysfs) -> None:
+def test_the_variant_driver_is_found_by_its_loaded_module(sysfs: Sysfs) -> None:
     sysfs.set_numvfs(PF, 1)
     assert sysfs.variant_driver(sysfs.vfs(PF)[0]) == "mlx5_vfio_pci"
     assert sysfs.variant_driver(PF) == "vfio-pci"

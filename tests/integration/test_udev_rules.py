@@ -127,6 +127,6 @@ def test_networkmanager_keeps_managing_the_uplink(node: Node, udev: Udev) -> Non
     assert (event.ours(), event.name) == ({"VFMIGRATE_PF": "1"}, "p0")
 
 
-def test_a_vf_is_unmanaged(node: Node, udev: Udev) -> None:
+def test_networkmanager_does_not_manage_a_vf(node: Node, udev: Udev) -> None:
     assert udev.pci(node.vf(1)).ours() == {"VFMIGRATE_VF": "1"}
     assert udev.pci(node.vf(1)).written == {}

@@ -42,7 +42,7 @@ def test_systemd_accepts_the_units(machine: Namespace) -> None:
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.endswith(".service")])
-def test_services_expose_little(machine: Namespace, unit: str) -> None:
+def test_systemd_rates_the_exposure_of_the_services_as_low(machine: Namespace, unit: str) -> None:
     told = machine.run("systemd-analyze", "security", "--offline=yes", "--no-pager", f"{PLACE}/{unit}").stdout
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
     assert found is not None

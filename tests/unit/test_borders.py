@@ -63,7 +63,7 @@ def test_a_forbidden_import_fails(tree: Path, module: str, planted: str, contrac
     assert contract in broken
 
 
-def test_the_library_as_it_is_passes(tree: Path) -> None:
+def test_the_library_keeps_its_import_contracts(tree: Path) -> None:
     done = lint(tree)
     assert done.returncode == 0, done.stdout
 

@@ -35,7 +35,7 @@ def journal(path: Path) -> Iterator[socket.socket]:
         yield journal
 
 
-def test_a_value_with_a_line_break_has_its_length() -> None:
+def test_a_value_with_a_line_break_is_sent_with_its_length() -> None:
     assert encode({"A": "b", "C": "d\ne"}) == b"A=b\nC\n" + struct.pack("<Q", 3) + b"d\ne\n"
 
 
@@ -98,7 +98,7 @@ def test_an_entry_too_large_for_the_journal_goes_to_stderr(
     log.close()
 
 
-def test_a_bug_is_logged_with_its_place_but_without_its_text(
+def test_an_unexpected_exception_is_logged_without_its_text(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = Journal(path)

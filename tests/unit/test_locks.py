@@ -16,13 +16,13 @@ OTHER_VF = RankedLock(Rank.VF, "VF 0000:01:00.3")
 CLAIMS = RankedLock(Rank.CLAIMS, "the claims")
 
 
-def test_in_order_and_once_more() -> None:
+def test_locks_can_be_taken_in_order_and_again() -> None:
     with VF, CLAIMS, VF, CLAIMS:
         pass
 
 
 @pytest.mark.parametrize("first", [CLAIMS, OTHER_VF])
-def test_out_of_order(first: RankedLock) -> None:
+def test_a_lock_out_of_order_is_an_error(first: RankedLock) -> None:
     with first, pytest.raises(LockOrderError, match=f"VF 0000:01:00.2 while it holds that of {first.name}"):
         VF.acquire()
     with VF:  # what was refused is not held
@@ -54,6 +54,6 @@ def _unchecked() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_unchecked")
-def test_the_daemon_does_not_check() -> None:
+def test_the_order_is_not_checked_in_the_daemon() -> None:
     with CLAIMS, VF:
         pass

@@ -14,16 +14,16 @@ from vfmigrate.polling import poll, until
 LIBRARY = Path(__file__).parents[2] / "lib" / "vfmigrate"
 
 
-def test_what_is_there_is_returned_at_once() -> None:
+def test_a_present_value_is_returned_at_once() -> None:
     assert poll(lambda: "there", 0.0, 60.0) == "there"
 
 
-def test_what_appears_is_returned() -> None:
+def test_a_value_that_appears_is_returned() -> None:
     answers: Iterator[Optional[int]] = iter((None, None, 7))
     assert poll(lambda: next(answers), 60.0, 0.0) == 7
 
 
-def test_what_does_not_appear_is_none() -> None:
+def test_a_value_that_does_not_appear_is_none() -> None:
     looks = []
     assert poll(lambda: looks.append(1), 0.01, 0.001) is None
     assert len(looks) > 1
@@ -44,7 +44,7 @@ def test_a_pause_can_end_the_wait() -> None:
     assert len(looks) == 1
 
 
-def test_until_says_whether_it_held() -> None:
+def test_until_returns_whether_the_condition_held() -> None:
     answers = iter((False, True))
     assert until(lambda: next(answers), 60.0, 0.0)
     assert not until(lambda: False, 0.01, 0.001)
@@ -62,7 +62,7 @@ def hand_made(tree: ast.AST) -> list[int]:
     return found
 
 
-def test_no_module_polls_by_hand() -> None:
+def test_no_module_has_a_polling_loop_of_its_own() -> None:
     loops = {
         f"{file.relative_to(LIBRARY)}:{line}"
         for file in LIBRARY.rglob("*.py")
@@ -71,7 +71,7 @@ def test_no_module_polls_by_hand() -> None:
     assert loops == set(), "wait with polling.poll() or until()"
 
 
-def test_a_loop_by_hand_is_found() -> None:
+def test_a_planted_polling_loop_is_found() -> None:
     for call in ("time.sleep(1)", "sleep(1)", "self._sleep(1)"):
         assert hand_made(ast.parse(f"while True:\n    if waits:\n        {call}")) == [1]
     assert hand_made(ast.parse("while True:\n    stop.wait(1)")) == []

@@ -22,7 +22,7 @@ from vfmigrate.model.pci import PciAddress
         (None, (), (0,)),
     ],
 )
-def test_one_frame_for_each_vlan_of_the_port(
+def test_each_vlan_of_the_port_is_announced(
     tag: Optional[int], trunks: tuple[int, ...], announced: tuple[int, ...]
 ) -> None:
     vf, domain = PciAddress(0, 1, 0x10, 0), "00000000-0000-4000-8000-000000000001"

@@ -40,12 +40,12 @@ def _another(tmp_path: Path) -> Iterator[None]:
     method.known.cache_clear()
 
 
-def test_a_plain_bridge_gets_the_method_for_all() -> None:
+def test_a_plain_bridge_gets_the_default_method() -> None:
     assert isinstance(method.method_for(MemoryHost().host, PORT), PacketOutNormal)
 
 
 @pytest.mark.usefixtures("_another")
-def test_a_method_in_a_module_of_its_own_is_taken_where_it_suits() -> None:
+def test_a_method_is_found_by_its_module_and_used_where_it_suits() -> None:
     host = MemoryHost().host
     other = method.method_for(host, BridgePort("br-int", 7))
     other.send(host, BridgePort("br-int", 7), "52:54:00:00:00:01", (0,))
@@ -55,7 +55,7 @@ def test_a_method_in_a_module_of_its_own_is_taken_where_it_suits() -> None:
     assert isinstance(method.method_for(host, PORT), PacketOutNormal)
 
 
-def test_one_frame_leaves_for_each_vlan() -> None:
+def test_one_frame_is_sent_for_each_vlan() -> None:
     memory = MemoryHost()
     sent: list[bytes] = []
 

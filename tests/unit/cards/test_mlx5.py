@@ -39,7 +39,7 @@ def with_tool(mode: Optional[int] = None, error: Optional[HostError] = None) -> 
 
 
 @pytest.mark.parametrize("mode", [None, 2])
-def test_nothing_is_wrong_with_a_good_card(mode: Optional[int]) -> None:
+def test_a_good_card_has_no_findings(mode: Optional[int]) -> None:
     assert list(with_tool(mode).findings(GOOD, ask_tool=True)) == []
 
 
@@ -73,7 +73,9 @@ def test_nothing_is_wrong_with_a_good_card(mode: Optional[int]) -> None:
         ),
     ],
 )
-def test_each_finding(state: dict[str, Any], severity: str, text: str, remedy: str) -> None:
+def test_each_fault_of_a_card_has_a_finding_with_a_remedy(
+    state: dict[str, Any], severity: str, text: str, remedy: str
+) -> None:
     (finding,) = VENDOR.findings(replace(GOOD, **state))
     assert finding.severity == severity
     assert text in finding.text
@@ -81,7 +83,7 @@ def test_each_finding(state: dict[str, Any], severity: str, text: str, remedy: s
 
 
 @pytest.mark.parametrize("lacks_flag", [True, False])
-def test_the_setting_that_is_read_says_why_there_is_no_flag(lacks_flag: bool) -> None:
+def test_vf_migration_mode_0_is_an_error_with_the_command_that_sets_it(lacks_flag: bool) -> None:
     (finding,) = with_tool(0).findings(replace(GOOD, lacks_flag=lacks_flag), ask_tool=True)
     assert finding.severity == ERROR
     assert finding.text == (
@@ -92,7 +94,7 @@ def test_the_setting_that_is_read_says_why_there_is_no_flag(lacks_flag: bool) ->
     )
 
 
-def test_the_tool_is_asked_only_when_that_is_wanted() -> None:
+def test_the_tool_runs_only_on_request() -> None:
     assert list(with_tool(0).findings(GOOD)) == []
 
 

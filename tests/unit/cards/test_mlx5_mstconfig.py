@@ -44,25 +44,25 @@ def tool(place: Path, script: str) -> FirmwareSettings:
         ("  NUM_OF_VFS   8", None),
     ],
 )
-def test_lines(line: str, value: int) -> None:
+def test_the_value_is_read_from_each_form_of_line(line: str, value: int) -> None:
     assert mlx5_mstconfig.parse(line, "VF_MIGRATION_MODE") == value
 
 
-def test_the_tool_is_asked_about_the_pf(tmp_path: Path) -> None:
+def test_the_tool_gets_the_address_of_the_pf(tmp_path: Path) -> None:
     settings = tool(tmp_path, f"[ \"$*\" = '-d {PF} query VF_MIGRATION_MODE' ] && cat <<'E'\n{OUTPUT}E")
     assert settings.vf_migration_mode(PF) == 2
 
 
-def test_no_tool_cannot_tell(tmp_path: Path) -> None:
+def test_a_missing_tool_gives_no_value(tmp_path: Path) -> None:
     assert FirmwareSettings(tools=(str(tmp_path / "absent"),)).vf_migration_mode(PF) is None
 
 
-def test_firmware_that_does_not_know_the_setting_cannot_tell(tmp_path: Path) -> None:
+def test_a_setting_that_the_firmware_does_not_know_is_none(tmp_path: Path) -> None:
     settings = tool(tmp_path, "echo '-E- Unknown Parameter: VF_MIGRATION_MODE' >&2; exit 3")
     assert settings.vf_migration_mode(PF) is None
 
 
-def test_a_failing_tool_is_told(tmp_path: Path) -> None:
+def test_a_failing_tool_is_an_error_with_its_message(tmp_path: Path) -> None:
     settings = tool(tmp_path, "echo '-E- Failed to open device' >&2; exit 3")
     with pytest.raises(HostError, match=r"VF_MIGRATION_MODE of PF 0000:e1:00\.0: -E- Failed to open") as e:
         settings.vf_migration_mode(PF)

@@ -25,7 +25,7 @@ def test_a_port_without_the_flag_is_fine() -> None:
     assert list(VENDOR.findings(CardState(PF, lacks_flag=True))) == []
 
 
-def test_the_administrators_minimum_holds() -> None:
+def test_firmware_below_firmware_min_is_an_error() -> None:
     state = CardState(PF, firmware="1.9.0", firmware_min=(1, 10))
     (finding,) = VENDOR.findings(state)
     assert (finding.severity, finding.text) == (
@@ -40,7 +40,7 @@ def test_firmware_that_waits_for_a_reset_is_a_warning() -> None:
     assert (finding.severity, "will run 2.0 after its next reset" in finding.text) == (WARNING, True)
 
 
-def test_remedies_are_complete() -> None:
+def test_each_remedy_has_a_text() -> None:
     remedies = VENDOR.remedies(PF, 12)
     assert "12 VFs" in remedies.sriov
     assert remedies.driver

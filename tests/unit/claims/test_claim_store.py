@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[ClaimStore]:
     store.close()
 
 
-def test_a_claim_survives_the_daemon(tmp_path: Path) -> None:
+def test_claims_are_read_again_by_the_next_daemon(tmp_path: Path) -> None:
     first = ClaimStore(tmp_path / "claims")
     put = first.put(CLAIM)
     first.close()
@@ -52,7 +52,7 @@ def test_a_dropped_claim_is_gone_from_disk(store: ClaimStore, tmp_path: Path) ->
     assert store.get(VF) is None
 
 
-def test_a_late_clean_up_touches_no_newer_owner(store: ClaimStore) -> None:
+def test_a_late_clean_up_changes_no_newer_claim(store: ClaimStore) -> None:
     old = store.put(CLAIM)
     store.drop(old)
     new = store.put(
@@ -108,7 +108,7 @@ def test_a_change_keeps_what_it_does_not_name(store: ClaimStore) -> None:
     # by number: a claim has an id of its own in every run
     ids=itertools.count(),
 )
-def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
+def test_a_broken_file_is_set_aside_and_listed(tmp_path: Path, text: str) -> None:
     directory = tmp_path / "claims"
     directory.mkdir(mode=0o700)
     (directory / f"{VF}.json").write_text(text)
@@ -120,7 +120,7 @@ def test_a_broken_file_is_set_aside_and_told(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
-def test_what_is_no_file_is_set_aside_and_told(tmp_path: Path, kind: str) -> None:
+def test_what_is_not_a_regular_file_is_set_aside_and_listed(tmp_path: Path, kind: str) -> None:
     directory = tmp_path / "claims"
     directory.mkdir(mode=0o700)
     if kind == "fifo":
@@ -133,7 +133,7 @@ def test_what_is_no_file_is_set_aside_and_told(tmp_path: Path, kind: str) -> Non
     store.close()
 
 
-def test_a_file_under_another_vfs_name_is_no_claim(tmp_path: Path) -> None:
+def test_a_file_named_after_another_vf_is_no_claim(tmp_path: Path) -> None:
     directory = tmp_path / "claims"
     directory.mkdir(mode=0o700)
     (directory / "0000:99:00.0.json").write_text(claim_store.encode(CLAIM))
@@ -165,13 +165,13 @@ def test_a_directory_others_can_write_is_refused(tmp_path: Path) -> None:
         ClaimStore(directory)
 
 
-def test_there_is_one_daemon(store: ClaimStore, tmp_path: Path) -> None:
+def test_a_second_daemon_cannot_own_the_claims(store: ClaimStore, tmp_path: Path) -> None:
     store.put(CLAIM)
     with pytest.raises(HostError, match="another vfmigrated already owns"):
         ClaimStore(tmp_path / "claims")
 
 
-def test_looking_and_taking_is_one_step(store: ClaimStore) -> None:
+def test_threads_never_claim_the_same_vf(store: ClaimStore) -> None:
     """Many threads want the same few VFs: each VF is given away exactly once."""
     vfs = [PciAddress(0, 1, slot, 0) for slot in range(8)]
     taken: list[PciAddress] = []

@@ -11,18 +11,18 @@ from vfmigrate.cli import common_options, examples, main
 
 
 @pytest.mark.parametrize("text", ["1", "2147483647"])
-def test_positive_integers(text: str) -> None:
+def test_a_positive_integer_is_accepted(text: str) -> None:
     assert common_options.positive(text) == int(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "2147483648", "٣"])
-def test_invalid_integers(text: str) -> None:
+def test_an_invalid_integer_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a positive integer"):
         common_options.positive(text)
 
 
 @pytest.mark.parametrize("text", ["0", "4095", "x"])
-def test_invalid_vlans(text: str) -> None:
+def test_an_invalid_vlan_is_refused(text: str) -> None:
     assert common_options.vlan("4094") == 4094
     with pytest.raises(argparse.ArgumentTypeError, match="is not a number from 1 to 4094"):
         common_options.vlan(text)

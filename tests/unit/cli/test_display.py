@@ -41,7 +41,7 @@ class Clock:
         return self.now
 
 
-def test_lines_now_and_then() -> None:
+def test_progress_lines_are_printed_at_intervals() -> None:
     file, clock = io.StringIO(), Clock()
     lines = LineDisplay(file, clock)
     for _ in range(24):
@@ -51,7 +51,7 @@ def test_lines_now_and_then() -> None:
     assert file.getvalue().splitlines() == [f"pass 2, 75%, {TEXT}", f"pass 2, 75%, {TEXT}", "arrived"]
 
 
-def test_events() -> None:
+def test_json_events_have_time_text_and_figures() -> None:
     file, clock = io.StringIO(), Clock()
     events = JsonDisplay(file, clock)
     events.event("begin", "it goes", vfs=[])
@@ -72,7 +72,7 @@ def test_unknown_figures_are_not_shown() -> None:
     assert file.getvalue() == "pass 0, 0%, 64.0 MiB of 64.0 MiB memory left, 1.0 MiB/s\n"
 
 
-def test_the_bar() -> None:
+def test_the_bar_shows_pass_percentage_and_figures() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     console.print(rendered(NOW, 1000))
     file = console.file
@@ -83,7 +83,7 @@ def test_the_bar() -> None:
     assert " ".join(line.strip() for line in rest) == TEXT
 
 
-def test_the_summary() -> None:
+def test_the_summary_has_total_downtime_and_each_vf() -> None:
     report = MigrationReport(
         arrived=True,
         total_ms=12345.6,

@@ -47,7 +47,7 @@ HERE = host(
 PF = "0000:00:00.0"
 
 
-def test_reading_a_guest() -> None:
+def test_a_guest_is_read_with_its_vfs_and_marks() -> None:
     found = evacuate_verb.read_guest(XML, HERE)
     assert (found.uuid, found.name, found.memory_mib) == (UUID, "g", 2048)
     first, second, third, fourth = found.vfs
@@ -66,7 +66,7 @@ def test_without_a_daemon_pools_come_from_the_metadata() -> None:
     assert not found.from_pfs
 
 
-def test_the_tables() -> None:
+def test_plan_and_results_are_tables() -> None:
     one, two, three = guest(1), guest(2, 2), guest(3, 0)
     plan = Plan({one.uuid: "host-b", three.uuid: "host-c"}, {two.uuid: "host-b: no VF left"})
     assert list(tables.table([*evacuate_verb.plan_rows([one, two, three], plan)], 80)) == [
@@ -93,7 +93,7 @@ def test_the_tables() -> None:
     assert told[2]["error"] == {"kind": "host", "problem": "broken", "remedy": ""}
 
 
-def test_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_status_is_that_of_the_worst_result(capsys: pytest.CaptureFixture[str]) -> None:
     moved = GuestResult(guest(1), MOVED, "b")
     assert evacuate_verb.status([moved]) == 0
     assert capsys.readouterr().err == ""
@@ -105,7 +105,7 @@ def test_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "vfmigrate: moved with problems: g4\n"
 
 
-def test_vfs_in_words() -> None:
+def test_vfs_are_counted_by_pool() -> None:
     assert evacuate_verb.vfs_of(guest(1, 0)) == "-"
     both = guest(1, 2)
     assert evacuate_verb.vfs_of(both) == "2 data"

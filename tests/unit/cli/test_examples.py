@@ -29,7 +29,7 @@ def test_every_verb_has_examples() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_examples_are_taken(verb: str) -> None:
+def test_each_example_is_a_valid_command_line(verb: str) -> None:
     for line in examples.EXAMPLES[verb]:
         words = shlex.split(line.split(" | ")[0])
         assert words[0] == "vfmigrate"
@@ -39,12 +39,12 @@ def test_examples_are_taken(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_is_the_same_without_the_others(verb: str) -> None:
+def test_a_verb_that_is_loaded_alone_has_the_same_help(verb: str) -> None:
     alone = {examples.name(parser): parser for parser in examples.verbs(main.arguments(verb.split()))}
     assert alone[verb].format_help() == VERBS[verb].format_help()
 
 
-def test_only_asking_the_daemon_loads_no_library() -> None:
+def test_verbs_that_only_ask_the_daemon_load_no_library() -> None:
     script = "import sys; from vfmigrate.cli import main; main.arguments(['status']); print(*sys.modules)"
     library = str(Path(main.__file__).parents[2])
     loaded = subprocess.run(

@@ -27,7 +27,7 @@ sys.exit(7)
 """
 
 
-def test_ctrl_c_signals_no_other_process(tmp_path: Path) -> None:
+def test_ctrl_c_reaches_no_child_process(tmp_path: Path) -> None:
     shown = tmp_path / "shown"
     script = CLONE / "tests/testbed/on_terminal.py"
     words: list[object] = [sys.executable, script, shown, "ready", "env", f"PYTHONPATH={CLONE / 'lib'}"]
@@ -37,7 +37,7 @@ def test_ctrl_c_signals_no_other_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_heard_as_well(number: signal.Signals) -> None:
+def test_a_signal_cancels_as_ctrl_c_does(number: signal.Signals) -> None:
     environment = {"PYTHONPATH": str(CLONE / "lib"), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],

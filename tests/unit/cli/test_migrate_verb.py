@@ -18,7 +18,7 @@ def line(text: str, remedy: str = "") -> CheckResult:
     return CheckResult("destination", "pool", ERROR, text, remedy)
 
 
-def test_options_of_virsh_migrate() -> None:
+def test_options_of_virsh_migrate_are_accepted() -> None:
     virsh = [
         "--live",
         "--persistent",
@@ -66,28 +66,28 @@ def test_evacuate_requests_a_migration_with_its_own_options() -> None:
 @pytest.mark.parametrize(
     "words", [["--undefinesource"], ["--parallel-connections", "2"], ["--timeout-cancel"]]
 )
-def test_options_that_need_another_option(words: list[str]) -> None:
+def test_an_option_without_the_one_that_it_needs_is_refused(words: list[str]) -> None:
     with pytest.raises(UsageError, match=f"{words[0]} needs --"):
         check_options(arguments().parse_args([*WORDS, *words]))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "1.5", "٣", "99999999999"])
-def test_invalid_numbers(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_number_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments().parse_args([*WORDS, f"--bandwidth={number}"])
     assert "is not a positive integer" in capsys.readouterr().err
 
 
-def test_no_error_does_not_refuse() -> None:
+def test_a_check_without_errors_does_not_refuse() -> None:
     refuse("g", [])
 
 
-def test_one_error_refuses() -> None:
+def test_a_check_with_one_error_refuses_with_its_text() -> None:
     with pytest.raises(Refused, match="guest 'g' cannot migrate: there is no bridge; make one"):
         refuse("g", [line("there is no bridge", "make one")])
 
 
-def test_several_errors_refuse_with_the_first() -> None:
+def test_a_check_with_several_errors_refuses_with_the_first() -> None:
     with pytest.raises(Refused) as refused:
         refuse("g", [line("there is no bridge", "make one"), line("x"), line("y")])
     assert refused.value.problem == (

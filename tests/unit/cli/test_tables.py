@@ -132,7 +132,7 @@ def test_a_table_widens_with_the_terminal() -> None:
     assert narrow > wide > len(list(tables.table(RESULTS, None))) - 1
 
 
-def test_a_row_is_one_line_when_piped() -> None:
+def test_each_row_is_one_line_when_piped() -> None:
     assert len(list(tables.table(RESULTS, None))) == len(RESULTS)
 
 
@@ -150,7 +150,7 @@ def test_columns_that_do_not_fit_go_below_their_row() -> None:
     ]
 
 
-def test_text_is_wrapped_below_itself() -> None:
+def test_long_text_is_wrapped_with_an_indent() -> None:
     assert list(tables.table([("A", "TEXT"), ("1", "several words that do not fit into one line")], 32)) == [
         "A  TEXT",
         "1  several words that do not fit",
@@ -158,7 +158,7 @@ def test_text_is_wrapped_below_itself() -> None:
     ]
 
 
-def test_the_width_is_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_have_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "133")
     assert tables.width() == 133

@@ -26,7 +26,7 @@ def write(directory: Path, text: str, **drop_ins: str) -> Path:
     return path
 
 
-def test_smallest_useful_configuration(tmp_path: Path) -> None:
+def test_pf_and_bridge_are_enough_for_a_pool(tmp_path: Path) -> None:
     loaded = configuration.load(write(tmp_path, POOL))
     pool = loaded.pools["data"]
     assert pool.pfs == (PciAddress(0, 0xE1, 0, 0),)
@@ -35,11 +35,11 @@ def test_smallest_useful_configuration(tmp_path: Path) -> None:
     assert loaded.pool_of(PciAddress(0, 0xE1, 0, 1)) is None
 
 
-def test_no_file_is_no_pools(tmp_path: Path) -> None:
+def test_a_missing_file_means_no_pools(tmp_path: Path) -> None:
     assert configuration.load(tmp_path / "absent.conf").pools == {}
 
 
-def test_everything(tmp_path: Path) -> None:
+def test_each_key_of_daemon_and_pool_is_read(tmp_path: Path) -> None:
     text = (
         "[daemon]\nlibvirt_uri = test:///default\nreaders = nagios\nclients = vdsm\nclaim_timeout = 10\n"
         "[pool data]\npf = 0000:e1:00.0, 0000:e1:00.1\nbridge = br\n"
@@ -55,7 +55,7 @@ def test_everything(tmp_path: Path) -> None:
     assert (pool.mtu, pool.announce) == (9000, False)
 
 
-def test_what_provisioning_is_told(tmp_path: Path) -> None:
+def test_keys_of_provisioning_are_read(tmp_path: Path) -> None:
     text = (
         "vfs = 16\nmsix = 12\nuplink = bond0\nnetwork = data-vfs\nfirmware_min = 28.41.1000\n"
         "restart_openvswitch = yes\nrepresentor_names = stable\n"
@@ -66,19 +66,19 @@ def test_what_provisioning_is_told(tmp_path: Path) -> None:
     assert pool.representor_names == "stable"
 
 
-def test_the_defaults_of_provisioning(tmp_path: Path) -> None:
+def test_keys_of_provisioning_have_defaults(tmp_path: Path) -> None:
     pool = configuration.load(write(tmp_path, POOL)).pools["data"]
     assert (pool.vfs, pool.msix, pool.uplink) == (None, None, UPLINK_OF_PF)
     assert (pool.libvirt_network, pool.firmware_min, pool.max_migrating) == ("vfmigrate-data", None, None)
     assert (pool.restart_openvswitch, pool.representor_names) == (False, "kernel")
 
 
-def test_a_pool_without_a_network(tmp_path: Path) -> None:
+def test_network_none_gives_the_pool_no_network(tmp_path: Path) -> None:
     pool = configuration.load(write(tmp_path, POOL + "network = none\n")).pools["data"]
     assert pool.libvirt_network is None
 
 
-def test_drop_ins_come_later_and_in_order(tmp_path: Path) -> None:
+def test_later_drop_ins_override_earlier_files(tmp_path: Path) -> None:
     path = write(tmp_path, POOL, a="[pool data]\nvlan = 1\nmtu = 1400\n", b="[pool data]\nvlan = 2\n")
     pool = configuration.load(path).pools["data"]
     assert (pool.vlan, pool.mtu, pool.bridge) == (2, 1400, "br-data")

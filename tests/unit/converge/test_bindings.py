@@ -13,7 +13,7 @@ VF = PciAddress(0, 1, 0, 2)
 HELD = VfState(VF, PciAddress(0, 1, 0, 0), 0, "mlx5_vfio_pci", True, True, port_index=2, migratable=True)
 
 
-def test_the_flag_comes_too_late() -> None:
+def test_a_flag_set_after_the_bind_leaves_the_vf_early_until_it_is_unbound() -> None:
     bindings = Bindings()
     bindings.note(HELD)
     assert not bindings.is_early(VF)
@@ -26,7 +26,7 @@ def test_the_flag_comes_too_late() -> None:
     assert not bindings.is_early(VF)
 
 
-def test_a_free_vf_is_bound_anew_by_us() -> None:
+def test_a_vf_that_the_daemon_bound_again_is_not_early() -> None:
     bindings = Bindings()
     bindings.note(replace(HELD, migratable=False, in_use=False))
     assert not bindings.is_early(VF)
@@ -35,7 +35,7 @@ def test_a_free_vf_is_bound_anew_by_us() -> None:
     assert not bindings.is_early(VF)
 
 
-def test_a_card_without_the_flag_says_nothing() -> None:
+def test_a_vf_of_a_card_without_the_flag_is_never_early() -> None:
     bindings = Bindings()
     bindings.note(replace(HELD, migratable=None))
     assert not bindings.is_early(VF)

@@ -99,7 +99,7 @@ def test_a_vf_that_libvirt_does_not_manage_is_bound_after_the_flag_is_set(rig: V
     assert (function.driver, function.migratable_at_bind) == ("mlx5_vfio_pci", True)
 
 
-def test_a_plain_hostdev_gets_its_mac_and_loses_it_again(rig: VfRig) -> None:
+def test_the_mac_of_a_plain_hostdev_is_set_and_reset(rig: VfRig) -> None:
     claim = rig.claim(set_mac=True)
     rig.converger.converge(rig.vf)
     assert rig.memory.host.observe(rig.vf).hw_addr == "52:54:00:00:00:02"
@@ -120,7 +120,7 @@ def left_by_libvirt(rig: VfRig, **changes: object) -> Claim:
     return claim
 
 
-def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: VfRig) -> None:
+def test_the_driver_and_mac_that_libvirt_left_on_a_free_vf_are_removed(rig: VfRig) -> None:
     claim = left_by_libvirt(rig)
     assert rig.converger.converge(rig.vf, after=claim, gone=True) == [
         f"unbound {rig.vf} from mlx5_vfio_pci",
@@ -129,7 +129,9 @@ def test_what_libvirt_left_on_the_vf_of_a_guest_that_is_gone_is_taken_back(rig: 
     assert rig.converger.converge(rig.vf, after=claim, gone=True) == []
 
 
-def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(make_rig: MakeVfRig) -> None:
+def test_a_vf_left_by_libvirt_is_bound_to_the_hosts_driver_where_free_vfs_is_host(
+    make_rig: MakeVfRig,
+) -> None:
     rig = make_rig(replace(POOL, free_vfs="host"))
     claim = left_by_libvirt(rig, mac=None)
     rig.converger.converge(rig.vf, after=claim, gone=True)
@@ -145,7 +147,7 @@ def test_a_vf_left_by_libvirt_goes_back_to_a_host_that_wants_it(make_rig: MakeVf
         ({"state": claim_store.RESERVED}, True, False),  # libvirt never had it
     ],
 )
-def test_what_is_not_libvirts_leaving_stays(
+def test_a_binding_that_is_not_left_by_libvirt_stays(
     rig: VfRig, changes: dict[str, object], gone: bool, held: bool
 ) -> None:
     claim = left_by_libvirt(rig, **changes)
@@ -155,7 +157,7 @@ def test_what_is_not_libvirts_leaving_stays(
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
 
 
-def test_a_dropped_claim_takes_its_port_with_it(rig: VfRig) -> None:
+def test_the_port_of_a_dropped_claim_is_removed(rig: VfRig) -> None:
     claim = rig.claim()
     rig.converger.converge(rig.vf)
     rig.store.drop(claim)
@@ -196,7 +198,7 @@ def test_a_vf_the_host_uses_itself_is_left_alone(rig: VfRig) -> None:
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_core"
 
 
-def test_legacy_mode_says_what_to_run(rig: VfRig) -> None:
+def test_legacy_mode_is_an_error_with_a_remedy(rig: VfRig) -> None:
     rig.memory.card.set_eswitch_mode(str(PF), "legacy")
     rig.claim()
     with pytest.raises(HostError, match=r"has no representor.*mode switchdev"):
@@ -205,7 +207,7 @@ def test_legacy_mode_says_what_to_run(rig: VfRig) -> None:
         rig.converger.check_ready(rig.vf)
 
 
-def test_a_survey_finds_exactly_what_differs(rig: VfRig) -> None:
+def test_a_survey_lists_only_the_vfs_that_differ(rig: VfRig) -> None:
     for vf in rig.memory.vfs:
         rig.converger.converge(vf)
     assert rig.converger.survey(PF) == []
@@ -213,7 +215,7 @@ def test_a_survey_finds_exactly_what_differs(rig: VfRig) -> None:
     assert rig.converger.survey(PF) == [rig.vf]
 
 
-def test_a_vf_of_no_pool_is_none_of_our_business(tmp_path: Path) -> None:
+def test_a_vf_of_no_pool_is_not_changed(tmp_path: Path) -> None:
     with Rig(tmp_path, config=Config({})) as rig:
         assert rig.converger.converge(rig.memory.vfs[0]) == []
         assert rig.converger.survey(rig.memory.pf) == []
@@ -247,7 +249,7 @@ WANTED = st.builds(
 
 
 @given(STATES, WANTED)
-def test_the_flag_is_only_ever_set_on_an_unbound_vf(state: VfState, want: Wanted) -> None:
+def test_migratable_is_only_set_on_an_unbound_vf(state: VfState, want: Wanted) -> None:
     told = [step.text.split()[0] for step in steps(state, want)]
     if "set" in told and any(step.text.startswith("set migratable") for step in steps(state, want)):
         texts = [step.text for step in steps(state, want)]
@@ -258,7 +260,7 @@ def test_the_flag_is_only_ever_set_on_an_unbound_vf(state: VfState, want: Wanted
     assert told.count("plug") <= 1
 
 
-def test_what_a_claim_wants_is_the_same_on_every_host() -> None:
+def test_the_port_of_a_claim_has_the_same_settings_on_every_host() -> None:
     claim = Claim(
         PciAddress(0, 1, 0x10, 0), "data", DOMAIN, "g", claim_store.PLUGGED, 0.0, mac="52:54:00:00:00:02"
     )
@@ -303,7 +305,7 @@ def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(make_rig: Ma
         (9_006_000, False, "vfio-pci", "mlx5_vfio_pci"),
     ],
 )
-def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
+def test_a_vf_has_the_variant_driver_with_each_version_of_libvirt(
     make_rig: MakeVfRig, version: int, managed: bool, prepared: str, started: str
 ) -> None:
     """What libvirt binds between `prepare` and `start` is played by the test."""
@@ -324,7 +326,7 @@ def test_whatever_libvirts_version_qemu_gets_the_variant_driver(
     assert memory.card.function(str(rig.vf)).migratable_at_bind
 
 
-def test_a_driver_is_never_taken_from_a_qemu(make_rig: MakeVfRig) -> None:
+def test_the_driver_of_a_vf_in_use_is_not_changed(make_rig: MakeVfRig) -> None:
     """A guest that older libvirt gave vfio-pci, as when it plugged the VF in: it cannot migrate, and must live."""
     rig = make_rig(libvirt_version=9_000_000)
     memory, converger = rig.memory, rig.converger

@@ -38,7 +38,7 @@ def test_a_guest_that_ended_while_libvirt_was_asked_is_not_adopted(sync_rig: Syn
     ]  # libvirt reports it again: it was started again
 
 
-def test_a_guest_that_arrived_is_stamped_and_its_definition_mended(sync_rig: SyncRig) -> None:
+def test_metadata_and_definition_of_an_arrived_guest_are_updated(sync_rig: SyncRig) -> None:
     uuid = arrived(sync_rig)
     sync_rig.libvirt.definitions[uuid] = guest(1, ELSEWHERE)
     sync_rig.libvirt.refusals = 1  # the migration still holds the domain
@@ -69,7 +69,7 @@ def test_the_definition_of_a_guest_that_started_here_is_not_touched(sync_rig: Sy
     assert uuid in sync_rig.libvirt.stamps
 
 
-def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamped(sync_rig: SyncRig) -> None:
+def test_a_vf_that_was_hot_plugged_gets_claim_port_and_metadata(sync_rig: SyncRig) -> None:
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     sync_rig.change(guest(1, *sync_rig.memory.vfs[:2]))
     assert sync_rig.domain_sync.follow(uuid)[0] == f"guest 'guest1' was given {sync_rig.memory.vfs[1]}"
@@ -79,7 +79,7 @@ def test_a_vf_that_was_plugged_into_a_running_guest_is_claimed_plugged_and_stamp
     assert sync_rig.domain_sync.follow(uuid) == []
 
 
-def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(sync_rig: SyncRig) -> None:
+def test_an_unplugged_vf_is_free_and_its_vlan_stays_in_the_metadata(sync_rig: SyncRig) -> None:
     uuid = sync_rig.start(guest(1, *sync_rig.memory.vfs[:2]))
     with_both = guest(1, *sync_rig.memory.vfs[:2])
     end = with_both.index("</interface>") + len("</interface>")
@@ -94,7 +94,7 @@ def test_a_vf_that_was_unplugged_is_free_and_its_vlan_remembered(sync_rig: SyncR
     assert left == Mark(mac="52:54:00:00:01:01", pool="data", vlan=42)
 
 
-def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(sync_rig: SyncRig) -> None:
+def test_a_vf_that_is_plugged_in_late_gets_its_expired_claim(sync_rig: SyncRig) -> None:
     """As when vdsm's plugin has claimed a VF that vdsm is about to plug in."""
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     (claim,) = sync_rig.store.all()
@@ -104,7 +104,7 @@ def test_a_claim_that_runs_out_waits_for_its_vf_to_be_plugged_in(sync_rig: SyncR
     assert sync_rig.store.get(claim.vf) is not None
 
 
-def test_a_vf_that_is_out_for_a_migration_stays_claimed(sync_rig: SyncRig) -> None:
+def test_a_vf_that_is_unplugged_for_a_migration_stays_claimed(sync_rig: SyncRig) -> None:
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     (claim,) = sync_rig.store.all()
     sync_rig.store.change(claim, strategy="replug", slot="0000:05:00.0")
@@ -115,14 +115,14 @@ def test_a_vf_that_is_out_for_a_migration_stays_claimed(sync_rig: SyncRig) -> No
     assert sync_rig.store.get(claim.vf) is not None
 
 
-def test_metadata_that_cannot_be_read_is_stamped_anew(sync_rig: SyncRig) -> None:
+def test_unreadable_metadata_is_replaced(sync_rig: SyncRig) -> None:
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     sync_rig.change(guest(1, sync_rig.memory.vfs[0]).replace("vlan='42'", "vlan='many'"))
     sync_rig.domain_sync.settle(uuid)
     assert [mark.vlan for mark in sync_rig.libvirt.stamps[uuid]] == [42]
 
 
-def test_what_is_stamped_already_is_not_stamped_again(sync_rig: SyncRig) -> None:
+def test_metadata_that_is_right_is_not_written_again(sync_rig: SyncRig) -> None:
     xml = guest(
         1,
         sync_rig.memory.vfs[0],
@@ -151,7 +151,7 @@ def test_a_plain_hostdev_is_found_in_its_definition_by_the_address_that_it_had(s
     assert interface.mark == Mark(address=claim.vf, pool="data", vlan=42)
 
 
-def test_the_definition_of_a_restored_guest_stays_the_administrators(sync_rig: SyncRig) -> None:
+def test_the_definition_of_a_restored_guest_is_not_changed(sync_rig: SyncRig) -> None:
     other = sync_rig.start(guest(2, sync_rig.memory.vfs[0]))
     saved = guest(1, sync_rig.memory.vfs[0])
     rewritten = sync_rig.hook_handler.handle("restore", "begin", "-", saved)
@@ -163,7 +163,7 @@ def test_the_definition_of_a_restored_guest_stays_the_administrators(sync_rig: S
     assert [claim.vf for claim in sync_rig.store.of_domain(other)] == [sync_rig.memory.vfs[0]]
 
 
-def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(sync_rig: SyncRig) -> None:
+def test_the_metadata_of_a_vf_that_was_not_plugged_in_again_is_updated(sync_rig: SyncRig) -> None:
     uuid = sync_rig.start(paired(sync_rig.memory.vfs[0]))
     (claim,) = sync_rig.store.all()
     sync_rig.libvirt.moving = {uuid}
@@ -186,7 +186,7 @@ def test_a_vf_that_could_not_be_plugged_in_again_is_described_anew(sync_rig: Syn
 TEAMING = "</source><teaming type='transient' persistent='ua-x'/>"
 
 
-def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(sync_rig: SyncRig) -> None:
+def test_the_claim_on_a_vf_follows_when_its_standby_is_added_or_removed(sync_rig: SyncRig) -> None:
     vf = sync_rig.memory.vfs[0]
     uuid = sync_rig.start(guest(1, vf))
     assert list(sync_rig.memory.ovs.ports)
@@ -201,7 +201,7 @@ def test_a_vf_becomes_half_of_a_pair_with_its_standby_and_a_lone_one_without(syn
     assert len(sync_rig.memory.ovs.ports) == 1
 
 
-def test_a_vf_plugged_in_by_hand_is_claimed_and_one_of_a_network_may_change(sync_rig: SyncRig) -> None:
+def test_a_vf_plugged_in_by_hand_is_claimed(sync_rig: SyncRig) -> None:
     first, second = sync_rig.memory.vfs[:2]
     uuid = sync_rig.start(guest(1, first))
     old, new = (f"function='{vf.function:#x}'" for vf in (first, second))

@@ -32,7 +32,7 @@ def loop(log: Journal) -> Iterator[EventLoop]:
     loop.stop()
 
 
-def test_work_is_done_in_order_and_later_work_later(loop: EventLoop) -> None:
+def test_work_is_done_in_order_and_delayed_work_at_its_time(loop: EventLoop) -> None:
     done: list[str] = []
     all_done = threading.Event()
     loop.later(0.2, lambda: done.append("later"))
@@ -43,7 +43,7 @@ def test_work_is_done_in_order_and_later_work_later(loop: EventLoop) -> None:
     assert done == ["first", "second", "later"]
 
 
-def test_what_waits_for_its_time_keeps_nobody(loop: EventLoop) -> None:
+def test_delayed_work_does_not_delay_other_work(loop: EventLoop) -> None:
     did = threading.Event()
     loop.later(3600, lambda: None)
     loop.soon(did.set)
@@ -51,7 +51,7 @@ def test_what_waits_for_its_time_keeps_nobody(loop: EventLoop) -> None:
 
 
 @pytest.mark.parametrize("failure", [HostError("libvirt does not answer"), ValueError("unforeseen")])
-def test_work_that_fails_does_not_keep_the_next_from_being_done(loop: EventLoop, failure: Exception) -> None:
+def test_work_is_done_after_work_that_failed(loop: EventLoop, failure: Exception) -> None:
     def fail() -> None:
         raise failure
 
@@ -61,7 +61,7 @@ def test_work_that_fails_does_not_keep_the_next_from_being_done(loop: EventLoop,
     assert did.wait(PATIENCE)
 
 
-def test_events_that_follow_each_other_closely_do_not_put_the_period_off(log: Journal) -> None:
+def test_frequent_events_do_not_delay_the_periodic_work(log: Journal) -> None:
     """It was a pause without work: an event every 0.6 s, and a reconcile never came."""
     loop = EventLoop(log, period=0.3)
     periods: list[float] = []
@@ -83,7 +83,7 @@ def test_events_that_follow_each_other_closely_do_not_put_the_period_off(log: Jo
     loop.stop()
 
 
-def test_long_work_has_a_thread_of_its_own(loop: EventLoop) -> None:
+def test_long_work_runs_in_a_thread_of_its_own(loop: EventLoop) -> None:
     go_on, did = threading.Event(), threading.Event()
     loop.apart(lambda: go_on.wait(PATIENCE), "long")
     loop.soon(did.set)

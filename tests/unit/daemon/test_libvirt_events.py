@@ -9,7 +9,7 @@ from tests.unit.daemon.sync_rig import SyncRig, arrived
 from vfmigrate.virt.lifecycle import LifecycleEvent
 
 
-def test_only_what_resumes_after_a_migration_is_announced(sync_rig: SyncRig) -> None:
+def test_only_a_guest_that_resumes_after_a_migration_is_announced(sync_rig: SyncRig) -> None:
     uuid = arrived(sync_rig)
     sync_rig.announcer.warm(uuid)
     sync_rig.events.handle(LifecycleEvent(uuid, "guest1", "resumed", "unpaused"))

@@ -30,7 +30,7 @@ def test_a_reservation_expires(sync_rig: SyncRig) -> None:
     assert sync_rig.store.all() == []
 
 
-def test_a_guest_that_is_gone_leaves_nothing(sync_rig: SyncRig) -> None:
+def test_the_claim_of_a_guest_that_is_gone_is_dropped(sync_rig: SyncRig) -> None:
     before = sync_rig.memory.host.survey(PF)
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     assert sync_rig.libvirt.domains is not None
@@ -45,7 +45,7 @@ def test_a_guest_that_is_gone_leaves_nothing(sync_rig: SyncRig) -> None:
     assert sync_rig.memory.host.survey(PF) == before
 
 
-def test_without_libvirts_word_nobody_is_dropped(sync_rig: SyncRig) -> None:
+def test_no_claim_is_dropped_while_libvirt_does_not_answer(sync_rig: SyncRig) -> None:
     sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     sync_rig.libvirt.domains = None
     sync_rig.now += 1000
@@ -60,7 +60,7 @@ def test_running_guests_are_adopted(sync_rig: SyncRig) -> None:
     assert sync_rig.reconciler.reconcile() == []
 
 
-def test_an_orphaned_port_goes_and_a_guests_port_stays(sync_rig: SyncRig) -> None:
+def test_an_orphaned_port_is_removed_and_the_port_of_a_guest_stays(sync_rig: SyncRig) -> None:
     sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     (kept,) = sync_rig.memory.ovs.ports
     sync_rig.memory.ovs.plug("br-data", "vanished0", "claim-of-long-ago", PortSettings())
@@ -68,14 +68,14 @@ def test_an_orphaned_port_goes_and_a_guests_port_stays(sync_rig: SyncRig) -> Non
     assert list(sync_rig.memory.ovs.ports) == [kept]
 
 
-def test_what_was_changed_behind_our_back_is_mended(sync_rig: SyncRig) -> None:
+def test_a_port_that_another_program_removed_is_plugged_again(sync_rig: SyncRig) -> None:
     sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     (port,) = list(sync_rig.memory.ovs.ports)
     del sync_rig.memory.ovs.ports[port]
     assert sync_rig.reconciler.reconcile() == [f"plugged {port} into br-data with tag 42"]
 
 
-def test_a_claim_in_other_hands_is_left_to_them(sync_rig: SyncRig) -> None:
+def test_a_reconcile_takes_no_claim_from_another_guest(sync_rig: SyncRig) -> None:
     sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     other = guest(2, sync_rig.memory.vfs[0])
     sync_rig.change(other)
@@ -84,7 +84,7 @@ def test_a_claim_in_other_hands_is_left_to_them(sync_rig: SyncRig) -> None:
     assert (claim.domain_name, claim.state) == ("guest1", claim_store.PLUGGED)
 
 
-def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile(sync_rig: SyncRig) -> None:
+def test_a_vf_that_was_unplugged_without_an_event_is_free_after_a_reconcile(sync_rig: SyncRig) -> None:
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     sync_rig.change(guest(1))
     assert sync_rig.reconciler.reconcile() == []  # it may be about to be plugged in
@@ -93,13 +93,13 @@ def test_a_vf_that_was_unplugged_while_nobody_listened_is_free_after_a_reconcile
     assert sync_rig.store.of_domain(uuid) == []
 
 
-def test_the_pools_network_is_kept(sync_rig: SyncRig) -> None:
+def test_a_stopped_network_of_a_pool_is_started(sync_rig: SyncRig) -> None:
     del sync_rig.libvirt.live["vfmigrate-data"]
     assert sync_rig.reconciler.reconcile() == ["started libvirt network vfmigrate-data"]
     assert sync_rig.reconciler.reconcile() == []
 
 
-def test_the_port_of_a_representor_that_was_renamed_goes(sync_rig: SyncRig) -> None:
+def test_the_port_of_a_renamed_representor_is_replaced(sync_rig: SyncRig) -> None:
     sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     ports = sync_rig.memory.ovs.ports
     ((name, port),) = ports.items()
@@ -110,7 +110,7 @@ def test_the_port_of_a_representor_that_was_renamed_goes(sync_rig: SyncRig) -> N
     assert list(ports) == [name]
 
 
-def test_a_guest_that_resumed_while_nobody_listened_is_caught_up_with(sync_rig: SyncRig) -> None:
+def test_a_guest_that_resumed_without_an_event_is_announced(sync_rig: SyncRig) -> None:
     uuid = arrived(sync_rig)
     sync_rig.libvirt.paused = {uuid}
     assert sync_rig.reconciler.reconcile() == []

@@ -74,7 +74,7 @@ def test_a_good_host_has_no_problems(rig: ProvisionRig) -> None:
 @pytest.mark.parametrize(
     ("vendor", "said"), [(0x15B3, ["the firmware of PF 0000:01:00.0 cannot migrate its VFs"]), (0x7777, [])]
 )
-def test_vfs_without_the_flag(tmp_path: Path, vendor: int, said: list[str]) -> None:
+def test_a_card_whose_vfs_lack_the_flag_is_a_problem(tmp_path: Path, vendor: int, said: list[str]) -> None:
     with ProvisionRig(tmp_path, vendor=vendor, migration=False) as rig:
         rig.card.autoprobe(str(PF), "0")
         rig.card.numvfs(str(PF), "4")
@@ -83,7 +83,7 @@ def test_vfs_without_the_flag(tmp_path: Path, vendor: int, said: list[str]) -> N
         assert [vf["problems"] for vf in pf["vfs"]] == [said] * 4
 
 
-def test_vfs_on_their_way_here_are_counted(rig: ProvisionRig) -> None:
+def test_vfs_that_are_migrating_are_counted(rig: ProvisionRig) -> None:
     plug(rig, 1, incoming=True)
     told = tell(rig)
     (pf,) = told["pools"][0]["pfs"]
@@ -91,7 +91,7 @@ def test_vfs_on_their_way_here_are_counted(rig: ProvisionRig) -> None:
     assert "1 of at most 4 VFs migrating to this host" in " ".join(" ".join(tables.status(told, 80)).split())
 
 
-def test_what_is_wrong_is_said_in_words(rig: ProvisionRig) -> None:
+def test_each_difference_of_a_vf_is_a_problem(rig: ProvisionRig) -> None:
     plug(rig, 1)
     vfs = rig.memory.sysfs.vfs(PF)
     ports = rig.memory.devlink.vf_ports(PF)
@@ -108,14 +108,14 @@ def test_what_is_wrong_is_said_in_words(rig: ProvisionRig) -> None:
     ]
 
 
-def test_a_port_that_does_not_work(rig: ProvisionRig) -> None:
+def test_a_port_with_an_error_is_a_problem(rig: ProvisionRig) -> None:
     plug(rig, 0)
     ((name, port),) = rig.memory.ovs.ports.items()
     rig.memory.ovs.ports[name] = replace(port, error="could not open network device")
     assert "Open vSwitch: could not open network device" in problems(tell(rig))
 
 
-def test_an_uplink_that_is_not_plugged(rig: ProvisionRig) -> None:
+def test_an_uplink_that_is_not_plugged_is_a_problem(rig: ProvisionRig) -> None:
     rig.memory.ovs.uplinks.clear()
     told = ["uplink enp1s0f0np0 is not plugged into br-data: run vfmigrate provision"]
     assert problems(tell(rig)) == told
@@ -123,7 +123,7 @@ def test_an_uplink_that_is_not_plugged(rig: ProvisionRig) -> None:
     assert "uplink bond0 is not plugged" in problems(tell(rig, replace(POOL, uplink="bond0")))[0]
 
 
-def test_what_provisioning_would_mend(rig: ProvisionRig) -> None:
+def test_each_difference_of_a_pf_is_a_problem(rig: ProvisionRig) -> None:
     rig.card.autoprobe(str(PF), "1")
     rig.card.set_eswitch_mode(str(PF), LEGACY)
     rig.memory.ovs.bridges.clear()
@@ -138,7 +138,7 @@ def test_what_provisioning_would_mend(rig: ProvisionRig) -> None:
     ]
 
 
-def test_a_card_that_is_not_there_and_a_switch_that_is_down(rig: ProvisionRig) -> None:
+def test_a_missing_card_and_a_stopped_switch_are_problems(rig: ProvisionRig) -> None:
     rig.memory.ovs.down = True
     absent = replace(POOL, pfs=(PciAddress(0, 0x77, 0, 0),))
     told = problems(tell(rig, absent))
@@ -146,7 +146,7 @@ def test_a_card_that_is_not_there_and_a_switch_that_is_down(rig: ProvisionRig) -
     assert "there is no PCI device 0000:77:00.0" in told[1]
 
 
-def test_offload_that_waits_for_a_restart(rig: ProvisionRig) -> None:
+def test_offload_that_waits_for_a_restart_is_shown(rig: ProvisionRig) -> None:
     rig.memory.ovs.other_config.clear()
     rig.provision()
     told = tell(rig)

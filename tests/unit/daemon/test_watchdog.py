@@ -30,7 +30,7 @@ def heart(tmp_path: Path) -> Iterator[Heart]:
     log.close()
 
 
-def test_a_heartbeat_without_work_and_with_work_in_time(heart: Heart) -> None:
+def test_the_heartbeat_goes_on_without_work_and_with_work_in_time(heart: Heart) -> None:
     assert heart.watchdog.beat()
     with heart.watchdog.working("request 'hook'", 10):
         heart.now += 9
@@ -40,9 +40,7 @@ def test_a_heartbeat_without_work_and_with_work_in_time(heart: Heart) -> None:
     assert heart.sent == ["WATCHDOG=1"] * 3
 
 
-def test_none_while_work_is_overdue_and_one_when_it_is_over(
-    heart: Heart, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_heartbeat_stops_while_work_is_overdue(heart: Heart, capsys: pytest.CaptureFixture[str]) -> None:
     with heart.watchdog.working("request 'hook'", 10), heart.watchdog.working("request 'status'", 100):
         heart.now += 11
         assert not heart.watchdog.beat()
@@ -52,7 +50,7 @@ def test_none_while_work_is_overdue_and_one_when_it_is_over(
     assert heart.watchdog.beat()
 
 
-def test_a_deadlocked_thread_ends_the_heartbeat_for_good(heart: Heart) -> None:
+def test_the_heartbeat_stops_while_a_thread_is_deadlocked(heart: Heart) -> None:
     locked, held = threading.Lock(), threading.Event()
     locked.acquire()
 
@@ -82,5 +80,5 @@ def test_a_deadlocked_thread_ends_the_heartbeat_for_good(heart: Heart) -> None:
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_what_systemd_asks_for(environment: dict[str, str], seconds: float) -> None:
+def test_the_interval_is_a_third_of_watchdog_usec(environment: dict[str, str], seconds: float) -> None:
     assert interval(environment) == seconds

@@ -34,13 +34,13 @@ VFMIGRATE = sorted(set(commands("vfmigrate")))
 
 
 @pytest.mark.parametrize(("page", "line"), VFMIGRATE, ids=[f"{page}: {line}" for page, line in VFMIGRATE])
-def test_the_command_accepts_what_is_printed(page: str, line: str) -> None:
+def test_each_command_in_the_documents_is_valid(page: str, line: str) -> None:
     words = shlex.split(line.split(" | ", maxsplit=1)[0])
     options = main.arguments(words[1:]).parse_args(words[1:])
     assert isinstance(options, argparse.Namespace), page
 
 
-def test_there_are_such_lines() -> None:
+def test_the_documents_have_commands() -> None:
     assert len(VFMIGRATE) > 20
     assert {page for page, _ in VFMIGRATE} >= {"README.md", "docs/check.md", "docs/migrate.md"}
 

@@ -21,6 +21,6 @@ def test_each_term_has_one_line_in_order() -> None:
     assert all(meaning.strip() for _, meaning in rows)
 
 
-def test_the_fields_terms_are_there() -> None:
+def test_the_glossary_has_the_terms_of_the_field() -> None:
     terms = " | ".join(term for term, _ in ROW.findall((TREE / "docs" / "glossary.md").read_text()))
     assert [word for word in EXPECTED.split() if word not in terms] == []

@@ -49,12 +49,12 @@ def test_each_refusal_has_an_entry_and_no_entry_is_stale() -> None:
     assert problems == [], "change the keys in docs/troubleshooting.md:\n" + "\n".join(problems)
 
 
-def test_no_entry_is_there_twice() -> None:
+def test_no_message_has_two_entries() -> None:
     known = [key for key, _, _ in rows()]
     assert sorted(known) == sorted(set(known))
 
 
-def test_there_are_refusals_of_every_kind_of_place() -> None:
+def test_refusals_are_found_in_each_package() -> None:
     """The search finds what it is meant to find: this would fail if a name of the code changed."""
     places = {message.place for message in messages.messages()}
     for part in (
@@ -89,7 +89,7 @@ def test_a_sentence_is_reduced_to_its_constant_parts(code: str, expected: set[st
     assert messages.keys(call.args[0], function) == expected
 
 
-def test_a_message_that_is_passed_on_is_no_key() -> None:
+def test_a_message_of_another_program_has_no_entry() -> None:
     assert not messages.is_telling("…")
     assert not messages.is_telling("…: …")
     assert messages.is_telling("no VF …")

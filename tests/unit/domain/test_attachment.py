@@ -57,7 +57,7 @@ def test_the_name_of_a_network_is_escaped() -> None:
     st.none() | st.sampled_from(strategy.NAMES),
     st.none() | st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_size=1, max_size=20),
 )
-def test_whatever_is_attached_is_read_again(
+def test_an_attached_vf_is_found_and_detached_again(
     xml: str, vlan: Optional[int], strategy: Optional[str], network: Optional[str]
 ) -> None:
     asked = Attachment(NEW, "data", network, VF, vlan, strategy)
@@ -68,7 +68,7 @@ def test_whatever_is_attached_is_read_again(
     assert attachment.detached(changed, vf) == xml
 
 
-def test_neither_network_nor_vf() -> None:
+def test_an_attachment_without_network_and_vf_is_refused() -> None:
     with pytest.raises(InputError, match="pool 'data' has neither a libvirt network nor a VF"):
         attachment.attached(PLAIN, Attachment(NEW, "data"))
 
@@ -82,7 +82,7 @@ def with_ports(*options: str) -> str:
     return GUEST.replace("</devices>", f"{ports}</devices>")
 
 
-def test_a_port_that_is_free() -> None:
+def test_a_free_port_is_found() -> None:
     attachment.check_free_port(GUEST)  # port 1 is
     attachment.check_free_port(with_ports(""))
 
@@ -98,7 +98,7 @@ def test_a_port_that_is_free() -> None:
         GUEST.replace("<target chassis='1' port='0x8'/>", "<target chassis='1' port='0x8' hotplug='off'/>"),
     ],
 )
-def test_no_port_that_is_free(xml: str) -> None:
+def test_a_guest_without_a_free_port_is_refused(xml: str) -> None:
     with pytest.raises(Refused, match="guest 'g' has no free PCI Express port"):
         attachment.check_free_port(xml)
 

@@ -45,7 +45,7 @@ MARKED = """<!-- kept: written by libvirt -->
 """
 
 
-def test_reads_every_form_of_a_vf() -> None:
+def test_each_form_of_a_vf_is_read() -> None:
     read = domain_xml.read(MARKED)
     assert (read.name, read.uuid, read.viommu) == ("guest1", UUID, False)
     interface, hostdev, network = read.interfaces
@@ -58,7 +58,7 @@ def test_reads_every_form_of_a_vf() -> None:
     assert (network.form, network.address, network.mark) == ("network", None, None)
 
 
-def test_a_virtual_iommu_is_seen() -> None:
+def test_a_virtual_iommu_is_found() -> None:
     assert domain_xml.read(MARKED.replace("<devices>", "<devices><iommu model='intel'/>")).viommu
 
 
@@ -128,7 +128,7 @@ def test_bad_input_is_refused_in_one_line(xml: str, told: str) -> None:
     "cut", ["<interface type='hostdev' managed='yes'>", "</devices>", "<devices>", "<uuid>"]
 )
 @pytest.mark.parametrize("piece", ["<a x='", '<a x="', "<!--", "<![CDATA[", "<a ", "</", "&", "<?"])
-def test_what_is_not_well_formed_is_not_quoted(cut: str, piece: str) -> None:
+def test_malformed_xml_is_not_quoted(cut: str, piece: str) -> None:
     """The parser stumbles over whatever comes next: that may be a password."""
     xml = MARKED.replace(cut, f"{piece}<graphics passwd='planted-9f1c'/>planted-9f1c {cut}")
     with pytest.raises(InputError, match="not well-formed at line") as error:

@@ -41,7 +41,7 @@ def as_libvirt_keeps_it(text: str) -> etree._Element:
 
 
 @given(st.lists(MARKS, max_size=8).map(tuple))
-def test_what_is_stamped_is_what_is_read(marks: tuple[Mark, ...]) -> None:
+def test_written_metadata_is_read_back(marks: tuple[Mark, ...]) -> None:
     assert metadata.read(as_libvirt_keeps_it(metadata.write(marks))) == marks
 
 

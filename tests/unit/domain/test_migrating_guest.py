@@ -34,7 +34,7 @@ XML = """<domain type='kvm'><name>g</name><uuid>22222222-2222-4222-8222-22222222
   </devices></domain>"""
 
 
-def test_what_is_read() -> None:
+def test_a_guest_is_read_with_its_devices() -> None:
     guest = migrating_guest.read(XML, XML)
     assert (guest.machine, guest.arch, guest.virt, guest.emulator) == (
         "pc-q35-10.0",
@@ -53,14 +53,14 @@ def test_what_is_read() -> None:
     assert (guest.networks, guest.bridges, guest.host_devices) == (("default",), ("br0",), ("usb device",))
 
 
-def test_the_strategies_of_its_vfs() -> None:
+def test_each_vf_has_its_pool_and_strategy() -> None:
     guest = migrating_guest.read(XML, XML)
     found = [(vf.pool, vf.strategy.name) for vf in migrating_guest.vfs(guest, host("here", HELD))]
     assert found == [("data", "vfio"), ("other", "replug"), (None, "failover")]
     assert [vf.pool for vf in migrating_guest.vfs(guest, None)] == [None, "other", None]
 
 
-def test_its_cpu_as_libvirt_compares_it() -> None:
+def test_the_cpu_is_rendered_for_libvirts_comparison() -> None:
     guest = migrating_guest.read(XML, XML)
     assert guest.cpu is not None
     compared = migrating_guest.comparable(guest.cpu)
@@ -72,7 +72,7 @@ def test_its_cpu_as_libvirt_compares_it() -> None:
     assert not migrating_guest.read(own, own).names_cpu
 
 
-def test_what_a_host_has_to_give() -> None:
+def test_the_host_model_is_read_from_domain_capabilities() -> None:
     capabilities = """<domainCapabilities><cpu>
       <mode name='host-passthrough' supported='yes'/>
       <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model><vendor>AMD</vendor>
@@ -85,6 +85,6 @@ def test_what_a_host_has_to_give() -> None:
 
 
 @pytest.mark.parametrize("xml", ["", "<network/>", "<domain", "<!DOCTYPE d []><domain/>"])
-def test_what_is_no_guest(xml: str) -> None:
+def test_xml_that_is_no_guest_is_refused(xml: str) -> None:
     with pytest.raises(InputError):
         migrating_guest.read(xml, xml)

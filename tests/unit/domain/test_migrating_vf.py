@@ -45,7 +45,7 @@ XML = """\
 """
 
 
-def test_every_form() -> None:
+def test_each_form_of_a_vf_is_read() -> None:
     assert [(one.mac, one.strategy.name, one.form, one.managed) for one in migrating_vfs(XML)] == [
         ("52:54:00:00:00:02", "replug", "interface", True),
         ("52:54:00:00:00:03", "vfio", "network", True),
@@ -54,7 +54,7 @@ def test_every_form() -> None:
     ]
 
 
-def test_what_the_destination_must_know() -> None:
+def test_pool_vlan_and_slot_are_read() -> None:
     first, *_ = migrating_vfs(XML)
     assert (first.pool, first.vlan, first.slot) == ("data", 42, PciAddress(0, 5, 0, 0))
     check_replug("g", first)
@@ -69,7 +69,7 @@ def test_what_the_destination_must_know() -> None:
         ({"slot": PciAddress(0, 0, 3, 0)}, "sits where nothing can be unplugged"),
     ],
 )
-def test_too_little_is_known(changes: dict[str, object], told: str) -> None:
+def test_replug_without_pool_mac_or_slot_is_refused(changes: dict[str, object], told: str) -> None:
     good = MigratingVf("52:54:00:00:00:02", strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
     with pytest.raises(Refused, match=told):
         check_replug("g", replace(good, **changes))  # type: ignore[arg-type]  # what the parameters hold

@@ -29,7 +29,7 @@ def test_a_network_keeps_its_uuid() -> None:
     assert network_xml.identity("net", replace(GOOD, persistent=None)) == ID
 
 
-def test_who_defines_a_new_network_at_the_same_time_gives_it_the_same_uuid() -> None:
+def test_a_new_network_has_a_uuid_made_of_its_name() -> None:
     nothing = NetworkState(None, None, autostart=False)
     assert network_xml.identity("net", nothing) == network_xml.identity("net", nothing)
     assert network_xml.identity("net", nothing) != network_xml.identity("other", nothing)
@@ -47,7 +47,7 @@ def test_who_defines_a_new_network_at_the_same_time_gives_it_the_same_uuid() -> 
         (replace(GOOD, persistent=XML.replace('managed="yes"', "")), ["define"]),
     ],
 )
-def test_what_differs(state: NetworkState, todo: list[str]) -> None:
+def test_each_difference_of_a_network_has_its_actions(state: NetworkState, todo: list[str]) -> None:
     assert network_xml.differences("net", "data", VFS, state) == todo
 
 

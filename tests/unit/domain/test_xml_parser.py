@@ -40,7 +40,7 @@ def test_malformed_xml_is_not_quoted() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_too_much_is_not_read() -> None:
+def test_xml_beyond_the_limit_is_refused() -> None:
     with pytest.raises(InputError, match="at most"):
         xml_parser.parse(b" " * (MAX_XML_BYTES + 1))
 

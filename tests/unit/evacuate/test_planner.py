@@ -82,7 +82,7 @@ def test_no_plan_uses_more_vfs_than_are_free(
 
 
 @given(GUESTS, PLACES)
-def test_every_guest_that_fits_is_planned(
+def test_each_guest_that_fits_is_planned(
     guests: list[EvacuatingGuest], destinations: list[Destination]
 ) -> None:
     plan = planner.plan(guests, destinations)
@@ -98,7 +98,7 @@ def test_every_guest_that_fits_is_planned(
 
 
 @given(GUESTS, PLACES, st.integers(1, 8), st.integers(0, 4), st.randoms(use_true_random=False))
-def test_no_limit_is_ever_exceeded(
+def test_no_limit_of_simultaneous_migrations_is_exceeded(
     guests: list[EvacuatingGuest],
     destinations: list[Destination],
     jobs: int,
@@ -184,7 +184,9 @@ def test_vfs_without_device_state_are_not_counted() -> None:
         ),
     ],
 )
-def test_why_a_guest_has_no_destination(found: EvacuatingGuest, there: Destination, why: str) -> None:
+def test_a_guest_without_destination_has_the_reason(
+    found: EvacuatingGuest, there: Destination, why: str
+) -> None:
     assert planner.plan([found], [there]).obstacles == {found.uuid: why}
 
 

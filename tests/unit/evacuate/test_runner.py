@@ -137,7 +137,7 @@ def test_a_guest_without_destination_stays_with_the_reason() -> None:
     assert results["g1"].tried == []
 
 
-def test_cancelling_while_guests_migrate() -> None:
+def test_cancelling_stops_the_migrations_that_run() -> None:
     """Who is on the way is cancelled, who is not does not set out."""
     hosts = FakeHosts([destination("b", 8)])
     hosts.gate = threading.Barrier(2, action=hosts.cancelled.set)
@@ -147,7 +147,7 @@ def test_cancelling_while_guests_migrate() -> None:
     assert sum(bool(result.tried) for result in results.values()) == 2
 
 
-def test_a_bug_is_raised() -> None:
+def test_an_unexpected_exception_is_raised() -> None:
     class Broken(FakeHosts):
         def migrate(self, found: EvacuatingGuest, where: Destination, cancelled: threading.Event) -> Arrival:
             raise ZeroDivisionError(found.name, where.name, cancelled)
@@ -169,7 +169,7 @@ class CrowdedHosts(FakeHosts):
         return super().observe()
 
 
-def test_it_waits_for_migrations_of_others() -> None:
+def test_a_guest_waits_for_migrations_of_other_hosts() -> None:
     hosts = CrowdedHosts()
     results = evacuate(hosts, [guest(0)])
     assert results["g0"].outcome == MOVED
@@ -184,7 +184,7 @@ def test_it_waits_for_migrations_of_others() -> None:
     st.integers(1, 5),
     st.sets(st.tuples(st.integers(0, 7), st.integers(0, 2))),
 )
-def test_no_limit_is_exceeded_whatever_is_refused(
+def test_no_limit_is_exceeded_when_guests_are_refused(
     counts: list[int], free: list[int], jobs: int, refused: set[tuple[int, int]]
 ) -> None:
     hosts = FakeHosts([destination(f"p{number}", count) for number, count in enumerate(free)])

@@ -23,7 +23,7 @@ def refused(error: pytest.ExceptionInfo[OSError]) -> tuple[int, str]:
     return error.value.errno or 0, error.value.strerror or ""
 
 
-def test_vfs_of_two_pfs_do_not_collide() -> None:
+def test_vfs_of_two_pfs_have_different_addresses_and_groups() -> None:
     card = Card((PF, SECOND_PF), hardware=Hardware(total_vfs=300))
     for pf in card.pfs:
         card.numvfs(pf, "300")
@@ -34,7 +34,7 @@ def test_vfs_of_two_pfs_do_not_collide() -> None:
     assert card.vf(254) == "0000:e2:00.0"
 
 
-def test_a_vf_starts_afresh_after_none(card: Card) -> None:
+def test_a_recreated_vf_has_default_settings(card: Card) -> None:
     card.numvfs(PF, "1")
     card.set_eswitch_mode(PF, "switchdev")
     card.unbind("mlx5_core", card.vf(0))
@@ -45,7 +45,7 @@ def test_a_vf_starts_afresh_after_none(card: Card) -> None:
     assert (port.hw_addr, port.migratable) == ("00:00:00:00:00:00", False)
 
 
-def test_a_vfs_flag_outlives_legacy_mode(card: Card) -> None:
+def test_migratable_of_a_vf_survives_legacy_mode(card: Card) -> None:
     card.autoprobe(PF, "0")
     card.numvfs(PF, "1")
     card.set_eswitch_mode(PF, "switchdev")
@@ -67,7 +67,7 @@ def test_a_variant_driver_bound_in_legacy_mode_cannot_migrate(card: Card) -> Non
     assert card.function(card.vf(0)).migratable_at_bind is False
 
 
-def test_a_pf_takes_vfs_and_devlink_with_it(card: Card) -> None:
+def test_unbinding_a_pf_removes_its_vfs_and_its_devlink_device(card: Card) -> None:
     card.numvfs(PF, "2")
     card.set_eswitch_mode(PF, "switchdev")
     card.unbind("mlx5_core", PF)
@@ -80,7 +80,7 @@ def test_a_pf_takes_vfs_and_devlink_with_it(card: Card) -> None:
     assert card.eswitch_mode(PF) == "legacy"
 
 
-def test_without_an_iommu_vfio_takes_nothing() -> None:
+def test_vfio_binds_nothing_without_an_iommu() -> None:
     card = Card([PF], hardware=Hardware(iommu=False))
     card.autoprobe(PF, "0")
     card.numvfs(PF, "1")
@@ -100,7 +100,7 @@ def test_new_id_lets_a_driver_match(card: Card) -> None:
     assert card.function(vf).driver == "vfio-pci"
 
 
-def test_an_address_of_the_wrong_length(card: Card) -> None:
+def test_an_address_of_the_wrong_length_is_refused(card: Card) -> None:
     card.numvfs(PF, "1")
     card.set_eswitch_mode(PF, "switchdev")
     with pytest.raises(OSError, match="Address must be 6 bytes for Ethernet device") as caught:
@@ -108,7 +108,7 @@ def test_an_address_of_the_wrong_length(card: Card) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
-def test_every_change_asked_for_is_noted(card: Card) -> None:
+def test_each_requested_change_is_recorded(card: Card) -> None:
     with pytest.raises(OSError, match="34"):
         card.numvfs(PF, "99")
     card.numvfs(PF, "1\n")
@@ -119,12 +119,12 @@ def test_every_change_asked_for_is_noted(card: Card) -> None:
     ("text", "number"),
     [("0", 0), ("4\n", 4), ("0x1f", 31), ("017", 15), ("+3", 3), ("65535", 65535)],
 )
-def test_numbers_as_the_kernel_reads_them(text: str, number: int) -> None:
+def test_a_number_is_read_as_by_the_kernel(text: str, number: int) -> None:
     assert u16(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "\n", "-1", "65536", "1 ", " 1", "1\n\n", "1_0", "09", "0x", "one"])
-def test_numbers_the_kernel_does_not_read(text: str) -> None:
+def test_a_number_that_the_kernel_refuses_is_refused(text: str) -> None:
     with pytest.raises(OSError, match="22"):
         u16(text)
 
@@ -133,11 +133,11 @@ def test_numbers_the_kernel_does_not_read(text: str) -> None:
     ("text", "value"),
     [("1", True), ("yes\n", True), ("on", True), ("0", False), ("N", False), ("off", False)],
 )
-def test_truth_as_the_kernel_reads_it(text: str, value: bool) -> None:
+def test_a_boolean_is_read_as_by_the_kernel(text: str, value: bool) -> None:
     assert boolean(text) is value
 
 
 @pytest.mark.parametrize("text", ["", "x", "2", "o"])
-def test_truth_the_kernel_does_not_read(text: str) -> None:
+def test_a_boolean_that_the_kernel_refuses_is_refused(text: str) -> None:
     with pytest.raises(OSError, match="22"):
         boolean(text)

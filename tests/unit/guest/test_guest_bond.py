@@ -24,7 +24,7 @@ VIRTIO = Nic("eth0", "52:54:00:00:00:03", "virtio_net")
 BOND = Bond("bond0", VF, VIRTIO)
 
 
-def test_it_has_the_version_of_the_rest() -> None:
+def test_the_guest_package_has_the_version_of_the_library() -> None:
     assert vfmigrate_guest.VERSION == VERSION
 
 
@@ -38,7 +38,7 @@ def device(root: Path, name: str, mac: str, driver: str, *, standby: bool = Fals
         (place / "features").write_text("0" * 62 + ("1" if standby else "0") + "0\n")
 
 
-def test_devices_are_what_has_hardware_behind_it(tmp_path: Path) -> None:
+def test_only_devices_with_hardware_are_listed(tmp_path: Path) -> None:
     device(tmp_path, "ens5", VF.mac, "mlx5_core")
     device(tmp_path, "eth0", VIRTIO.mac, "virtio_net")
     (tmp_path / "lo").mkdir()
@@ -54,7 +54,7 @@ def test_a_port_is_shown_with_its_own_mac(tmp_path: Path) -> None:
     assert nics.nics(tmp_path) == [replace(VF, master="bond0")]
 
 
-def test_the_advice(tmp_path: Path) -> None:
+def test_the_advice_depends_on_the_devices(tmp_path: Path) -> None:
     assert "vfmigrate-guest bond" in nics.advice([VF, VIRTIO])
     device(tmp_path, "eth0", VIRTIO.mac, "virtio_net", standby=True)
     (standby,) = nics.nics(tmp_path)
@@ -119,7 +119,7 @@ def test_profiles_are_the_same_at_every_run_and_different_for_every_bond() -> No
     assert not mine & {profile["connection"]["uuid"] for profile in other.values()}
 
 
-def test_only_what_differs_is_done() -> None:
+def test_only_profiles_that_differ_are_changed() -> None:
     wanted = bond.profiles(BOND, version=(1, 46, 0))
     assert bond.steps(wanted, dict.fromkeys(bond.PARTS)) == dict.fromkeys(bond.PARTS, "add")
     told = {part: {**profile, "proxy": {}} for part, profile in wanted.items()}

@@ -71,13 +71,13 @@ def run(hook: Path, operation: str, xml: str, *more: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_plain_guest_never_reaches_the_daemon(hook: Path, daemon: Daemon, operation: str) -> None:
+def test_the_daemon_is_not_asked_about_a_plain_guest(hook: Path, daemon: Daemon, operation: str) -> None:
     done = run(hook, operation, PLAIN)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert daemon.requests == []
 
 
-def test_the_event_reaches_the_daemon_whole(hook: Path, daemon: Daemon) -> None:
+def test_the_daemon_gets_all_arguments_and_the_xml(hook: Path, daemon: Daemon) -> None:
     done = run(hook, "release", VF.replace("yes", "äöü"), "end", "migrated")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (asked,) = daemon.requests
@@ -90,7 +90,7 @@ def test_the_event_reaches_the_daemon_whole(hook: Path, daemon: Daemon) -> None:
     assert "äöü" in asked["xml"]
 
 
-def test_the_new_xml_is_printed_as_it_came(hook: Path, daemon: Daemon) -> None:
+def test_the_xml_of_the_answer_is_printed_unchanged(hook: Path, daemon: Daemon) -> None:
     daemon.xml = "<domain>ä</domain>\n"
     assert run(hook, "migrate", MARKED).stdout == daemon.xml
 
@@ -103,7 +103,9 @@ def test_a_refusal_is_one_line_and_status_1(hook: Path, daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("operation", ["started", "stopped", "release", "reconnect"])
-def test_an_error_where_nothing_can_be_refused_is_silent(hook: Path, daemon: Daemon, operation: str) -> None:
+def test_an_error_of_an_operation_that_cannot_be_refused_is_silent(
+    hook: Path, daemon: Daemon, operation: str
+) -> None:
     daemon.refusal = Refused("something")
     done = run(hook, operation, VF)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -111,7 +113,7 @@ def test_an_error_where_nothing_can_be_refused_is_silent(hook: Path, daemon: Dae
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("xml", [VF, MARKED])
-def test_nobody_there_refuses_what_would_go_wrong_and_nothing_else(
+def test_without_the_daemon_only_operations_that_need_it_are_refused(
     hook: Path, operation: str, xml: str
 ) -> None:
     done = run(hook, operation, xml)
@@ -123,12 +125,12 @@ def test_nobody_there_refuses_what_would_go_wrong_and_nothing_else(
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_nobody_there_is_no_concern_of_a_guest_with_a_gpu(hook: Path) -> None:
+def test_a_guest_with_a_gpu_starts_without_the_daemon(hook: Path) -> None:
     assert run(hook, "start", GPU).returncode == 0
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\n", b"[]\n", b'{"version": 1}\n'])
-def test_an_answer_that_is_none_is_a_refusal(hook: Path, tmp_path: Path, answer: bytes) -> None:
+def test_an_invalid_answer_is_a_refusal(hook: Path, tmp_path: Path, answer: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "sock"))
         listener.listen()
@@ -150,7 +152,7 @@ def test_an_answer_that_is_none_is_a_refusal(hook: Path, tmp_path: Path, answer:
     assert "vfmigrated does not answer" in done.stderr
 
 
-def test_a_daemon_that_ends_in_the_middle_is_asked_again(hook: Path, tmp_path: Path) -> None:
+def test_a_daemon_that_ends_while_it_answers_is_asked_again(hook: Path, tmp_path: Path) -> None:
     """Its watchdog ends one that stands still, and systemd starts another on the same socket."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "sock"))
@@ -173,7 +175,7 @@ def test_a_daemon_that_ends_in_the_middle_is_asked_again(hook: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("operation", ["started", "stopped", "release", "reconnect"])
-def test_where_the_answer_changes_nothing_nobody_waits_for_a_daemon_that_stands_still(
+def test_operations_that_cannot_be_refused_do_not_wait_for_a_hung_daemon(
     hook: Path, tmp_path: Path, operation: str
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listener:

@@ -36,10 +36,10 @@ def test_the_msix_count_is_in_its_capability() -> None:
     ],
     ids=["unreadable", "no capabilities", "no MSI-X", "capabilities not valid", "a loop"],
 )
-def test_without_msix(data: bytes) -> None:
+def test_a_device_without_msix_has_no_count(data: bytes) -> None:
     assert config_space.msix_count(data) is None
 
 
 @pytest.mark.parametrize(("command", "expected"), [(0x4, True), (0x7, True), (0x3, False), (0xFFFF, False)])
-def test_bus_mastering(command: int, expected: bool) -> None:
+def test_the_bus_master_bit_is_read(command: int, expected: bool) -> None:
     assert config_space.is_bus_master(space(command)) is expected

@@ -57,14 +57,14 @@ def door_to(card: Card) -> Iterator[Devlink]:
         door.close()
 
 
-def test_eswitch_mode(devlink: Devlink, card: Card) -> None:
+def test_the_eswitch_mode_is_read_and_set(devlink: Devlink, card: Card) -> None:
     assert devlink.eswitch_mode(PF) == "switchdev"
     devlink.set_eswitch_mode(PF, "legacy")
     assert devlink.eswitch_mode(PF) == "legacy"
     assert card.eswitch_mode(str(SECOND_PF)) == "switchdev"
 
 
-def test_an_eswitch_that_is_busy(devlink: Devlink, card: Card) -> None:
+def test_a_busy_eswitch_is_an_error_with_a_remedy(devlink: Devlink, card: Card) -> None:
     card.occupy_eswitch(str(PF), 1)
     with pytest.raises(HostError) as caught:
         devlink.set_eswitch_mode(PF, "legacy")
@@ -160,7 +160,7 @@ def test_a_representor_that_does_not_exist_yet(card: Card) -> None:
     assert (port.netdev, port.ifindex) == (None, None)
 
 
-def test_vfs_of_the_host_of_a_dpu_are_left_out() -> None:
+def test_ports_of_another_controller_are_left_out() -> None:
     class Dpu(Card):
         def ports(self, pf: str) -> list[DevlinkPort]:
             theirs = DevlinkPort(
@@ -176,7 +176,7 @@ def test_vfs_of_the_host_of_a_dpu_are_left_out() -> None:
         assert {vf: port.index for vf, port in devlink.vf_ports(PF).items()} == {0: 1}
 
 
-def test_port_function(devlink: Devlink, card: Card) -> None:
+def test_hw_addr_and_migratable_of_a_port_are_set(devlink: Devlink, card: Card) -> None:
     devlink.set_port_function(PF, 1, migratable=True)
     devlink.set_port_function(PF, 1, hw_addr=MAC)
     port = devlink.vf_ports(PF)[0]
@@ -219,7 +219,9 @@ def test_the_variant_driver_finds_the_flag_that_was_set_before_it_bound(devlink:
         (Hardware(vhca_management=False), "Device doesn't support VHCA management", "firmware"),
     ],
 )
-def test_a_card_that_cannot_migrate(hardware: Hardware, text: str, remedy: str) -> None:
+def test_setting_the_flag_of_a_card_that_cannot_migrate_is_an_error(
+    hardware: Hardware, text: str, remedy: str
+) -> None:
     for devlink in door_to(switched(hardware)):
         with pytest.raises(HostError) as caught:
             devlink.set_port_function(PF, 1, migratable=True)
@@ -259,7 +261,7 @@ def test_the_message_of_the_kernel_is_shown(
     assert caught.value.problem.endswith(f"on port {port} of PF 0000:e1:00.0: {told}")
 
 
-def test_info() -> None:
+def test_psid_and_firmware_are_read() -> None:
     hardware = Hardware(psid="MT_0000000359", firmware="28.41.1000", stored_firmware="28.43.2026")
     for devlink in door_to(switched(hardware)):
         info = devlink.info(PF)
@@ -270,13 +272,13 @@ def test_info() -> None:
 
 
 @pytest.mark.parametrize("ask", [Devlink.eswitch_mode, Devlink.info])
-def test_a_device_without_devlink(devlink: Devlink, ask: object) -> None:
+def test_a_device_without_devlink_is_an_error(devlink: Devlink, ask: object) -> None:
     assert callable(ask)
     with pytest.raises(HostError, match=r"PF 0000:99:00.0: No such device; see 'devlink port show'"):
         ask(devlink, ABSENT)
 
 
-def test_a_kernel_without_devlink() -> None:
+def test_a_kernel_without_devlink_is_an_error() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def refuse() -> None:

@@ -38,33 +38,33 @@ def node(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_node_that_is_not_open(node: Path, proc: Path) -> None:
+def test_a_node_that_is_not_open_has_no_holder(node: Path, proc: Path) -> None:
     assert holders([node], proc=proc) == {}
 
 
-def test_an_open_node(node: Path, proc: Path) -> None:
+def test_an_open_node_has_this_process_as_holder(node: Path, proc: Path) -> None:
     with node.open():
         assert holders([node], proc=proc) == {node: os.getpid()}
     assert holders([node], proc=proc) == {}
 
 
-def test_several_nodes_at_once(node: Path, proc: Path) -> None:
+def test_several_nodes_are_looked_up_at_once(node: Path, proc: Path) -> None:
     other = node.with_name("8")
     other.touch()
     with other.open():
         assert holders([node, other], proc=proc) == {other: os.getpid()}
 
 
-def test_a_node_that_does_not_exist(node: Path, proc: Path) -> None:
+def test_an_absent_node_has_no_holder(node: Path, proc: Path) -> None:
     assert holders([node.with_name("9")], proc=proc) == {}
 
 
-def test_another_file_of_the_same_name(node: Path, proc: Path, tmp_path: Path) -> None:
+def test_an_open_file_of_the_same_name_is_no_holder(node: Path, proc: Path, tmp_path: Path) -> None:
     with (tmp_path / node.name).open("w"):
         assert holders([node], proc=proc) == {}
 
 
-def test_a_device_open_by_another_node(proc: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_open_by_another_node_has_a_holder(proc: Path, tmp_path: Path) -> None:
     """QEMU's private /dev has nodes of its own, with the same device number."""
     ours, theirs, other = (tmp_path / name / "7" for name in ("ours", "theirs", "other"))
     for node, device in ((ours, "/dev/full"), (theirs, "/dev/full"), (other, "/dev/zero")):
@@ -76,7 +76,7 @@ def test_a_device_open_by_another_node(proc: Path, tmp_path: Path) -> None:
         assert holders([ours], proc=proc) == {ours: os.getpid()}
 
 
-def test_a_node_that_was_recreated_while_open(node: Path, proc: Path) -> None:
+def test_a_node_that_was_recreated_while_open_has_no_holder(node: Path, proc: Path) -> None:
     with node.open():
         kept = node.with_name("kept")
         os.link(node, kept)
@@ -85,7 +85,7 @@ def test_a_node_that_was_recreated_while_open(node: Path, proc: Path) -> None:
         assert holders([node], proc=proc) == {node: os.getpid()}
 
 
-def test_another_process(node: Path, proc: Path) -> None:
+def test_an_open_node_has_another_process_as_holder(node: Path, proc: Path) -> None:
     code = "import sys; f = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-S", "-c", code, str(node)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -109,7 +109,7 @@ def nobody() -> Iterator[Path]:
         os.seteuid(0)
 
 
-def test_a_process_whose_files_cannot_be_read(nobody: Path) -> None:
+def test_a_process_whose_files_cannot_be_read_is_an_error(nobody: Path) -> None:
     """Root passes every mode, so the look is made as nobody."""
     closed = nobody / "1234" / "fd"
     closed.mkdir(parents=True)
@@ -149,9 +149,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
 
 
 @needs_root
-def test_a_file_named_like_a_node_whose_server_does_not_answer(
-    node: Path, proc: Path, tmp_path: Path
-) -> None:
+def test_a_file_server_that_does_not_answer_is_not_waited_for(node: Path, proc: Path, tmp_path: Path) -> None:
     """Any user can have one: by its name it might be held, and asking for its status would wait for ever."""
     pytest.importorskip("mfusepy")
     mount = tmp_path / "mount"

@@ -31,7 +31,7 @@ def write(root: Path, name: str, text: str) -> Path:
     return file
 
 
-def test_the_hook(host: LocalFiles, tmp_path: Path) -> None:
+def test_an_executable_hook_is_found(host: LocalFiles, tmp_path: Path) -> None:
     assert not host.hook()
     hook = write(tmp_path, local_files.HOOK, "#!/bin/sh\n")
     assert not host.hook()
@@ -39,7 +39,7 @@ def test_the_hook(host: LocalFiles, tmp_path: Path) -> None:
     assert host.hook()
 
 
-def test_where_migrations_come_in(host: LocalFiles, tmp_path: Path) -> None:
+def test_address_and_ports_of_migrations_are_read_from_qemu_conf(host: LocalFiles, tmp_path: Path) -> None:
     assert host.migration() == MigrationFacts()
     write(
         tmp_path,
@@ -51,7 +51,7 @@ def test_where_migrations_come_in(host: LocalFiles, tmp_path: Path) -> None:
     assert host.migration().port_max == 49215
 
 
-def test_bridges(host: LocalFiles, tmp_path: Path) -> None:
+def test_the_kind_of_each_bridge_is_found(host: LocalFiles, tmp_path: Path) -> None:
     (tmp_path / "sys/class/net/br0/bridge").mkdir(parents=True)
     (tmp_path / "sys/class/net/eth0").mkdir()
     told = list(host.bridges(["br0", "br-data", "eth0", "../..", ""]))
@@ -59,7 +59,7 @@ def test_bridges(host: LocalFiles, tmp_path: Path) -> None:
     assert told[0] == BridgeFacts("br0", "linux")
 
 
-def test_files(host: LocalFiles, tmp_path: Path) -> None:
+def test_kind_size_and_file_system_of_files_are_found(host: LocalFiles, tmp_path: Path) -> None:
     write(tmp_path, "proc/self/mountinfo", f"22 1 8:1 / {tmp_path} rw - nfs4 server:/ rw\n")
     write(tmp_path, "srv/disk", "12345")
     paths = ["/srv/disk", "/srv/absent", "/srv", "/home/me/disk", "relative", "/a\0b"]
@@ -73,7 +73,7 @@ def test_files(host: LocalFiles, tmp_path: Path) -> None:
     ]
 
 
-def test_file_systems_of_paths() -> None:
+def test_the_file_system_of_a_path_is_found() -> None:
     mounted = local_files.mounts(MOUNTS)
     for path, kind in {
         "/var/lib/disk": "ext4",

@@ -94,7 +94,7 @@ def test_an_answer_is_returned_without_its_acknowledgement(ask: Ask) -> None:
     assert ask(lambda number: [message(number, FAMILY, b"said"), acknowledged(number)])[0][16:] == b"said"
 
 
-def test_several_messages_in_one_datagram(ask: Ask) -> None:
+def test_several_messages_in_one_datagram_are_read(ask: Ask) -> None:
     answers = ask(
         lambda number: [
             message(number, FAMILY, b"one1", MULTI) + message(number, FAMILY, b"two2", MULTI),
@@ -106,7 +106,7 @@ def test_several_messages_in_one_datagram(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("capped", [True, False])
-def test_a_refusal_with_the_kernels_text(ask: Ask, capped: bool) -> None:
+def test_a_refusal_has_the_kernels_text(ask: Ask, capped: bool) -> None:
     def refuse(number: int) -> list[bytes]:
         echo = message(number, FAMILY, b"" if capped else b"the whole request, odd")
         if capped:
@@ -119,14 +119,14 @@ def test_a_refusal_with_the_kernels_text(ask: Ask, capped: bool) -> None:
     assert (caught.value.number, caught.value.text) == (errno.EBUSY, "too busy")
 
 
-def test_a_refusal_without_text(ask: Ask) -> None:
+def test_a_refusal_without_text_has_the_name_of_its_error(ask: Ask) -> None:
     content = struct.pack("=i", -errno.EPERM) + bytes(HEADER.size)
     with pytest.raises(KernelRefusalError) as caught:
         ask(lambda number: [message(number, ERROR, content, CAPPED)])
     assert (caught.value.number, caught.value.text) == (errno.EPERM, "Operation not permitted")
 
 
-def test_a_dump_that_fails_half_way(ask: Ask) -> None:
+def test_a_dump_that_fails_half_way_is_an_error(ask: Ask) -> None:
     content = struct.pack("=i", -errno.ENODEV) + text_attribute("it left")
     with pytest.raises(KernelRefusalError, match="it left"):
         ask(
@@ -147,12 +147,12 @@ def test_an_inconsistent_dump_is_repeated(ask: Ask) -> None:
     assert [answer[16:] for answer in answers] == [b"good"]
 
 
-def test_a_list_that_changes_during_every_attempt(ask: Ask) -> None:
+def test_a_dump_that_is_never_consistent_is_an_error(ask: Ask) -> None:
     with pytest.raises(HostError, match="changed during each of 10 attempts"):
         ask(*[lambda number: [done(number, MULTI | DUMP_INTR)]] * 10, dump=True)
 
 
-def test_a_kernel_that_does_not_answer(ask: Ask) -> None:
+def test_a_kernel_that_does_not_answer_is_an_error(ask: Ask) -> None:
     with pytest.raises(HostError, match=r"did not answer a netlink request within 0.05 seconds; see dmesg"):
         ask(lambda _: [], timeout=0.05)
 
@@ -173,7 +173,7 @@ def test_a_late_answer_is_ignored(ask: Ask) -> None:
     assert [answer[16:] for answer in answers] == [b"mine"]
 
 
-def test_the_other_end_goes_away() -> None:
+def test_a_closed_connection_is_an_error() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.close()
     netlink = NetlinkSocket(NETLINK_GENERIC, sock=theirs)

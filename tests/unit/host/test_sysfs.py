@@ -52,7 +52,7 @@ def card_with(vfs: int, driver: str = "", hardware: Hardware = Hardware()) -> Ca
     return card
 
 
-def test_inventory(show: Show) -> None:
+def test_vfs_ids_and_the_pf_of_a_vf_are_read(show: Show) -> None:
     card = card_with(8)
     sysfs = show(card)
     vfs = [PciAddress.parse(card.vf(index)) for index in range(8)]
@@ -70,7 +70,7 @@ def test_vfs_are_in_the_order_of_their_numbers(show: Show) -> None:
     assert [sysfs.vf_index(vf) for vf in sysfs.vfs(PF)] == list(range(12))
 
 
-def test_an_absent_device(show: Show) -> None:
+def test_an_absent_device_has_no_attributes(show: Show) -> None:
     sysfs = show(card_with(0))
     assert not sysfs.exists(ABSENT)
     assert sysfs.pci_id(ABSENT) is None
@@ -93,7 +93,7 @@ def test_a_vf_is_not_a_pf(show: Show) -> None:
 
 
 @pytest.mark.parametrize("driver", ["mlx5_core", "vfio-pci", "mlx5_vfio_pci"])
-def test_driver(show: Show, driver: str) -> None:
+def test_the_driver_of_a_vf_is_read(show: Show, driver: str) -> None:
     card = card_with(1, driver)
     assert show(card).driver(PciAddress.parse(card.vf(0))) == driver
 
@@ -109,19 +109,19 @@ def test_network_devices_of_a_pf_include_representors(show: Show) -> None:
     assert show(card).netdevs(PF) == ["enp225s0f0np0", "enp225s0f0npf0vf0", "enp225s0f0npf0vf1"]
 
 
-def test_iommu_group(show: Show) -> None:
+def test_the_iommu_group_of_a_vf_is_read(show: Show) -> None:
     card = card_with(1)
     vf = PciAddress.parse(card.vf(0))
     assert show(card).iommu_group(vf) == [vf]
 
 
-def test_no_iommu(show: Show) -> None:
+def test_without_an_iommu_a_vf_has_no_group(show: Show) -> None:
     card = card_with(1, hardware=Hardware(iommu=False))
     assert show(card).iommu_group(PciAddress.parse(card.vf(0))) == []
 
 
 @pytest.mark.parametrize("count", [1, 11, 2048])
-def test_msix_count(show: Show, count: int) -> None:
+def test_the_msix_count_of_a_vf_is_read(show: Show, count: int) -> None:
     card = card_with(1, hardware=Hardware(vf_msix=count))
     assert show(card).msix_count(PciAddress.parse(card.vf(0))) == count
 
@@ -137,25 +137,25 @@ def test_msix_count(show: Show, count: int) -> None:
         ),
     ],
 )
-def test_no_msix(show: Show, tmp_path: Path, space: bytes) -> None:
+def test_a_device_without_msix_has_no_count(show: Show, tmp_path: Path, space: bytes) -> None:
     sysfs = show(card_with(0))
     (tmp_path / "sys/bus/pci/devices" / str(PF) / "config").write_bytes(space)
     assert sysfs.msix_count(PF) is None
 
 
-def test_the_variant_driver(show: Show) -> None:
+def test_the_variant_driver_of_a_vf_is_found(show: Show) -> None:
     card = card_with(1)
     sysfs = show(card)
     assert sysfs.variant_driver(PciAddress.parse(card.vf(0))) == "mlx5_vfio_pci"
     assert sysfs.variant_driver(PF) == "vfio-pci"
 
 
-def test_a_kernel_without_a_variant_driver(show: Show) -> None:
+def test_a_kernel_without_a_variant_driver_gives_vfio_pci(show: Show) -> None:
     card = card_with(1, hardware=Hardware(variant_driver=None))
     assert show(card).variant_driver(PciAddress.parse(card.vf(0))) == "vfio-pci"
 
 
-def test_a_variant_module_whose_driver_has_another_name(show: Show, tmp_path: Path) -> None:
+def test_the_driver_of_a_variant_module_may_have_another_name(show: Show, tmp_path: Path) -> None:
     card = card_with(1)
     sysfs = show(card)
     drivers = tmp_path / "sys/module/mlx5_vfio_pci/drivers"
@@ -164,7 +164,7 @@ def test_a_variant_module_whose_driver_has_another_name(show: Show, tmp_path: Pa
     assert sysfs.is_vfio("mlx5-vfio-pci")
 
 
-def test_what_is_a_vfio_driver(show: Show) -> None:
+def test_vfio_drivers_are_recognised(show: Show) -> None:
     sysfs = show(card_with(0))
     assert [sysfs.is_vfio(name) for name in ("vfio-pci", "mlx5_vfio_pci", "mlx5_core", None)] == [
         True,
@@ -174,7 +174,7 @@ def test_what_is_a_vfio_driver(show: Show) -> None:
     ]
 
 
-def test_a_vf_held_by_its_group(show: Show, tmp_path: Path) -> None:
+def test_a_vf_that_is_held_by_its_group_is_in_use(show: Show, tmp_path: Path) -> None:
     card = card_with(2, "mlx5_vfio_pci")
     sysfs = show(card)
     first, second = (PciAddress.parse(card.vf(index)) for index in range(2))
@@ -187,7 +187,7 @@ def test_a_vf_held_by_its_group(show: Show, tmp_path: Path) -> None:
     assert not sysfs.in_use(first)
 
 
-def test_a_vf_held_by_its_own_node(show: Show, tmp_path: Path) -> None:
+def test_a_vf_that_is_held_by_its_own_node_is_in_use(show: Show, tmp_path: Path) -> None:
     card = card_with(1, "mlx5_vfio_pci")
     sysfs = show(card)
     vf = PciAddress.parse(card.vf(0))
@@ -203,7 +203,7 @@ def test_a_vf_without_a_vfio_driver_is_not_in_use(show: Show, tmp_path: Path) ->
         assert not sysfs.in_use(PciAddress.parse(card.vf(0)))
 
 
-def test_vfs_in_use_are_not_torn_away(show: Show, tmp_path: Path) -> None:
+def test_removing_vfs_in_use_is_refused(show: Show, tmp_path: Path) -> None:
     card = card_with(2, "mlx5_vfio_pci")
     sysfs = show(card)
     held = card.function(card.vf(1))
@@ -227,7 +227,7 @@ def test_an_unbind_without_effect_is_an_error(show: Show) -> None:
         show(card).unbind(PciAddress.parse(card.vf(0)))
 
 
-def test_what_the_kernel_says_to_a_write(show: Show, tmp_path: Path) -> None:
+def test_a_refused_write_has_the_kernels_text(show: Show, tmp_path: Path) -> None:
     sysfs = show(card_with(0))
     attribute = tmp_path / "sys/bus/pci/devices" / str(PF) / "sriov_drivers_autoprobe"
     attribute.unlink()

@@ -30,16 +30,16 @@ def modules_alias(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_driver_made_for_a_device(modules_alias: Path) -> None:
+def test_the_module_made_for_a_device_is_chosen(modules_alias: Path) -> None:
     assert VfioVariants(modules_alias).best_module(CONNECTX_VF) == "mlx5_vfio_pci"
 
 
-def test_a_device_that_no_variant_is_made_for(modules_alias: Path) -> None:
+def test_a_device_without_a_variant_gets_vfio_pci(modules_alias: Path) -> None:
     assert VfioVariants(modules_alias).best_module(OTHER) == "vfio_pci"
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_fewest_wildcards_win_whatever_the_order(modules_alias: Path, order: int) -> None:
+def test_the_alias_with_the_fewest_wildcards_is_chosen(modules_alias: Path, order: int) -> None:
     lines = [
         *ALIASES.splitlines(),
         "alias vfio_pci:v000015B3d*sv*sd*bc*sc*i* any_mellanox",
@@ -49,17 +49,17 @@ def test_fewest_wildcards_win_whatever_the_order(modules_alias: Path, order: int
     assert VfioVariants(modules_alias).best_module(CONNECTX_VF) == "this_board"
 
 
-def test_all_modules(modules_alias: Path) -> None:
+def test_all_modules_with_vfio_aliases_are_listed(modules_alias: Path) -> None:
     assert VfioVariants(modules_alias).modules() == {"vfio_pci", "mlx5_vfio_pci", "hisi_acc_vfio_pci"}
 
 
-def test_a_kernel_without_modules(tmp_path: Path) -> None:
+def test_a_kernel_without_modules_has_no_variant(tmp_path: Path) -> None:
     variants = VfioVariants(tmp_path / "absent")
     assert variants.best_module(CONNECTX_VF) is None
     assert variants.modules() == frozenset()
 
 
-def test_what_depmod_adds_later_is_seen(modules_alias: Path) -> None:
+def test_a_changed_modules_alias_is_read_again(modules_alias: Path) -> None:
     variants = VfioVariants(modules_alias)
     assert variants.best_module(OTHER) == "vfio_pci"
     # As depmod does: a new file takes the old one's place.

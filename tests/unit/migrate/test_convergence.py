@@ -123,7 +123,7 @@ def test_a_guest_that_never_converges_is_cancelled() -> None:
     assert "a downtime of about" in stop.why
 
 
-def test_device_state_that_needs_more_downtime() -> None:
+def test_device_state_that_needs_more_downtime_gets_it() -> None:
     """The remaining memory alone fits, and QEMU does not complete: more downtime is allowed, step by step."""
     qemu = Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=70 * MIB)
     verdicts = conduct(qemu, ConvergenceLimits(1000, vfs=True))
@@ -131,7 +131,7 @@ def test_device_state_that_needs_more_downtime() -> None:
     assert "the VF's device state does not fit" in str(verdicts[0])
 
 
-def test_device_state_that_never_fits() -> None:
+def test_device_state_that_never_fits_is_cancelled() -> None:
     verdicts = conduct(
         Qemu(1024 * MIB, 100 * MIB, 0, 0, vf_state=200 * MIB), ConvergenceLimits(1000, vfs=True)
     )
@@ -150,7 +150,7 @@ def test_the_downtime_never_exceeds_the_maximum() -> None:
 
 
 @pytest.mark.parametrize("stats", [{}, {"time_elapsed": 5}, {"memory_iteration": 7}])
-def test_figures_that_are_missing(stats: dict[str, int]) -> None:
+def test_missing_figures_lead_to_no_decision(stats: dict[str, int]) -> None:
     assert ConvergenceWatch(ConvergenceLimits(1000)).decide(read(stats)) is None
 
 
@@ -163,7 +163,7 @@ def test_figures_that_are_missing(stats: dict[str, int]) -> None:
     vf_state=st.integers(0, 500),
     most=st.integers(USUAL_DOWNTIME_MS, 10000),
 )
-def test_it_always_ends(
+def test_a_migration_always_completes_or_is_cancelled(
     total: int, rate: int, dirty_rate: int, working_set: int, vf_state: int, most: int
 ) -> None:
     """It completes or is cancelled within some passes over all of the memory, within the allowed downtime."""

@@ -99,7 +99,7 @@ def monitor(
     )
 
 
-def test_it_arrives() -> None:
+def test_a_migration_that_converges_is_only_watched() -> None:
     migration, display = RunningMigration(), Display()
     monitor(migration, display).wait()
     assert migration.done == []
@@ -107,14 +107,14 @@ def test_it_arrives() -> None:
     assert len(display.seen) == (migration.seconds - 1) / PERIOD
 
 
-def test_it_fails() -> None:
+def test_a_failed_migration_is_an_error_with_its_reason() -> None:
     migration = RunningMigration()
     migration.at[2.0] = lambda: setattr(migration, "error", HostError("no room there", "make some"))
     with pytest.raises(HostError, match="no room there; the guest runs on the source; make some"):
         monitor(migration, Display()).wait()
 
 
-def test_it_is_cancelled() -> None:
+def test_a_cancelled_migration_ends_within_one_period() -> None:
     migration, display, cancelled = RunningMigration(), Display(), threading.Event()
     migration.at[2.0] = cancelled.set
     with pytest.raises(Cancelled, match="of guest 'g' was cancelled; the guest runs on the source"):
@@ -123,7 +123,7 @@ def test_it_is_cancelled() -> None:
     assert display.events == ["cancelling"]
 
 
-def test_libvirt_is_asked_until_it_hears() -> None:
+def test_the_cancellation_is_repeated_until_it_takes_effect() -> None:
     migration, cancelled = RunningMigration(60), threading.Event()
     migration.hears = False
     migration.at[2.0] = cancelled.set
@@ -133,7 +133,7 @@ def test_libvirt_is_asked_until_it_hears() -> None:
     assert len(migration.done) > 3
 
 
-def test_too_late_to_be_cancelled() -> None:
+def test_a_cancellation_after_the_switchover_is_reported_as_too_late() -> None:
     migration, display, cancelled = RunningMigration(), Display(), threading.Event()
     migration.hears = False
     migration.at[4.5] = cancelled.set
@@ -141,7 +141,7 @@ def test_too_late_to_be_cancelled() -> None:
     assert display.events == ["cancelling", "too-late"]
 
 
-def test_libvirt_ignores_the_cancellation() -> None:
+def test_a_cancellation_that_libvirt_ignores_is_an_error() -> None:
     migration, cancelled = RunningMigration(10 * ABORT_TIMEOUT), threading.Event()
     migration.hears = False
     cancelled.set()
@@ -180,7 +180,7 @@ def test_a_suspended_guest_is_not_cancelled() -> None:
     assert display.events[-1] == "suspended"
 
 
-def test_after_the_timeout_it_may_be_cancelled() -> None:
+def test_the_timeout_cancels_on_request() -> None:
     migration = RunningMigration(60)
     with pytest.raises(
         Refused, match="was cancelled: the migration was not complete after 5 s; the guest runs"
@@ -188,7 +188,7 @@ def test_after_the_timeout_it_may_be_cancelled() -> None:
         monitor(migration, Display(), timeout=5, cancel_at_timeout=True).wait()
 
 
-def test_a_guest_on_neither_host() -> None:
+def test_a_failed_migration_reports_where_the_guest_is() -> None:
     migration = RunningMigration()
     migration.error = HostError("the other host is gone")
     migration.states = lambda: {"source": "paused", "destination": None}  # type: ignore[method-assign]  # as after that

@@ -121,7 +121,7 @@ class Case:
         return migration.run(MigrationOptions(), ConvergenceLimits(1000))
 
 
-def test_a_guest_without_vfs() -> None:
+def test_a_guest_without_vfs_is_only_migrated() -> None:
     case = Case()
     report = case.run()
     assert (report.arrived, report.downtime_ms, report.standstill_ms) == (True, 123, 130.0)
@@ -129,14 +129,14 @@ def test_a_guest_without_vfs() -> None:
     assert case.world.done == ["begin"]
 
 
-def test_a_vf_of_no_pool_is_not_ours_to_look_at() -> None:
+def test_a_vf_of_no_pool_is_not_verified() -> None:
     case = Case(MigratingVf(MAC, strategy.named("vfio")))
     report = case.run()
     assert (report.verified, report.problems) == ({}, [])
     assert case.world.done == ["begin"]
 
 
-def test_a_vf_with_device_state() -> None:
+def test_the_traffic_of_a_vf_with_device_state_is_verified() -> None:
     case = Case(VFIO)
     report = case.run()
     assert report.verified == {MAC: "carries traffic (1 frames sent by the guest)"}
@@ -144,7 +144,7 @@ def test_a_vf_with_device_state() -> None:
     assert case.world.done[0] == "begin"
 
 
-def test_a_vf_that_stays_behind() -> None:
+def test_a_replugged_vf_is_reserved_unplugged_and_plugged_in() -> None:
     case = Case(REPLUG)
     report = case.run()
     assert case.world.done[:4] == ["claim", "claim", "source: detach", "begin"]
@@ -153,7 +153,7 @@ def test_a_vf_that_stays_behind() -> None:
     assert report.problems == []
 
 
-def test_a_vf_that_stays_behind_is_put_back_when_it_fails() -> None:
+def test_a_replugged_vf_is_plugged_back_when_the_migration_fails() -> None:
     case = Case(REPLUG)
     case.libvirt.error = HostError("no room", "make some")
     with pytest.raises(HostError, match="no room; the guest runs on the source; make some"):
@@ -170,14 +170,14 @@ def test_a_vf_that_cannot_be_plugged_back_is_reported() -> None:
         case.run()
 
 
-def test_too_little_is_known_of_a_vf() -> None:
+def test_replug_without_pool_is_refused() -> None:
     case = Case(MigratingVf(MAC, strategy.named("replug")))
     with pytest.raises(Refused, match="nothing says of which pool"):
         case.run()
     assert case.world.done == []
 
 
-def test_cancelled_before_it_began() -> None:
+def test_a_migration_that_is_cancelled_early_does_not_begin() -> None:
     case = Case(VFIO)
     case.cancelled.set()
     with pytest.raises(Cancelled, match="cancelled before it began"):
@@ -185,7 +185,7 @@ def test_cancelled_before_it_began() -> None:
     assert case.world.done == []
 
 
-def test_the_guest_agent_reports_the_vf() -> None:
+def test_the_vf_is_verified_by_the_guest_agent() -> None:
     case = Case(VFIO)
     case.libvirt.agent = frozenset({MAC})
     assert case.run().verified[MAC].endswith("; reported by the guest agent")
@@ -194,13 +194,13 @@ def test_the_guest_agent_reports_the_vf() -> None:
     assert case.run().problems == [f"the guest agent reports no interface with MAC {MAC}"]
 
 
-def test_a_guest_that_does_not_run_there() -> None:
+def test_a_guest_that_is_paused_on_the_destination_is_a_problem() -> None:
     case = Case()
     case.libvirt.runs = False
     assert case.run().problems == ["the guest is paused on the destination"]
 
 
-def test_a_daemon_that_does_not_report_ports() -> None:
+def test_a_daemon_that_does_not_report_ports_is_a_problem() -> None:
     case = Case(VFIO)
     case.destination_daemon.fails = Unreachable("vfmigrated on b does not answer")
     assert case.run().problems == ["could not verify the VFs' ports: vfmigrated on b does not answer"]

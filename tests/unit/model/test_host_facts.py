@@ -62,7 +62,7 @@ def the(told: HostFacts) -> tuple[PoolFacts, PfFacts]:
     return pool, pf
 
 
-def test_a_ready_host(rig: ProvisionRig) -> None:
+def test_the_facts_of_a_ready_host_are_complete(rig: ProvisionRig) -> None:
     told = gather(rig)
     pool, pf = the(told)
     assert (told.switch.running, told.switch.offload, told.switch.problem) == (True, "on", None)
@@ -80,7 +80,7 @@ def test_a_ready_host(rig: ProvisionRig) -> None:
     assert told.files == (FileFacts("/disk", exists=False),)
 
 
-def test_who_has_a_vf(rig: ProvisionRig) -> None:
+def test_a_claimed_vf_has_its_guest_and_holder(rig: ProvisionRig) -> None:
     claim = rig.claim(1, mac="52:54:00:00:00:02", state=PLUGGED, expires=None)
     told = gather(rig)
     pool, pf = the(told)
@@ -90,7 +90,7 @@ def test_who_has_a_vf(rig: ProvisionRig) -> None:
     assert pool.free == len(pf.vfs) - 1
 
 
-def test_what_is_on_the_move(rig: ProvisionRig) -> None:
+def test_vfs_that_arrive_or_leave_are_moving(rig: ProvisionRig) -> None:
     staying = rig.claim(0, state=PLUGGED, expires=None)
     rig.claim(1, state=PREPARED, incoming=True)
     rig.claim(2, state=PREPARED, incoming=True, strategy="failover")
@@ -99,7 +99,7 @@ def test_what_is_on_the_move(rig: ProvisionRig) -> None:
     assert (leaving.vfs[0].moving, leaving.moving) == (True, 2)
 
 
-def test_what_cannot_be_looked_at(rig: ProvisionRig) -> None:
+def test_what_cannot_be_observed_is_none_with_the_problem(rig: ProvisionRig) -> None:
     rig.memory.ovs.down = True
     told = gather(rig)
     pool, pf = the(told)

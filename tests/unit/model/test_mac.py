@@ -17,14 +17,14 @@ def test_upper_case_is_read_as_lower_case() -> None:
     "text",
     ["", "52:54:00:ab:cd", "52:54:00:ab:cd:0f:00", "52-54-00-ab-cd-0f", "52:54:00:ab:cd:0g", "\x1b[2J"],
 )
-def test_anything_else_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_mac_is_refused_with_an_example(text: str) -> None:
     assert not is_mac(text)
     with pytest.raises(InputError, match="is not a MAC address; write it as 52:54:00:12:34:56") as refused:
         parse_mac(text)
     assert "\x1b" not in str(refused.value)
 
 
-def test_of_a_long_text_only_the_beginning_is_quoted() -> None:
+def test_a_long_text_is_quoted_in_part() -> None:
     with pytest.raises(InputError) as refused:
         parse_mac("5" * 10000)
     assert len(str(refused.value)) < 200

@@ -15,7 +15,7 @@ def test_an_address_is_written_as_it_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "e1:00.1", "0000:e1:00.8", "0000:e1:20.0", "0000:e1:00.1 "])
-def test_what_is_no_address(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not a PCI address"):
         PciAddress.parse(text)
 
@@ -26,6 +26,6 @@ def test_an_id_is_written_as_it_is_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8086", "8086:10c9:0", "80861:0c9", "0x86:10c9"])
-def test_what_is_no_id(text: str) -> None:
+def test_an_invalid_id_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not a PCI ID"):
         PciId.parse(text)

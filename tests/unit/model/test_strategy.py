@@ -51,7 +51,7 @@ def _modules() -> dict[str, str]:
     }
 
 
-def test_no_other_module_has_a_strategys_name() -> None:
+def test_no_other_module_contains_the_name_of_a_strategy() -> None:
     assert _named(_modules()) == OTHER_MEANINGS
 
 
@@ -67,7 +67,7 @@ def test_a_planted_comparison_is_found(line: str) -> None:
     assert _named({"migrate/workflow.py": line})
 
 
-def test_no_other_module_says_what_comes_before_the_mark() -> None:
+def test_only_one_function_orders_teaming_mark_and_default() -> None:
     """The order of teaming, mark and default is in one function, which one property of an interface calls."""
     callers = [
         path
@@ -91,19 +91,17 @@ def test_no_other_module_says_what_comes_before_the_mark() -> None:
         (True, "replug", "failover"),
     ],
 )
-def test_teaming_comes_before_the_mark_and_the_mark_before_the_default(
-    teamed: bool, marked: str, name: str
-) -> None:
+def test_teaming_precedes_the_mark_and_the_mark_the_default(teamed: bool, marked: str, name: str) -> None:
     assert str(strategy.of_interface(teamed=teamed, marked=marked)) == name
 
 
-def test_the_names_are_those_of_the_rows() -> None:
+def test_each_strategy_has_its_name_and_vfio_is_the_default() -> None:
     assert strategy.NAMES == ("vfio", "failover", "replug")
     assert [strategy.named(name).name for name in strategy.NAMES] == list(strategy.NAMES)
     assert strategy.named(None).name == strategy.DEFAULT == "vfio"
 
 
-def test_what_distinguishes_the_strategies() -> None:
+def test_each_strategy_has_its_traits() -> None:
     traits = [name for name, value in vars(strategy.named("vfio")).items() if isinstance(value, bool)]
     has = {
         name: {trait for trait in traits if getattr(strategy.named(name), trait)} for name in strategy.NAMES

@@ -20,7 +20,7 @@ ALL = (PLAIN, STANDBY, PASSTHROUGH, EXTERNAL, USED)
 VFIO = {"vfmigrate_strategy": "vfio", "vfmigrate_pool": "data"}
 
 
-def test_a_profile_for_strategy_vfio() -> None:
+def test_strategy_vfio_sets_custom_properties() -> None:
     before = replace(PLAIN, properties={"queues": "4"})
     after = changed(before, Change(properties={**VFIO, "vfmigrate_vlan": "43"}))
     check(before, after, ALL)
@@ -33,13 +33,13 @@ def test_a_profile_for_strategy_vfio() -> None:
     assert changed(after, Change(properties=dict.fromkeys((*VFIO, "vfmigrate_vlan")))) == before
 
 
-def test_a_failover_profile() -> None:
+def test_a_failover_can_be_set_with_passthrough() -> None:
     after = changed(PLAIN, Change(pass_through=True, migratable=True, failover="2"))
     check(PLAIN, after, ALL)
     assert list(differences(PLAIN, after)) == ["pass_through: no -> yes", "failover: none -> 2"]
 
 
-def test_a_filter_that_is_taken_away() -> None:
+def test_passthrough_can_be_set_when_the_filter_is_removed() -> None:
     before = replace(PLAIN, network_filter=True)
     after = changed(before, Change(pass_through=True, no_network_filter=True))
     check(before, after, ALL)
@@ -87,12 +87,14 @@ def test_a_profile_without_passthrough_is_migratable() -> None:
         (PLAIN, {"properties": {**VFIO, "vfmigrate_pool": "a;b"}}, "cannot have a ';'"),
     ],
 )
-def test_refusals(before: Profile, change: dict[str, Any], words: str) -> None:
+def test_a_change_that_the_engine_would_refuse_is_refused(
+    before: Profile, change: dict[str, Any], words: str
+) -> None:
     with pytest.raises(Refused, match=words):
         check(before, changed(before, Change(**change)), ALL)
 
 
-def test_finding_a_profile() -> None:
+def test_a_profile_is_found_by_name_network_or_id() -> None:
     twin = Profile("6", "data", "other")
     assert find(ALL, "data") is PLAIN
     assert find((*ALL, twin), "other/data") is twin

@@ -30,18 +30,18 @@ def bitmap(*versions: int) -> bytes:
         ),
     ],
 )
-def test_packet_out_layouts(version: int, expected: str) -> None:
+def test_packet_out_has_the_layout_of_its_version(version: int, expected: str) -> None:
     head = bytes.fromhex(expected.replace(" ", ""))
     assert openflow.packet_out(version, 7, 9, FRAME) == head + FRAME
 
 
 @given(VERSION, st.binary(max_size=2000))
-def test_the_header_has_the_length(version: int, frame: bytes) -> None:
+def test_the_header_has_version_type_and_length(version: int, frame: bytes) -> None:
     message = openflow.packet_out(version, 1, 1, frame)
     assert struct.unpack_from("!BBH", message) == (version, openflow.PACKET_OUT, len(message))
 
 
-def test_hello_offers_all_versions_and_no_other() -> None:
+def test_hello_offers_all_supported_versions() -> None:
     assert openflow.hello() == bytes.fromhex("06000010 00000001 0001 0008 0000007e".replace(" ", ""))
 
 
@@ -57,16 +57,16 @@ def test_hello_offers_all_versions_and_no_other() -> None:
         (4, struct.pack("!HH8x", 7, 12) + bytes(4) + bitmap(2), 2),  # an element we do not know, padded
     ],
 )
-def test_the_common_version(header: int, body: bytes, expected: int) -> None:
+def test_the_common_version_is_that_of_header_or_bitmap(header: int, body: bytes, expected: int) -> None:
     assert openflow.common_version(header, body) == expected
 
 
 @given(st.sets(st.integers(1, 31)))
-def test_the_version_is_the_highest_of_both(offered: set[int]) -> None:
+def test_the_highest_common_version_is_chosen(offered: set[int]) -> None:
     common = offered & set(openflow.VERSIONS)
     assert openflow.common_version(max(offered, default=0), bitmap(*offered)) == max(common, default=0)
 
 
 @given(st.integers(0, 255), st.binary(max_size=64))
-def test_any_hello_ends_in_a_version_or_none(header: int, body: bytes) -> None:
+def test_any_bytes_give_a_known_version_or_none(header: int, body: bytes) -> None:
     assert openflow.common_version(header, body) in {0, *openflow.VERSIONS}

@@ -20,19 +20,19 @@ def as_the_server_writes(members: list[Any]) -> Any:
 
 
 @given(st.lists(ATOM))
-def test_sets(members: list[Any]) -> None:
+def test_a_set_is_written_and_read(members: list[Any]) -> None:
     assert ovsdb.atoms(as_the_server_writes(members)) == members
     assert ovsdb.atoms(ovsdb.to_set(members)) == members
 
 
 @given(st.none() | ATOM)
-def test_optional_values(member: Any) -> None:
+def test_an_optional_value_is_written_and_read(member: Any) -> None:
     assert ovsdb.optional(ovsdb.to_optional(member)) == member
     assert ovsdb.optional(as_the_server_writes([] if member is None else [member])) == member
 
 
 @given(st.dictionaries(st.text(), st.text()))
-def test_maps(mapping: dict[str, str]) -> None:
+def test_a_map_is_written_and_read(mapping: dict[str, str]) -> None:
     assert ovsdb.pairs(ovsdb.to_map(mapping)) == mapping
 
 
@@ -40,12 +40,12 @@ def test_maps(mapping: dict[str, str]) -> None:
     ("rows", "columns"),
     [([], ["_uuid"]), ([{"tag": 1, "name": "a"}, {"tag": 2, "name": "b"}], ["name", "tag"])],
 )
-def test_a_guard_compares_the_columns_it_is_given(rows: list[ovsdb.Row], columns: list[str]) -> None:
+def test_a_guard_compares_the_given_columns(rows: list[ovsdb.Row], columns: list[str]) -> None:
     guard = ovsdb.guard("Port", ovsdb.named("a"), rows)
     assert (guard["columns"], guard["rows"], guard["timeout"]) == (columns, rows, 0)
 
 
-def test_an_error_is_one_line_with_the_servers_words() -> None:
+def test_an_error_is_one_line_with_the_servers_message() -> None:
     error = ovsdb.TransactionError("constraint violation", "two rows\nhave the same name")
     assert (
         str(error)

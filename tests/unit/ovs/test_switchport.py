@@ -94,7 +94,7 @@ def test_a_port_without_our_key_has_no_owner() -> None:
 
 
 @pytest.mark.parametrize("operations", [update, removal], ids=["update", "removal"])
-def test_changes_are_conditional_on_row_and_owner(operations: Any) -> None:
+def test_a_change_requires_the_row_and_its_owner(operations: Any) -> None:
     rows = inserted(PortSettings())
     extra = [PortSettings(tag=1)] if operations is update else []
     first = next(iter(operations(rows, "me", *extra)))

@@ -25,7 +25,7 @@ def test_pre_commit_runs_what_make_lint_runs() -> None:
     assert hooks == [(name, f"tests/lint.sh {name}") for name in checks()]
 
 
-def test_make_lint_runs_all_of_them() -> None:
+def test_make_lint_runs_each_check() -> None:
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (TREE / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     assert recipe.group(1) == "\ttests/lint.sh\n"

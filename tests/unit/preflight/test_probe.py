@@ -37,6 +37,6 @@ def test_a_port_that_does_not_answer_is_filtered() -> None:
                 each.close()
 
 
-def test_a_name_that_cannot_be_resolved() -> None:
+def test_a_name_that_cannot_be_resolved_has_no_address() -> None:
     assert probe.observe("no-such-host.invalid", 49152) == AddressFacts("no-such-host.invalid")
     assert probe.resolve("a" * 300) is None

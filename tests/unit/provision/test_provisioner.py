@@ -133,7 +133,7 @@ def texts(outcome: dict[str, Any]) -> list[str]:
     return [finding["text"] for finding in outcome["findings"]]
 
 
-def test_everything_in_the_kernels_order_and_nothing_twice(rig: ProvisionRig) -> None:
+def test_a_host_is_provisioned_in_the_kernels_order_and_once(rig: ProvisionRig) -> None:
     outcome = rig.provision()
     assert (outcome["error"], outcome["changes"]) == (None, CHANGES)
     assert texts(outcome) == [RESTART]
@@ -149,7 +149,7 @@ def test_everything_in_the_kernels_order_and_nothing_twice(rig: ProvisionRig) ->
     assert len(rig.card.trace) == done
 
 
-def test_a_card_whose_vfs_need_no_flag(make_rig: MakeProvisionRig) -> None:
+def test_a_card_that_needs_no_flag_is_provisioned(make_rig: MakeProvisionRig) -> None:
     rig = make_rig(vendor=0x7777, migration=False, firmware="1.0")
     outcome = rig.provision()
     prepared = [text.replace("set migratable of", "prepared") for text in CHANGES]
@@ -157,7 +157,7 @@ def test_a_card_whose_vfs_need_no_flag(make_rig: MakeProvisionRig) -> None:
     assert rig.provision()["changes"] == []
 
 
-def test_a_card_whose_vfs_lack_the_flag_that_they_need(make_rig: MakeProvisionRig) -> None:
+def test_a_card_whose_vfs_lack_the_flag_is_an_error(make_rig: MakeProvisionRig) -> None:
     rig = make_rig(migration=False)
     rig.card.numvfs(str(PF), "4")
     rig.card.set_eswitch_mode(str(PF), SWITCHDEV)
@@ -174,7 +174,7 @@ def test_a_dry_run_lists_the_changes_and_makes_none(rig: ProvisionRig) -> None:
     assert rig.provision()["changes"] == CHANGES
 
 
-def test_another_number_of_vfs_goes_through_none(rig: ProvisionRig) -> None:
+def test_another_number_of_vfs_is_set_by_way_of_0(rig: ProvisionRig) -> None:
     rig.provision()
     outcome = rig.provision(replace(POOL, vfs=2))
     assert outcome["changes"] == [
@@ -212,7 +212,7 @@ def test_vfs_get_the_msix_count_of_the_pool(rig: ProvisionRig) -> None:
     )
 
 
-def test_a_card_without_msix_counts_is_told(make_rig: MakeProvisionRig) -> None:
+def test_msix_on_a_card_without_msix_counts_is_an_error(make_rig: MakeProvisionRig) -> None:
     outcome = make_rig(vf_msix_pool=0).provision(replace(POOL, msix=17))
     assert "MSI-X of 0000:01:00.2" in outcome["error"]["problem"]
 
@@ -256,7 +256,7 @@ def test_the_eswitch_is_not_changed_under_a_guest(rig: ProvisionRig) -> None:
     assert "'guest1'" in error["problem"]
 
 
-def test_no_vf_can_be_claimed_while_its_pf_is_made_anew(rig: ProvisionRig) -> None:
+def test_no_vf_can_be_claimed_while_its_pf_is_provisioned(rig: ProvisionRig) -> None:
     rig.provision()
     refused = []
 
@@ -272,12 +272,12 @@ def test_no_vf_can_be_claimed_while_its_pf_is_made_anew(rig: ProvisionRig) -> No
     rig.claim(0)  # and afterwards it can be
 
 
-def test_a_busy_eswitch_is_told(rig: ProvisionRig) -> None:
+def test_a_busy_eswitch_is_an_error(rig: ProvisionRig) -> None:
     rig.card.occupy_eswitch(str(PF), 1)
     assert "E-Switch is busy" in rig.provision()["error"]["problem"]
 
 
-def test_an_uplink_on_another_bridge_stays_there(rig: ProvisionRig) -> None:
+def test_an_uplink_on_another_bridge_is_refused(rig: ProvisionRig) -> None:
     rig.memory.ovs.uplinks["enp1s0f0np0"] = "br-ex"
     error = rig.provision()["error"]
     assert error["problem"] == "uplink enp1s0f0np0 of pool 'data' is on bridge br-ex, not on br-data"
@@ -285,20 +285,20 @@ def test_an_uplink_on_another_bridge_stays_there(rig: ProvisionRig) -> None:
     assert rig.card.trace == []  # found before anything was made
 
 
-def test_an_uplink_that_is_not_there(rig: ProvisionRig) -> None:
+def test_a_missing_uplink_is_an_error(rig: ProvisionRig) -> None:
     error = rig.provision(replace(POOL, uplink="bond0"))["error"]
     assert error["problem"] == (
         "/etc/vfmigrate/vfmigrate.conf: [pool data] uplink: there is no network device bond0"
     )
 
 
-def test_no_uplink_and_no_network_when_told(rig: ProvisionRig) -> None:
+def test_uplink_none_and_network_none_are_left_out(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, uplink="none", network="none"))
     assert outcome["changes"] == CHANGES[:6]
     assert (rig.memory.ovs.uplinks, rig.libvirt.persistent) == ({}, {})
 
 
-def test_libvirt_that_does_not_run_is_no_failure(rig: ProvisionRig) -> None:
+def test_a_stopped_libvirt_is_a_warning(rig: ProvisionRig) -> None:
     rig.libvirt.down = True
     outcome = rig.provision()
     assert outcome["error"] is None
@@ -314,7 +314,7 @@ def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: ProvisionRig) ->
     assert rig.libvirt.live["vfmigrate-data"] == stale
 
 
-def test_open_vswitch_is_restarted_only_when_told(rig: ProvisionRig) -> None:
+def test_open_vswitch_is_restarted_where_the_pool_says_so(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, restart_openvswitch=True))
     assert "restarted Open vSwitch for hardware offload" in outcome["changes"]
     assert rig.restarted == ["ovs-vswitchd.service"]
@@ -330,7 +330,7 @@ def test_open_vswitch_is_not_restarted_under_a_guest(rig: ProvisionRig) -> None:
     assert texts(outcome) == [told]
 
 
-def test_a_restart_by_anyone_will_do(rig: ProvisionRig) -> None:
+def test_any_restart_of_open_vswitch_enables_offload(rig: ProvisionRig) -> None:
     rig.provision()
     rig.run_switch(102)
     assert texts(rig.provision()) == []
@@ -345,14 +345,14 @@ def test_an_error_stops_the_pool_before_anything_changes(make_rig: MakeProvision
     assert (outcome["changes"], rig.card.trace) == ([], [])
 
 
-def test_one_pools_failure_is_not_the_others(rig: ProvisionRig) -> None:
+def test_the_failure_of_one_pool_does_not_stop_the_next(rig: ProvisionRig) -> None:
     absent = Pool("absent", (PciAddress(0, 0x77, 0, 0),), "br-absent")
     outcomes = rig.provisioner(absent, POOL).provision()["pools"]
     assert "there is no PCI device 0000:77:00.0" in outcomes[0]["error"]["problem"]
     assert outcomes[1]["changes"] == CHANGES
 
 
-def test_a_pool_that_there_is_not(rig: ProvisionRig) -> None:
+def test_an_unknown_pool_is_refused_with_the_known_ones(rig: ProvisionRig) -> None:
     with pytest.raises(UsageError, match="there is no pool 'dta'; the pools are: data"):
         rig.provisioner().provision(["dta"])
 
@@ -363,7 +363,7 @@ def test_a_pf_of_no_pool_is_left_alone(rig: ProvisionRig) -> None:
     assert rig.provisioner().provision_pf(PF)["pools"][0]["changes"] == CHANGES
 
 
-def test_a_host_that_does_not_keep_it_is_told(rig: ProvisionRig) -> None:
+def test_a_change_without_effect_is_an_error(rig: ProvisionRig) -> None:
     rig.memory.links.set_up = lambda _index, _up=True: None  # type: ignore[method-assign,assignment]
     error = rig.provision()["error"]
     assert error["problem"] == (

@@ -91,7 +91,7 @@ def test_the_same_interface_has_the_same_vf_on_every_host_while_it_is_free(rig: 
     assert got == [vfs[3], vfs[0], vfs[2], vfs[1]]
 
 
-def test_asked_twice_it_is_one_claim(rig: ClientsRig) -> None:
+def test_a_repeated_request_renews_the_claim(rig: ClientsRig) -> None:
     first = rig.claim(vlan=43)
     rig.now += 100
     assert rig.claim()["vf"] == first["vf"]
@@ -99,7 +99,7 @@ def test_asked_twice_it_is_one_claim(rig: ClientsRig) -> None:
     assert (claim.vlan, claim.expires) == (43, 1220.0)
 
 
-def test_a_vf_that_is_taken_out_for_a_migration(rig: ClientsRig) -> None:
+def test_a_claim_for_replug_keeps_the_slot_on_source_and_destination(rig: ClientsRig) -> None:
     """On its source the guest's own claim is noted so; on its destination another is made for it."""
     with pytest.raises(
         Refused, match=f"has no VF with MAC {MAC} on this host for which vfmigrate has a claim"
@@ -127,7 +127,7 @@ def test_a_vf_that_is_taken_out_for_a_migration(rig: ClientsRig) -> None:
     )
 
 
-def test_what_went_through_a_guests_ports(rig: ClientsRig) -> None:
+def test_counters_are_those_of_the_guests_ports(rig: ClientsRig) -> None:
     vf = rig.claim(strategy="replug", plug=True)["vf"]
     rig.claim(domain=OTHER)
     port = rig.memory.devlink.vf_port(rig.memory.pf, rig.memory.vfs.index(PciAddress.parse(vf)))
@@ -185,7 +185,7 @@ def test_a_vf_of_a_running_guest_is_left_as_it_is(rig: ClientsRig) -> None:
         ({"plug": "yes"}, UsageError),
     ],
 )
-def test_what_cannot_be_asked_takes_nothing(
+def test_an_invalid_request_leaves_no_claim(
     rig: ClientsRig, changes: dict[str, Any], error: type[VfmigrateError]
 ) -> None:
     with pytest.raises(error):
@@ -193,11 +193,11 @@ def test_what_cannot_be_asked_takes_nothing(
     assert rig.store.all() == []
 
 
-def test_a_vf_that_is_none_of_ours_is_said_to_be(rig: ClientsRig) -> None:
+def test_a_vf_of_no_pool_gets_an_empty_answer(rig: ClientsRig) -> None:
     assert rig.claim(pool=None, vf="0000:99:00.1") == {}
 
 
-def test_what_is_anothers_is_not_taken(rig: ClientsRig) -> None:
+def test_a_vf_of_another_guest_or_process_is_refused(rig: ClientsRig) -> None:
     vf = rig.claim()["vf"]
     with pytest.raises(Refused, match="reserved for guest"):
         rig.claim(domain=OTHER, vf=vf)
@@ -208,14 +208,14 @@ def test_what_is_anothers_is_not_taken(rig: ClientsRig) -> None:
         rig.claim(domain=OTHER, vf=str(free))
 
 
-def test_a_full_pool_says_who_has_it(make_rig: MakeClientsRig) -> None:
+def test_a_full_pool_is_refused_with_the_holders(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=1)
     rig.claim(name="web")
     with pytest.raises(Refused, match=r"no free VF on this host: .* reserved for guest 'web'"):
         rig.claim(domain=OTHER)
 
 
-def test_a_host_that_cannot_do_it_keeps_no_claim(make_rig: MakeClientsRig) -> None:
+def test_a_card_that_cannot_migrate_keeps_no_claim(make_rig: MakeClientsRig) -> None:
     card = Card(("0000:01:00.0",), hardware=Hardware(migration=False))
     rig = make_rig(card=card)
     with pytest.raises(Refused, match="cannot migrate its VFs"):
@@ -224,7 +224,7 @@ def test_a_host_that_cannot_do_it_keeps_no_claim(make_rig: MakeClientsRig) -> No
     assert rig.claim(strategy="failover")["pool"] == "data"
 
 
-def test_a_switch_that_is_down_or_lacks_the_bridge(rig: ClientsRig) -> None:
+def test_a_switch_that_is_down_or_lacks_the_bridge_is_refused(rig: ClientsRig) -> None:
     rig.memory.ovs.bridges.clear()
     with pytest.raises(Refused, match="no bridge 'br-data'"):
         rig.claim()
@@ -248,11 +248,11 @@ def test_a_vf_for_a_running_guest_is_plugged_at_once_and_kept(rig: ClientsRig) -
     assert rig.kept == [DOMAIN]
 
 
-def test_keeping_what_was_never_claimed(rig: ClientsRig) -> None:
+def test_keep_without_a_claim_keeps_nothing(rig: ClientsRig) -> None:
     assert rig.ask("keep", domain=DOMAIN, mac=MAC) == {"kept": False}
 
 
-def test_what_a_guest_holds_is_not_given_back(rig: ClientsRig) -> None:
+def test_a_vf_that_a_guest_holds_is_not_given_back(rig: ClientsRig) -> None:
     vf = rig.claim(plug=True)["vf"]
     rig.memory.sysfs.open_groups.add(vf)
     rig.ask("keep", domain=DOMAIN, mac=MAC)
@@ -265,7 +265,7 @@ def test_what_a_guest_holds_is_not_given_back(rig: ClientsRig) -> None:
     assert rig.ask("give_back", domain=DOMAIN, mac=MAC) == {"vfs": []}
 
 
-def test_what_is_unplugged_from_a_running_guest_is_remembered(rig: ClientsRig) -> None:
+def test_a_departing_guest_whose_vf_was_unplugged_is_watched(rig: ClientsRig) -> None:
     vf = rig.claim(plug=True)["vf"]
     rig.memory.sysfs.open_groups.add(vf)
     rig.ask("keep", domain=DOMAIN, mac=MAC)
@@ -311,7 +311,7 @@ def test_a_client_reserves_a_vf_for_an_arriving_guest_and_libvirts_hook_takes_th
         ({"msix": 3}, "3 MSI-X vectors on the source"),
     ],
 )
-def test_a_vf_that_cannot_take_the_state_is_refused(
+def test_an_arriving_guest_without_a_compatible_vf_is_refused(
     rig: ClientsRig, facts: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(Refused, match=words):
@@ -319,7 +319,7 @@ def test_a_vf_that_cannot_take_the_state_is_refused(
     assert rig.store.all() == []
 
 
-def test_a_card_moves_four_at_a_time(make_rig: MakeClientsRig) -> None:
+def test_a_fifth_arriving_guest_of_a_card_is_refused(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=8)
     for number in range(4):
         arriving(rig, number)
@@ -345,7 +345,7 @@ def held(rig: ClientsRig, number: int) -> Claim:
     return rig.store.put(claim)
 
 
-def test_departure_tells_what_takes_its_state_along(make_rig: MakeClientsRig) -> None:
+def test_departure_lists_the_vfs_that_migrate_with_their_state(make_rig: MakeClientsRig) -> None:
     rig = make_rig(vfs=8)
     assert rig.ask("departure", domain=DOMAIN) == {"vfs": []}
     moving = [held(rig, number) for number in range(4)]
@@ -359,14 +359,14 @@ def test_departure_tells_what_takes_its_state_along(make_rig: MakeClientsRig) ->
         rig.ask("departure", domain=DOMAIN)
 
 
-def test_departure_is_refused_where_state_cannot_leave(make_rig: MakeClientsRig) -> None:
+def test_departure_is_refused_where_the_card_cannot_migrate(make_rig: MakeClientsRig) -> None:
     rig = make_rig(card=Card(("0000:01:00.0",), hardware=Hardware(migration=False)))
     held(rig, 0)
     with pytest.raises(Refused, match="cannot migrate its VFs"):
         rig.ask("departure", domain=DOMAIN)
 
 
-def test_pools(rig: ClientsRig) -> None:
+def test_pools_lists_vfs_and_cards(rig: ClientsRig) -> None:
     rig.claim()
     (pool,) = rig.ask("pools")["pools"]
     card = rig.memory.host.card(rig.memory.pf)
@@ -383,7 +383,7 @@ def test_pools(rig: ClientsRig) -> None:
 
 
 @pytest.mark.parametrize("kept", ["ready", "host"])
-def test_a_vf_whose_interface_is_up_belongs_to_the_host_unless_that_is_how_it_is_kept(
+def test_a_vf_with_an_interface_that_is_up_is_the_hosts_unless_free_vfs_is_host(
     make_rig: MakeClientsRig, kept: str
 ) -> None:
     rig = make_rig(replace(POOL, free_vfs=kept))

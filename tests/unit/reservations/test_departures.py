@@ -59,7 +59,7 @@ def rig(tmp_path: Path) -> Iterator[DeparturesRig]:
         yield rig
 
 
-def test_a_guest_that_stayed_is_told_of_once(rig: DeparturesRig) -> None:
+def test_a_guest_that_stayed_without_its_vf_is_reported_once(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     assert rig.looks(30) == []
@@ -69,19 +69,19 @@ def test_a_guest_that_stayed_is_told_of_once(rig: DeparturesRig) -> None:
     assert rig.looks(100) == []
 
 
-def test_a_vf_unplugged_for_another_reason_is_nobodys_concern(rig: DeparturesRig) -> None:
+def test_a_vf_that_was_unplugged_without_a_migration_is_not_reported(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     assert rig.looks(1000) == []
 
 
-def test_a_guest_that_left(rig: DeparturesRig) -> None:
+def test_a_guest_that_left_is_not_reported(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     assert rig.looks(100, running=False) == []
     assert rig.looks(100) == []
 
 
-def test_a_guest_that_has_its_vf_back(rig: DeparturesRig) -> None:
+def test_a_guest_that_has_its_vf_back_is_not_reported(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     rig.store.put(CLAIM)
@@ -90,7 +90,7 @@ def test_a_guest_that_has_its_vf_back(rig: DeparturesRig) -> None:
     assert rig.looks(100) == []
 
 
-def test_a_migration_may_take_long_and_begin_again(rig: DeparturesRig) -> None:
+def test_a_guest_is_not_reported_while_it_migrates(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     rig.busy = True
@@ -101,7 +101,7 @@ def test_a_migration_may_take_long_and_begin_again(rig: DeparturesRig) -> None:
     assert len(rig.looks(100)) == 1
 
 
-def test_without_libvirts_word_nothing_is_said(rig: DeparturesRig) -> None:
+def test_nothing_is_reported_while_libvirt_does_not_answer(rig: DeparturesRig) -> None:
     rig.departures.unplugged(CLAIM)
     rig.departures.leaving(DOMAIN)
     rig.down = True

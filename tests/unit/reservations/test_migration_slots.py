@@ -60,7 +60,7 @@ def make_rig(tmp_path: Path) -> Iterator[MakeSlotsRig]:
         yield lambda **options: rigs.enter_context(SlotsRig(tmp_path, **options))
 
 
-def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeSlotsRig) -> None:
+def test_the_fifth_guest_is_refused_with_the_guests_that_migrate(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)
@@ -71,7 +71,7 @@ def test_the_fifth_is_refused_with_who_is_in_the_way(make_rig: MakeSlotsRig) -> 
     assert len(rig.store.all()) == 4
 
 
-def test_a_guest_that_has_come_makes_room(make_rig: MakeSlotsRig) -> None:
+def test_a_guest_that_arrived_frees_its_slot(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     for number in range(1, 5):
         rig.come(number)
@@ -81,7 +81,7 @@ def test_a_guest_that_has_come_makes_room(make_rig: MakeSlotsRig) -> None:
         rig.come(6)
 
 
-def test_the_fifth_waits_for_its_turn_and_keeps_nobody_from_anything(make_rig: MakeSlotsRig) -> None:
+def test_the_fifth_guest_waits_without_blocking_others(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30)
     answers = [rig.come(number) for number in range(1, 5)]
     came: list[str] = []
@@ -97,7 +97,7 @@ def test_the_fifth_waits_for_its_turn_and_keeps_nobody_from_anything(make_rig: M
     assert len({claim.vf for claim in rig.store.all()}) == 5
 
 
-def test_the_wait_ends_with_the_daemon(make_rig: MakeSlotsRig) -> None:
+def test_a_waiting_guest_is_refused_when_the_daemon_stops(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(wait=30)
     for number in range(1, 5):
         rig.come(number)
@@ -125,7 +125,7 @@ def test_an_expired_reservation_does_not_count_as_migrating(make_rig: MakeSlotsR
     rig.come(5)
 
 
-def test_another_physical_function_takes_what_the_first_cannot(make_rig: MakeSlotsRig) -> None:
+def test_vfs_beyond_the_limit_of_one_pf_come_from_another(make_rig: MakeSlotsRig) -> None:
     rig = make_rig(pfs=2)
     rig.come(1, vfs=5)
     counts = [len(rig.hook_handler.slots.guests(pf)) for pf in (PF, OTHER_PF)]
@@ -174,7 +174,7 @@ def test_guests_of_a_hostdev_network_count_before_libvirt_has_chosen(make_rig: M
     rig.come(5)
 
 
-def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeSlotsRig) -> None:
+def test_a_guest_of_a_network_uses_a_slot_until_it_runs(make_rig: MakeSlotsRig) -> None:
     rig = make_rig()
     rig.call("migrate", network_guest(1))
     resolved = guest(1, rig.memory.vfs[0])
@@ -187,7 +187,7 @@ def test_a_network_guest_is_on_the_move_until_it_runs(make_rig: MakeSlotsRig) ->
     assert rig.hook_handler.slots.guests(PF) == []
 
 
-def test_the_vf_that_a_network_gave_must_take_the_state(make_rig: MakeSlotsRig) -> None:
+def test_a_vf_chosen_by_libvirt_must_be_compatible(make_rig: MakeSlotsRig) -> None:
     """With cards that differ in one pool, libvirt may choose one that does not fit although others would."""
     rig = make_rig()
     xml = network_guest(1)

@@ -74,7 +74,7 @@ def present(host: Host) -> list[str]:
 
 
 @pytest.mark.parametrize("text", ['{"a": "<&>\'\\" ä\\u0000"}', "x"])
-def test_unwrap_undoes_wrap(text: str) -> None:
+def test_a_wrapped_line_is_unwrapped_again(text: str) -> None:
     line = text.encode() + b"\n"
     assert network_message.unwrap(network_message.wrap(line, 100), 100) == line
 
@@ -100,7 +100,7 @@ def test_malformed_messages_are_refused(element: str) -> None:
         network_message.unwrap(element, 100)
 
 
-def test_the_id_in_a_namespace() -> None:
+def test_the_id_is_read_from_the_namespace() -> None:
     assert network_message.request_id(REQUEST) == ID
     assert network_message.message_id(ANSWER) == ID
     for other in (ANSWER, "urn:vfmigrate:ask:", REQUEST + "0", REQUEST.upper(), "urn:vfmigrate:network:1"):
@@ -132,7 +132,7 @@ def test_the_error_of_the_other_host_is_raised(host: Host) -> None:
     assert present(host) == []
 
 
-def test_other_requests_are_denied_to_other_hosts(host: Host) -> None:
+def test_requests_beyond_those_for_other_hosts_are_denied(host: Host) -> None:
     host.open()
     for name in ("hook", "reconcile", "provision", "departure"):
         with pytest.raises(Denied):
@@ -142,13 +142,13 @@ def test_other_requests_are_denied_to_other_hosts(host: Host) -> None:
     assert host.asked == []
 
 
-def test_no_daemon_answers(host: Host) -> None:
+def test_a_daemon_that_does_not_answer_is_an_error(host: Host) -> None:
     with pytest.raises(Unreachable, match="host-b: vfmigrated does not answer"):
         host.remote().ask("facts", {}, timeout=0.2)
     assert present(host) == []
 
 
-def test_no_network_of_a_pool_runs(host: Host) -> None:
+def test_a_host_without_a_running_network_is_an_error(host: Host) -> None:
     host.box.stop(NETWORK)
     with pytest.raises(Unreachable, match="host-b: libvirt runs no network") as caught:
         host.remote().ask("facts", {}, timeout=0.2)
@@ -171,7 +171,7 @@ def test_a_lost_request_is_sent_again(host: Host, how: str) -> None:
 
 
 @pytest.mark.parametrize("said", ["nonsense", "[" * 60_000, "null", "[]", '{"result": 1}'])
-def test_a_malformed_answer(host: Host, said: str) -> None:
+def test_a_malformed_answer_is_an_error(host: Host, said: str) -> None:
     def spoil(network: str, uri: str) -> None:
         identity = network_message.request_id(uri)
         if identity is not None and host.box.read(network, uri) is not None:
@@ -183,7 +183,7 @@ def test_a_malformed_answer(host: Host, said: str) -> None:
         host.remote().ask("facts", {}, timeout=5)
 
 
-def test_libvirt_refuses(host: Host) -> None:
+def test_a_refusal_of_libvirt_is_an_error(host: Host) -> None:
     host.box.read_only = True
     with pytest.raises(HostError, match="read only"):
         host.remote().ask("facts", {})

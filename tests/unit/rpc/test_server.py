@@ -57,7 +57,7 @@ def answers(path: Path) -> Iterator[Answers]:
 
 
 @pytest.mark.usefixtures("answers")
-def test_ask_and_answer(path: Path) -> None:
+def test_a_request_is_answered(path: Path) -> None:
     assert protocol.ask("ping", {}, path=path) == {"uid": os.getuid()}
 
 
@@ -100,7 +100,7 @@ def test_a_connection_carries_several_requests(path: Path) -> None:
         (b"\xff\xfe\n", "input", "not a line of JSON"),
     ],
 )
-def test_bad_messages_get_a_clear_refusal(path: Path, line: bytes, kind: str, told: str) -> None:
+def test_a_malformed_message_is_refused_with_its_fault(path: Path, line: bytes, kind: str, told: str) -> None:
     (answer,) = talk(path, line)
     assert answer["error"]["kind"] == kind
     assert told in answer["error"]["problem"]
@@ -130,7 +130,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_root_finds_room_among_a_crowd_of_others() -> None:
+def test_root_is_served_when_others_use_all_connections() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / "sock"
@@ -178,7 +178,7 @@ for pid in pids:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_root_finds_room_among_forty_users_with_as_many_connections_as_each_may_have() -> None:
+def test_root_is_served_when_many_users_have_their_full_number_of_connections() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / "sock"
@@ -213,7 +213,7 @@ for _ in sys.stdin:
 """
 
 
-def test_a_daemon_out_of_descriptors_does_not_spin_and_answers_when_there_are_some_again(
+def test_a_daemon_out_of_descriptors_pauses_and_answers_when_some_are_free(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "sock"
@@ -264,7 +264,7 @@ def test_a_user_without_rights_is_denied() -> None:
     assert "user 'nobody' has no right to send the request 'reconcile' to vfmigrated" in run.stdout
 
 
-def test_who_may_ask_what() -> None:
+def test_readers_can_send_requests_that_read_only() -> None:
     hook, status = protocol.Request("hook", {}), protocol.Request("status", {})
     protocol.authorize(hook, 0, frozenset())
     protocol.authorize(status, 65534, frozenset({"nobody"}))
@@ -274,7 +274,7 @@ def test_who_may_ask_what() -> None:
         protocol.authorize(hook, 65534, frozenset({"nobody"}))
 
 
-def test_what_a_client_may_ask() -> None:
+def test_clients_can_send_the_requests_of_clients_and_readers() -> None:
     claim, status = protocol.Request("claim", {}), protocol.Request("status", {})
     clients = frozenset({"nobody"})
     protocol.authorize(claim, 65534, frozenset(), clients)
@@ -296,7 +296,7 @@ def test_a_missing_text_is_a_usage_error() -> None:
         protocol.Request("hook", {"xml": 3}).text("xml")
 
 
-def test_stopping_finishes_the_request_at_hand(path: Path) -> None:
+def test_stopping_waits_for_the_request_that_runs(path: Path) -> None:
     answers = Answers()
     server = Server(listening_socket(path), answers)
     server.start()

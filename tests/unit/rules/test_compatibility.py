@@ -40,7 +40,7 @@ def test_a_pool_without_vfs_has_a_remedy() -> None:
         compatibility.choose(POOL, [])
 
 
-def test_an_unknown_pool_lists_those_there_are() -> None:
+def test_an_unknown_pool_is_refused_with_the_known_ones() -> None:
     config = Config({"data": POOL, "lab": POOL})
     with pytest.raises(Refused, match="pool 'prod', which this host does not have: its pools are data, lab"):
         compatibility.pool_for(Mark(mac="52:54:00:00:00:01", pool="prod"), config)
@@ -55,7 +55,7 @@ def test_an_unknown_pool_lists_those_there_are() -> None:
         (ALL_VLANS, ()),  # which is Open vSwitch's trunk of all VLANs
     ],
 )
-def test_a_guest_that_names_no_vlan_gets_those_of_the_pool_and_no_others(
+def test_a_guest_without_a_vlan_gets_those_of_the_pool(
     vlans: frozenset[int], trunks: tuple[int, ...]
 ) -> None:
     pool = Pool("data", (PF,), "br-data", vlans=vlans)
@@ -75,7 +75,7 @@ def test_a_guest_that_names_no_vlan_gets_those_of_the_pool_and_no_others(
         (Mark(mac="52:54:00:00:00:01", trunks=(42, 43)), (42, (42, 43))),
     ],
 )
-def test_the_vlan_is_the_marks_else_the_pools(mark: Mark, expected: object) -> None:
+def test_the_vlan_of_the_mark_precedes_that_of_the_pool(mark: Mark, expected: object) -> None:
     assert compatibility.port_vlan(VfInterface(0, "interface", mark=mark), POOL) == expected
 
 
@@ -101,13 +101,13 @@ def test_metadata_cannot_choose_a_vlan_beyond_the_configuration(mark: Mark) -> N
         ),
     ],
 )
-def test_what_differs_is_named_with_both_values(here: CardFacts, told: str) -> None:
+def test_an_incompatible_card_is_refused_with_both_values(here: CardFacts, told: str) -> None:
     mark = Mark(mac="52:54:00:00:00:01", psid="MT_1", firmware="28.41.1000", msix=9)
     with pytest.raises(Refused, match=told):
         compatibility.check_compatible(mark, VFS[0], here)
 
 
-def test_what_one_side_does_not_know_is_not_compared() -> None:
+def test_a_value_that_one_side_does_not_know_is_not_compared() -> None:
     compatibility.check_compatible(Mark(mac="52:54:00:00:00:01"), VFS[0], CardFacts("MT_2", "1", 3))
     compatibility.check_compatible(
         Mark(mac="52:54:00:00:00:01", psid="MT_1"), VFS[0], CardFacts(None, None, None)

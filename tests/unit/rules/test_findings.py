@@ -28,7 +28,7 @@ GOOD = PfObservation(
 )
 
 
-def test_a_good_host_has_no_findings() -> None:
+def test_a_good_pf_has_no_findings() -> None:
     assert findings.of_pf(POOL, GOOD) == []
 
 
@@ -75,14 +75,16 @@ def test_a_good_host_has_no_findings() -> None:
         ),
     ],
 )
-def test_each_finding(facts: dict[str, Any], severity: str, text: str, remedy: str) -> None:
+def test_each_fault_of_a_pf_has_a_finding_with_a_remedy(
+    facts: dict[str, Any], severity: str, text: str, remedy: str
+) -> None:
     (finding,) = findings.of_pf(POOL, replace(GOOD, **facts))
     assert finding.severity == severity
     assert text in finding.text
     assert remedy in finding.remedy
 
 
-def test_a_pool_that_asks_for_no_vfs() -> None:
+def test_a_pf_without_vfs_is_a_warning() -> None:
     (finding,) = findings.of_pf(replace(POOL, vfs=None), replace(GOOD, numvfs=0))
     assert (finding.severity, "has no VFs" in finding.text) == (WARNING, True)
 

@@ -57,7 +57,7 @@ def rig(tmp_path: Path) -> Iterator[HostileRig]:
 
 
 @pytest.mark.parametrize("operation", hostile.OPERATIONS)
-def test_whole_xml_is_taken(rig: HostileRig, operation: str) -> None:
+def test_complete_xml_is_accepted(rig: HostileRig, operation: str) -> None:
     rig.hook(operation, DOMAIN)
 
 
@@ -111,7 +111,7 @@ def test_crafted_xml_is_read_or_refused(rig: HostileRig, xml: str) -> None:
 
 
 @pytest.mark.parametrize("operation", hostile.OPERATIONS)
-def test_whole_xml_of_unmanaged_vfs_is_taken(rig: HostileRig, operation: str) -> None:
+def test_complete_xml_of_unmanaged_vfs_is_accepted(rig: HostileRig, operation: str) -> None:
     rig.hook(operation, DOMAIN.replace("managed='yes'", "managed='no'"))
 
 
@@ -166,18 +166,18 @@ def test_any_configuration_is_read_or_refused_by_name(
     ],
     ids=["value", "section", "key", "nothing"],
 )
-def test_a_long_line_is_not_told_whole(tmp_path: Path, text: str) -> None:
+def test_a_long_line_is_quoted_in_part(tmp_path: Path, text: str) -> None:
     hostile.configuration(tmp_path, text.encode())
 
 
 @given(st.binary(max_size=300))
 @SHARED
-def test_any_bytes_are_no_configuration_or_one(tmp_path: Path, data: bytes) -> None:
+def test_any_bytes_are_read_or_refused_as_a_configuration(tmp_path: Path, data: bytes) -> None:
     hostile.configuration(tmp_path, data)
 
 
 @pytest.mark.parametrize("name", ["mac", "state", "vf", "origin", "domain"])
-def test_what_is_wrong_with_a_claim_is_not_told_whole(name: str) -> None:
+def test_a_long_value_of_a_claim_is_quoted_in_part(name: str) -> None:
     raw = json.loads(hostile.CLAIM)
     hostile.claim(json.dumps({**raw, name: "x" * 100_000}).encode())
     hostile.claim(json.dumps({**raw, name + "x" * 100_000: "x"}).encode())

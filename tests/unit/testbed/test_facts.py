@@ -34,7 +34,7 @@ VF = facts.Vf(1, "0000:01:10.2", "none", "enp1s0r1", "00:00:00:00:00:00", True)
 BEFORE = facts.Facts(vfs={VF.address: VF}, ports={"p0": None}, links_up=frozenset({"p0"}))
 
 
-def test_facts_are_read() -> None:
+def test_facts_are_read_from_the_scripts_output() -> None:
     seen = facts.parse(PRINTED)
     assert seen.vfs == {
         "0000:01:10.0": facts.Vf(0, "0000:01:10.0", "none", "enp1s0r0", "00:00:00:00:00:00", False),
@@ -46,11 +46,11 @@ def test_facts_are_read() -> None:
     assert seen.state == {"boot": "5f1a", "openvswitch": "311 290", "product": ""}
 
 
-def test_a_host_as_it_was_is_clean() -> None:
+def test_an_unchanged_host_is_clean() -> None:
     assert facts.is_clean(facts.left_behind(BEFORE, BEFORE))
 
 
-def test_each_kind_of_left_over_is_told() -> None:
+def test_each_kind_of_left_over_is_reported() -> None:
     after = facts.Facts(
         vfs={VF.address: replace(VF, driver="vfio-pci", mac="52:54:00:00:00:02", migratable=False)},
         ports={"p0": 42, "enp1s0r1": 43},
@@ -67,13 +67,13 @@ def test_each_kind_of_left_over_is_told() -> None:
     }
 
 
-def test_a_port_that_is_gone_is_told() -> None:
+def test_a_missing_port_is_reported() -> None:
     after = replace(BEFORE, ports={})
     assert facts.left_behind(BEFORE, after)["ports"] == ["p0 is gone"]
     assert not facts.is_clean(facts.left_behind(BEFORE, after))
 
 
-def test_a_vf_is_left_out_with_all_that_is_its() -> None:
+def test_an_excepted_vf_is_left_out_with_its_devices() -> None:
     seen = facts.parse(PRINTED)
     rest = seen.without(["0000:01:10.2"])
     assert set(rest.vfs) == {"0000:01:10.0"}
@@ -83,7 +83,7 @@ def test_a_vf_is_left_out_with_all_that_is_its() -> None:
     assert facts.left_behind(rest, seen.without(["0000:01:10.2"])) == facts.left_behind(rest, rest)
 
 
-def test_a_host_that_is_no_longer_as_provisioned_is_told_with_the_reason() -> None:
+def test_a_changed_host_is_reported_with_the_reason() -> None:
     state = dict.fromkeys(facts.STATE, "as it was")
     before = replace(BEFORE, state=state)
     assert facts.changes(before, replace(before, claims=frozenset({"a guest's"}))) == []

@@ -33,7 +33,7 @@ https://packages.test/apt cloud-sdk-bookworm main
     ]
 
 
-def test_the_machines_release() -> None:
+def test_the_release_of_this_machine_is_read() -> None:
     assert apt.codename('NAME="Debian"\nVERSION_CODENAME=bookworm\n') == "bookworm"
     assert apt.codename("NAME=Other\n") == ""
 
@@ -70,7 +70,7 @@ def test_a_guests_domain_is_xml_with_its_vfs_and_their_vlans() -> None:
     assert "net=52:54:00:00:00:02=10.42.0.20/24,52:54:00:00:00:03=10.43.0.20/24" in command_line
 
 
-def test_a_guest_with_a_bond_and_much_to_do() -> None:
+def test_a_guest_can_have_a_bond_and_a_load() -> None:
     domain = ElementTree.fromstring(Guest("b", 4, GUEST.nics, bonded=True, churn_mib=24).xml())
     command_line = domain.findtext("os/cmdline") or ""
     assert "bond=52:54:00:00:00:02,52:54:00:00:00:03,10.42.0.20/24 churn=24" in command_line
@@ -79,18 +79,18 @@ def test_a_guest_with_a_bond_and_much_to_do() -> None:
     assert [mark.get("strategy") for mark in marks] == ["replug"]
 
 
-def test_what_a_terminal_has_shown_is_text() -> None:
+def test_the_text_of_a_terminal_is_read_without_its_codes() -> None:
     raw = "goes to b\r\n\x1b[?25lpass 1 \x1b[1m10%\x1b[0m\r\x1b[2Kpass 1 10%\r\x1b[2Kpass 2 50%\r\n\x1b[?25harrived\r\n"
     assert "pass 2 50%\narrived\n" in migrate.recording(raw)
     assert migrate.recording("a\r\na\r\nb\r\n") == "a\nb\n"
 
 
-def test_events_that_are_still_being_written_are_none_yet() -> None:
+def test_an_unfinished_line_of_events_is_ignored() -> None:
     assert migrate.events('{"event": "begin"}\n{"event": "pro') == [{"event": "begin"}]
     assert migrate.events("") == []
 
 
-def test_when_a_representor_began_to_carry() -> None:
+def test_the_time_of_a_representors_first_frame_is_found() -> None:
     counters = (
         "100.0\n/sys/class/net/r0/statistics/rx_packets:5\n/sys/class/net/r1/statistics/rx_packets:90\n"
         "100.5\n/sys/class/net/r0/statistics/rx_packets:14\n"
@@ -105,12 +105,12 @@ def test_a_guest_without_vfs_has_no_metadata() -> None:
     assert ElementTree.fromstring(plain.xml()).find("metadata") is None
 
 
-def test_ticks_count_whole_lines_only() -> None:
+def test_ticks_are_counted_in_complete_lines() -> None:
     assert last_tick("GUEST-UP\r\n") == 0
     assert last_tick("TICK 0 uptime=1.0\r\nNICS 0 eth0\r\nTICK 1 uptime=2.0\r\nTICK 2 upti") == 2
 
 
-def test_what_a_guest_sees_of_its_nics_is_told_in_whole_lines() -> None:
+def test_the_guests_report_of_its_nics_is_read_in_complete_lines() -> None:
     assert last_nics("GUEST-UP\r\n") == ""
     told = "TICK 0 uptime=1.0\r\nNICS 0 eth0=m=up\r\nTICK 1 uptime=2.0\r\nNICS 1 eth0=m"
     assert last_nics(told) == "0 eth0=m=up"

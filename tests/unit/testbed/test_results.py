@@ -68,13 +68,13 @@ def test_the_demo_shows_where_vfs_went_in_80_columns() -> None:
     assert "12345 ms" in lines[3]
 
 
-def test_it_says_why_a_scenario_failed_and_which() -> None:
+def test_failed_scenarios_are_listed_with_the_reason() -> None:
     lines = shown([record("one"), record("two", report.FAILED)], 80)
     assert "two: host-b [that one] did not answer" in lines
     assert lines[-1] == "1 of 2 scenarios passed in 1 h 18 min; failed: two"
 
 
-def test_it_counts_what_passed_earlier() -> None:
+def test_scenarios_that_passed_earlier_are_counted() -> None:
     records = [record("one"), record("two")]
     assert (
         results.summary(records, ["one"])

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.vdsm_plugin.vdsm import BRIDGE, POINTS, VFIO, VM, Vdsm, in_domain, mark, on_vf, running
 
 
-def test_a_destroyed_guest_gives_back_what_nobody_holds(vdsm: Vdsm) -> None:
+def test_a_destroyed_guest_gives_its_vf_back_when_no_process_holds_it(vdsm: Vdsm) -> None:
     vf = running(vdsm)
     vdsm.hooks.xml("after_vm_destroy", in_domain(on_vf(vf)), VM)
     assert len(vdsm.store.all()) == 1
@@ -26,7 +26,7 @@ def test_a_guest_that_never_started_gives_its_reserved_vfs_back(vdsm: Vdsm) -> N
     assert vdsm.store.all() == []
 
 
-def test_a_guest_that_could_not_come_for_want_of_its_address_is_told_of(vdsm: Vdsm) -> None:
+def test_a_guest_whose_vf_address_is_missing_here_is_reported(vdsm: Vdsm) -> None:
     vf = vdsm.memory.vfs[0]
     given = in_domain(on_vf(vf), marks=mark(vf))
     vdsm.hooks.xml("after_vm_destroy", given, VM)  # it was here, or could have been
@@ -41,7 +41,7 @@ def test_a_guest_that_could_not_come_for_want_of_its_address_is_told_of(vdsm: Vd
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("after_get")])
-def test_no_data_is_nothing_to_do(vdsm: Vdsm, point: str) -> None:
+def test_empty_input_changes_nothing(vdsm: Vdsm, point: str) -> None:
     for _ in range(2):
         assert vdsm.hooks.xml(point, None, VM) == ""
         assert vdsm.hooks.xml(point, None, VM, device=VFIO) == ""
@@ -50,7 +50,7 @@ def test_no_data_is_nothing_to_do(vdsm: Vdsm, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("after_get")])
-def test_a_guest_without_a_vf_asks_nobody(vdsm: Vdsm, point: str) -> None:
+def test_the_daemon_is_not_asked_about_a_guest_without_a_vf(vdsm: Vdsm, point: str) -> None:
     for xml in (BRIDGE, in_domain(BRIDGE.split("?>")[1], properties="<ovirt-vm:queues>4</ovirt-vm:queues>")):
         assert vdsm.hooks.xml(point, xml, VM) == xml
     assert {(status, err) for _, status, err in vdsm.hooks.log} == {(0, "")}

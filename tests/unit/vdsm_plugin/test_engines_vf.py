@@ -18,7 +18,7 @@ from tests.unit.vdsm_plugin.vdsm import (
 from vfmigrate.model.pci import PciAddress
 
 
-def test_the_engines_vf_gets_its_tag_on_the_port(vdsm: Vdsm) -> None:
+def test_the_vlan_of_the_engines_vf_is_moved_to_the_port(vdsm: Vdsm) -> None:
     vf = vdsm.memory.vfs[1]
     given = in_domain(engines_vf(vf))
     made = vdsm.hooks.xml("before_vm_start", given, VM)
@@ -33,7 +33,7 @@ def test_the_engines_vf_gets_its_tag_on_the_port(vdsm: Vdsm) -> None:
     )
 
 
-def test_a_vf_of_no_pool_of_ours_is_left_to_vdsm(vdsm: Vdsm) -> None:
+def test_a_vf_of_no_pool_is_left_to_vdsm(vdsm: Vdsm) -> None:
     foreign = PciAddress(0, 1, 0x1F, 7)
     for point, xml in (
         ("before_vm_start", in_domain(engines_vf(foreign))),
@@ -44,7 +44,7 @@ def test_a_vf_of_no_pool_of_ours_is_left_to_vdsm(vdsm: Vdsm) -> None:
     assert vdsm.requests == ["claim", "claim"]
 
 
-def test_vdsms_metadata_survives(vdsm: Vdsm) -> None:
+def test_the_metadata_of_vdsm_is_kept(vdsm: Vdsm) -> None:
     made = vdsm.hooks.xml("before_vm_start", in_domain(engines_vf(vdsm.memory.vfs[1])), VM)
     assert "<ovirt-vm:vfmigrate_strategy>vfio</ovirt-vm:vfmigrate_strategy>" in made
 
@@ -79,7 +79,7 @@ def test_a_failover_pair_starts_and_comes_back_after_a_migration(vdsm: Vdsm) -> 
         (("ua-p1", "ua-p2"), "no standby with the alias 'ua-p2'"),
     ],
 )
-def test_pairs_that_cannot_work(vdsm: Vdsm, others: tuple[str, str], words: str) -> None:
+def test_a_pair_that_cannot_work_is_refused(vdsm: Vdsm, others: tuple[str, str], words: str) -> None:
     vfs = [
         engines_vf(vdsm.memory.vfs[n], mac=f"56:6f:1a:2b:00:{n:02x}", more=transient(name))
         for n, name in enumerate(others)
@@ -90,7 +90,7 @@ def test_pairs_that_cannot_work(vdsm: Vdsm, others: tuple[str, str], words: str)
     assert vdsm.store.all() == []
 
 
-def test_a_standby_with_another_mac(vdsm: Vdsm) -> None:
+def test_a_standby_with_another_mac_is_refused(vdsm: Vdsm) -> None:
     domain = in_domain(
         standby("ua-p1", mac="56:6f:1a:2b:00:0f"), engines_vf(vdsm.memory.vfs[0], more=transient("ua-p1"))
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from tests.unit.vdsm_plugin.vdsm import Vdsm, running
 
 
-def test_the_host_tells_of_its_pools(vdsm: Vdsm) -> None:
+def test_the_host_reports_its_pools(vdsm: Vdsm) -> None:
     running(vdsm)
     caps = vdsm.hooks.json("after_get_caps", {"kvmEnabled": "true"})
     card = vdsm.memory.host.card(vdsm.memory.pf)
@@ -32,7 +32,7 @@ def test_the_host_tells_of_its_pools(vdsm: Vdsm) -> None:
     assert stats == {"cpuUser": "1", "vfmigrate": {"data": {"vfs": 4, "free": 3}}}
 
 
-def test_a_host_without_the_daemon_tells_the_rest(vdsm: Vdsm) -> None:
+def test_a_host_without_the_daemon_reports_its_other_capabilities(vdsm: Vdsm) -> None:
     vdsm.stop()
     for point in ("after_get_caps", "after_get_stats"):
         assert vdsm.hooks.json(point, {"a": 1}) == {"a": 1}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from tests.unit.vdsm_plugin.vdsm import BRIDGE, VFIO, VM, Vdsm, canonical, on_vf
 
 
-def test_a_vf_plugged_kept_and_unplugged(vdsm: Vdsm) -> None:
+def test_a_hot_plugged_vf_is_claimed_kept_and_given_back(vdsm: Vdsm) -> None:
     made = vdsm.hooks.xml("before_nic_hotplug", BRIDGE, VM, device=VFIO)
     (claim,) = vdsm.store.all()
     assert canonical(made) == canonical(on_vf(claim.vf))
@@ -27,7 +27,7 @@ def test_a_failed_plug_gives_the_vf_back(vdsm: Vdsm) -> None:
     assert (vdsm.store.all(), vdsm.memory.ovs.ports) == ([], {})
 
 
-def test_what_vdsm_cannot_be_stopped_from_is_only_logged(vdsm: Vdsm) -> None:
+def test_failures_that_cannot_stop_vdsm_are_only_logged(vdsm: Vdsm) -> None:
     vdsm.stop()
     for point in ("after_nic_hotplug", "after_nic_hotplug_fail", "after_nic_hotunplug"):
         vdsm.hooks.xml(point, BRIDGE, VM, device=VFIO)

@@ -10,7 +10,7 @@ from tests.unit.vdsm_plugin.vdsm import POOL, VM, Vdsm, in_domain, mark, on_vf, 
 from vfmigrate.model.pci import PciAddress
 
 
-def test_a_guest_may_leave(vdsm: Vdsm) -> None:
+def test_a_guest_that_can_migrate_may_leave(vdsm: Vdsm) -> None:
     vf = running(vdsm)
     before = vdsm.store.all()
     for _ in range(2):
@@ -19,7 +19,7 @@ def test_a_guest_may_leave(vdsm: Vdsm) -> None:
     assert vdsm.requests[-2:] == ["departure", "departure"]
 
 
-def test_a_guest_that_cannot_leave(vdsm: Vdsm) -> None:
+def test_a_guest_that_cannot_migrate_is_stopped(vdsm: Vdsm) -> None:
     vf = running(vdsm)
     with pytest.raises(HookError, match=rf"does not contain VF {vf} yet.*vfmigrate reconcile"):
         vdsm.hooks.xml("before_vm_migrate_source", in_domain(on_vf(vf)), VM)
@@ -31,13 +31,13 @@ def test_a_guest_that_cannot_leave(vdsm: Vdsm) -> None:
         )
 
 
-def test_a_guest_whose_vf_the_engine_unplugged_is_said_to_leave(vdsm: Vdsm) -> None:
+def test_the_departure_of_a_guest_with_an_unplugged_vf_is_announced_to_the_daemon(vdsm: Vdsm) -> None:
     marks = mark(vdsm.memory.vfs[0]).replace("strategy='vfio'", "strategy='failover'")
     vdsm.hooks.xml("before_vm_migrate_source", in_domain(standby("ua-p1"), marks=marks), VM)
     assert vdsm.requests == ["departure"]
 
 
-def test_a_guest_arrives_at_the_very_vf(vdsm: Vdsm) -> None:
+def test_an_arriving_guest_claims_the_vf_of_its_xml(vdsm: Vdsm) -> None:
     vf = vdsm.memory.vfs[0]
     given = in_domain(on_vf(vf), marks=mark(vf))
     for _ in range(2):
@@ -50,7 +50,7 @@ def test_a_guest_arrives_at_the_very_vf(vdsm: Vdsm) -> None:
     assert vdsm.store.all() == []
 
 
-def test_what_cannot_arrive_is_refused_and_leaves_nothing(vdsm: Vdsm) -> None:
+def test_an_arrival_that_cannot_work_is_refused_and_leaves_nothing(vdsm: Vdsm) -> None:
     vf = vdsm.memory.vfs[0]
     with pytest.raises(HookError, match="PSID is MT_0000000001 on the source"):
         vdsm.hooks.xml(
@@ -62,7 +62,7 @@ def test_what_cannot_arrive_is_refused_and_leaves_nothing(vdsm: Vdsm) -> None:
     assert vdsm.store.all() == []
 
 
-def test_another_guest_has_the_vf(vdsm: Vdsm) -> None:
+def test_an_arrival_at_a_vf_of_another_guest_is_refused(vdsm: Vdsm) -> None:
     vf = running(vdsm)
     other = "00000000-0000-4000-8000-0000000000bb"
     given = in_domain(on_vf(vf), marks=mark(vf)).replace(VM, other)
@@ -73,7 +73,7 @@ def test_another_guest_has_the_vf(vdsm: Vdsm) -> None:
     assert [claim.domain for claim in vdsm.store.all()] == [VM]
 
 
-def test_a_card_moves_no_more_at_once_than_it_can(vdsm: Vdsm) -> None:
+def test_an_arrival_beyond_the_cards_limit_is_refused(vdsm: Vdsm) -> None:
     guests = [f"00000000-0000-4000-8000-0000000000c{n}" for n in range((POOL.max_migrating or 0) + 1)]
     given = [
         in_domain(on_vf(vf), marks=mark(vf)).replace(VM, guest) for vf, guest in zip(vdsm.memory.vfs, guests)
@@ -89,7 +89,7 @@ def test_a_card_moves_no_more_at_once_than_it_can(vdsm: Vdsm) -> None:
     assert sorted(claim.domain for claim in vdsm.store.all()) == guests[1:]
 
 
-def test_the_first_reason_is_told_when_the_daemon_goes_away(vdsm: Vdsm) -> None:
+def test_only_the_first_reason_is_printed_when_the_daemon_goes_away(vdsm: Vdsm) -> None:
     vf = vdsm.memory.vfs[0]
     vdsm.stop()
     with pytest.raises(HookError, match="does not answer"):

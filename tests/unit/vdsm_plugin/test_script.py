@@ -29,7 +29,7 @@ def test_only_executable_files_of_good_names_run_in_order(vdsm: Vdsm) -> None:
     ]
 
 
-def test_a_refusal_lets_no_later_hook_bury_its_message(vdsm: Vdsm) -> None:
+def test_no_later_hook_runs_after_a_refusal(vdsm: Vdsm) -> None:
     later = vdsm.script("before_device_create").with_name("60_last")
     later.write_text("#!/bin/sh\necho other >&2\nexit 1\n")
     later.chmod(0o755)
@@ -37,7 +37,7 @@ def test_a_refusal_lets_no_later_hook_bury_its_message(vdsm: Vdsm) -> None:
         vdsm.hooks.xml("before_device_create", BRIDGE, VM, device={**VFIO, "vfmigrate_pool": "absent"})
 
 
-def test_what_is_installed_runs_at_every_point_at_which_the_plugin_acts(installed: Path) -> None:
+def test_the_plugin_is_installed_at_each_hook_point(installed: Path) -> None:
     hooks = installed / "usr/libexec/vdsm/hooks"
     assert {path.name for path in hooks.iterdir()} == set(POINTS) - {"before_vm_destroy"}
     executable = {
@@ -50,7 +50,7 @@ def test_what_is_installed_runs_at_every_point_at_which_the_plugin_acts(installe
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_where_there_is_nothing_to_do_nothing_is_imported(vdsm: Vdsm, point: str) -> None:
+def test_the_script_imports_nothing_when_there_is_nothing_to_do(vdsm: Vdsm, point: str) -> None:
     vdsm.stop()
     (vdsm.directory / "sock").unlink()
     data = vdsm.directory / "data"
@@ -67,7 +67,7 @@ def test_where_there_is_nothing_to_do_nothing_is_imported(vdsm: Vdsm, point: str
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "before_vm_destroy"])
-def test_self_check(vdsm: Vdsm, point: str) -> None:
+def test_the_self_check_names_what_is_missing(vdsm: Vdsm, point: str) -> None:
     script = str(vdsm.script(point))
 
     def check(*words: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,7 @@ def test_self_check(vdsm: Vdsm, point: str) -> None:
     assert "vfmigrated does not answer" in check("-t").stdout
 
 
-def test_an_answer_that_is_none(vdsm: Vdsm) -> None:
+def test_an_invalid_answer_is_an_error(vdsm: Vdsm) -> None:
     vdsm.stop()
     listener = listening_socket(vdsm.directory / "sock")
 
@@ -103,7 +103,7 @@ def test_an_answer_that_is_none(vdsm: Vdsm) -> None:
     listener.close()
 
 
-def test_a_bug_is_one_line_that_says_where(vdsm: Vdsm) -> None:
+def test_an_unexpected_exception_is_one_line_with_its_place(vdsm: Vdsm) -> None:
     module = vdsm.directory / "modules" / "vfmigrate_vdsm" / "vnic.py"
     module.write_text(
         module.read_text() + "\n\ndef convert(interface, address):\n    raise KeyError(address)\n"

@@ -21,7 +21,7 @@ from vfmigrate.claims import claim_store
 from vfmigrate.model.pci import PciAddress
 
 
-def test_a_bridges_vnic_becomes_a_vf_of_the_pool(vdsm: Vdsm) -> None:
+def test_a_vnic_on_a_bridge_becomes_a_vf_of_the_pool(vdsm: Vdsm) -> None:
     made = vdsm.hooks.xml("before_device_create", BRIDGE, VM, device={**VFIO, "vfmigrate_vlan": "43"})
     (claim,) = vdsm.store.all()
     assert canonical(made) == canonical(on_vf(claim.vf))
@@ -31,7 +31,7 @@ def test_a_bridges_vnic_becomes_a_vf_of_the_pool(vdsm: Vdsm) -> None:
     assert "the network's MTU is 9000, the port's 1500: see mtu of [pool data]" in vdsm.said
 
 
-def test_run_twice_it_is_the_same(vdsm: Vdsm) -> None:
+def test_a_second_run_changes_nothing(vdsm: Vdsm) -> None:
     made = [vdsm.hooks.xml("before_device_create", BRIDGE, VM, device=VFIO) for _ in range(2)]
     assert made[0] == made[1]
     assert len(vdsm.store.all()) == 1
@@ -46,7 +46,7 @@ def test_a_vnic_without_our_property_is_left_alone(vdsm: Vdsm) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["failover", "replug"])
-def test_strategies_of_the_profile_change_no_bridge(vdsm: Vdsm, strategy: str) -> None:
+def test_a_strategy_of_the_profile_does_not_change_the_bridge(vdsm: Vdsm, strategy: str) -> None:
     assert (
         vdsm.hooks.xml("before_device_create", BRIDGE, VM, device={"vfmigrate_strategy": strategy}) == BRIDGE
     )
@@ -70,7 +70,7 @@ def test_strategies_of_the_profile_change_no_bridge(vdsm: Vdsm, strategy: str) -
     ],
 )
 @pytest.mark.parametrize("point", ["before_device_create", "before_nic_hotplug"])
-def test_a_property_that_is_none_stops_vdsm_with_one_line(
+def test_an_invalid_property_stops_vdsm_with_one_line(
     vdsm: Vdsm, point: str, properties: dict[str, str], words: str
 ) -> None:
     with pytest.raises(HookError, match=words) as refusal:
@@ -116,7 +116,7 @@ def test_hostile_custom_properties_change_nothing(vdsm: Vdsm) -> None:
         ("<interface", "cannot be read"),
     ],
 )
-def test_a_vnic_that_cannot_be_turned_is_refused(vdsm: Vdsm, xml: str, words: str) -> None:
+def test_a_vnic_that_cannot_become_a_vf_is_refused(vdsm: Vdsm, xml: str, words: str) -> None:
     with pytest.raises(HookError, match=words):
         vdsm.hooks.xml("before_device_create", xml, VM, device=VFIO)
     assert vdsm.store.all() == []
@@ -135,7 +135,7 @@ def test_without_a_daemon_the_guest_does_not_start(vdsm: Vdsm, point: str) -> No
         vdsm.hooks.xml(point, BRIDGE, VM, device=VFIO)
 
 
-def test_a_user_who_is_no_client_is_told_so(vdsm: Vdsm) -> None:
+def test_a_user_who_is_no_client_gets_a_remedy(vdsm: Vdsm) -> None:
     vdsm.hooks.user = 65533
     with pytest.raises(
         HookError, match=r"user '65533' has no right to send the request 'claim' to vfmigrated; .* clients"

@@ -8,6 +8,6 @@ from pathlib import Path
 VIRT = Path(__file__).parents[3] / "lib" / "vfmigrate" / "virt"
 
 
-def test_no_other_module_speaks_of_libvirts_exception() -> None:
+def test_no_other_module_handles_libvirterror() -> None:
     found = {module.name for module in VIRT.rglob("*.py") if "libvirtError" in module.read_text()}
     assert found == {"errors.py"}

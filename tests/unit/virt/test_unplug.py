@@ -39,19 +39,19 @@ def no_pause(_seconds: float) -> None:
     pass
 
 
-def test_a_device_that_is_not_there_is_not_asked_for() -> None:
+def test_no_request_is_sent_for_an_absent_device() -> None:
     guest = Guest(releases_at=0)
     assert unplug(lambda: None, guest.detach, 5.0)
     assert guest.requests == []
 
 
-def test_the_guest_releases_it() -> None:
+def test_unplug_returns_when_the_guest_released_the_device() -> None:
     guest = Guest(releases_at=1)
     assert unplug(guest.find, guest.detach, 5.0, pause=no_pause)
     assert guest.requests == ["<hostdev/>"]
 
 
-def test_the_request_is_repeated_and_may_be_refused_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_request_may_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 0.001)
     guest = Guest(releases_at=3, refuses=(2,))
     assert unplug(guest.find, guest.detach, 5.0)
@@ -64,7 +64,7 @@ def test_a_first_request_that_is_refused_is_an_error() -> None:
         unplug(guest.find, guest.detach, 5.0)
 
 
-def test_a_guest_that_keeps_it() -> None:
+def test_unplug_reports_a_guest_that_keeps_the_device() -> None:
     assert not unplug(Guest(releases_at=0).find, no_detach, 0.05)
 
 
@@ -72,7 +72,7 @@ def no_detach(_device: str) -> None:
     pass
 
 
-def test_who_cancels_does_not_wait_on() -> None:
+def test_a_cancelled_unplug_does_not_wait() -> None:
     cancelled = threading.Event()
 
     def detach(_device: str) -> None:

@@ -51,12 +51,12 @@ def rig(make_rig: MakeRig, vendors: Vendors) -> Rig:
     return make_rig(host(vendors))
 
 
-def test_it_is_found(vendors: Vendors) -> None:
+def test_a_vendor_in_a_module_of_its_own_is_found(vendors: Vendors) -> None:
     assert vendors.of(PciId(0xAC3E, 0x0001)).load_driver == "modprobe acme"
     assert vendors.of(PciId(0xAC3E, 0x0003)) is generic.VENDOR
 
 
-def test_a_guest_comes_and_goes_without_a_flag(rig: Rig) -> None:
+def test_a_guest_migrates_with_a_card_that_needs_no_flag(rig: Rig) -> None:
     here = rig.arrive(guest(1, ELSEWHERE))
     (claim,) = rig.store.all()
     state = rig.memory.host.observe(claim.vf)
@@ -71,20 +71,20 @@ def test_a_guest_comes_and_goes_without_a_flag(rig: Rig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_a_card_of_nobodys_asks_for_a_variant_driver_only(make_rig: MakeRig, vendors: Vendors) -> None:
+def test_a_card_of_an_unknown_vendor_needs_a_variant_driver_only(make_rig: MakeRig, vendors: Vendors) -> None:
     unknown = replace(ACME, vendor=0x7777)
     rig = make_rig(host(vendors, unknown))
     rig.arrive(guest(1, ELSEWHERE))
     assert len(rig.store.all()) == 1
 
 
-def test_a_card_whose_vendor_needs_the_flag_is_refused_without(make_rig: MakeRig, vendors: Vendors) -> None:
+def test_a_card_that_lacks_the_flag_its_vendor_needs_is_refused(make_rig: MakeRig, vendors: Vendors) -> None:
     rig = make_rig(host(vendors, Hardware(migration=False)))
     with pytest.raises(Refused, match="cannot migrate its VFs"):
         rig.arrive(guest(1, ELSEWHERE))
 
 
-def test_its_remedies_are_shown(make_rig: MakeRig, vendors: Vendors) -> None:
+def test_the_remedies_of_the_vendor_are_shown(make_rig: MakeRig, vendors: Vendors) -> None:
     rig = make_rig(host(vendors, replace(ACME, variant_driver=None)))
     with pytest.raises(Refused, match=r"no VFIO driver that can migrate VF .*; install acme-kmod"):
         rig.arrive(guest(1, ELSEWHERE))
@@ -93,14 +93,14 @@ def test_its_remedies_are_shown(make_rig: MakeRig, vendors: Vendors) -> None:
 THREE = [replace(ELSEWHERE, function=function) for function in (2, 3, 4)]
 
 
-def test_no_more_move_at_once_than_its_cards_can(rig: Rig) -> None:
+def test_a_guest_with_more_vfs_than_the_vendors_limit_is_refused(rig: Rig) -> None:
     with pytest.raises(
         Refused, match="has 3 VFs of pool 'data', and the cards of this host can migrate 2 at a time"
     ):
         rig.call("migrate", guest(1, *THREE))
 
 
-def test_the_administrator_can_know_better(make_rig: MakeRig, vendors: Vendors) -> None:
+def test_max_migrating_of_the_pool_overrides_the_vendors_limit(make_rig: MakeRig, vendors: Vendors) -> None:
     rig = make_rig(host(vendors), Config({"data": replace(POOL, max_migrating=3)}))
     rig.arrive(guest(1, *THREE))
     assert len(rig.store.all()) == 3

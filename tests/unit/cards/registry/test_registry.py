@@ -22,7 +22,7 @@ NAMES = re.compile(
 )
 
 
-def test_a_vendor_is_there_by_being_there() -> None:
+def test_each_module_in_the_folder_is_a_vendor() -> None:
     found = registry.discover().all
     assert mlx5.VENDOR in found
     assert generic.VENDOR in found
@@ -42,12 +42,12 @@ def test_a_vendor_is_found_by_the_id_of_the_pf(pci_id: PciId, vendor: Vendor) ->
 
 
 @pytest.mark.parametrize("text", [None, "", "15b3", "15b3:1021:0", "zzzz:zzzz"])
-def test_what_another_host_reports_need_not_make_sense(text: str) -> None:
+def test_an_invalid_pci_id_from_another_host_gets_the_generic_vendor(text: str) -> None:
     assert registry.known().named(text) is generic.VENDOR
     assert registry.known().named("15b3:1021") is mlx5.VENDOR
 
 
-def test_one_that_names_devices_goes_before_one_for_the_whole_vendor() -> None:
+def test_a_vendor_with_device_ids_precedes_one_for_all_devices() -> None:
     class Whole(Vendor):
         pci_vendor = 1
 
@@ -73,7 +73,7 @@ def test_only_cards_names_a_vendor() -> None:
     assert named == [], "move it to the vendor's module in lib/vfmigrate/cards"
 
 
-def test_nobody_imports_a_vendor() -> None:
+def test_no_other_package_imports_a_vendor() -> None:
     """The modules that others may use are the interface and the look-up."""
     importing = re.compile(
         r"^\s*(?:from vfmigrate\.cards\.(\w+) import|from vfmigrate\.cards import (.+))", re.MULTILINE

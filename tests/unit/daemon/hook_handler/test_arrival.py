@@ -16,7 +16,7 @@ from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 
 
-def test_a_guest_arrives_and_leaves_without_a_trace(rig: Rig) -> None:
+def test_a_guest_that_left_leaves_no_claim_and_no_port(rig: Rig) -> None:
     for vf in rig.memory.vfs:
         rig.converger.converge(vf)
     before = rig.memory.host.survey(PF)
@@ -73,13 +73,13 @@ def test_a_second_attempt_replaces_the_first(rig: Rig) -> None:
     assert len(rig.store.all()) == 1
 
 
-def test_a_plain_guest_passes_untouched(rig: Rig) -> None:
+def test_the_xml_of_a_plain_guest_is_not_changed(rig: Rig) -> None:
     unmarked = guest(1, ELSEWHERE).replace("urn:vfmigrate:domain:1", "urn:other")
     assert rig.call("migrate", unmarked) is None
     assert rig.store.all() == []
 
 
-def test_a_vf_of_no_pool_passes_untouched(make_rig: MakeRig) -> None:
+def test_a_vf_of_no_pool_is_not_claimed(make_rig: MakeRig) -> None:
     rig = make_rig(config=Config({"data": replace(POOL, pfs=(PciAddress(0, 2, 0, 0),))}))
     xml = guest(1, rig.memory.vfs[0], marks="vlan='42'")
     rig.run(xml)

@@ -15,7 +15,7 @@ def held(rig: Rig, index: int) -> set[str]:
 
 
 @pytest.mark.parametrize("operation", ["stopped", "release"])
-def test_a_guest_that_runs_again_keeps_its_vf(rig: Rig, operation: str) -> None:
+def test_a_late_end_event_of_a_guest_that_runs_again_is_ignored(rig: Rig, operation: str) -> None:
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)
     rig.memory.sysfs.open_groups.update(held(rig, 2))
@@ -26,14 +26,14 @@ def test_a_guest_that_runs_again_keeps_its_vf(rig: Rig, operation: str) -> None:
 
 
 @pytest.mark.parametrize("operation", ["stopped", "release"])
-def test_a_guest_that_is_gone_loses_its_port_however_late(rig: Rig, operation: str) -> None:
+def test_a_late_end_event_of_a_guest_that_is_gone_removes_its_port(rig: Rig, operation: str) -> None:
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)
     rig.hook_handler.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 500) * 1000))
     assert not rig.memory.ovs.ports
 
 
-def test_an_event_in_time_is_not_doubted(rig: Rig) -> None:
+def test_an_end_event_in_time_is_handled_while_qemu_still_has_the_vf(rig: Rig) -> None:
     """QEMU may close its VF a moment after libvirt sees it end."""
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)

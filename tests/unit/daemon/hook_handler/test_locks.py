@@ -54,7 +54,9 @@ def store_and_rig(tmp_path: Path) -> Iterator[tuple[PausingStore, Rig]]:
         yield stores[0], rig
 
 
-def test_a_guest_that_gets_one_vf_of_two_beside_a_reconcile(store_and_rig: tuple[PausingStore, Rig]) -> None:
+def test_a_guest_that_gets_one_of_two_vfs_does_not_deadlock_with_a_reconcile(
+    store_and_rig: tuple[PausingStore, Rig],
+) -> None:
     store, rig = store_and_rig
     free, *others = rig.memory.vfs
     for number, vf in enumerate(others, 1):

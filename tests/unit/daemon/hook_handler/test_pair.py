@@ -13,7 +13,7 @@ from tests.fakes.rig import PF, MakeRig, Rig
 from vfmigrate.errors import Refused
 
 
-def test_a_pairs_port_is_there_only_while_the_guest_has_the_vf(rig: Rig) -> None:
+def test_the_port_of_a_pair_is_plugged_only_while_the_guest_uses_the_vf(rig: Rig) -> None:
     xml = paired(rig.memory.vfs[0])
     rig.run(xml)
     assert rig.memory.ovs.ports == {}
@@ -26,7 +26,7 @@ def test_a_pairs_port_is_there_only_while_the_guest_has_the_vf(rig: Rig) -> None
     assert rig.memory.ovs.ports == {}
 
 
-def test_a_pair_without_a_vlan_of_its_own_is_in_its_standbys(rig: Rig) -> None:
+def test_a_vf_without_a_vlan_gets_the_vlan_of_its_standby(rig: Rig) -> None:
     rig.arrive(paired(ELSEWHERE, marks="pool='data'"))
     assert [claim.vlan for claim in rig.store.all()] == [42]
 
@@ -58,21 +58,19 @@ def test_a_pair_without_a_vlan_of_its_own_is_in_its_standbys(rig: Rig) -> None:
         ),
     ],
 )
-def test_a_vf_that_cannot_cross_in_its_way_is_refused_before_anything_moves(
-    rig: Rig, xml: str, told: str
-) -> None:
+def test_a_vf_that_its_strategy_cannot_migrate_is_refused_at_migrate(rig: Rig, xml: str, told: str) -> None:
     with pytest.raises(Refused, match=told):
         rig.call("migrate", xml)
     assert rig.store.all() == []
 
 
-def test_a_pair_in_two_vlans_does_not_start(rig: Rig) -> None:
+def test_a_pair_in_different_vlans_is_refused_at_start(rig: Rig) -> None:
     with pytest.raises(Refused, match="in VLAN 42 and its standby 'ua-x' in no VLAN"):
         rig.call("prepare", paired(rig.memory.vfs[0], STANDBY.replace("<vlan><tag id='42'/></vlan>", "")))
     assert rig.store.all() == []
 
 
-def test_a_failover_vf_needs_no_migratable_card(make_rig: MakeRig) -> None:
+def test_a_failover_vf_needs_no_migratable_flag(make_rig: MakeRig) -> None:
     rig = make_rig(MemoryHost(card=Card(("0000:01:00.0",), hardware=Hardware(migration=False))))
     rig.arrive(paired(ELSEWHERE))
     (claim,) = rig.store.all()

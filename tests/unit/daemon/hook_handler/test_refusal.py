@@ -28,7 +28,7 @@ def test_no_free_vf_names_the_holders_and_changes_nothing(rig: Rig) -> None:
     assert rig.store.all() == before
 
 
-def test_all_vfs_of_a_guest_or_none(rig: Rig) -> None:
+def test_a_guest_that_cannot_get_all_its_vfs_gets_none(rig: Rig) -> None:
     for number, vf in enumerate(rig.memory.vfs[:3], 1):
         rig.run(guest(number, vf))
     before = rig.store.all()
@@ -53,7 +53,7 @@ def test_all_vfs_of_a_guest_or_none(rig: Rig) -> None:
         ("pool='data' msix='3'", "3 MSI-X vectors on the source"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_moves(rig: Rig, marks: str, told: str) -> None:
+def test_marks_that_cannot_work_are_refused_at_migrate(rig: Rig, marks: str, told: str) -> None:
     with pytest.raises(Refused, match=told):
         rig.call("migrate", guest(1, ELSEWHERE, marks=marks))
     assert rig.store.all() == []
@@ -66,7 +66,7 @@ def test_a_card_in_legacy_mode_is_refused(rig: Rig) -> None:
     assert rig.store.all() == []
 
 
-def test_firmware_that_cannot_migrate_is_refused_with_what_to_run(make_rig: MakeRig) -> None:
+def test_firmware_that_cannot_migrate_is_refused_with_a_remedy(make_rig: MakeRig) -> None:
     rig = make_rig(MemoryHost(card=Card(("0000:01:00.0",), hardware=Hardware(migration=False))))
     with pytest.raises(Refused, match=r"firmware of PF 0000:01:00\.0 cannot migrate its VFs; run: mstconfig"):
         rig.call("migrate", guest(1, ELSEWHERE))
@@ -92,13 +92,13 @@ def test_open_vswitch_down_is_refused(rig: Rig) -> None:
     assert rig.store.all() == []
 
 
-def test_a_vf_in_other_hands_is_refused_at_the_start(rig: Rig) -> None:
+def test_a_vf_of_another_guest_is_refused_at_prepare(rig: Rig) -> None:
     rig.run(guest(1, rig.memory.vfs[0]))
     with pytest.raises(Refused, match="cannot be given to guest 'guest2': it is held by guest 'guest1'"):
         rig.call("prepare", guest(2, rig.memory.vfs[0]))
 
 
-def test_a_vf_used_by_an_unknown_process_is_not_given_away(rig: Rig) -> None:
+def test_a_vf_that_a_process_holds_is_not_claimed(rig: Rig) -> None:
     for vf in rig.memory.vfs:
         rig.memory.sysfs.bind(vf, "vfio-pci")
         rig.memory.sysfs.open_groups.add(str(vf))
@@ -106,7 +106,7 @@ def test_a_vf_used_by_an_unknown_process_is_not_given_away(rig: Rig) -> None:
         rig.call("migrate", guest(1, ELSEWHERE))
 
 
-def test_a_definition_that_names_another_hosts_vf_is_refused_in_words(rig: Rig) -> None:
+def test_a_vf_that_does_not_exist_on_this_host_is_refused(rig: Rig) -> None:
     with pytest.raises(
         Refused, match=r"names VF 0000:81:00\.2 of pool 'data', which does not exist on this host"
     ):
@@ -120,7 +120,9 @@ def test_unknown_operations_and_bad_xml_are_refused(rig: Rig) -> None:
         rig.call("migrate", "<domain>")
 
 
-def test_secrets_reach_no_log(rig: Rig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_passwords_of_the_xml_are_not_logged(
+    rig: Rig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     graphics = "<graphics type='vnc' passwd='hunter2'/>"
     rig.arrive(guest(1, ELSEWHERE, extra=graphics))
     with pytest.raises(Refused):
@@ -129,7 +131,7 @@ def test_secrets_reach_no_log(rig: Rig, capsys: pytest.CaptureFixture[str], tmp_
     assert "hunter2" not in capsys.readouterr().err + written
 
 
-def test_xml_that_cannot_be_rewritten_takes_nothing(rig: Rig) -> None:
+def test_xml_that_cannot_be_rewritten_leaves_no_claim(rig: Rig) -> None:
     """A name of newer Unicode, as the parser that reads takes it and the one that rewrites does not."""
     xml = guest(1, ELSEWHERE).replace("<devices>", "<other fun\u0241='1'/><devices>")
     with pytest.raises(InputError, match="not well-formed"):
@@ -137,7 +139,7 @@ def test_xml_that_cannot_be_rewritten_takes_nothing(rig: Rig) -> None:
     assert rig.store.all() == []
 
 
-def test_a_refused_plain_hostdev_leaves_no_mac(rig: Rig) -> None:
+def test_a_refused_plain_hostdev_leaves_no_mac_on_the_vf(rig: Rig) -> None:
     mac = "52:54:00:00:01:09"
     mark = f"<v:vf mac='{mac}' address='{ELSEWHERE}' pool='data' vlan='42'/></v:vfs>"
     source = f"<address domain='0x0' bus='{ELSEWHERE.bus:#x}' slot='0x0' function='{ELSEWHERE.function:#x}'/>"

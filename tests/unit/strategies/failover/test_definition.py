@@ -59,7 +59,7 @@ def with_devices(xml: str, devices: str) -> str:
     return xml.replace("  </devices>", devices + "  </devices>")
 
 
-def test_both_halves_are_there() -> None:
+def test_enabling_makes_standby_and_vf_a_pair() -> None:
     changed = definition.enable(GUEST, WISH)
     (made,) = failover_pair.pairs(domain_xml.read(changed))
     assert (made.vf.wanted_mac, made.vf.standby, made.standby.alias) == (MAC, ALIAS, ALIAS)
@@ -68,7 +68,7 @@ def test_both_halves_are_there() -> None:
     assert made.standby.openvswitch
 
 
-def test_nothing_else_changes() -> None:
+def test_enabling_keeps_each_other_line() -> None:
     """Every line that was there is there still, in its order."""
     lines = iter(definition.enable(GUEST, WISH).splitlines())
     assert all(line in lines for line in GUEST.splitlines())
@@ -99,7 +99,7 @@ def test_enabling_twice_is_no_change() -> None:
         definition.enable(changed, replace(WISH, bridge="br0"))
 
 
-def test_one_of_two_pairs_goes_and_the_other_stays() -> None:
+def test_disabling_one_of_two_pairs_keeps_the_other() -> None:
     other = VF.replace(MAC, "52:54:00:00:00:03").replace("bus='0x02'", "bus='0x01'")
     two = GUEST.replace(VF, VF + other)
     one = definition.enable(two, replace(WISH, mac=MAC))
@@ -115,7 +115,7 @@ def test_the_standby_gets_the_vlan_of_the_vf() -> None:
     assert failover_pair.pairs(domain_xml.read(changed))[0].standby.vlan == 43
 
 
-def test_a_vf_of_a_network_has_to_be_known_as_one() -> None:
+def test_an_interface_of_a_network_is_a_vf_if_the_network_is_a_pools() -> None:
     first, rest = GUEST.replace("type='hostdev' managed='yes'", "type='network'").split("<source>")
     pooled = f"{first}<source network='vfmigrate-data'/>{rest.split('</source>')[1]}"
     with pytest.raises(Refused, match="guest 'g' has no VF"):
@@ -125,7 +125,7 @@ def test_a_vf_of_a_network_has_to_be_known_as_one() -> None:
     assert definition.disable(changed) == pooled
 
 
-def test_a_plain_hostdev_with_a_mac_in_its_mark() -> None:
+def test_a_plain_hostdev_joins_a_pair_by_the_mac_of_its_mark() -> None:
     hostdev = VF.replace("interface type='hostdev'", "hostdev mode='subsystem' type='pci'").replace(
         f"      <mac address='{MAC}'/>\n", ""
     )
@@ -169,7 +169,7 @@ SOUND = f"<sound model='ich9'><alias name='{ALIAS}'/></sound>\n"
         ),
     ],
 )
-def test_what_cannot_work_is_refused(xml: str, wish: StandbyOptions, told: str) -> None:
+def test_a_definition_that_cannot_have_a_pair_is_refused(xml: str, wish: StandbyOptions, told: str) -> None:
     with pytest.raises(Refused, match=told):
         definition.enable(xml, wish)
 
@@ -220,13 +220,13 @@ def as_libvirt_keeps_it(xml: str) -> str:
     )
 
 
-def test_controllers_that_libvirt_added_go_with_the_standby() -> None:
+def test_disabling_removes_controllers_that_libvirt_added_for_the_standby() -> None:
     kept = definition.note_controllers(GUEST, as_libvirt_keeps_it(definition.enable(GUEST, WISH)))
     assert "controllers='3'" in kept
     assert definition.disable(kept) == GUEST
 
 
-def test_a_controller_that_somebody_else_uses_now_stays() -> None:
+def test_a_controller_with_another_device_stays() -> None:
     kept = definition.note_controllers(GUEST, as_libvirt_keeps_it(definition.enable(GUEST, WISH)))
     newcomer = "    <rng><address type='pci' domain='0x0000' bus='0x03' slot='0x01' function='0x0'/></rng>\n"
     restored = definition.disable(with_devices(kept, newcomer))
@@ -248,7 +248,7 @@ def test_malformed_xml_is_refused() -> None:
         ("<a>\n  <b></b>\n</a>", "<a>\n  <b>\n    x\n  </b>\n</a>"),
     ],
 )
-def test_lines_are_appended_where_they_belong(xml: str, text: str) -> None:
+def test_a_line_is_appended_at_the_end_of_its_element(xml: str, text: str) -> None:
     markup = Markup(xml)
     element = markup.root.first("b")
     assert element is not None

@@ -65,7 +65,7 @@ class MemoryGuest:
         self.marks = "as before"
 
 
-def test_the_standby_comes_first_and_carries_while_the_vf_is_exchanged() -> None:
+def test_the_standby_is_plugged_in_before_the_vf_is_exchanged() -> None:
     guest = MemoryGuest()
     live_pair.make(guest, HALVES)
     assert guest.done == ["plug the standby", "unplug the VF", "plug its half", "take the VF"]
@@ -92,7 +92,7 @@ def test_a_standby_that_cannot_be_plugged_in_changes_nothing() -> None:
     ],
     ids=["no failover", "refused", "busy", "slow"],
 )
-def test_the_guest_gets_its_vf_back_as_before(guest: MemoryGuest, told: str) -> None:
+def test_a_failure_restores_the_vf_and_its_metadata(guest: MemoryGuest, told: str) -> None:
     with pytest.raises(HostError, match=told):
         live_pair.make(guest, HALVES)
     assert (guest.devices, guest.marks) == ([HALVES.vf], "as before")
@@ -119,7 +119,9 @@ def test_the_guest_gets_its_vf_back_as_before(guest: MemoryGuest, told: str) -> 
     ],
     ids=["keeps both", "no VF", "keeps the half"],
 )
-def test_what_cannot_be_put_back_is_told(guest: MemoryGuest, told: str, devices: list[str]) -> None:
+def test_a_device_that_cannot_be_restored_is_reported(
+    guest: MemoryGuest, told: str, devices: list[str]
+) -> None:
     with pytest.raises(HostError, match=told):
         live_pair.make(guest, HALVES)
     assert guest.devices == devices
@@ -142,7 +144,7 @@ STEPS = [
     st.lists(st.sampled_from([HALVES.vf, HALVES.primary, HALVES.standby])),
     st.booleans(),
 )
-def test_whatever_fails_the_guest_is_never_without_a_device(
+def test_no_failure_leaves_the_guest_without_a_device(
     failures: list[str], slow: list[str], knows_failover: bool
 ) -> None:
     guest = MemoryGuest(*failures, slow=tuple(slow), knows_failover=knows_failover)
@@ -155,7 +157,7 @@ def test_whatever_fails_the_guest_is_never_without_a_device(
         assert guest.devices == [HALVES.standby, HALVES.primary]
 
 
-def test_the_halves_are_those_of_the_definition() -> None:
+def test_live_devices_equal_those_of_the_definition() -> None:
     halves = definition.live_halves(GUEST, WISH)
     assert halves is not None
     enabled = definition.enable(GUEST, WISH)
@@ -168,7 +170,7 @@ def test_the_halves_are_those_of_the_definition() -> None:
     assert definition.live_halves(enabled, WISH) is None
 
 
-def test_a_stamped_strategy_is_nobodys_wish() -> None:
+def test_live_overrides_a_strategy_that_the_daemon_wrote() -> None:
     stamped = marked("pool='data' vlan='42' strategy='vfio'")
     with pytest.raises(Refused, match="the strategy 'vfio'"):
         definition.enable(stamped, WISH)

@@ -47,7 +47,7 @@ def rig(tmp_path: Path) -> Iterator[WatchRig]:
         yield rig
 
 
-def test_the_port_follows_the_guest(rig: WatchRig) -> None:
+def test_the_port_is_plugged_while_the_guest_uses_the_vf(rig: WatchRig) -> None:
     claim = rig.arrive_paired()
     rig.watch.look()
     assert rig.memory.ovs.ports == {}
@@ -57,7 +57,7 @@ def test_the_port_follows_the_guest(rig: WatchRig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: WatchRig) -> None:
+def test_a_vf_is_announced_when_the_guest_has_taken_it(rig: WatchRig) -> None:
     claim = rig.arrive_paired()
     rig.announcer.warm(claim.domain)
     rig.announcer.announce(claim.domain)
@@ -68,7 +68,7 @@ def test_the_network_is_told_when_the_vf_has_the_guest_and_not_before(rig: Watch
     assert frame[6:12].hex(":") == claim.mac
 
 
-def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: WatchRig) -> None:
+def test_a_vf_that_the_guest_released_is_not_announced(rig: WatchRig) -> None:
     claim = rig.arrive_paired()
     rig.drive(claim, True)
     rig.memory.card.set_bus_master(str(claim.vf), False)
@@ -78,7 +78,7 @@ def test_the_network_is_not_told_of_a_vf_that_the_guest_has_let_go_of(rig: Watch
     assert rig.memory.ovs.frames == []
 
 
-def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: WatchRig) -> None:
+def test_a_port_left_by_an_earlier_daemon_is_removed(rig: WatchRig) -> None:
     """A new watch has seen nothing yet: the first look at a guest that lost its VF meanwhile mends the port."""
     claim = rig.arrive_paired()
     rig.drive(claim, True)
@@ -92,7 +92,7 @@ def test_a_port_left_by_an_earlier_daemon_is_taken_away(rig: WatchRig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_what_failed_is_tried_at_the_next_look(rig: WatchRig) -> None:
+def test_a_port_that_failed_is_plugged_at_a_later_look(rig: WatchRig) -> None:
     claim = rig.arrive_paired()
     rig.watch.look()
     rig.memory.ovs.down = True
@@ -105,7 +105,7 @@ def test_what_failed_is_tried_at_the_next_look(rig: WatchRig) -> None:
     assert len(rig.memory.ovs.ports) == 1
 
 
-def test_a_vf_that_stays_away_is_plugged_in_again_with_patience_and_a_limit(
+def test_a_vf_that_the_guest_does_not_take_is_plugged_in_again_up_to_five_times(
     rig: WatchRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     claim = rig.arrive_paired()
@@ -127,7 +127,7 @@ def test_a_vf_that_stays_away_is_plugged_in_again_with_patience_and_a_limit(
     assert f"stays on its standby after {ATTEMPTS} attempts" in capsys.readouterr().err
 
 
-def test_a_vf_that_comes_late_is_left_in_peace(rig: WatchRig) -> None:
+def test_a_vf_that_the_guest_took_late_is_not_plugged_in_again(rig: WatchRig) -> None:
     claim = rig.arrive_paired()
     rig.watch.expect(claim.domain)
     rig.watch.look()
@@ -160,7 +160,7 @@ def test_an_unplug_that_is_granted_late_is_followed_by_another_attempt(rig: Watc
     assert len(rig.replugged) == 2
 
 
-def test_a_vf_of_no_pair_is_none_of_its_business(rig: WatchRig) -> None:
+def test_a_vf_of_no_pair_is_not_watched(rig: WatchRig) -> None:
     claim = rig.arrive_paired()
     rig.store.put(replace(claim, strategy="vfio"))
     rig.drive(claim, True)

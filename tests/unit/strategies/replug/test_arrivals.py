@@ -90,7 +90,7 @@ def rig(tmp_path: Path) -> Iterator[ArrivalsRig]:
         yield rig
 
 
-def test_it_is_plugged_in_when_the_guest_runs(rig: ArrivalsRig) -> None:
+def test_the_vf_is_plugged_in_when_the_guest_runs(rig: ArrivalsRig) -> None:
     rig.claim()
     rig.arrivals.look()
     assert rig.libvirt.plugged == []
@@ -104,7 +104,7 @@ def test_it_is_plugged_in_when_the_guest_runs(rig: ArrivalsRig) -> None:
     assert len(rig.libvirt.plugged) == 1
 
 
-def test_the_device_is_the_same_for_the_guest(rig: ArrivalsRig) -> None:
+def test_the_device_has_the_same_mac_and_guest_address(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     xml = arrivals.device(claim)
     addresses = [dict(each.attrib) for each in etree.fromstring(xml).iter("address")]
@@ -121,7 +121,7 @@ def test_the_device_is_the_same_for_the_guest(rig: ArrivalsRig) -> None:
     assert (interface.mac, interface.address, interface.managed) == (MAC, claim.vf, True)
 
 
-def test_what_fails_is_tried_again_ever_later(rig: ArrivalsRig) -> None:
+def test_a_failed_plug_is_repeated_at_growing_intervals(rig: ArrivalsRig) -> None:
     rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, 2
     times = []
@@ -135,7 +135,7 @@ def test_what_fails_is_tried_again_ever_later(rig: ArrivalsRig) -> None:
     assert rig.only().state == PLUGGED
 
 
-def test_a_guest_without_its_vf_is_told_of(rig: ArrivalsRig) -> None:
+def test_a_guest_without_its_vf_is_reported(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, ATTEMPTS
     assert rig.arrivals.missing(claim) is None
@@ -145,7 +145,7 @@ def test_a_guest_without_its_vf_is_told_of(rig: ArrivalsRig) -> None:
     assert rig.memory.ovs.ports == {}
 
 
-def test_it_is_given_up_until_somebody_asks(rig: ArrivalsRig) -> None:
+def test_attempts_end_until_a_reconcile_starts_them_again(rig: ArrivalsRig) -> None:
     claim = rig.claim()
     rig.libvirt.running, rig.libvirt.failures = True, 1000
     for _ in range(1000):
@@ -160,7 +160,7 @@ def test_it_is_given_up_until_somebody_asks(rig: ArrivalsRig) -> None:
     assert rig.arrivals.missing(rig.only()) is None
 
 
-def test_on_the_source_the_command_comes_first(rig: ArrivalsRig) -> None:
+def test_the_source_plugs_the_vf_in_when_the_command_is_gone(rig: ArrivalsRig) -> None:
     """Only when it must have died, and libvirt is not at it either, is the VF put back from here."""
     rig.claim(state=PLUGGED, incoming=False)
     rig.libvirt.running = True
@@ -176,7 +176,7 @@ def test_on_the_source_the_command_comes_first(rig: ArrivalsRig) -> None:
     assert rig.only().slot is None
 
 
-def test_on_the_source_a_vf_that_is_back_is_forgotten(rig: ArrivalsRig) -> None:
+def test_the_source_forgets_a_vf_that_is_plugged_in_again(rig: ArrivalsRig) -> None:
     rig.claim(state=PLUGGED, incoming=False)
     rig.libvirt.running = rig.libvirt.vf = True
     rig.now += PATIENCE

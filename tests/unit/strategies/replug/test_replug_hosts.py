@@ -103,7 +103,7 @@ def run(world: World) -> ReplugResult:
     return Replug(ends, [MAC]).run()
 
 
-def test_it_arrives() -> None:
+def test_the_vf_is_reserved_unplugged_and_the_guest_migrates() -> None:
     world = World()
     outcome = run(world)
     assert outcome.arrived
@@ -121,7 +121,7 @@ def test_it_arrives() -> None:
     }
 
 
-def test_the_source_does_not_know_the_vf() -> None:
+def test_a_vf_that_the_source_does_not_know_is_refused() -> None:
     world = World()
     world.fails["source: claim"] = Refused("no such VF")
     with pytest.raises(Refused, match="no such VF"):
@@ -129,7 +129,7 @@ def test_the_source_does_not_know_the_vf() -> None:
     assert world.done == ["destination: claim", "source: claim", "destination: give_back"]
 
 
-def test_nobody_answers_there() -> None:
+def test_a_destination_that_does_not_answer_changes_nothing() -> None:
     world = World()
     world.fails["destination: claim"] = Unreachable("vfmigrated on b does not answer")
     with pytest.raises(Unreachable):
@@ -137,7 +137,7 @@ def test_nobody_answers_there() -> None:
     assert world.done == ["destination: claim"]
 
 
-def test_cancelled_before_anything() -> None:
+def test_a_migration_that_is_cancelled_early_reserves_nothing() -> None:
     world = World()
     world.cancelled.set()
     with pytest.raises(Cancelled):
@@ -145,7 +145,7 @@ def test_cancelled_before_anything() -> None:
     assert world.done == []
 
 
-def test_cancelled_while_the_guest_lets_go() -> None:
+def test_a_cancelled_unplug_leaves_the_vf_in_the_guest() -> None:
     world = World()
     world.cancel_at = "source: detach"
     outcome = run(world)
@@ -154,7 +154,7 @@ def test_cancelled_while_the_guest_lets_go() -> None:
     assert world.done[-1] == "destination: give_back"
 
 
-def test_a_failed_migration_puts_the_vf_back() -> None:
+def test_a_failed_migration_plugs_the_vf_in_again() -> None:
     world = World()
     world.fails["migrate"] = HostError("no room")
     outcome = run(world)
@@ -162,7 +162,7 @@ def test_a_failed_migration_puts_the_vf_back() -> None:
     assert world.done[-3:] == ["migrate", "source: attach", "destination: give_back"]
 
 
-def test_a_vf_that_cannot_be_put_back_is_told_of() -> None:
+def test_a_vf_that_cannot_be_plugged_in_again_is_reported() -> None:
     world = World()
     world.fails["migrate"] = HostError("no room")
     world.fails["source: attach"] = HostError("there is one with this MAC already")
@@ -170,7 +170,7 @@ def test_a_vf_that_cannot_be_put_back_is_told_of() -> None:
     assert outcome.without_vf == {MAC: "there is one with this MAC already"}
 
 
-def test_a_guest_that_had_no_vf() -> None:
+def test_a_vf_that_is_not_in_the_guest_is_a_failure() -> None:
     world = World()
     world.vf_at = None
     outcome = run(world)

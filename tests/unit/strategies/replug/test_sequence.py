@@ -70,7 +70,7 @@ class Hosts:
         self.vfs.add(mac)
 
 
-def test_all_goes_well() -> None:
+def test_all_vfs_are_reserved_before_any_is_unplugged() -> None:
     hosts = Hosts({})
     outcome = Replug(hosts, MACS).run()
     assert hosts.done == ["claim", "claim", "unplug", "unplug", "migrate", "plug", "plug"]
@@ -78,7 +78,7 @@ def test_all_goes_well() -> None:
     assert hosts.vfs == set(MACS)
 
 
-def test_without_a_vf_on_the_destination_nothing_is_touched() -> None:
+def test_a_destination_without_enough_vfs_changes_nothing() -> None:
     hosts = Hosts({}, free=1)
     with pytest.raises(Refused, match="no free VF; add some"):
         Replug(hosts, MACS).run()
@@ -87,7 +87,7 @@ def test_without_a_vf_on_the_destination_nothing_is_touched() -> None:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_guest_that_does_not_let_go_keeps_its_vfs(slow: bool) -> None:
+def test_a_guest_that_does_not_release_its_vfs_keeps_them(slow: bool) -> None:
     hosts = Hosts({"unplug": 1}, slow=slow)
     outcome = Replug(hosts, MACS).run()
     assert (outcome.arrived, outcome.failed) == (False, "unplug failed; try again")
@@ -95,7 +95,7 @@ def test_a_guest_that_does_not_let_go_keeps_its_vfs(slow: bool) -> None:
     assert "migrate" not in hosts.done
 
 
-def test_a_failed_migration_puts_everything_back() -> None:
+def test_a_failed_migration_plugs_all_vfs_in_again() -> None:
     hosts = Hosts({"migrate": 1})
     outcome = Replug(hosts, MACS).run()
     assert not outcome.arrived
@@ -112,7 +112,7 @@ def test_a_guest_that_arrived_stays_without_its_vfs() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(ACTIONS), st.integers(0, 3)), st.booleans())
-def test_whatever_fails_nothing_is_lost_for_ever(failures: dict[str, int], slow: bool) -> None:
+def test_each_vf_without_its_guest_is_reported_whatever_fails(failures: dict[str, int], slow: bool) -> None:
     hosts = Hosts(failures, slow=slow)
     engine = Replug(hosts, MACS)
     try:
