@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
-from vfmigrate.converge.observe import VfState
-from vfmigrate.converge.plan import Wanted, WantedPort, steps, wanted
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.ovs.openvswitch import PortSettings, SwitchPort
+from vfmigrate.ovs.openvswitch import SwitchPort
 
 DOMAIN = "22222222-2222-4222-8222-222222222222"
 POOL = Pool("data", (PF,), "br-data", mtu=9000)
@@ -219,57 +215,6 @@ def test_a_vf_of_no_pool_is_not_changed(tmp_path: Path) -> None:
     with Rig(tmp_path, config=Config({})) as rig:
         assert rig.converger.converge(rig.memory.vfs[0]) == []
         assert rig.converger.survey(rig.memory.pf) == []
-
-
-STATES = st.builds(
-    VfState,
-    vf=st.just(PciAddress(0, 1, 0x10, 0)),
-    pf=st.just(PF),
-    index=st.just(0),
-    driver=st.sampled_from([None, "mlx5_core", "vfio-pci"]),
-    vfio=st.just(False),
-    in_use=st.just(False),
-    port_index=st.just(1),
-    hw_addr=st.sampled_from(["00:00:00:00:00:00", "52:54:00:00:00:02"]),
-    migratable=st.booleans(),
-    representor=st.just("rep0"),
-    ifindex=st.just(7),
-    link_up=st.booleans(),
-    mtu=st.sampled_from([1500, 9000]),
-    switch_port=st.sampled_from([None, SwitchPort("rep0", "br-data", 1, (), {}, "someone", 3, None)]),
-).map(lambda state: replace(state, vfio=state.driver == "vfio-pci"))
-WANTED = st.builds(
-    Wanted,
-    migratable=st.booleans(),
-    bind=st.sampled_from([None, "vfio-pci", "mlx5_vfio_pci"]),
-    port=st.none() | st.just(WantedPort("br-data", "me", PortSettings(tag=42))),
-    mac=st.none() | st.just("52:54:00:00:00:02"),
-    mtu=st.none() | st.just(9000),
-)
-
-
-@given(STATES, WANTED)
-def test_migratable_is_only_set_on_an_unbound_vf(state: VfState, want: Wanted) -> None:
-    told = [step.text.split()[0] for step in steps(state, want)]
-    if "set" in told and any(step.text.startswith("set migratable") for step in steps(state, want)):
-        texts = [step.text for step in steps(state, want)]
-        flag = next(number for number, text in enumerate(texts) if text.startswith("set migratable"))
-        unbound = any(text.startswith("unbind") for text in texts[:flag])
-        assert state.driver is None or unbound
-        assert not any(text.startswith("bind") for text in texts[:flag])
-    assert told.count("plug") <= 1
-
-
-def test_the_port_of_a_claim_has_the_same_settings_on_every_host() -> None:
-    claim = Claim(
-        PciAddress(0, 1, 0x10, 0), "data", DOMAIN, "g", claim_store.PLUGGED, 0.0, mac="52:54:00:00:00:02"
-    )
-    other = replace(claim, vf=PciAddress(0, 2, 0x10, 4), id="other")
-    first, second = wanted(claim, POOL).port, wanted(other, POOL).port
-    assert first is not None
-    assert second is not None
-    assert first.settings == second.settings
-    assert first.owner != second.owner
 
 
 def test_a_pool_for_the_engine_keeps_free_vfs_with_the_hosts_driver(make_rig: MakeVfRig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.preflight.test_checks import HELD, host
+from tests.unit.preflight.snapshots import HELD, host
 from vfmigrate.domain import migrating_guest
 from vfmigrate.domain.migrating_guest import Disk
 from vfmigrate.errors import InputError

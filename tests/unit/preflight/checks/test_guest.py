@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The checks of the guest: one result for each fault of its devices, CPU, disks and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.preflight.snapshots import (
+    DISK,
+    INTERFACE,
+    UUID,
+    Fault,
+    bad,
+    check_error,
+    check_warning,
+    files,
+    good,
+    guest,
+    libvirt,
+    the,
+    told,
+    way,
+)
+from vfmigrate.domain.domain_xml import Domain
+from vfmigrate.domain.migrating_guest import Disk
+from vfmigrate.model.host_facts import BridgeFacts, FileFacts
+from vfmigrate.model.libvirt_facts import CpuFacts
+
+SHARED = FileFacts(DISK, True, "file", "nfs4", 100)
+LOCAL = FileFacts(DISK, True, "file", "xfs", 100)
+
+#: by what is wrong
+ERRORS: Mapping[str, Fault] = {
+    "viommu": (
+        guest(domain=Domain(UUID, "g", (INTERFACE,), viommu=True)),
+        "source",
+        "viommu",
+        "virtual IOMMU",
+    ),
+    "USB": (guest(host_devices=("usb device",)), "source", "devices", "usb device"),
+    "name taken": (way(name_conflict="guest 'g' running already"), "destination", "name", "running already"),
+    "machine": (way(machine_problem="unknown machine"), "destination", "machine", "unknown machine"),
+    "CPU": (
+        way(cpu=CpuFacts(False, baseline="<cpu/>")),
+        "destination",
+        "cpu",
+        "cannot provide the guest's CPU",
+    ),
+    "no network": (
+        libvirt("destination", networks={"vfmigrate-data": True}),
+        "destination",
+        "networks",
+        "no network 'default'",
+    ),
+    "stopped network": (
+        libvirt("destination", networks={"default": False, "vfmigrate-data": True}),
+        "destination",
+        "networks",
+        "is not running",
+    ),
+    "no bridge br0": (told("destination", bridges=(BridgeFacts("br0"),)), "destination", "networks", "'br0'"),
+    "absent disk": (
+        files(SHARED, FileFacts(DISK, False)),
+        "pair",
+        "disk",
+        f"there: disk vda ({DISK}) does not exist",
+    ),
+    "local disk": (files(LOCAL, LOCAL), "pair", "disk", "on a local file system (xfs)"),
+    "other disk": (files(SHARED, replace(SHARED, size=7)), "pair", "disk", "differs from that on here"),
+}
+
+WARNINGS: Mapping[str, Fault] = {
+    "stopped": (way(running=False), "source", "running", "is not running"),
+    "older QEMU": (libvirt("destination", qemu=9_000_000), "destination", "machine", "older"),
+    "CPU unknown": (way(cpu=CpuFacts(None, "no idea")), "destination", "cpu", "no idea"),
+    "passthrough": (guest(cpu_mode="host-passthrough"), "pair", "cpu", "host-passthrough"),
+    "cached NFS": (guest(disks=(Disk("vda", "file", DISK, None),)), "pair", "disk", "cache='default'"),
+    "unseen disk": (files(SHARED, FileFacts(DISK)), "pair", "disk", "could not check whether"),
+    "memory": (libvirt("destination", available_kib=1024), "destination", "memory", "1 MiB"),
+}
+
+
+@pytest.mark.parametrize("fault", ERRORS)
+def test_an_error_of_the_guest_is_found(fault: str) -> None:
+    check_error(ERRORS[fault])
+    assert the(ERRORS[fault][0](good())).remedy
+
+
+@pytest.mark.parametrize("fault", WARNINGS)
+def test_a_warning_about_the_guest_is_found(fault: str) -> None:
+    check_warning(WARNINGS[fault])
+
+
+def test_disks_that_are_copied_need_not_be_shared() -> None:
+    snapshot = way(copies_storage=True)(files(LOCAL, FileFacts(DISK, False))(good()))
+    assert bad(snapshot) == []
+    cdrom = guest(disks=(Disk("sda", "file", DISK, None, readonly=True),))(snapshot)
+    assert the(cdrom).text == f"there: disk sda ({DISK}) does not exist"
