@@ -1,37 +1,62 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How speed is measured: candidates take turns in one run, and their medians are compared.
 
-A ratio of two durations that are measured in turns is valid on a slow or busy machine too; milliseconds are not.
+A ratio of two durations that are measured in turns is valid on a slow or busy machine too; milliseconds are not. Every
+figure is measured in several runs: its value is their median, and their spread says how far it can be trusted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Callable, Optional, TypeVar
+
+#: how often each figure is measured
+RUNS = 5
 
 _Name = TypeVar("_Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A ratio, its upper limit (None: for information only) and what it is relative to."""
+    """A figure of several runs, the upper limit of their median (None: for information only), and what it is.
+
+    Without a `unit` it is a ratio; `against` says what it is relative to, or how it was measured.
+    """
 
     name: str
-    value: float
+    runs: Sequence[float]
     aim: Optional[float]
     against: str
+    unit: str = ""
+
+    @property
+    def value(self) -> float:
+        """The median of the runs."""
+        return median(self.runs)
 
     @property
     def met(self) -> bool:
-        """Whether the ratio is within its limit, if it has one."""
+        """Whether the value is within its limit, if it has one."""
         return self.aim is None or self.value <= self.aim
+
+    @property
+    def spread(self) -> str:
+        """The smallest and the largest run."""
+        return f"{min(self.runs):.2f}-{max(self.runs):.2f}"
 
     def as_json(self) -> dict[str, object]:
         """The result for the report."""
-        return {**asdict(self), "value": round(self.value, 3)}
+        return {
+            "name": self.name,
+            "value": round(self.value, 3),
+            "unit": self.unit or "ratio",
+            "runs": [round(run, 3) for run in self.runs],
+            "aim": self.aim,
+            "against": self.against,
+        }
 
 
 @dataclass(frozen=True)
@@ -56,3 +81,18 @@ def medians(turns: Mapping[_Name, Turn], rounds: int, *, warm_up: int = 3) -> di
             times[name].append(time.perf_counter() - begun)
             turns[name].reset()
     return {name: median(each[warm_up:]) for name, each in times.items()}
+
+
+def repeated(turns: Mapping[_Name, Turn], rounds: int) -> list[dict[_Name, float]]:
+    """The `medians` of each of RUNS runs."""
+    return [medians(turns, rounds) for _ in range(RUNS)]
+
+
+def ratios(runs: Sequence[Mapping[_Name, float]], one: _Name, other: _Name) -> list[float]:
+    """How long `one` took relative to `other`, in each run."""
+    return [times[one] / times[other] for times in runs]
+
+
+def typical(runs: Sequence[Mapping[_Name, float]], one: _Name) -> float:
+    """How long `one` took in seconds: the median of the runs."""
+    return median(times[one] for times in runs)

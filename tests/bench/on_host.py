@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs on a test host: vfmigrated and the manual's commands prepare one VF for a guest in turns.
 
-    python3 - PF BRIDGE ROUNDS < on_host.py
+    python3 - PF BRIDGE ROUNDS RUNS < on_host.py
 
-Prints {"vfmigrated": seconds, "manual": seconds}, the medians, as JSON. Both must leave the VF in the same state,
+Prints [{"vfmigrated": seconds, "manual": seconds}, ...], the medians of each run, as JSON. Both must leave the VF in
+the same state,
 which is checked after every turn; restoring it is not measured. Standard library only, like the host's tools.
 """
 
@@ -23,6 +24,9 @@ DAEMON = "/run/vfmigrate/vfmigrated.sock"
 DEVICES = Path("/sys/bus/pci/devices")
 MAC, TAG = "52:54:00:be:0c:01", 42
 NAME, UUID = "bench", "be0c0000-0000-4000-8000-000000000001"
+
+#: how to prepare the VF, and how to undo that
+Ways = dict[str, tuple[Callable[[], None], Callable[[], None]]]
 
 DOMAIN = """\
 <domain type='qemu' id='9'>
@@ -133,7 +137,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def main(pf: str, bridge: str, rounds: int) -> None:
+def main(pf: str, bridge: str, rounds: int, runs: int) -> None:
     """Measure and print."""
     vf = Vf(pf, bridge)
     daemon = Daemon(vf.xml())
@@ -146,15 +150,20 @@ def main(pf: str, bridge: str, rounds: int) -> None:
         daemon.hook("stopped", "end")
         daemon.hook("release", "end", "shutdown")
 
-    ways: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+    ways: Ways = {
         "vfmigrated": (claim, unclaim),
         "manual": (vf.by_hand, vf.undo_by_hand),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
     # The first turn loads the VF's driver, which counts for neither.
     vf.by_hand()
     vf.undo_by_hand()
     vf.forget()
+    print(json.dumps([one_run(vf, ways, rounds) for _ in range(runs)]))
+
+
+def one_run(vf: Vf, ways: Ways, rounds: int) -> dict[str, float]:
+    """The median duration of each way in seconds; the first round of a run does not count."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + rounds):
         states = []
         for name, (ready, undo) in ways.items():
@@ -166,8 +175,8 @@ def main(pf: str, bridge: str, rounds: int) -> None:
             vf.forget()
         if states[0] != states[1]:
             raise RuntimeError(f"the ways lead to different ends: {states}")
-    print(json.dumps({name: statistics.median(each[1:]) for name, each in times.items()}))
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Optional, Union
+from typing import Callable, Optional, TypeVar, Union
 
 from tests.integration.namespaces import Namespace, network
 from tests.testbed import images
 
 Word = Union[str, "os.PathLike[str]"]
+_Made = TypeVar("_Made")
 
 PATIENCE_S = 20.0
 ETH_P_ALL = 3
@@ -193,7 +194,7 @@ class Wire:
     """A packet socket on one end of a veth pair in a namespace: the frames there, with their VLAN tags."""
 
     def __init__(self, namespace: Namespace, netdev: str) -> None:
-        self._socket = _in_network(namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        self._socket = in_network(namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self._socket.bind((netdev, ETH_P_ALL))
 
@@ -272,9 +273,9 @@ def _end(process: Optional[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _in_network(namespace: Namespace, make: Callable[[], socket.socket]) -> socket.socket:
+def in_network(namespace: Namespace, make: Callable[[], _Made]) -> _Made:
     """Call `make` in the network of a namespace, in a separate thread because setns(2) moves only its caller."""
-    made: list[socket.socket] = []
+    made: list[_Made] = []
 
     def enter() -> None:
         with Path(f"/proc/{namespace.pid}/ns/net").open() as handle:
