@@ -132,6 +132,13 @@ class CardSysfs:
                 self.card.unbind(driver, str(device))
                 self.card.driver_override(str(device), "\n")
 
+    def driver_override(self, device: PciAddress) -> Optional[str]:
+        return self.card.function(str(device)).driver_override
+
+    def reset_override(self, device: PciAddress) -> None:
+        with _kernel(f"driver_override of {device}"):
+            self.card.driver_override(str(device), "\n")
+
     def bind(self, device: PciAddress, driver: str) -> None:
         self.unbind(device)
         with _kernel(f"bind {device}"):

@@ -15,6 +15,7 @@ from typing import Optional
 from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.vendor import CardState, Vendor, version
 from vfmigrate.errors import HostError
+from vfmigrate.model.mac import NO_MAC
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules.findings import ERROR, WARNING, Finding
 
@@ -43,6 +44,8 @@ class Mlx5(Vendor):
     needs_flag = True
     # Red Hat's documents: four VFs of one PF at the same time
     max_migrating = 4
+    # Documentation/networking/devlink/devlink-port.rst; the VF's driver then makes a MAC up
+    free_mac = NO_MAC
 
     load_driver = "modprobe mlx5_core; see dmesg"
     install_variant = (

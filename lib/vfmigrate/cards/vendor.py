@@ -20,7 +20,9 @@ but a VFIO variant driver, so a vendor overrides only what is different about it
    what to run on the host of the card, as a command that can be pasted. `kernel_remedies` has one for each text by
    which the card's driver refuses a change through devlink.
 5. **How many at once.** `max_migrating`: how many VFs of one PF can migrate at the same time.
-6. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares when they appear. Add
+6. **The MAC of a free VF.** `free_mac`: what the port function shows for a VF to which nobody gave a MAC. The core
+   resets any other MAC of a free VF to it. Leave it None for a card that gives its VFs MACs by itself.
+7. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares when they appear. Add
    their lines there; a test compares the two.
 
 Then write `tests/unit/cards/test_NAME.py`: each finding once, with what it says and its remedy.
@@ -73,6 +75,8 @@ class Vendor:
     #: VFs of one PF that may migrate at the same time, unless the pool says otherwise; four is the only number that any
     #: vendor documents
     max_migrating = 4
+    #: the MAC that the port function of a VF shows when nobody gave it one; None: it can be any
+    free_mac: Optional[str] = None
 
     #: remedy: the PF has no driver, or one without devlink
     load_driver = "load the driver of the card; see dmesg"

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Claims: which VF belongs to which interface of which domain, in which state, until when.
 
-A claim is a small JSON file named after its VF under `/run/vfmigrate/claims`, written to a temporary name and then
-renamed, so that it is there whole or not at all. `/run` is emptied by a reboot, as the VFs' users are. The daemon is
-the only writer (it holds a lock file for as long as it lives); within it one lock spans looking and taking: take it
+A claim is a small JSON file named after its VF under `/run/vfmigrate/claims` (`claim_files`). `/run` is emptied by a
+reboot, as the VFs' users are. The daemon is the only writer; within it one lock spans looking and taking: take it
 with `with store.lock:` around any sequence that decides on what it has seen.
+
+A claim ends in two steps. It is first marked as releasing: it belongs to no guest any more, but only it knows what the
+guest left on the VF. When that was removed (`converge`), the claim is dropped, and only then is the VF free.
 
 Times are seconds of CLOCK_BOOTTIME: they go on while the host sleeps and do not jump with the wall clock.
 """
@@ -12,17 +14,15 @@ Times are seconds of CLOCK_BOOTTIME: they go on while the host sleeps and do not
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
+from vfmigrate.claims.claim_files import ClaimFiles
 from vfmigrate.errors import HostError, InputError, Refused
 from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model import from_json
@@ -38,7 +38,9 @@ RESERVED = "reserved"
 PREPARED = "prepared"
 #: the guest has it: port plugged, representor up
 PLUGGED = "plugged"
-STATES = (RESERVED, PREPARED, PLUGGED)
+#: the guest has it no more; what is left of the guest on the VF is being removed
+RELEASING = "releasing"
+STATES = (RESERVED, PREPARED, PLUGGED, RELEASING)
 
 
 def boottime() -> float:
@@ -74,6 +76,8 @@ class Claim:
     strategy: str = DEFAULT
     #: where its guest sees it, if it was taken out for a migration and is to be plugged in wherever the guest runs
     slot: Optional[str] = None
+    #: releasing, and libvirt has finished with the VF: what it set on the VF and did not reset is a left-over
+    left: bool = False
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -85,23 +89,29 @@ class Claim:
 
 def holder(claim: Claim) -> str:
     """Which guest has a claimed VF, in words."""
+    if claim.state == RELEASING:
+        return f"being released by guest '{claim.domain_name}'"
     verb = "held by" if claim.expires is None else "reserved for"
     return f"{verb} guest '{claim.domain_name}'"
 
 
 def plain(claim: Claim) -> dict[str, Any]:
-    """The claim as plain values."""
+    """The claim of a guest as plain values."""
     origin = str(claim.origin) if claim.origin is not None else None
-    return {**vars(claim), "vf": str(claim.vf), "origin": origin}
+    values = {**vars(claim), "vf": str(claim.vf), "origin": origin}
+    del values["left"]
+    return values
 
 
 def encode(claim: Claim) -> str:
     """The claim as its file holds it."""
-    return json.dumps({"format": FORMAT, **plain(claim)}, sort_keys=True)
+    # Without `left` where it says nothing: an older daemon, which does not know it, can read every claim of a guest.
+    left = {"left": True} if claim.left else {}
+    return json.dumps({"format": FORMAT, **plain(claim), **left}, sort_keys=True)
 
 
 #: fields that a claim of an older daemon does not have
-_ADDED = ("origin", "slot")
+_ADDED = ("origin", "slot", "left")
 
 
 def decode(text: str) -> Claim:
@@ -134,94 +144,70 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-def _read(path: Path) -> Claim:
-    # Not waiting: a FIFO of this name would be waited for until somebody writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError("the claim is no file")
-    with open(descriptor, encoding="utf-8", errors="replace") as file:
-        claim = decode(file.read(65536))
-    if path.name != f"{claim.vf}.json":
-        raise InputError(f"the claim is of {claim.vf}")
-    return claim
+def _decode_named(name: str, text: Union[str, InputError]) -> Union[Claim, InputError]:
+    """The claim in the file of this name, or what is wrong with the file."""
+    if isinstance(text, InputError):
+        return text
+    try:
+        claim = decode(text)
+    except InputError as error:
+        return error
+    return claim if name == str(claim.vf) else InputError(f"the claim is of {claim.vf}")
 
 
 class ClaimStore:
     """All claims of this host.
 
     Reads the files once, at its start, and writes through. Files it cannot read are set aside under `.broken` and
-    listed in `broken`: their VFs are adopted again from the running domains.
+    listed in `broken`: their VFs are adopted again from the running domains. Raises HostError when the directory cannot
+    be used or another daemon owns it.
     """
 
-    def __init__(self, directory: Path, clock: Callable[[], float] = boottime) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        clock: Callable[[], float] = boottime,
+        *,
+        files: Callable[[Path], ClaimFiles] = ClaimFiles,
+    ) -> None:
         self.lock = RankedLock(Rank.CLAIMS, "the claims")
         self.clock = clock
-        self._directory = directory
         self._closed: frozenset[PciAddress] = frozenset()
+        #: files that were no claims, in words
         self.broken: list[str] = []
-        self._make_directory()
-        self._owner = self._become_owner()
+        self._files = files(directory)
+        #: why the file of a claim is not as it should be
+        self._problems: dict[PciAddress, str] = {}
         self._claims: dict[PciAddress, Claim] = dict(self._load())
 
     def close(self) -> None:
         """Give up the directory, so that another daemon may own it."""
-        os.close(self._owner)
-
-    def _make_directory(self) -> None:
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self._directory.lstat()
-        except OSError as error:
-            raise HostError(f"{self._directory}: {error.strerror}") from None
-        if self._directory.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise HostError(
-                f"{self._directory} is not a directory that only this user can write",
-                f"remove it: rm -r {self._directory}",
-            )
-
-    def _become_owner(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            descriptor = os.open(self._directory / ".lock", flags, 0o600)
-        except OSError as error:
-            raise HostError(
-                f"cannot open {self._directory}/.lock: {error.strerror}",
-                f"remove it: rm {self._directory}/.lock",
-            ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise HostError(
-                f"another vfmigrated already owns {self._directory}", "see systemctl status vfmigrated"
-            ) from None
-        return descriptor
+        self._files.close()
 
     def _load(self) -> Iterator[tuple[PciAddress, Claim]]:
-        for path in sorted(self._directory.iterdir()):
-            if path.suffix == ".new":
-                path.unlink()
-            if path.suffix != ".json":
-                continue
-            try:
-                claim = _read(path)
-            except (OSError, InputError) as error:
-                self.broken.append(f"{path.name}: {error}")
-                with contextlib.suppress(OSError):
-                    path.rename(path.with_suffix(".broken"))
-                continue
-            yield claim.vf, claim
+        for name, text in self._files.load():
+            claim = _decode_named(name, text)
+            if isinstance(claim, InputError):
+                self.broken.append(f"{name}.json: {claim}")
+                self._files.set_aside(name)
+            else:
+                yield claim.vf, claim
+
+    # -- the claims of guests
 
     def all(self) -> list[Claim]:
-        """Every claim, in the order of the VFs' addresses."""
-        with self.lock:
-            return [self._claims[vf] for vf in sorted(self._claims)]
+        """Every claim of a guest, in the order of the VFs' addresses."""
+        return [claim for claim in self._sorted() if claim.state != RELEASING]
 
     def get(self, vf: PciAddress) -> Optional[Claim]:
-        """The claim on a VF, or None when it is free."""
+        """The claim of a guest on a VF, or None when no guest has it; it may still be in `releasing`."""
         with self.lock:
-            return self._claims.get(vf)
+            claim = self._claims.get(vf)
+            return claim if claim is not None and claim.state != RELEASING else None
+
+    def _sorted(self) -> list[Claim]:
+        with self.lock:
+            return [self._claims[vf] for vf in sorted(self._claims)]
 
     def of_domain(self, domain: str) -> list[Claim]:
         """The claims of the domain with this UUID."""
@@ -234,6 +220,11 @@ class ClaimStore:
         with self.lock:
             for vf in sorted(closed):
                 claim = self._claims.get(vf)
+                if claim is not None and claim.state == RELEASING:
+                    raise Refused(
+                        f"VF {vf} is still being released by guest '{claim.domain_name}'",
+                        "run: vfmigrate reconcile",
+                    )
                 if claim is not None:
                     raise Refused(
                         f"VF {vf} belongs to guest '{claim.domain_name}'", "migrate it away, or shut it down"
@@ -257,41 +248,99 @@ class ClaimStore:
                     f"VF {claim.vf} cannot be taken: its PF is being provisioned", "try again in a minute"
                 )
             claim = replace(claim, since=self.clock())
-            path = self._directory / f"{claim.vf}.json"
-            new = path.with_suffix(".new")
-            try:
-                descriptor = os.open(
-                    new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-                )
-                with open(descriptor, "w", encoding="utf-8") as file:
-                    file.write(encode(claim))
-                new.rename(path)
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    new.unlink()
-                raise HostError(f"cannot write the claim on {claim.vf}: {path}: {error.strerror}") from None
+            self._files.write(str(claim.vf), encode(claim))
+            self._problems.pop(claim.vf, None)
             self._claims[claim.vf] = claim
             return claim
 
+    def change(self, claim: Claim, **changes: Any) -> Optional[Claim]:
+        """Change a claim of a guest if it is still this one; None when it is gone or the VF has a newer owner.
+
+        Raises HostError when it cannot be written: then nothing changed.
+        """
+        with self.lock:
+            current = self._current(claim)
+            return self.put(replace(current, **changes)) if current is not None else None
+
+    def note(self, claim: Claim, **changes: Any) -> Optional[Claim]:
+        """As `change`, for what has happened to the guest already, and so cannot be refused.
+
+        Where it cannot be written it holds as long as the daemon runs, and `problem` says why. The file then still has
+        an earlier state of the same claim, from which a reconcile comes to the same end.
+        """
+        with self.lock:
+            current = self._current(claim)
+            if current is None:
+                return None
+            changed = replace(current, since=self.clock(), **changes)
+            self._claims[claim.vf] = changed
+            self._rewrite(changed)
+            return changed
+
+    def _current(self, claim: Claim) -> Optional[Claim]:
+        current = self.get(claim.vf)
+        return current if current is not None and current.id == claim.id else None
+
+    # -- files that could not be written or removed
+
+    def problem(self, vf: PciAddress) -> Optional[str]:
+        """Why the file of the claim on a VF is not as it should be; None where it is."""
+        return self._problems.get(vf)
+
+    def rewrite(self) -> None:
+        """Try again to write what could not be written."""
+        with self.lock:
+            for vf in list(self._problems):
+                claim = self._claims.get(vf)
+                if claim is not None:
+                    self._rewrite(claim)
+
+    def _rewrite(self, claim: Claim) -> None:
+        try:
+            self._files.write(str(claim.vf), encode(claim))
+        except HostError as error:
+            self._problems[claim.vf] = str(error)
+        else:
+            self._problems.pop(claim.vf, None)
+
+    # -- the end of a claim
+
+    def release(self, claim: Claim, *, gone: bool = False) -> Optional[Claim]:
+        """Mark a claim as releasing, if it is still this one; None when it is gone or the VF has a newer owner.
+
+        `gone`: its guest is gone and libvirt has finished with the VF, so what libvirt left on it can be removed. A VF
+        that was only reserved was never libvirt's. As `note`, it holds where it cannot be written.
+        """
+        with self.lock:
+            current = self._current(claim)
+            if current is None:
+                return None
+            return self.note(current, state=RELEASING, left=gone and current.state != RESERVED)
+
+    def releasing(self, vf: PciAddress) -> Optional[Claim]:
+        """The claim on a VF that is releasing; None when there is none."""
+        with self.lock:
+            claim = self._claims.get(vf)
+            return claim if claim is not None and claim.state == RELEASING else None
+
+    def all_releasing(self) -> list[Claim]:
+        """Every claim that is releasing, in the order of the VFs' addresses."""
+        return [claim for claim in self._sorted() if claim.state == RELEASING]
+
     def drop(self, claim: Claim) -> bool:
-        """Remove a claim if it is still this one; False when it is gone or the VF has a newer owner."""
+        """Remove a claim if it is still this one; False when it is gone or the VF has a newer owner.
+
+        Raises HostError when its file cannot be removed: then the claim stays, and `problem` says why.
+        """
         with self.lock:
             current = self._claims.get(claim.vf)
             if current is None or current.id != claim.id:
                 return False
             try:
-                (self._directory / f"{claim.vf}.json").unlink()
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise HostError(f"cannot drop the claim on {claim.vf}: {error.strerror}") from None
+                self._files.remove(str(claim.vf))
+            except HostError as error:
+                self._problems[claim.vf] = str(error)
+                raise
+            self._problems.pop(claim.vf, None)
             del self._claims[claim.vf]
             return True
-
-    def change(self, claim: Claim, **changes: Any) -> Optional[Claim]:
-        """Change a claim if it is still this one; None when it is gone or the VF has a newer owner."""
-        with self.lock:
-            current = self._claims.get(claim.vf)
-            if current is None or current.id != claim.id:
-                return None
-            return self.put(replace(current, **changes))

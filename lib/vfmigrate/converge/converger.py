@@ -10,12 +10,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable, Optional
 
-from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.bindings import Bindings
+from vfmigrate.converge.leftovers import Leftovers
 from vfmigrate.converge.observe import Host, VfState
-from vfmigrate.converge.plan import Wanted, steps, taken_back, wanted
+from vfmigrate.converge.plan import (
+    Step,
+    Wanted,
+    cleaned,
+    leftovers,
+    steps,
+    taken_back,
+    takes_driver,
+    unplug_steps,
+    wanted,
+)
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model.pci import PciAddress
@@ -39,6 +51,7 @@ class Converger:
         self._config = config
         self._store = store
         self._locks: dict[PciAddress, RankedLock] = {}
+        self._leftovers = Leftovers(store.clock, config.claim_timeout)
         #: which VFs were bound before they were migratable, as far as observed
         self.bindings = Bindings()
 
@@ -46,35 +59,79 @@ class Converger:
         # setdefault() is one step for all threads, which a defaultdict's __missing__ is not
         return self._locks.setdefault(vf, RankedLock(Rank.VF, f"VF {vf}"))
 
-    def converge(self, vf: PciAddress, *, after: Optional[Claim] = None, gone: bool = False) -> list[str]:
+    def converge(self, vf: PciAddress) -> list[str]:
         """Make the host match the claim on `vf`; returns the changes made, in words.
 
-        `after` is the last claim on a VF that is free now: a MAC that the daemon set is reset. `gone`: the guest is
-        gone and libvirt has finished with the VF, so what libvirt left there is removed as well. A libvirtd that is
-        killed forgets a guest that it is just starting or stopping.
-        Raises HostError or Unreachable with the first change that failed; the changes before it stay.
+        A VF whose claim is releasing is made free: what its guest left on it is removed, and then the claim is dropped.
+        Raises HostError or Unreachable with the first change that failed; the changes before it stay, and so does a
+        claim that is releasing.
         """
         with self._lock(vf):
             claim = self._store.get(vf)
+            releasing = self._store.releasing(vf) if claim is None else None
+            if releasing is not None and self._host.sysfs.physfn(vf) is None:
+                self._store.drop(releasing)  # the VF is gone, with all that was on it
+                return []
             state = self._host.observe(vf)
-            pool = self._config.pool_of(state.pf)
-            if pool is None:
-                return []
             self.bindings.note(state)
-            if claim is None and self._is_hosts_own(state):
-                return []
-            want = self._wanted(claim, pool)
-            if claim is None and after is not None:
-                want = taken_back(want, state, after, gone)
-            if state.vfio and (want.unbind or want.bind not in (None, state.driver)):
-                # A driver cannot be taken from a QEMU: the kernel would wait until that ends.
-                state = replace(state, in_use=self._host.sysfs.in_use(vf))
-            todo = steps(state, want)
+            state, todo = self._plan(state, claim, releasing)
             for step in todo:
                 step.run(self._host)
             if todo and state.migratable is False and not state.in_use:
                 self.bindings.rebound(vf)  # the flag is set on VFs without a driver only
+            if releasing is not None:
+                self._end(releasing, state)
             return [step.done for step in todo]
+
+    def _end(self, releasing: Claim, state: VfState) -> None:
+        if state.in_use:
+            raise HostError(
+                f"VF {state.vf}, {claim_store.holder(releasing)}, is still in use by a process",
+                "end the process that fuser -v /dev/vfio/* /dev/vfio/devices/* shows; the next reconcile does the rest",
+            )
+        self._store.drop(releasing)
+
+    def _plan(
+        self, state: VfState, claim: Optional[Claim], releasing: Optional[Claim]
+    ) -> tuple[VfState, list[Step]]:
+        """The steps for one VF, with as much of its state as they depend on."""
+        pool = self._config.pool_of(state.pf)
+        if pool is None:
+            return state, []
+        if claim is None and self._is_hosts_own(state):
+            return state, unplug_steps(state) if releasing is not None else []
+        state, want = self._target(state, claim, pool, releasing)
+        if state.vfio and (releasing is not None or takes_driver(state, want)):
+            # A driver cannot be taken from a QEMU: the kernel would wait until that ends.
+            state = replace(state, in_use=self._host.sysfs.in_use(state.vf))
+        if releasing is not None and state.in_use:
+            return state, steps(state, Wanted(migratable=False))
+        return state, steps(state, want)
+
+    def _target(
+        self, state: VfState, claim: Optional[Claim], pool: Pool, releasing: Optional[Claim] = None
+    ) -> tuple[VfState, Wanted]:
+        """The state that a VF should be in, and its present state with what matters for that."""
+        want = self._wanted(claim, pool)
+        if claim is not None:
+            self._leftovers.forget(state.vf)
+            if claim.state != RESERVED:
+                return state, want
+            # libvirt has not yet had the VF for this guest: what is on it was left by an earlier one
+            mac = want.mac if want.mac is not None else self._host.vendor(state.pf).free_mac
+            return self._with_override(state), replace(want, no_override=True, mac=mac)
+        state = self._with_override(state)
+        if releasing is not None:
+            return state, taken_back(want, state, releasing)
+        ready = self._host.sysfs.variant_driver(state.vf) if state.vfio else None
+        free_mac = self._host.vendor(state.pf).free_mac
+        left = leftovers(state, want, ready=ready, free_mac=free_mac) if not state.in_use else []
+        if self._leftovers.are_old(state.vf, left):
+            want = cleaned(want, state, ready=ready, free_mac=free_mac)
+        return state, want
+
+    def _with_override(self, state: VfState) -> VfState:
+        return replace(state, override=self._host.sysfs.driver_override(state.vf))
 
     def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
         in_pair = claim is not None and claim.traits.port_follows_driver
@@ -91,16 +148,21 @@ class Converger:
         return self._host.sysfs.variant_driver(claim.vf) if driver == driver_binding.VARIANT else driver
 
     def survey(self, pf: PciAddress) -> list[PciAddress]:
-        """The VFs of a PF that may differ from what the claims ask for; observes all of them at once."""
+        """The VFs of a PF that may differ from what the claims ask for; observes all of them at once.
+
+        Those whose claims are releasing are not among them: they are converged in any case.
+        """
         pool = self._config.pool_of(pf)
         if pool is None:
             return []
         different = []
         for state in self._host.survey(pf):
+            if self._store.releasing(state.vf) is not None:
+                continue
             claim = self._store.get(state.vf)
             self.bindings.note(state)
             try:
-                if steps(state, self._wanted(claim, pool)):
+                if steps(*self._target(state, claim, pool)):
                     different.append(state.vf)
             except HostError:
                 different.append(state.vf)  # converge() reports what is wrong

@@ -43,6 +43,8 @@ class VfState:
     link_up: bool = False
     mtu: Optional[int] = None
     switch_port: Optional[SwitchPort] = None
+    #: driver_override; looked at only where it is to be reset
+    override: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Callable, Optional
 
-from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
+from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.errors import HostError
+from vfmigrate.model.mac import NO_MAC, NO_MAC_INSTEAD
 from vfmigrate.ovs.openvswitch import PortSettings
-
-NO_MAC = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class Wanted:
     bind: Optional[str] = None
     #: unbind the VFIO driver, which libvirt left on the VF
     unbind: bool = False
+    #: any driver may be bound to the VF
+    no_override: bool = False
     #: the VF stays with the host's own driver, and is bound to it where it has none
     host_driver: bool = False
     port: Optional[WantedPort] = None
@@ -89,6 +90,7 @@ class Verb(Enum):
     PLUG = ("plug", "plugged")
     PREPARE = ("prepare", "prepared")
     REMOVE = ("remove", "removed")
+    RESET = ("reset", "reset")
     RESTART = ("restart", "restarted")
     SET = ("set", "set")
     START = ("start", "started")
@@ -171,9 +173,19 @@ def _unbind_step(state: VfState) -> Step:
     return Step(Verb.UNBIND, f"{state.vf} from {state.driver}", lambda host: host.sysfs.unbind(state.vf))
 
 
+def _override_steps(state: VfState, want: Wanted) -> list[Step]:
+    if not want.no_override or state.override is None or state.in_use:
+        return []
+    return [
+        Step(Verb.RESET, f"driver_override of {state.vf}", lambda host: host.sysfs.reset_override(state.vf)),
+    ]
+
+
 def _function_steps(state: VfState, want: Wanted) -> list[Step]:
     if want.mac is None or state.port_index is None or state.hw_addr == want.mac:
         return []
+    if want.mac == NO_MAC:
+        return _reset_mac_steps(state, state.port_index)
     index, mac = state.port_index, want.mac
     return [
         Step(
@@ -184,7 +196,22 @@ def _function_steps(state: VfState, want: Wanted) -> list[Step]:
     ]
 
 
-def _unplug_steps(state: VfState) -> list[Step]:
+def _reset_mac_steps(state: VfState, index: int) -> list[Step]:
+    if state.hw_addr == NO_MAC_INSTEAD or state.in_use:
+        return []
+
+    def reset(host: Host) -> None:
+        try:
+            host.devlink.set_port_function(state.pf, index, hw_addr=NO_MAC)
+        except HostError:
+            # some drivers refuse it; libvirt does the same with them
+            host.devlink.set_port_function(state.pf, index, hw_addr=NO_MAC_INSTEAD)
+
+    return [Step(Verb.SET, f"hw_addr of {state.vf} to {NO_MAC}", reset)]
+
+
+def unplug_steps(state: VfState) -> list[Step]:
+    """Remove a port of this VF that vfmigrate plugged."""
     port = state.switch_port
     if port is None or port.owner is None:
         return []  # it belongs to an administrator or another controller
@@ -208,7 +235,7 @@ def _port_steps(state: VfState, want: Wanted) -> list[Step]:
         return []
     name, ifindex, port, mtu = state.representor, state.ifindex, want.port, want.mtu
     if port is None:
-        steps = _unplug_steps(state)
+        steps = unplug_steps(state)
         if state.link_up and (state.switch_port is None or steps):
             steps.append(Step(Verb.TAKE, f"{name} down", lambda host: host.links.set_up(ifindex, False)))
         return steps
@@ -239,11 +266,50 @@ def steps(state: VfState, want: Wanted) -> list[Step]:
             f"VF {state.vf} has no representor: PF {state.pf} is not in switchdev mode",
             f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
         )
-    return _driver_steps(state, want) + _function_steps(state, want) + _port_steps(state, want)
+    of_vf = _override_steps(state, want) + _driver_steps(state, want) + _function_steps(state, want)
+    of_port = _port_steps(state, want)
+    # The port goes first and comes last: what fails on the VF must not keep a guest's port in the bridge.
+    return of_port + of_vf if want.port is None else of_vf + of_port
 
 
-def taken_back(want: Wanted, state: VfState, claim: Claim, gone: bool) -> Wanted:
-    """The state wanted of a free VF, with what its last claim left on it removed."""
-    left = gone and claim.managed and claim.state != RESERVED and state.vfio
-    reset_mac = claim.set_mac or (left and state.hw_addr == claim.mac)
-    return replace(want, unbind=left, mac=NO_MAC if reset_mac else want.mac)
+def takes_driver(state: VfState, want: Wanted) -> bool:
+    """Whether a VF must not be in use for what is wanted of it."""
+    resets = want.mac == NO_MAC != state.hw_addr or (want.no_override and state.override is not None)
+    return resets or want.unbind or want.bind not in (None, state.driver)
+
+
+def taken_back(want: Wanted, state: VfState, claim: Claim) -> Wanted:
+    """The state wanted of a free VF whose claim is releasing: with what its guest left on it removed."""
+    reset_mac = claim.set_mac or (claim.left and state.hw_addr == claim.mac)
+    return replace(
+        want,
+        # libvirt leaves a VF bound that it does not manage
+        unbind=claim.left and claim.managed and state.vfio,
+        no_override=claim.left,
+        mac=NO_MAC if reset_mac else want.mac,
+    )
+
+
+def leftovers(state: VfState, want: Wanted, *, ready: Optional[str], free_mac: Optional[str]) -> list[str]:
+    """What no claim explains on a free VF, in words.
+
+    `ready` is the VFIO driver of a VF that a guest can get; such a VF may have been bound on purpose. `free_mac` is the
+    MAC of a VF to which nobody gave one; None: it is not known.
+    """
+    found = []
+    if free_mac is not None and state.hw_addr not in (None, free_mac, NO_MAC_INSTEAD):
+        found.append(f"MAC {state.hw_addr}")
+    if state.override is not None:
+        found.append(f"driver_override {state.override}")
+    if _is_foreign(state, want, ready):
+        found.append(f"driver {state.driver}")
+    return found
+
+
+def _is_foreign(state: VfState, want: Wanted, ready: Optional[str]) -> bool:
+    return state.vfio and (want.host_driver or state.driver != ready)
+
+
+def cleaned(want: Wanted, state: VfState, *, ready: Optional[str], free_mac: Optional[str]) -> Wanted:
+    """The state wanted of a VF with its `leftovers` removed."""
+    return replace(want, unbind=_is_foreign(state, want, ready), no_override=True, mac=free_mac)

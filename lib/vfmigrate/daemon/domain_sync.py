@@ -93,7 +93,7 @@ class DomainSync:
             known = claim.id in {each.id for each in held}
             what = f"now has {claim.vf} with strategy {claim.strategy}" if known else f"was given {claim.vf}"
             changes.append(f"guest '{claim.domain_name}' {what}")
-            changes += self._cleanup.converge(claim)
+            changes += self._cleanup.converge(claim)[0]
         for change in changes:
             self._log.event("plug", change, domain=running.name, uuid=uuid)
         if changes:
@@ -101,8 +101,7 @@ class DomainSync:
         return changes
 
     def _drop_unplugged(self, claim: Claim, changes: list[str]) -> None:
-        done = self._cleanup.drop(claim)
-        if done is not None:
+        for _released, done in self._cleanup.release(claim):
             changes.append(f"guest '{claim.domain_name}' released {claim.vf}")
             self._on_unplugged(claim)
             changes += done
@@ -142,7 +141,7 @@ class DomainSync:
             self._log.event("settle-failed", f"domain {uuid}: {error}", level=journal.WARNING, uuid=uuid)
         for claim in self._store.of_domain(uuid):
             if claim.incoming and claim.state == PLUGGED:
-                self._store.change(claim, incoming=False)
+                self._store.note(claim, incoming=False)
 
     def marks(self, uuid: str) -> tuple[Mark, ...]:
         """What the metadata of a domain should contain about its VFs."""

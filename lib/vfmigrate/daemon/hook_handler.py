@@ -151,6 +151,9 @@ class HookHandler:
     def _take_named(self, domain: Domain, state: str) -> list[Claim]:
         """Claim the VFs of our pools that the XML names, and make the host match."""
         placements = list(self._placements.named(domain))
+        for vf, _ in placements:
+            if self._store.releasing(vf) is not None:
+                self._converger.converge(vf)  # what its last guest left must be gone first
         with self._store.lock:
             claims = [self._take(domain, vf, placement, state) for vf, placement in placements]
         for claim in claims:
@@ -197,22 +200,22 @@ class HookHandler:
     # -- a guest is gone
 
     def _stopped(self, domain: Domain, _xml: str) -> Optional[str]:
-        for claim in self._store.of_domain(domain.uuid):
-            expires = self._store.clock() + self._config.claim_timeout
-            if self._store.change(claim, state=PREPARED, expires=expires) is not None:
-                self._cleanup.converge(claim)
+        expires = self._store.clock() + self._config.claim_timeout
+        ended = [
+            self._store.note(claim, state=PREPARED, expires=expires)
+            for claim in self._store.of_domain(domain.uuid)
+        ]
+        self._cleanup.converge(*(claim for claim in ended if claim is not None))
         return None
 
     def _release(self, domain: Domain, _xml: str) -> Optional[str]:
         self.adoption.gone(domain.uuid)
-        for claim in self._store.of_domain(domain.uuid):
-            self._cleanup.drop(claim, gone=True)
+        self._cleanup.release(*self._store.of_domain(domain.uuid), gone=True)
         self.slots.settled(domain.uuid)
         return None
 
     # -- libvirt was restarted and found its guests running
 
     def _reconnect(self, domain: Domain, _xml: str) -> Optional[str]:
-        for claim in self.adoption.adopt(domain, self._store.clock()):
-            self._cleanup.converge(claim)
+        self._cleanup.converge(*self.adoption.adopt(domain, self._store.clock()))
         return None

@@ -149,6 +149,7 @@ class Daemon:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
         self.remote_server.start()
         self.watchdog.start()
+        self.event_loop.soon(self.reconciler.finish_releases)
         self.event_loop.start()
         self._hypervisor.start(self._on_event, lambda: self.event_loop.soon(self.reconciler.reconcile))
         self.primaries.start()

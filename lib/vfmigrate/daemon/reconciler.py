@@ -15,8 +15,9 @@ from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.domain import domain_xml
-from vfmigrate.errors import VfmigrateError
+from vfmigrate.errors import HostError, Unreachable, VfmigrateError
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openvswitch import SwitchPort
 from vfmigrate.provision.networks import Networks
 from vfmigrate.reservations.cleanup import Cleanup
 
@@ -57,6 +58,11 @@ class Reconciler:
         self._on_arrived = on_arrived
         self._on_running = on_running
 
+    def finish_releases(self) -> None:
+        """Finish what an earlier daemon began to release; what fails is logged and left for a reconcile."""
+        for change in self._release(self._store.clock(), None):
+            self._log.event("reconcile", change)
+
     def reconcile(self) -> list[str]:
         """Drop claims without a guest, adopt what running domains hold, converge every VF of every pool.
 
@@ -70,26 +76,33 @@ class Reconciler:
         except VfmigrateError as error:
             self._log.event("reconcile", f"libvirt is not available: {error}", level=journal.DEBUG)
         domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items()}
-        for claim in self._store.all():
-            reason = self._reason_to_drop(claim, before, running)
-            done = self._cleanup.drop(claim, gone=True) if reason else None
-            if done is not None:
-                changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
-                changes += done
+        self._store.rewrite()
+        changes += self._release(before, running)
         for each in domains.values():
             if each is not None:
                 changes += self._domain_sync.catch_up(each, before, _GRACE_SECONDS)
-        for pool in self._config.pools.values():
-            for pf in pool.pfs:
-                if self._host.sysfs.exists(pf):
-                    self._converge_pf(pf, changes)
-        changes += self._remove_orphaned_ports()
+        if self._converge_pfs(changes):
+            changes += self._remove_orphaned_ports()
         if running is not None:
             changes += self._catch_up()
             changes += self._keep_networks()
             self._on_running(running)
         for change in changes:
             self._log.event("reconcile", change)
+        return changes
+
+    def _release(self, now: float, running: Optional[dict[str, str]]) -> list[str]:
+        """Release the claims that have no guest, and those whose release was interrupted."""
+        reasons = {}
+        for claim in self._store.all():
+            reason = self._reason_to_drop(claim, now, running)
+            if reason and self._store.release(claim, gone=True) is not None:
+                reasons[claim.id] = reason
+        changes = []
+        for claim, done in self._cleanup.finish():
+            reason = reasons.get(claim.id, "its release was not finished")
+            changes.append(f"dropped the claim of guest '{claim.domain_name}' on {claim.vf}: {reason}")
+            changes += done
         return changes
 
     @staticmethod
@@ -128,14 +141,20 @@ class Reconciler:
             self._domain_sync.settle_soon(uuid)
         return [f"guest '{name}' resumed here without an event" for name in here.values()]
 
-    def _converge_pf(self, pf: PciAddress, changes: list[str]) -> None:
-        try:
-            different = self._converger.survey(pf)
-        except VfmigrateError as error:
-            self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
-            return
-        for vf in different:
-            changes += self._cleanup.converge_vf(vf)
+    def _converge_pfs(self, changes: list[str]) -> bool:
+        """Converge the VFs of every pool; whether Open vSwitch answers: where it does not, it is not asked again."""
+        pfs = [pf for pool in self._config.pools.values() for pf in pool.pfs]
+        different: list[PciAddress] = []
+        for pf in pfs:
+            try:
+                if self._host.sysfs.exists(pf):
+                    different += self._converger.survey(pf)
+            except VfmigrateError as error:
+                self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
+                if isinstance(error, Unreachable):
+                    return False
+        changes += self._cleanup.converge_vfs(different)
+        return True
 
     def _keep_networks(self) -> list[str]:
         """Do what provisioning could not do while libvirt was not running, as at boot."""
@@ -155,13 +174,19 @@ class Reconciler:
             ports = self._host.ovs.owned_ports()
             owners = {claim.id for claim in self._store.all()}  # looked at last: a port follows its claim
             for port in ports:
-                reason = ""
-                if port.owner not in owners:
-                    reason = "its guest is gone"
-                elif self._host.links.find(port.name) is None:
-                    reason = f"network device {port.name} does not exist"
-                if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
-                    removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")
+                self._remove_orphaned(port, owners, removed)
         except VfmigrateError as error:
             self._log.event("reconcile-failed", str(error), level=journal.WARNING)
         return removed
+
+    def _remove_orphaned(self, port: SwitchPort, owners: Container[str], removed: list[str]) -> None:
+        reason = ""
+        if port.owner not in owners:
+            reason = "its guest is gone"
+        elif self._host.links.find(port.name) is None:
+            reason = f"network device {port.name} does not exist"
+        try:
+            if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
+                removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")
+        except HostError as error:
+            self._log.event("reconcile-failed", str(error), level=journal.WARNING)

@@ -14,7 +14,7 @@ from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.observe import VfState
-from vfmigrate.converge.plan import steps, wanted
+from vfmigrate.converge.plan import steps, taken_back, wanted
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import VfmigrateError
@@ -194,9 +194,17 @@ class Status:
         standby = self._on_standby(claim)
         missing = self._missing(claim) if claim is not None else None
         held = "standby" if standby or missing else claim.state if claim else None
-        problems = vf_problems(pool, state, vf, claim, standby=standby)
+        releasing = self._store.releasing(vf.vf) if claim is None else None
+        if releasing is not None:
+            held, problems = releasing.state, releasing_problems(pool, vf, releasing)
+        else:
+            problems = vf_problems(pool, state, vf, claim, standby=standby)
         if missing and claim is not None:
             problems.insert(0, f"guest '{claim.domain_name}' runs without it: {missing}")
+        of_file = self._store.problem(vf.vf)
+        if of_file is not None:
+            problems.append(of_file)
+        owner = claim or releasing
         return VfStatus(
             address=str(vf.vf),
             driver=vf.driver,
@@ -207,8 +215,8 @@ class Status:
             bridge=port.bridge if port else None,
             tag=port.tag if port else None,
             holder=observed.user,
-            guest=claim.domain_name if claim else None,
-            claim=claim.id if claim else None,
+            guest=owner.domain_name if owner else None,
+            claim=owner.id if owner else None,
             state=held or ("in use" if observed.user is not None else "free"),
             problems=problems,
         )
@@ -230,6 +238,15 @@ def pf_problems(pool: Pool, state: PfState) -> list[str]:
     if state.autoprobe:
         problems.append("sriov_drivers_autoprobe is on: run vfmigrate provision")
     return problems
+
+
+def releasing_problems(pool: Pool, vf: VfState, releasing: Claim) -> list[str]:
+    """What is left on a VF of the guest that had it last."""
+    whose = f"guest '{releasing.domain_name}' has left it"
+    if vf.in_use:
+        return [f"{whose}, and a process still uses it"]
+    want = taken_back(wanted(None, pool), vf, releasing)
+    return [f"{whose}; still to do: {step.text}" for step in steps(vf, want)]
 
 
 def vf_problems(

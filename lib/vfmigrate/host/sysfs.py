@@ -153,9 +153,21 @@ class Sysfs:
             if self.driver(device) is None:
                 return
             self._unbind(device)
-            override = self._path(device) / "driver_override"
-            if read_text(override) != _NO_OVERRIDE:
-                write_text(override, "\n")
+            self._reset_override(device)
+
+    def driver_override(self, device: PciAddress) -> Optional[str]:
+        """The only driver that a device may be bound to; None when any may."""
+        text = read_text(self._path(device) / "driver_override")
+        return text if text not in ("", _NO_OVERRIDE) else None
+
+    def reset_override(self, device: PciAddress) -> None:
+        """Let a device be bound to any driver again."""
+        with self._binding:
+            self._reset_override(device)
+
+    def _reset_override(self, device: PciAddress) -> None:
+        if self.driver_override(device) is not None:
+            write_text(self._path(device) / "driver_override", "\n")
 
     def bind(self, device: PciAddress, driver: str) -> None:
         """Bind a device to a driver, whatever it is bound to; as for `unbind()`, call `in_use()` before.

@@ -7,6 +7,11 @@ import re
 
 from vfmigrate.errors import InputError
 
+#: the MAC of a VF to which nobody gave one
+NO_MAC = "00:00:00:00:00:00"
+#: what libvirt sets in place of NO_MAC where the driver refuses that (altZeroMAC in src/util/virnetdev.c)
+NO_MAC_INSTEAD = "02:00:00:00:00:00"
+
 _TEXT = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 

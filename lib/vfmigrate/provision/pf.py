@@ -74,7 +74,7 @@ def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]
     processes = host.sysfs.users(pf) if unclaimed else {}
     users = {}
     for state in vfs:
-        claim = store.get(state.vf)
+        claim = store.get(state.vf) or store.releasing(state.vf)
         if claim is not None:
             users[state.vf] = claim_store.holder(claim)
         elif state.vf in processes:

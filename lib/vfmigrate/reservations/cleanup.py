@@ -1,61 +1,79 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Converge where an error can no longer be returned: it is logged, and the next reconcile tries again."""
+"""Converge where an error can no longer be returned: it is logged, and the next reconcile tries again.
+
+What fails on one VF, or with the file of one claim, keeps no other VF from being converged. Only a switch that does not
+answer is asked once and not for each VF: waiting for it would add up.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Optional
 
 from vfmigrate import journal
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.converge.converger import Converger
-from vfmigrate.errors import VfmigrateError
+from vfmigrate.errors import Unreachable, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 
 
-def _whose(claim: Claim) -> str:
-    return f"VF {claim.vf} of guest '{claim.domain_name}'"
-
-
 class Cleanup:
-    """Drops claims, and converges VFs whose claim changed; raises nothing."""
+    """Releases claims, and converges VFs whose claim changed; raises nothing."""
 
     def __init__(self, store: ClaimStore, converger: Converger, log: Journal) -> None:
         self._store = store
         self._converger = converger
         self._log = log
 
-    def drop(self, claim: Claim, *, gone: bool = False) -> Optional[list[str]]:
-        """Give a claimed VF back; returns what was changed, or None when the claim is not there any more.
+    def release(self, *claims: Claim, gone: bool = False) -> list[tuple[Claim, list[str]]]:
+        """End claims: mark them as releasing, make their VFs free, drop them.
 
-        `gone`: its guest is gone, and libvirt has finished with the VF.
+        Returns those that were still there, each with what was changed; those that could not be finished are among
+        them and stay releasing. `gone`: their guest is gone, and libvirt has finished with the VFs.
         """
-        return self.converge_after(claim, gone=gone) if self._store.drop(claim) else None
+        marked = [self._store.release(claim, gone=gone) for claim in claims]
+        releasing = [claim for claim in marked if claim is not None]
+        return list(zip(releasing, self.converge(*releasing)))
 
-    def converge_after(self, claim: Claim, *, gone: bool = False) -> list[str]:
-        """Converge a VF that was given back; returns what was changed. `gone` as for `drop`."""
-        return self._try(claim.vf, _whose(claim), after=claim, gone=gone, domain=claim.domain_name)
+    def finish(self) -> list[tuple[Claim, list[str]]]:
+        """Make the VFs free whose claims are releasing; returns the claims that were dropped, each with the changes."""
+        claims = self._store.all_releasing()
+        done = zip(claims, self.converge(*claims))
+        return [(claim, changes) for claim, changes in done if self._store.releasing(claim.vf) is None]
 
-    def converge(self, claim: Claim) -> list[str]:
-        """Converge a claim's VF; returns what was changed."""
-        return self._try(claim.vf, _whose(claim), domain=claim.domain_name)
+    def converge(self, *claims: Claim) -> list[list[str]]:
+        """Converge the VFs of these claims; returns for each what was changed."""
+        for claim in claims:
+            problem = self._store.problem(claim.vf)
+            if problem is not None:
+                self._log_failure(claim.vf, claim, problem)
+        return self._converge([(claim.vf, claim) for claim in claims])
 
-    def converge_vf(self, vf: PciAddress) -> list[str]:
-        """Converge a VF, with or without a claim; returns what was changed."""
-        return self._try(vf, f"VF {vf}")
+    def converge_vfs(self, vfs: Iterable[PciAddress]) -> list[str]:
+        """Converge VFs, with or without claims; returns what was changed."""
+        return [change for done in self._converge([(vf, None) for vf in vfs]) for change in done]
 
-    def _try(
-        self,
-        vf: PciAddress,
-        whose: str,
-        *,
-        after: Optional[Claim] = None,
-        gone: bool = False,
-        **fields: str,
-    ) -> list[str]:
-        try:
-            return self._converger.converge(vf, after=after, gone=gone)
-        except VfmigrateError as error:
-            text = f"{whose}: {error}"
-            self._log.event("converge-failed", text, level=journal.WARNING, vf=str(vf), **fields)
-            return []
+    def _converge(self, vfs: list[tuple[PciAddress, Optional[Claim]]]) -> list[list[str]]:
+        done: list[list[str]] = []
+        unanswered: Optional[Unreachable] = None
+        for vf, claim in vfs:
+            changes: list[str] = []
+            try:
+                if unanswered is None:
+                    changes = self._converger.converge(vf)
+                else:
+                    self._log_failure(vf, claim, f"left for the next reconcile: {unanswered.problem}")
+            except Unreachable as error:
+                unanswered = error
+                self._log_failure(vf, claim, str(error))
+            except VfmigrateError as error:
+                self._log_failure(vf, claim, str(error))
+            done.append(changes)
+        return done
+
+    def _log_failure(self, vf: PciAddress, claim: Optional[Claim], text: str) -> None:
+        whose = f" of guest '{claim.domain_name}'" if claim is not None else ""
+        fields = {"domain": claim.domain_name} if claim is not None else {}
+        text = f"VF {vf}{whose}: {text}"
+        self._log.event("converge-failed", text, level=journal.WARNING, vf=str(vf), **fields)

@@ -184,10 +184,11 @@ class ClientRequests:
                 self._converger.check_ready(claim.vf)
         except VfmigrateError:
             if before is None or before.vf != claim.vf:
-                self._cleanup.drop(claim)
+                self._cleanup.release(claim)
             raise
-        if before is not None and before.vf != claim.vf:
-            self._cleanup.converge_after(before)
+        finally:
+            if before is not None and before.vf != claim.vf:
+                self._cleanup.converge(before)
         self._log_claim("reserved", claim)
         return claim
 
@@ -235,9 +236,7 @@ class ClientRequests:
         if before is not None and before.expires is None:
             raise Refused(f"guest '{before.domain_name}' already has VF {before.vf} for MAC {wanted.mac}")
         vf = self._choose(wanted, pool, facts)
-        if before is not None:
-            self._store.drop(before)
-        return self._store.put(
+        taken = self._store.put(
             Claim(
                 vf=vf,
                 pool=pool.name,
@@ -256,6 +255,9 @@ class ClientRequests:
                 origin=wanted.origin,
             )
         )
+        if before is not None:
+            self._store.release(before)
+        return taken
 
     def _lend(self, wanted: ClaimRequest, before: Optional[Claim]) -> Claim:
         """Note in the guest's own claim that its VF is unplugged and must be plugged in again if the guest stays."""
@@ -307,7 +309,7 @@ class ClientRequests:
         for claim in self._store.of_domain(domain):
             if mac not in (None, claim.mac) or self._host.sysfs.in_use(claim.vf):
                 continue
-            if self._cleanup.drop(claim) is not None:
+            if self._cleanup.release(claim):
                 if mac is not None and claim.expires is None and self._departures is not None:
                     self._departures.unplugged(claim)
                 self._log_claim("given-back", claim)
@@ -357,7 +359,8 @@ class ClientRequests:
             card.update(psid=info.psid, firmware=info.firmware)
             card.update(migrating=len(self._slots.guests(pf)), max_migrating=at_most(self._host, pool, pf))
             values["vfs"] += len(vfs)
-            values["free"] += sum(vf not in users and self._store.get(vf) is None for vf in vfs)
+            taken = {claim.vf for claim in self._store.all() + self._store.all_releasing()}
+            values["free"] += len(set(vfs) - set(users) - taken)
         return values
 
     def _of(self, domain: str, mac: str) -> Optional[Claim]:

@@ -93,8 +93,8 @@ class Reservations:
     ) -> dict[int, Claim]:
         """Take a VF for each interface that has an address to rewrite: all of them, or none.
 
-        What is given up on the way is dropped under the claims' lock and converged after it: converging holds a VF's
-        lock while it asks for the claims', so whoever holds the claims' lock must not wait for a VF's.
+        What is given up on the way is marked as releasing under the claims' lock and converged after it: converging
+        holds a VF's lock while it asks for the claims', so whoever holds the claims' lock must not wait for a VF's.
         """
         given_up: list[Claim] = []
         try:
@@ -104,9 +104,7 @@ class Reservations:
             self._slots.settled(domain.uuid)
             raise
         finally:
-            for claim in given_up:
-                if self._store.get(claim.vf) is None:
-                    self._cleanup.converge_after(claim)
+            self._cleanup.converge(*given_up)
 
     def _take(
         self,
@@ -115,16 +113,17 @@ class Reservations:
         facts: dict[PciAddress, CardFacts],
         given_up: list[Claim],
     ) -> dict[int, Claim]:
-        """As `_reserve`, under the claims' lock; adds claims that it dropped to `given_up`."""
+        """As `_reserve`, under the claims' lock; adds the claims that it released to `given_up`."""
         claims: dict[int, Claim] = {}
-        reserved: dict[Optional[str], PciAddress] = {}
         by_libvirt: list[PciAddress] = []
+        # of an earlier attempt that libvirt gave up without a hook call, or of a client
+        stale = [
+            claim
+            for claim in self._store.of_domain(domain.uuid)
+            if claim.incoming and claim.expires is not None and claim.slot is None
+        ]
+        reserved = {claim.mac: claim.vf for claim in stale}
         try:
-            for stale in self._store.of_domain(domain.uuid):
-                if stale.incoming and stale.expires is not None and stale.slot is None:
-                    # of an earlier attempt that libvirt gave up without a hook call, or of a client
-                    self._drop(stale, given_up)
-                    reserved[stale.mac] = stale.vf
             self._expect(domain, by_libvirt)
             for placement in placements:
                 interface = placement.interface
@@ -134,7 +133,13 @@ class Reservations:
                     preferred = interface.address
                 besides = by_libvirt if interface.form == "network" else None
                 vf = self._selection.choose(
-                    placement.pool, facts, mark, preferred, moves=placement.moves, besides=besides
+                    placement.pool,
+                    facts,
+                    mark,
+                    preferred,
+                    moves=placement.moves,
+                    besides=besides,
+                    giving_up=stale,
                 )
                 if interface.address is not None:
                     claim = self._placements.claim(domain, placement, vf, RESERVED)
@@ -144,18 +149,16 @@ class Reservations:
                     by_libvirt.append(vf)
                     self._expect(domain, by_libvirt)
         except VfmigrateError:
-            for claim in claims.values():
-                self._drop(claim, given_up)
+            stale += claims.values()
             raise
+        finally:
+            # a claim that another has replaced on its VF is not there any more
+            released = [self._store.release(claim) for claim in stale]
+            given_up += [claim for claim in released if claim is not None]
         return claims
 
-    def _drop(self, claim: Claim, given_up: list[Claim]) -> None:
-        if self._store.drop(claim):
-            given_up.append(claim)
-
     def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
-        for claim in claims.values():
-            self._cleanup.drop(claim)
+        self._cleanup.release(*claims.values())
         self._slots.settled(domain.uuid)
 
     def _expect(self, domain: Domain, vfs: list[PciAddress]) -> None:

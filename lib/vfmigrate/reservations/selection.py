@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Optional
 
 from vfmigrate.claims import claim_store
-from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import Host
 from vfmigrate.domain.metadata import Mark
@@ -49,7 +49,7 @@ class Selection:
                     facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
         return facts
 
-    def choose(
+    def choose(  # noqa: PLR0913 - all that the choice depends on
         self,
         pool: Pool,
         facts: Mapping[PciAddress, CardFacts],
@@ -58,18 +58,19 @@ class Selection:
         *,
         moves: bool = False,
         besides: Optional[Container[PciAddress]] = None,
+        giving_up: Container[Claim] = (),
     ) -> PciAddress:
         """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
 
         With `moves` it is of a physical function that may have another VF migrating now. With `besides` it is the one
-        that libvirt will take: the first free one that is not among these.
+        that libvirt will take: the first free one that is not among these. VFs with claims of `giving_up` are free.
         Raises Refused when no VF is free, or none that is free fits; TooManyMigrating when one would do later.
         """
         candidates = []
         incompatible: Optional[Refused] = None
         for pf in pool.pfs:
             for vf in self._host.sysfs.vfs(pf):
-                obstacle = self.obstacle(vf, pool)
+                obstacle = self.obstacle(vf, pool, giving_up)
                 if obstacle is None and mark is not None:
                     try:
                         compatibility.check_compatible(mark, vf, facts[vf])
@@ -92,10 +93,10 @@ class Selection:
             pool, [each for each in candidates if each.obstacle or each.vf in fitting]
         )
 
-    def obstacle(self, vf: PciAddress, pool: Pool) -> Optional[str]:
-        """Why a VF of a pool is not free, or None."""
-        claim = self._store.get(vf)
-        if claim is not None:
+    def obstacle(self, vf: PciAddress, pool: Pool, giving_up: Container[Claim] = ()) -> Optional[str]:
+        """Why a VF of a pool is not free, or None; it is not while its last claim is releasing."""
+        claim = self._store.get(vf) or self._store.releasing(vf)
+        if claim is not None and claim not in giving_up:
             return claim_store.holder(claim)
         driver = self._host.sysfs.driver(vf)
         if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):

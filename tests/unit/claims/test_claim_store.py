@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -16,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.claim_files import FaultyFiles
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim, ClaimStore
-from vfmigrate.errors import HostError, InputError
+from vfmigrate.errors import HostError, InputError, Refused
 from vfmigrate.model.pci import PciAddress
 
 VF = PciAddress(0, 1, 0x10, 2)
@@ -63,7 +65,7 @@ def test_a_late_clean_up_changes_no_newer_claim(store: ClaimStore) -> None:
     assert store.get(VF) == new
 
 
-@pytest.mark.parametrize("field", sorted({*vars(CLAIM)} - {"origin", "slot"}))
+@pytest.mark.parametrize("field", sorted({*vars(CLAIM)} - {"origin", "slot", "left"}))
 def test_a_claim_that_lacks_a_field_is_refused(field: str) -> None:
     raw = json.loads(claim_store.encode(CLAIM))
     del raw[field]
@@ -75,6 +77,101 @@ def test_a_claim_of_an_older_daemon_has_no_origin_and_no_slot() -> None:
     raw = json.loads(claim_store.encode(CLAIM))
     del raw["origin"], raw["slot"]
     assert claim_store.decode(json.dumps(raw)) == CLAIM
+
+
+def test_an_older_daemon_can_read_the_claims_of_guests(store: ClaimStore, tmp_path: Path) -> None:
+    store.put(CLAIM)
+    (path,) = (tmp_path / "claims").glob("*.json")
+    assert "left" not in json.loads(path.read_text())
+
+
+def test_a_claim_that_is_releasing_is_no_guests_and_survives_the_daemon(tmp_path: Path) -> None:
+    first = ClaimStore(tmp_path / "claims")
+    releasing = first.release(first.put(replace(CLAIM, state=claim_store.PLUGGED)), gone=True)
+    assert releasing is not None
+    first.close()
+    again = ClaimStore(tmp_path / "claims")
+    assert again.releasing(VF) == releasing == replace(releasing, state=claim_store.RELEASING, left=True)
+    assert again.all_releasing() == [releasing]
+    assert (again.get(VF), again.all(), again.of_domain(DOMAIN)) == (None, [], [])
+    assert again.release(releasing) is None
+    assert again.change(releasing, state=claim_store.PLUGGED) is None
+    with pytest.raises(Refused, match="is still being released by guest 'guest1'"), again.closed([VF]):
+        pass
+    assert again.drop(releasing)
+    assert again.all_releasing() == []
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "gone", "left"),
+    [
+        (claim_store.PLUGGED, True, True),
+        (claim_store.PREPARED, True, True),
+        (claim_store.PLUGGED, False, False),  # libvirt may be at it
+        (claim_store.RESERVED, True, False),  # libvirt never had it
+    ],
+)
+def test_what_libvirt_left_is_known_to_a_claim_that_is_releasing(
+    store: ClaimStore, state: str, gone: bool, left: bool
+) -> None:
+    releasing = store.release(store.put(replace(CLAIM, state=state)), gone=gone)
+    assert releasing is not None
+    assert releasing.left is left
+
+
+def test_a_late_release_touches_no_newer_owner(store: ClaimStore) -> None:
+    old = store.put(CLAIM)
+    new = store.put(replace(CLAIM, id="another"))
+    assert store.release(old) is None
+    assert store.note(old, state=claim_store.PREPARED) is None
+    assert store.get(VF) == new
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[tuple[ClaimStore, FaultyFiles]]:
+    made: list[FaultyFiles] = []
+
+    def files(directory: Path) -> FaultyFiles:
+        made.append(FaultyFiles(directory))
+        return made[0]
+
+    store = ClaimStore(tmp_path / "claims", files=files)
+    yield store, made[0]
+    store.close()
+
+
+def test_what_has_happened_holds_though_it_cannot_be_written(faulty: tuple[ClaimStore, FaultyFiles]) -> None:
+    store, files = faulty
+    claim = store.put(replace(CLAIM, state=claim_store.PLUGGED))
+    files.fail(errno.EROFS)
+    with pytest.raises(HostError, match="Read-only file system"):
+        store.change(claim, state=claim_store.PREPARED)
+    assert store.get(VF) == claim
+    noted = store.note(claim, state=claim_store.PREPARED)
+    assert noted is not None
+    assert store.get(VF) == noted
+    assert "cannot write the claim" in (store.problem(VF) or "")
+    store.rewrite()
+    assert store.problem(VF) is not None
+    files.heal()
+    store.rewrite()
+    assert store.problem(VF) is None
+    assert claim_store.decode((files.directory / f"{VF}.json").read_text()) == noted
+
+
+def test_a_claim_whose_file_cannot_be_removed_stays(faulty: tuple[ClaimStore, FaultyFiles]) -> None:
+    store, files = faulty
+    releasing = store.release(store.put(CLAIM))
+    assert releasing is not None
+    files.fail(errno.EPERM, str(VF))
+    with pytest.raises(HostError, match="cannot remove the claim"):
+        store.drop(releasing)
+    assert store.releasing(VF) == releasing
+    assert "cannot remove the claim" in (store.problem(VF) or "")
+    files.heal()
+    assert store.drop(releasing)
+    assert store.problem(VF) is None
 
 
 def test_a_claim_with_an_unknown_field_is_refused() -> None:

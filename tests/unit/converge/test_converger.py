@@ -99,58 +99,174 @@ def test_the_mac_of_a_plain_hostdev_is_set_and_reset(rig: VfRig) -> None:
     claim = rig.claim(set_mac=True)
     rig.converger.converge(rig.vf)
     assert rig.memory.host.observe(rig.vf).hw_addr == "52:54:00:00:00:02"
-    rig.store.drop(claim)
-    rig.converger.converge(rig.vf, after=claim)
+    rig.store.release(claim)
+    rig.converger.converge(rig.vf)
     assert rig.memory.host.observe(rig.vf).hw_addr == "00:00:00:00:00:00"
 
 
-def left_by_libvirt(rig: VfRig, **changes: object) -> Claim:
-    """A claim that was dropped, of a VF that libvirt has bound and given a MAC."""
+def left_by_libvirt(rig: VfRig, *, gone: bool = True, **changes: object) -> None:
+    """A claim that is releasing, of a VF that libvirt has bound and given a MAC."""
     claim = rig.claim(**{"state": claim_store.PREPARED, "mac": "52:54:00:00:00:02", **changes})
     rig.converger.converge(rig.vf)
     rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
     port = rig.memory.host.observe(rig.vf)
     assert port.port_index is not None
     rig.memory.devlink.set_port_function(PF, port.port_index, hw_addr="52:54:00:00:00:02")
-    rig.store.drop(claim)
-    return claim
+    assert rig.store.release(claim, gone=gone) is not None
 
 
 def test_the_driver_and_mac_that_libvirt_left_on_a_free_vf_are_removed(rig: VfRig) -> None:
-    claim = left_by_libvirt(rig)
-    assert rig.converger.converge(rig.vf, after=claim, gone=True) == [
+    left_by_libvirt(rig)
+    rig.memory.card.driver_override(str(rig.vf), "mlx5_vfio_pci")
+    assert rig.converger.converge(rig.vf) == [
+        f"reset driver_override of {rig.vf}",
         f"unbound {rig.vf} from mlx5_vfio_pci",
         f"set hw_addr of {rig.vf} to 00:00:00:00:00:00",
     ]
-    assert rig.converger.converge(rig.vf, after=claim, gone=True) == []
+    assert rig.store.releasing(rig.vf) is None
+    assert rig.converger.converge(rig.vf) == []
 
 
 def test_a_vf_left_by_libvirt_is_bound_to_the_hosts_driver_where_free_vfs_is_host(
     make_rig: MakeVfRig,
 ) -> None:
     rig = make_rig(replace(POOL, free_vfs="host"))
-    claim = left_by_libvirt(rig, mac=None)
-    rig.converger.converge(rig.vf, after=claim, gone=True)
+    left_by_libvirt(rig, mac=None)
+    rig.converger.converge(rig.vf)
     assert rig.memory.sysfs.driver(rig.vf) == rig.memory.sysfs.driver(rig.memory.pf)
 
 
 @pytest.mark.parametrize(
-    ("changes", "gone", "held"),
+    ("changes", "gone"),
     [
-        ({}, False, False),  # libvirt may be at it
-        ({}, True, True),  # a process has it
-        ({"managed": False}, True, False),  # libvirt leaves such a VF bound
-        ({"state": claim_store.RESERVED}, True, False),  # libvirt never had it
+        ({}, False),  # libvirt may be at it
+        ({"managed": False}, True),  # libvirt leaves such a VF bound
+        ({"state": claim_store.RESERVED}, True),  # libvirt never had it
     ],
 )
 def test_a_binding_that_is_not_left_by_libvirt_stays(
-    rig: VfRig, changes: dict[str, object], gone: bool, held: bool
+    rig: VfRig, changes: dict[str, object], gone: bool
 ) -> None:
-    claim = left_by_libvirt(rig, **changes)
-    if held:
-        rig.memory.sysfs.open_groups.add(str(rig.vf))
-    rig.converger.converge(rig.vf, after=claim, gone=gone)
+    left_by_libvirt(rig, gone=gone, **changes)
+    rig.converger.converge(rig.vf)
     assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
+    assert rig.store.releasing(rig.vf) is None
+
+
+def test_a_vf_that_is_still_in_use_is_not_free_and_loses_its_port_only(rig: VfRig) -> None:
+    claim = rig.claim(set_mac=True)
+    rig.converger.converge(rig.vf)
+    rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
+    rig.memory.sysfs.open_groups.add(str(rig.vf))
+    rig.store.release(claim, gone=True)
+    before = rig.memory.host.observe(rig.vf)
+    with pytest.raises(HostError, match="being released by guest 'guest1', is still in use by a process"):
+        rig.converger.converge(rig.vf)
+    assert rig.memory.ovs.ports == {}
+    assert rig.memory.host.observe(rig.vf) == replace(before, switch_port=None, link_up=False)
+    rig.memory.sysfs.open_groups.clear()
+    rig.converger.converge(rig.vf)
+    assert rig.store.releasing(rig.vf) is None
+    assert rig.memory.host.observe(rig.vf).hw_addr == "00:00:00:00:00:00"
+
+
+def test_a_vf_that_vanished_with_its_claim_releasing_leaves_no_claim(rig: VfRig) -> None:
+    rig.store.release(rig.claim(), gone=True)
+    rig.memory.card.numvfs(str(PF), "0")
+    assert rig.converger.converge(rig.vf) == []
+    assert rig.store.releasing(rig.vf) is None
+
+
+@pytest.mark.parametrize("free_vfs", ["ready", "host"])
+def test_what_no_claim_explains_on_a_free_vf_is_removed_when_it_is_old(
+    make_rig: MakeVfRig, free_vfs: str
+) -> None:
+    """Libvirt binds the VF of a hostdev network, and sets its MAC, before a hook shows which one it chose."""
+    rig = make_rig(replace(POOL, free_vfs=free_vfs))
+    for vf in rig.memory.vfs:
+        rig.converger.converge(vf)
+    clean = rig.memory.host.observe(rig.vf)
+    rig.memory.sysfs.bind(rig.vf, "vfio-pci")
+    rig.memory.card.driver_override(str(rig.vf), "vfio-pci")
+    assert clean.port_index is not None
+    rig.memory.devlink.set_port_function(PF, clean.port_index, hw_addr="52:54:00:00:00:02")
+    assert rig.converger.survey(PF) == []
+    rig.now += rig.config.claim_timeout - 1
+    assert rig.converger.converge(rig.vf) == []
+    rig.now += 1
+    assert rig.converger.survey(PF) == [rig.vf]
+    assert rig.converger.converge(rig.vf)[-1] == f"set hw_addr of {rig.vf} to 00:00:00:00:00:00"
+    assert rig.memory.host.observe(rig.vf) == clean
+    assert rig.memory.sysfs.driver_override(rig.vf) is None
+    assert rig.converger.survey(PF) == []
+
+
+@pytest.mark.parametrize("use", ["guest", "netdev", "claim"])
+def test_what_is_on_a_vf_that_somebody_uses_stays(make_rig: MakeVfRig, use: str) -> None:
+    rig = make_rig()
+    for vf in rig.memory.vfs:
+        rig.converger.converge(vf)
+    index = rig.memory.host.observe(rig.vf).port_index
+    assert index is not None
+    rig.memory.devlink.set_port_function(PF, index, hw_addr="52:54:00:00:00:02")
+    rig.memory.sysfs.bind(rig.vf, "mlx5_core" if use == "netdev" else "vfio-pci")
+    if use == "guest":
+        rig.memory.sysfs.open_groups.add(str(rig.vf))
+    elif use == "netdev":
+        (name,) = rig.memory.sysfs.netdevs(rig.vf)
+        link = rig.memory.links.find(name)
+        assert link is not None
+        rig.memory.links.set_up(link.index)
+    else:
+        rig.claim(state=claim_store.PREPARED)
+    before = rig.memory.host.observe(rig.vf)
+    for _ in range(3):
+        rig.converger.survey(PF)
+        assert rig.converger.converge(rig.vf) == []
+        rig.now += rig.config.claim_timeout
+    assert rig.memory.host.observe(rig.vf) == before
+
+
+def test_what_changes_on_a_free_vf_is_not_old(rig: VfRig) -> None:
+    rig.converger.converge(rig.vf)
+    index = rig.memory.host.observe(rig.vf).port_index
+    assert index is not None
+    for number in range(4):
+        rig.memory.devlink.set_port_function(PF, index, hw_addr=f"52:54:00:00:00:0{number}")
+        assert rig.converger.converge(rig.vf) == []
+        rig.now += rig.config.claim_timeout - 1
+
+
+def test_a_reserved_vf_is_as_clean_as_a_free_one(rig: VfRig) -> None:
+    rig.converger.converge(rig.vf)
+    index = rig.memory.host.observe(rig.vf).port_index
+    assert index is not None
+    rig.memory.devlink.set_port_function(PF, index, hw_addr="52:54:00:00:00:09")
+    rig.memory.card.driver_override(str(rig.vf), "vfio-pci")
+    rig.claim(state=claim_store.RESERVED)
+    assert rig.converger.converge(rig.vf) == [
+        f"reset driver_override of {rig.vf}",
+        f"set hw_addr of {rig.vf} to 00:00:00:00:00:00",
+    ]
+
+
+def test_a_card_that_refuses_no_mac_gets_libvirts_other_one(
+    rig: VfRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = rig.memory.devlink.set_port_function
+
+    def set_port_function(pf: PciAddress, index: int, **changes: Any) -> None:
+        if changes.get("hw_addr") == "00:00:00:00:00:00":
+            raise HostError("devlink: invalid MAC")
+        refusing(pf, index, **changes)
+
+    monkeypatch.setattr(rig.memory.devlink, "set_port_function", set_port_function)
+    claim = rig.claim(set_mac=True)
+    rig.converger.converge(rig.vf)
+    rig.store.release(claim, gone=True)
+    rig.converger.converge(rig.vf)
+    assert rig.memory.host.observe(rig.vf).hw_addr == "02:00:00:00:00:00"
+    assert rig.converger.converge(rig.vf) == []
 
 
 def test_the_port_of_a_dropped_claim_is_removed(rig: VfRig) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.rig import PF
 from tests.unit.daemon.sync_rig import SyncRig, arrived
 from vfmigrate.claims import claim_store
+from vfmigrate.errors import HostError
 from vfmigrate.ovs.openvswitch import PortSettings
 
 
@@ -119,3 +122,70 @@ def test_a_guest_that_resumed_without_an_event_is_announced(sync_rig: SyncRig) -
     assert sync_rig.arrived == [uuid]
     sync_rig.domain_sync.settle(uuid)
     assert sync_rig.reconciler.reconcile() == []
+
+
+def test_a_release_that_was_interrupted_is_finished(sync_rig: SyncRig) -> None:
+    before = sync_rig.memory.host.survey(PF)
+    xml = guest(1, sync_rig.memory.vfs[0])
+    uuid = sync_rig.start(xml)
+    assert sync_rig.libvirt.domains is not None
+    del sync_rig.libvirt.domains[uuid]
+    sync_rig.memory.ovs.down = True
+    sync_rig.leave(xml)
+    assert sync_rig.reconciler.reconcile() == []
+    sync_rig.memory.ovs.down = False
+    changes = sync_rig.reconciler.reconcile()
+    vf = sync_rig.memory.vfs[0]
+    assert changes[0] == f"dropped the claim of guest 'guest1' on {vf}: its release was not finished"
+    assert sync_rig.memory.host.survey(PF) == before
+    assert sync_rig.reconciler.reconcile() == []
+
+
+def test_a_release_is_finished_when_the_daemon_starts(sync_rig: SyncRig) -> None:
+    """Without libvirt, which may not run yet."""
+    xml = guest(1, sync_rig.memory.vfs[0])
+    sync_rig.start(xml)
+    sync_rig.memory.ovs.down = True
+    sync_rig.leave(xml)
+    sync_rig.memory.ovs.down = False
+    sync_rig.libvirt.domains = None
+    sync_rig.reconciler.finish_releases()
+    assert sync_rig.store.all_releasing() == []
+    assert sync_rig.memory.ovs.ports == {}
+
+
+def test_one_claim_that_cannot_be_dropped_is_no_obstacle_for_the_others(sync_rig: SyncRig) -> None:
+    first, second, third = sync_rig.memory.vfs[:3]
+    for number, vf in enumerate((first, second), 1):
+        sync_rig.start(guest(number, vf))
+    sync_rig.libvirt.domains = {}
+    sync_rig.change(guest(3, third))  # runs, and nobody has claimed its VF
+    # in place of the claim's file: nobody can remove it as one
+    file = sync_rig.directory / "claims" / f"{first}.json"
+    file.unlink()
+    (file / "something").mkdir(parents=True)
+    sync_rig.now += 20
+    changes = sync_rig.reconciler.reconcile()
+    assert f"dropped the claim of guest 'guest2' on {second}: the guest does not run here" in changes
+    assert [claim.vf for claim in sync_rig.store.all()] == [third]
+    assert [claim.vf for claim in sync_rig.store.all_releasing()] == [first]
+    assert [port.external_ids["vm-id"] for port in sync_rig.memory.ovs.ports.values()] == [
+        sync_rig.store.all()[0].domain
+    ]
+    assert str(file) in (sync_rig.store.problem(first) or "")
+
+
+def test_a_port_that_cannot_be_removed_is_no_obstacle_for_another(
+    sync_rig: SyncRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("vanished0", "vanished1"):
+        sync_rig.memory.ovs.plug("br-data", name, "claim-of-long-ago", PortSettings())
+    unplug = sync_rig.memory.ovs.unplug
+
+    def refusing(name: str, owner: str) -> bool:
+        if name == "vanished0":
+            raise HostError("Open vSwitch refused it")
+        return unplug(name, owner)
+
+    monkeypatch.setattr(sync_rig.memory.ovs, "unplug", refusing)
+    assert sync_rig.reconciler.reconcile() == ["unplugged vanished1 from br-data: its guest is gone"]

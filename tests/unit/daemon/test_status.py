@@ -185,3 +185,26 @@ def test_the_terminal_shows_what_provisioning_did(rig: ProvisionRig) -> None:
     lines = [line for answer in (dry, done, again) for line in (*tables.provision(answer, 80), "")]
     check("provision.txt", iter(lines[:-1]))
     assert list(tables.provision({"pools": []}, 80)) == ["no pools are configured; nothing to provision"]
+
+
+def test_a_vf_that_is_being_released_is_not_free_and_says_what_is_left(rig: ProvisionRig) -> None:
+    plug(rig, 1)
+    (claim,) = rig.store.all()
+    rig.store.release(claim, gone=True)
+    told = tell(rig)
+    vf = told["pools"][0]["pfs"][0]["vfs"][1]
+    assert (vf["state"], vf["guest"], vf["claim"]) == ("releasing", claim.domain_name, claim.id)
+    assert vf["holder"] == f"being released by guest '{claim.domain_name}'"
+    assert vf["problems"][0].startswith(f"guest '{claim.domain_name}' has left it; still to do: unplug ")
+    assert told["claims"] == []
+
+
+def test_a_claim_whose_file_cannot_be_written_is_a_problem(rig: ProvisionRig) -> None:
+    plug(rig, 1)
+    (claim,) = rig.store.all()
+    file = rig.directory / "claims" / f"{claim.vf}.json"
+    file.unlink()
+    file.mkdir()
+    rig.store.note(claim, incoming=False)
+    (problem,) = problems(tell(rig))
+    assert f"cannot write the claim on {claim.vf}: {file}: " in problem

@@ -20,6 +20,7 @@ from vfmigrate.converge.services import HostServices
 from vfmigrate.domain import pci_xml
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.cleanup import Cleanup
 
 if TYPE_CHECKING:
     from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
@@ -68,6 +69,7 @@ class Arrivals:
         """`on_plugged` is called with a domain that has its VF; it must return at once."""
         self._store = services.store
         self._converger = services.converger
+        self._cleanup = Cleanup(services.store, services.converger, services.log)
         self._hypervisor = hypervisor
         self._log = services.log
         self._on_plugged = on_plugged
@@ -135,8 +137,8 @@ class Arrivals:
         if not self._hypervisor.has_vf(claim.domain, claim.mac or ""):
             self._plug(claim)
             self._log_claim("replugged", claim, f"has {claim.vf} plugged in", journal.INFO)
-        elif claim.state != PLUGGED and self._store.drop(claim):
-            self._converger.converge(claim.vf)  # somebody gave it another, which the next reconcile adopts
+        elif claim.state != PLUGGED:
+            self._cleanup.release(claim)  # somebody gave it another, which the next reconcile adopts
         self._store.change(claim, slot=None)
         self._tries.pop(claim.id, None)
         self._on_plugged(claim.domain)
@@ -150,8 +152,9 @@ class Arrivals:
             self._converger.converge(claim.vf)
             self._hypervisor.plug(claim.domain, device(claim))
         except VfmigrateError:
-            if self._store.change(claim, state=RESERVED) is not None:
-                self._converger.converge(claim.vf)
+            back = self._store.note(claim, state=RESERVED)
+            if back is not None:
+                self._cleanup.converge(back)
             raise
 
     def _fail(self, claim: Claim, error: VfmigrateError) -> None:

@@ -27,19 +27,19 @@ class PausingStore(ClaimStore):
         super().__init__(directory, clock)
         self.pause_on: Optional[PciAddress] = None
         self.paused = threading.Event()
-        self.dropped = threading.Event()
+        self.released = threading.Event()
 
     def get(self, vf: PciAddress) -> Optional[Claim]:
         if vf == self.pause_on and threading.current_thread().name == "converging":
             self.paused.set()
-            assert self.dropped.wait(PATIENCE)
+            assert self.released.wait(PATIENCE)
         return super().get(vf)
 
-    def drop(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, *, gone: bool = False) -> Optional[Claim]:
         try:
-            return super().drop(claim)
+            return super().release(claim, gone=gone)
         finally:
-            self.dropped.set()
+            self.released.set()
 
 
 @pytest.fixture
