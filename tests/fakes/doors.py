@@ -218,6 +218,8 @@ class MemoryLinks:
         self._card = card
         self.links: dict[int, Link] = {}
         self.counted: dict[int, Traffic] = {}
+        self.ip_addresses: dict[int, list[str]] = {}
+        self.ip_routes: dict[int, list[str]] = {}
 
     def _look(self) -> dict[int, Link]:
         for function in self._card.functions():
@@ -234,6 +236,12 @@ class MemoryLinks:
 
     def traffic(self, ifindex: int) -> Traffic:
         return self.counted.get(self.link(ifindex).index, Traffic(0, 0))
+
+    def addresses(self, ifindex: int) -> list[str]:
+        return self.ip_addresses.get(ifindex, [])
+
+    def routes(self, ifindex: int) -> list[str]:
+        return self.ip_routes.get(ifindex, [])
 
     def set_up(self, ifindex: int, up: bool = True) -> None:
         self.links[ifindex] = replace(self.link(ifindex), up=up)

@@ -119,3 +119,32 @@ def test_a_link_that_was_deleted_is_an_error(links: Links, namespace: Namespace)
     for attempt in (links.link, links.set_up):
         with pytest.raises(HostError, match=rf"interface {found.index}.*: No such device; it is gone"):
             attempt(found.index)
+
+
+def test_the_addresses_and_routes_of_a_link(links: Links, namespace: Namespace) -> None:
+    for name in ("rep0", "vf0"):
+        namespace.run("ip", "link", "set", name, "up")
+    link = links.find("rep0")
+    assert link is not None
+    assert (links.addresses(link.index), links.routes(link.index)) == ([], [])  # but for the link-local ones
+    namespace.run("ip", "addr", "add", "192.0.2.5/24", "dev", "rep0")
+    namespace.run("ip", "addr", "add", "198.51.100.1", "peer", "198.51.100.2/32", "dev", "rep0")
+    namespace.run("ip", "addr", "add", "2001:db8::5/64", "dev", "rep0", "nodad")
+    namespace.run("ip", "addr", "add", "203.0.113.9/24", "dev", "vf0")
+    assert links.addresses(link.index) == ["192.0.2.5/24", "198.51.100.1/32", "2001:db8::5/64"]
+    assert links.routes(link.index) == []
+    namespace.run("ip", "route", "add", "default", "via", "192.0.2.1")
+    namespace.run("ip", "route", "add", "10.1.0.0/16", "via", "203.0.113.1")
+    multipath = ["nexthop", "via", "203.0.113.1", "nexthop", "via", "192.0.2.1"]
+    namespace.run("ip", "route", "add", "10.2.0.0/16", *multipath)
+    namespace.run("ip", "-6", "route", "add", "2001:db8:1::/48", "via", "2001:db8::1", "table", "77")
+    assert sorted(links.routes(link.index)) == ["10.2.0.0/16", "2001:db8:1::/48", "default"]
+
+
+def test_the_master_of_a_link(links: Links, namespace: Namespace) -> None:
+    namespace.run("ip", "link", "add", "br9", "type", "bridge")
+    namespace.run("ip", "link", "set", "rep0", "master", "br9")
+    found, bridge = links.find("rep0"), links.find("br9")
+    assert found is not None
+    assert bridge is not None
+    assert (found.master, bridge.master) == (bridge.index, None)

@@ -75,7 +75,7 @@ def test_a_second_provisioning_of_a_bare_host_changes_nothing(bare: Bare) -> Non
     assert outcome["error"] is None
     assert planned == [
         f"set sriov_drivers_autoprobe of PF {node.pf} to 0",
-        f"set the eswitch of PF {node.pf} to switchdev",
+        f"set the eswitch of PF {node.pf} to switchdev (its link goes down meanwhile)",
         f"create 4 VFs on PF {node.pf}",
         f"give the 4 VFs of PF {node.pf} 16 MSI-X vectors each",
         f"set migratable of the 4 VFs of PF {node.pf}",
@@ -87,7 +87,7 @@ def test_a_second_provisioning_of_a_bare_host_changes_nothing(bare: Bare) -> Non
     ]
     assert outcome["changes"] == [
         f"set sriov_drivers_autoprobe of PF {node.pf} to 0",
-        f"set the eswitch of PF {node.pf} to switchdev",
+        f"set the eswitch of PF {node.pf} to switchdev (its link goes down meanwhile)",
         f"created 4 VFs on PF {node.pf}",
         f"gave the 4 VFs of PF {node.pf} 16 MSI-X vectors each",
         f"set migratable of the 4 VFs of PF {node.pf}",

@@ -14,6 +14,8 @@ from vfmigrate.model.pci import PciAddress
 NONE = "none"
 #: the value of `unmarked` for a pool whose VFs are given to interfaces that no metadata mentions
 TAKE = "take"
+#: the value of `uplink_in_use` for an uplink that may be plugged although the host itself uses it
+PLUG = "plug"
 #: Open vSwitch's VLAN of frames without a tag
 UNTAGGED = 0
 #: the value of `uplink` for the physical port of each PF; no network device can have this name
@@ -102,6 +104,15 @@ class Pool:
             "The network device by which the bridge reaches the network, such as a bond of the physical functions. "
             "Provisioning brings it up and plugs it into the bridge; with none, do that yourself.",
             otherwise="the physical port of each physical function",
+        ),
+    )
+    uplink_in_use: str = field(
+        default="refuse",
+        metadata=_key(
+            "uplink_in_use",
+            setting.choice("refuse", PLUG),
+            "What provisioning does with an uplink that is not on the bridge yet and has IP addresses or routes, which "
+            "stop working once it is. refuse: leave everything as it is, and name them. plug: plug it all the same.",
         ),
     )
     network: Optional[str] = field(

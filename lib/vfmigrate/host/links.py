@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Network devices (rtnetlink): look one up, bring it up or down, set its MTU.
+"""Network devices (rtnetlink): look one up, bring it up or down, set its MTU, list its addresses and routes.
 
 Devices are identified by interface index, because udev renames them after they appear. Message formats:
-rtnetlink(7) and include/uapi/linux/if_link.h.
+rtnetlink(7) and include/uapi/linux/if_link.h, if_addr.h and rtnetlink.h.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from vfmigrate.errors import HostError
 from vfmigrate.host.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket
 
 _RTM_NEWLINK = 16
 _RTM_GETLINK = 18
+_RTM_GETADDR = 22
+_RTM_GETROUTE = 26
 _IFF_UP = 0x1
 _IFNAMSIZ = 16
 
@@ -30,8 +35,15 @@ _IFINFOMSG = struct.Struct("=4xiI")  # of struct ifinfomsg: index and flags
 _CHANGE_BYTES = 4  # its last field, which answers do not use
 _ATTRIBUTE = struct.Struct("=HH")
 _NLA_TYPE_MASK = 0x3FFF
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_STATS64 = 1, 3, 4, 23
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_STATS64 = 1, 3, 4, 10, 23
 _STATS64 = struct.Struct("=QQ")  # the first two of struct rtnl_link_stats64: packets received and sent
+
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, length of prefix, flags, scope, index
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, length of prefix, -, -, table, protocol, scope, type, flags
+_RTA_DST, _RTA_OIF, _RTA_MULTIPATH = 1, 4, 9
+_NEXTHOP = struct.Struct("=HBBi")  # length, flags, weight, index of the device
+_RTN_UNICAST, _RTPROT_KERNEL, _RTM_F_CLONED = 1, 2, 0x200
 
 _REMEDIES = {
     errno.EPERM: "run as root, or with CAP_NET_ADMIN",
@@ -41,13 +53,17 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Link:
-    """A network device: interface index, name, administrative state, MTU in bytes, MAC address."""
+    """A network device: interface index, name, administrative state, MTU in bytes, MAC address.
+
+    `master` is the index of the bond, bridge or other device to which it is enslaved.
+    """
 
     index: int
     name: str
     up: bool
     mtu: int
     address: str
+    master: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,39 @@ class Links:
         """Set a device's MTU, in bytes."""
         self._change(ifindex, f"set the MTU of interface {ifindex} to {mtu}", [("IFLA_MTU", mtu)])
 
+    def addresses(self, ifindex: int) -> list[str]:
+        """The IP addresses of a device with their prefix lengths, without the IPv6 link-local one that each has."""
+        found = []
+        for answer in self._list(ifaddrmsg(), _RTM_GETADDR, "list the addresses"):
+            family, prefix, _, _, index = _IFADDRMSG.unpack_from(answer, _HEADER_BYTES)
+            if index != ifindex or family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            attributes = dict(_attributes(answer[_HEADER_BYTES + _IFADDRMSG.size :]))
+            # On a point-to-point link, ADDRESS is that of the peer.
+            packed = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
+            address = ipaddress.ip_address(packed)
+            if not (family == socket.AF_INET6 and address.is_link_local):
+                found.append(f"{address}/{prefix}")
+        return found
+
+    def routes(self, ifindex: int) -> list[str]:
+        """The destinations that are routed through a device, without those that its addresses bring along."""
+        found = []
+        answers: list[bytes] = []
+        for each in (socket.AF_INET, socket.AF_INET6):
+            message = rtmsg()
+            message["family"] = each
+            answers += self._list(message, _RTM_GETROUTE, "list the routes")
+        for answer in answers:
+            family, prefix, _, _, _, protocol, _, kind, flags = _RTMSG.unpack_from(answer, _HEADER_BYTES)
+            attributes = dict(_attributes(answer[_HEADER_BYTES + _RTMSG.size :]))
+            if ifindex not in _devices(attributes) or family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            if kind == _RTN_UNICAST and protocol != _RTPROT_KERNEL and not flags & _RTM_F_CLONED:
+                packed = attributes.get(_RTA_DST)
+                found.append(f"{ipaddress.ip_address(packed)}/{prefix}" if packed else "default")
+        return found
+
     def close(self) -> None:
         """Close the netlink socket."""
         self._netlink.close()
@@ -116,6 +165,12 @@ class Links:
         message["attrs"] = list(attributes)
         (answer,) = self._netlink.ask(message, _RTM_GETLINK)
         return answer
+
+    def _list(self, message: Any, message_type: int, purpose: str) -> list[bytes]:
+        try:
+            return self._netlink.ask(message, message_type, dump=True)
+        except KernelRefusalError as refusal:
+            raise _host_error(purpose, refusal) from None
 
     def _change(
         self,
@@ -137,6 +192,20 @@ class Links:
             raise _host_error(purpose, refusal) from None
 
 
+def _devices(attributes: Mapping[int, bytes]) -> Iterator[int]:
+    """The indexes of the devices through which a route goes."""
+    if _RTA_OIF in attributes:
+        yield int.from_bytes(attributes[_RTA_OIF], sys.byteorder)
+    nexthops = attributes.get(_RTA_MULTIPATH, b"")
+    offset = 0
+    while offset + _NEXTHOP.size <= len(nexthops):
+        length, _, _, index = _NEXTHOP.unpack_from(nexthops, offset)
+        if length < _NEXTHOP.size:
+            return
+        yield index
+        offset += length + 3 & ~3
+
+
 def _link(answer: bytes) -> Link:
     """Decode the four attributes that are needed; all fifty would take ten times as long, for each representor."""
     index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
@@ -147,6 +216,7 @@ def _link(answer: bytes) -> Link:
         up=bool(flags & _IFF_UP),
         mtu=int.from_bytes(found[_IFLA_MTU], sys.byteorder),
         address=found.get(_IFLA_ADDRESS, b"").hex(":"),
+        master=int.from_bytes(found[_IFLA_MASTER], sys.byteorder) if _IFLA_MASTER in found else None,
     )
 
 

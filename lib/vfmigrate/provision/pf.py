@@ -130,7 +130,7 @@ def steps(pool: Pool, state: PfState, udev: Udev) -> list[Step]:
         todo.append(
             Step(
                 Verb.SET,
-                f"the eswitch of PF {pf} to switchdev",
+                f"the eswitch of PF {pf} to switchdev (its link goes down meanwhile)",
                 lambda host: host.devlink.set_eswitch_mode(pf, SWITCHDEV),
             )
         )

@@ -20,14 +20,13 @@ from vfmigrate.cards.vendor import CardState
 from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.converge.services import HostServices
-from vfmigrate.errors import HostError, Refused, Unreachable, UsageError, VfmigrateError
-from vfmigrate.host.links import Link
+from vfmigrate.errors import HostError, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD, differing
 from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.polling import until
-from vfmigrate.provision import pf
+from vfmigrate.provision import pf, uplink
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.pf import PfState
 from vfmigrate.rpc import protocol
@@ -216,8 +215,11 @@ class Provisioner:
         states = self._states(pool)
         todo: list[Step] = []
         vfs: list[PciAddress] = []
+        pooled = [address for each in self._config.pools.values() for address in each.pfs]
         for state in states:
             todo += pf.steps(pool, state, self._udev)
+            if state.mode != pf.SWITCHDEV:
+                uplink.refuse_to_break_bond(self._host, self._store, state.pf, pooled)
             _warn(outcome, pf.pending(pool, state))
             vfs += self._host.sysfs.vf_addresses(state.pf, pf.wanted_count(pool, state))
         todo += self._switch_steps(pool, outcome)
@@ -244,8 +246,10 @@ class Provisioner:
             todo.append(
                 Step(Verb.CREATE, f"bridge {pool.bridge}", lambda host: host.ovs.add_bridge(pool.bridge))
             )
-        for link in self._uplinks(pool):
-            todo += self._uplink_steps(pool, link)
+        for link in uplink.devices(self._host, pool):
+            todo += uplink.steps(self._host, pool, link)
+            warning = uplink.cut_off(self._host, pool, link)
+            _warn(outcome, [warning] if warning else [])
         return todo
 
     def _restart_steps(self, pool: Pool, outcome: PoolResult, switched_on: bool) -> list[Step]:
@@ -262,43 +266,6 @@ class Provisioner:
             ]
         _warn(outcome, [warning])
         return []
-
-    def _uplinks(self, pool: Pool) -> list[Link]:
-        if pool.uplink == NONE:
-            return []
-        if pool.uplink != UPLINK_OF_PF:
-            link = self._host.links.find(pool.uplink)
-            if link is None:
-                problem = (
-                    f"{pool.origin}: [pool {pool.name}] uplink: there is no network device {pool.uplink}"
-                )
-                raise HostError(problem, "see ip link")
-            return [link]
-        return [self._physical_port(address) for address in pool.pfs]
-
-    def _physical_port(self, address: PciAddress) -> Link:
-        for port in self._host.devlink.ports(address):
-            if port.flavour == "physical" and port.ifindex is not None:
-                return self._host.links.link(port.ifindex)
-        raise HostError(
-            f"PF {address} has no network device of its physical port",
-            "see devlink port show, or name an uplink in the pool's section",
-        )
-
-    def _uplink_steps(self, pool: Pool, link: Link) -> list[Step]:
-        todo = []
-        if not link.up:
-            todo.append(Step(Verb.BRING, f"{link.name} up", lambda host: host.links.set_up(link.index)))
-        present = self._host.ovs.bridge_of(link.name)
-        if present is not None and present != pool.bridge:
-            raise Refused(
-                f"uplink {link.name} of pool '{pool.name}' is on bridge {present}, not on {pool.bridge}",
-                f"if nothing needs it there: ovs-vsctl del-port {present} {link.name}",
-            )
-        if present is None:
-            where = f"{link.name} into {pool.bridge}"
-            todo.append(Step(Verb.PLUG, where, lambda host: host.ovs.add_uplink(pool.bridge, link.name)))
-        return todo
 
     # -- what is found
 

@@ -22,6 +22,7 @@ from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Refused, UsageError
+from vfmigrate.host.links import Link
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import HardwareOffload
@@ -99,7 +100,7 @@ def rig(make_rig: MakeProvisionRig) -> ProvisionRig:
 #: as a dry run lists them
 PLANNED = [
     "set sriov_drivers_autoprobe of PF 0000:01:00.0 to 0",
-    "set the eswitch of PF 0000:01:00.0 to switchdev",
+    "set the eswitch of PF 0000:01:00.0 to switchdev (its link goes down meanwhile)",
     "create 4 VFs on PF 0000:01:00.0",
     "set migratable of the 4 VFs of PF 0000:01:00.0",
     "set other_config hw-offload=true max-idle=300000 of Open vSwitch",
@@ -113,7 +114,7 @@ PLANNED = [
 #: as they are reported when they were made
 CHANGES = [
     "set sriov_drivers_autoprobe of PF 0000:01:00.0 to 0",
-    "set the eswitch of PF 0000:01:00.0 to switchdev",
+    "set the eswitch of PF 0000:01:00.0 to switchdev (its link goes down meanwhile)",
     "created 4 VFs on PF 0000:01:00.0",
     "set migratable of the 4 VFs of PF 0000:01:00.0",
     "set other_config hw-offload=true max-idle=300000 of Open vSwitch",
@@ -194,7 +195,7 @@ def test_vfs_of_a_card_in_legacy_mode_are_kept(rig: ProvisionRig) -> None:
         "unbound 0000:01:00.2 from mlx5_core",
         "unbound 0000:01:00.3 from mlx5_core",
         "unbound 0000:01:00.4 from mlx5_core",
-        "set the eswitch of PF 0000:01:00.0 to switchdev",
+        "set the eswitch of PF 0000:01:00.0 to switchdev (its link goes down meanwhile)",
         "set migratable of the 3 VFs of PF 0000:01:00.0",
     ]
 
@@ -283,6 +284,57 @@ def test_an_uplink_on_another_bridge_is_refused(rig: ProvisionRig) -> None:
     assert error["problem"] == "uplink enp1s0f0np0 of pool 'data' is on bridge br-ex, not on br-data"
     assert error["remedy"] == "if nothing needs it there: ovs-vsctl del-port br-ex enp1s0f0np0"
     assert rig.card.trace == []  # found before anything was made
+
+
+def test_an_uplink_that_the_host_uses_stops_the_pool(rig: ProvisionRig) -> None:
+    (uplink,) = [port.ifindex for port in rig.memory.devlink.ports(PF) if port.flavour == "physical"]
+    assert uplink is not None
+    rig.memory.links.ip_addresses[uplink] = ["192.0.2.5/24"]
+    for dry_run in (True, False):
+        error = rig.provision(dry_run=dry_run)["error"]
+        assert error["problem"].startswith("uplink enp1s0f0np0 of pool 'data' has the address 192.0.2.5/24")
+        assert rig.card.trace == []
+        assert rig.memory.ovs.uplinks == {}
+    insisting = replace(POOL, uplink_in_use="plug")
+    assert "plugged enp1s0f0np0 into br-data" in rig.provision(insisting)["changes"]
+    assert rig.memory.ovs.uplinks == {"enp1s0f0np0": "br-data"}
+    again = rig.provision()
+    assert (again["error"], again["changes"]) == (None, [])
+    assert any("give the address to br-data" in text for text in texts(again))
+
+
+def test_a_mode_change_that_would_break_a_bond_with_guests(tmp_path: Path) -> None:
+    second = PciAddress(0, 1, 0, 1)
+    card = Card((str(PF), str(second)))
+    with Rig(tmp_path, MemoryHost(card=card)) as rig:
+        rig.memory.links.links[77] = Link(77, "bond0", True, 1500, "02:00:00:00:00:01")
+        for pf in (PF, second):
+            (port,) = [port for port in rig.memory.devlink.ports(pf) if port.flavour == "physical"]
+            assert port.ifindex is not None
+            link = rig.memory.links.link(port.ifindex)
+            rig.memory.links.links[link.index] = replace(link, master=77)
+        pool = replace(POOL, pfs=(PF, second), uplink="bond0")
+        config = Config({"data": pool})
+        provisioner = Provisioner(
+            replace(rig.services, config=config),
+            Networks(config, rig.memory.host.sysfs, rig.store, cast(Any, MemoryNetworks())),
+            udev=Udev(tmp_path / "udev", tmp_path / "representors"),
+            offload=HardwareOffload(lambda _unit: None, note=tmp_path / "note"),
+        )
+        vf = rig.memory.sysfs.vfs(PF)[0]
+        uuid = "22222222-2222-4222-8222-222222222222"
+        claim = rig.store.put(Claim(vf, "data", uuid, "guest1", claim_store.PLUGGED, 0.0))
+        card.trace.clear()
+        (refused,) = provisioner.provision(["data"])["pools"]
+        assert refused["error"]["problem"] == (
+            "changing the eswitch of PF 0000:01:00.1 to switchdev would break bond0, to which guests are connected: "
+            f"VF {vf} of PF 0000:01:00.0 is held by guest 'guest1'"
+        )
+        assert card.trace == []
+        rig.store.drop(claim)
+        (outcome,) = provisioner.provision(["data"])["pools"]
+        assert outcome["error"] is None
+        assert card.eswitch_mode(str(second)) == SWITCHDEV
 
 
 def test_a_missing_uplink_is_an_error(rig: ProvisionRig) -> None:

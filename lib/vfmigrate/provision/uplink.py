@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The uplink of a pool: which device it is, what it needs, and whether it may become a port of the bridge.
+
+Frames that arrive at a port of a bridge go to the switch and not to the host: a host that is reached by an address of
+the uplink is cut off when the uplink is plugged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional
+
+from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import ClaimStore
+from vfmigrate.config.pool import NONE, PLUG, UPLINK_OF_PF, Pool
+from vfmigrate.converge.observe import Host
+from vfmigrate.converge.plan import Step, Verb
+from vfmigrate.errors import HostError, Refused
+from vfmigrate.host.links import Link
+from vfmigrate.model.pci import PciAddress
+
+#: the device to which the kernel module of Open vSwitch enslaves its ports
+_DATAPATH = "ovs-system"
+
+
+def devices(host: Host, pool: Pool) -> list[Link]:
+    """The uplinks of a pool. Raises HostError for one that is not there."""
+    if pool.uplink == NONE:
+        return []
+    if pool.uplink != UPLINK_OF_PF:
+        link = host.links.find(pool.uplink)
+        if link is None:
+            problem = f"{pool.origin}: [pool {pool.name}] uplink: there is no network device {pool.uplink}"
+            raise HostError(problem, "see ip link")
+        return [link]
+    return [_physical_port(host, address) for address in pool.pfs]
+
+
+def _physical_port(host: Host, address: PciAddress) -> Link:
+    for port in host.devlink.ports(address):
+        if port.flavour == "physical" and port.ifindex is not None:
+            return host.links.link(port.ifindex)
+    raise HostError(
+        f"PF {address} has no network device of its physical port",
+        "see devlink port show, or name an uplink in the pool's section",
+    )
+
+
+def steps(host: Host, pool: Pool, link: Link) -> list[Step]:
+    """What makes a device the uplink of the pool's bridge. Raises Refused when that would harm something else."""
+    present = host.ovs.bridge_of(link.name)
+    if present is not None and present != pool.bridge:
+        raise Refused(
+            f"uplink {link.name} of pool '{pool.name}' is on bridge {present}, not on {pool.bridge}",
+            f"if nothing needs it there: ovs-vsctl del-port {present} {link.name}",
+        )
+    todo = []
+    if not link.up:
+        todo.append(Step(Verb.BRING, f"{link.name} up", lambda host: host.links.set_up(link.index)))
+    if present is None:
+        _refuse_if_enslaved(host, pool, link)
+        if pool.uplink_in_use != PLUG:
+            _refuse_if_in_use(host, pool, link)
+        text = f"{link.name} into {pool.bridge}"
+        todo.append(Step(Verb.PLUG, text, lambda host: host.ovs.add_uplink(pool.bridge, link.name)))
+    return todo
+
+
+def cut_off(host: Host, pool: Pool, link: Link) -> Optional[str]:
+    """A warning for an uplink that is on the bridge and has addresses of the host all the same; None without any."""
+    if host.ovs.bridge_of(link.name) is None:
+        return None
+    found = host.links.addresses(link.index)
+    if not found:
+        return None
+    return (
+        f"uplink {link.name} of pool '{pool.name}' is a port of {pool.bridge}, so this host does not receive what is"
+        f" sent to its address {', '.join(found)}: give the address to {pool.bridge}"
+    )
+
+
+def refuse_to_break_bond(host: Host, store: ClaimStore, pf: PciAddress, others: Iterable[PciAddress]) -> None:
+    """Raise Refused if a change of a PF's eswitch mode would break a bond that carries guests of other PFs.
+
+    A card joins the eswitches of two PFs while their ports are in one bond (VF-LAG), and parts them for the change.
+    """
+    bond = _master(host, pf)
+    if bond is None:
+        return
+    for other in others:
+        if other == pf or not host.sysfs.exists(other) or _master(host, other) != bond:
+            continue
+        claims = [claim for vf in host.sysfs.vfs(other) if (claim := store.get(vf)) is not None]
+        if claims:
+            users = ", ".join(
+                f"VF {claim.vf} of PF {other} is {claim_store.holder(claim)}" for claim in claims
+            )
+            raise Refused(
+                f"changing the eswitch of PF {pf} to switchdev would break {host.links.link(bond).name}, to which"
+                f" guests are connected: {users}",
+                "migrate these guests away or shut them down, then run vfmigrate provision again",
+            )
+
+
+def _master(host: Host, pf: PciAddress) -> Optional[int]:
+    """The index of the device to which the physical port of a PF is enslaved."""
+    try:
+        return _physical_port(host, pf).master
+    except HostError:
+        return None
+
+
+def _refuse_if_enslaved(host: Host, pool: Pool, link: Link) -> None:
+    master = host.links.link(link.master).name if link.master is not None else _DATAPATH
+    if master != _DATAPATH:
+        raise Refused(
+            f"uplink {link.name} of pool '{pool.name}' belongs to {master}, so it cannot be a port of {pool.bridge}",
+            f"if {master} is a bond, set uplink = {master} in section [pool {pool.name}];"
+            f" otherwise: ip link set {link.name} nomaster",
+        )
+
+
+def _refuse_if_in_use(host: Host, pool: Pool, link: Link) -> None:
+    addresses, routes = host.links.addresses(link.index), host.links.routes(link.index)
+    if not addresses and not routes:
+        return
+    has = f"the address {', '.join(addresses)}" if addresses else f"a route to {', '.join(routes)}"
+    raise Refused(
+        f"uplink {link.name} of pool '{pool.name}' has {has}, which would stop working as a port of {pool.bridge}",
+        f"give it to {pool.bridge}, which is a network device too, or to another device, then run vfmigrate provision;"
+        f" to plug {link.name} all the same, set uplink_in_use = plug in section [pool {pool.name}]",
+    )
