@@ -7,7 +7,7 @@ import threading
 from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
-from vfmigrate.rpc.network_message import message_id
+from vfmigrate.rpc.network_message import is_ours
 
 
 class MemoryNetworkMetadata:
@@ -17,19 +17,25 @@ class MemoryNetworkMetadata:
         self.elements: dict[str, dict[str, str]] = {name: {} for name in networks}
         self.on_change: Callable[[str, str], None] = lambda _network, _uri: None
         self.read_only = False
+        #: networks that this user may not write
+        self.locked: set[str] = set()
+        #: the networks have so much metadata that libvirt cannot send their XML
+        self.too_large = False
         self._lock = threading.Lock()
 
-    def networks(self) -> list[str]:
-        return sorted(self.elements)
+    def networks(self) -> dict[str, str]:
+        return {name: name.removeprefix("vfmigrate-") for name in sorted(self.elements)}
 
     def uris(self, name: str) -> list[str]:
-        return [uri for uri in self._elements(name) if message_id(uri) is not None]
+        if self.too_large:
+            raise HostError("libvirt: metadata of a network: Unable to encode message payload")
+        return [uri for uri in self._elements(name) if is_ours(uri)]
 
     def read(self, name: str, uri: str) -> Optional[str]:
         return self._elements(name).get(uri)
 
     def write(self, name: str, uri: str, element: str) -> None:
-        if self.read_only:
+        if self.read_only or name in self.locked:
             raise HostError("libvirt: operation forbidden for read only access")
         with self._lock:
             self._elements(name)[uri] = element

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import wait_for
 from tests.integration.pair import Node, Pair
+from vfmigrate.model import host_facts
 
 pytestmark = pytest.mark.hosts
 
@@ -115,3 +117,131 @@ def test_the_daemon_answers_again_after_libvirt_restarted(answering: Pair) -> No
     node = answering.b
     node.restart_libvirtd()
     wait_for("an answer", lambda: "result" in ask(answering.a, node, "ping", timeout=1.0))
+
+
+#: writes elements into the metadata of a network, as any user can who may write it: a prefix of namespaces, how many,
+#: and their bytes
+FLOOD = """
+import sys, uuid
+import libvirt
+prefix, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+network = libvirt.open("qemu:///system").networkLookupByName("vfmigrate-data")
+for _ in range(count):
+    network.setMetadata(
+        libvirt.VIR_NETWORK_METADATA_ELEMENT, "<m>%s</m>" % ("x" * size), "m", prefix + str(uuid.uuid4()),
+        libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
+    )
+"""
+
+
+def flood(node: Node, prefix: str, count: int, size: int) -> None:
+    node.host.run("python3", "-c", FLOOD, prefix, str(count), str(size))
+
+
+def dumped(node: Node) -> str:
+    """The XML of the network; empty when libvirt cannot send it."""
+    return node.host.run("virsh", "net-dumpxml", NETWORK, check=False).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "prefix", ["urn:vfmigrate:ask:", "urn:vfmigrate:answer:", "urn:vfmigrate:ask:malformed-"]
+)
+def test_a_flood_of_messages_is_removed(answering: Pair, prefix: str) -> None:
+    """More than libvirt can send as one text: without the daemon nobody could read the network's XML again."""
+    node = answering.b
+    flood(node, prefix, 400, 15_000)
+    wait_for("the messages to be few", lambda: 0 < len(dumped(node)) < 400_000)
+    assert "result" in ask(answering.a, node, "ping")
+    if prefix != "urn:vfmigrate:ask:":  # these are removed at once, requests when they were answered
+        wait_for("the messages to be gone", lambda: "urn:vfmigrate:a" not in dumped(node))
+
+
+def test_a_flood_while_no_daemon_ran_is_removed(answering: Pair) -> None:
+    """Libvirt cannot send the network's XML, and so nobody can list what is in it."""
+    node = answering.b
+    node.product.stop()
+    flood(node, "urn:vfmigrate:ask:", 400, 15_000)
+    assert dumped(node) == ""
+    node.product.start()
+    wait_for(
+        "the messages to be gone",
+        lambda: "<uuid>" in (xml := dumped(node)) and "urn:vfmigrate:ask" not in xml,
+    )
+    assert "result" in ask(answering.a, node, "ping")
+
+
+def test_an_answer_that_nobody_fetches_is_removed(answering: Pair) -> None:
+    node = answering.b
+    node.host.run("python3", "-c", QUESTION)
+    wait_for("the answer", lambda: "urn:vfmigrate:answer" in metadata(node))
+    assert "urn:vfmigrate:ask" not in metadata(node)
+    wait_for("the answer to be gone", lambda: "urn:vfmigrate:answer" not in metadata(node), 30.0)
+
+
+QUESTION = """
+import uuid
+import libvirt
+network = libvirt.open("qemu:///system").networkLookupByName("vfmigrate-data")
+line = '{"version": 1, "request": "ping", "arguments": {}}'
+network.setMetadata(
+    libvirt.VIR_NETWORK_METADATA_ELEMENT, "<m>%s</m>" % line, "m", "urn:vfmigrate:ask:" + str(uuid.uuid4()),
+    libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
+)
+"""
+
+
+def test_a_request_is_about_the_pool_of_its_network(answering: Pair) -> None:
+    """A network that claims to be of another pool: the configuration decides, not its metadata."""
+    node = answering.b
+    fake = """<network><name>forged</name><uuid>33333333-3333-4333-8333-333333333333</uuid>
+    <metadata><v:pool xmlns:v='urn:vfmigrate:network:1' name='forged'/></metadata>
+    <bridge name='virbr-forged'/></network>"""
+    node.host.virsh("net-create", "/dev/stdin", stdin=fake)
+    try:
+        claim: dict[str, Any] = {"domain": UUID, "mac": MAC, "strategy": "replug", "vlan": 42}
+        denied = ask(answering.a, node, "claim", **claim, pool="forged")
+        assert (denied["kind"], "is not that of a pool of this host" in denied["problem"]) == ("denied", True)
+        assert node.product.claims() == {}
+        assert ask(answering.a, node, "claim", **claim, pool="data")["result"]["pool"] == "data"
+        assert ask(answering.a, node, "give_back", domain=UUID, pool="data")["result"]["vfs"] != []
+    finally:
+        node.host.virsh("net-destroy", "forged")
+
+
+def test_a_slot_of_a_foreign_guest_is_refused(answering: Pair) -> None:
+    """No VF is plugged into a guest, and none is taken for one, that does not ask for it in its own metadata."""
+    node = answering.b
+    guest = Guest("g", [Vf(node.vf(1), MAC, vlan=42)])
+    node.start_guest(guest)
+    uuid = node.host.virsh("domuuid", "g").strip()
+    before = node.product.claims()
+    claim: dict[str, Any] = {
+        "domain": uuid,
+        "mac": MAC,
+        "strategy": "replug",
+        "pool": "data",
+        "slot": "0000:05:00.0",
+    }
+    assert ask(answering.a, node, "claim", **claim)["kind"] == "refused"
+    new = {**claim, "mac": "52:54:00:00:00:08", "incoming": True}
+    assert "already runs on this host" in ask(answering.a, node, "claim", **new)["problem"]
+    assert node.product.claims() == before
+
+
+def test_files_are_answered_only_where_libvirt_names_them(answering: Pair) -> None:
+    node = answering.b
+    node.host.path("/srv/images").mkdir(exist_ok=True)
+    node.host.path("/srv/images/disk").write_text("x")
+    paths = ["/srv/images/disk", "/srv/images/absent", "/etc/shadow"]
+    pool = "<pool type='dir'><name>images</name><target><path>/srv/images</path></target></pool>"
+
+    def found() -> list[object]:
+        answer = ask(answering.a, node, "facts", **host_facts.file_arguments("salt", paths))["result"]
+        return [each["exists"] for each in answer["files"]]
+
+    assert found() == [None, None, None]
+    node.host.virsh("pool-create", "/dev/stdin", stdin=pool)
+    try:
+        assert found() == [True, False, None]
+    finally:
+        node.host.virsh("pool-destroy", "images")

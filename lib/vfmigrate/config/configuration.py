@@ -97,6 +97,10 @@ class Config:
         """The pool that names this physical function, or None when no pool does."""
         return next((pool for pool in self.pools.values() if pf in pool.pfs), None)
 
+    def pool_of_network(self, network: str) -> Optional[Pool]:
+        """The pool whose VFs this libvirt network has, or None when no pool has a network of this name."""
+        return next((pool for pool in self.pools.values() if pool.libvirt_network == network), None)
+
 
 def _error_in(file: Optional[Path], problem: str, remedy: str = "") -> ConfigError:
     """An error in a file; of a long text it quotes only the beginning."""

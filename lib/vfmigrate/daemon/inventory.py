@@ -12,15 +12,17 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
+from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import UsageError, VfmigrateError
 from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.model.host_facts import (
     BridgeFacts,
+    FileFacts,
     FindingFacts,
     HostFacts,
     PfFacts,
@@ -37,7 +39,10 @@ _LONGEST_NAME = 4096
 
 
 class Inventory:
-    """Collects the facts of a host. `migrating` says by its UUID whether libvirt is migrating a guest."""
+    """Collects the facts of a host.
+
+    `migrating` says by its UUID whether libvirt is migrating a guest, `storage` what disks and storage pools it knows.
+    """
 
     def __init__(
         self,
@@ -45,23 +50,38 @@ class Inventory:
         observer: Observer,
         migrating: Callable[[str], bool],
         local_files: LocalFiles,
+        storage: Callable[[], KnownStorage],
     ) -> None:
         self._host = services.host
         self._store = services.store
         self._observer = observer
         self._migrating = migrating
         self._local_files = local_files
+        self._storage = storage
         self._bindings = services.converger.bindings
 
     def answer(self, request: Request) -> dict[str, Any]:
         """Answer the request `facts`. Raises UsageError."""
-        return self.collect(_names(request, "bridges"), _names(request, "files")).plain()
+        files = (
+            request.optional_text("salt") or "",
+            _names(request, "files"),
+            _names(request, "directories"),
+        )
+        return self.collect(_names(request, "bridges"), files, request.optional_text("pool")).plain()
 
-    def collect(self, bridges: Sequence[str] = (), files: Sequence[str] = ()) -> HostFacts:
-        """The facts as they are now, and whether there are these bridges and files."""
+    def collect(
+        self,
+        bridges: Sequence[str] = (),
+        files: tuple[str, Sequence[str], Sequence[str]] = ("", (), ()),
+        pool: Optional[str] = None,
+    ) -> HostFacts:
+        """The facts as they are now, and whether there are these bridges and files (`host_facts.file_arguments`).
+
+        `pool` limits them to one pool of the host.
+        """
         moving = self._moving()
         now = time.time()
-        pools = tuple(self._pool(observed, moving) for observed in self._observer.pools())
+        pools = tuple(self._pool(observed, moving) for observed in self._observer.pools(pool))
         return HostFacts(
             host=socket.gethostname(),
             vfmigrate=VERSION,
@@ -73,8 +93,17 @@ class Inventory:
             moving_at_once=min((pool.max_migrating for pool in pools), default=4),
             hook=self._local_files.hook(),
             bridges=self._bridges(bridges),
-            files=tuple(self._local_files.files(files)),
+            files=self._files(*files),
         )
+
+    def _files(self, salt: str, files: Sequence[str], directories: Sequence[str]) -> tuple[FileFacts, ...]:
+        if not files:
+            return ()
+        try:
+            known = self._storage()
+        except VfmigrateError:
+            known = KnownStorage()  # without libvirt nothing is known of any file
+        return tuple(self._local_files.files(salt, files, directories, known))
 
     def _bridges(self, names: Sequence[str]) -> tuple[BridgeFacts, ...]:
         try:

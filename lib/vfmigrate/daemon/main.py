@@ -32,6 +32,7 @@ from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.options import arguments
 from vfmigrate.daemon.reconciler import Reconciler
+from vfmigrate.daemon.remote_requests import RemoteRequests
 from vfmigrate.daemon.status import Status
 from vfmigrate.daemon.watchdog import LONG_SECONDS, REQUEST_SECONDS, Watchdog, notify
 from vfmigrate.errors import VfmigrateError
@@ -99,7 +100,13 @@ class Daemon:
 
         self.primaries = PrimaryWatch(services, self.announcer, replug=replug)
         self.arrivals = Arrivals(services, hypervisor, on_plugged=domain_sync.settle_soon)
-        self.remote_server = RemoteServer(hypervisor.network_metadata, self.do, log)
+        remote_requests = RemoteRequests(settings, self.do, hypervisor.xml)
+        self.remote_server = RemoteServer(
+            hypervisor.network_metadata,
+            remote_requests.answer,
+            log,
+            request_seconds=REQUEST_SECONDS + settings.migrating_wait,
+        )
         hypervisor.on_network_metadata = self.remote_server.enqueue
 
         def resumed(uuid: str) -> None:
@@ -135,7 +142,7 @@ class Daemon:
         observer = Observer(services, offload, self.provisioner.check)
         self.status = Status(services, observer, self.hook_handler.slots, missing=self.arrivals.missing)
         local_files = LocalFiles(self.host.ovs.bridge_exists)
-        self.inventory = Inventory(services, observer, hypervisor.migrating, local_files)
+        self.inventory = Inventory(services, observer, hypervisor.migrating, local_files, hypervisor.storage)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""

@@ -98,9 +98,9 @@ class Observer:
         except VfmigrateError as error:
             return SwitchFacts(problem=str(error), running=running)
 
-    def pools(self) -> list[ObservedPool]:
-        """Every pool as it is now."""
-        return [self._pool(pool) for pool in self._config.pools.values()]
+    def pools(self, name: Optional[str] = None) -> list[ObservedPool]:
+        """Every pool as it is now, or the one of this name."""
+        return [self._pool(pool) for pool in self._config.pools.values() if name in (None, pool.name)]
 
     def _pool(self, pool: Pool) -> ObservedPool:
         exists, bridge_problem = self._bridge(pool)

@@ -8,7 +8,7 @@ from typing import Optional
 
 from lxml import etree
 
-from vfmigrate.domain import domain_xml, xml_parser
+from vfmigrate.domain import domain_xml, storage_xml, xml_parser
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.model.strategy import Strategy
@@ -104,15 +104,11 @@ def read(live: str, migratable: str) -> MigratingGuest:
 
 
 def _disk(element: etree._Element) -> Disk:
-    source, driver, target = element.find("source"), element.find("driver"), element.find("target")
-    kind = element.get("type", "")
-    path = None
-    if source is not None and kind in ("file", "block"):
-        path = source.get("file" if kind == "file" else "dev")
+    driver, target = element.find("driver"), element.find("target")
     return Disk(
         target=target.get("dev", "") if target is not None else "",
-        kind=kind,
-        path=path,
+        kind=element.get("type", ""),
+        path=storage_xml.disk_path(element),
         cache=driver.get("cache") if driver is not None else None,
         readonly=element.find("readonly") is not None,
     )

@@ -51,6 +51,14 @@ def owner(xml: str) -> Optional[str]:
     return pool.get("name") if pool is not None else None
 
 
+def pool_in(element: str) -> str:
+    """The name of the pool in the element that `render` puts into the metadata; empty when it has none."""
+    try:
+        return xml_parser.parse(element, "the metadata of a network").get("name") or ""
+    except InputError:
+        return ""
+
+
 def identity(name: str, state: NetworkState) -> str:
     """The UUID for a network: its present one, because libvirt does not replace a network by one of another UUID.
 

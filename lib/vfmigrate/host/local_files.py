@@ -6,14 +6,17 @@ It only reads; its root is a parameter.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Optional
 
-from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts
+from vfmigrate.domain.storage_xml import KnownStorage
+from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts, digest
 
 HOOK = "etc/libvirt/hooks/qemu.d/50-vfmigrate"
 QEMU_CONF = "etc/libvirt/qemu.conf"
@@ -22,6 +25,8 @@ _SETTING = re.compile(r'^\s*(migration_\w+)\s*=\s*"?([^"\s#]*)"?', re.MULTILINE)
 _NETDEV = re.compile(r"[^\s/]{1,15}")
 # Hidden from the daemon by its unit (ProtectHome=, PrivateTmp=): whether a file exists there is unknown.
 _HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "run/user", "tmp", "var/tmp"))
+# The most files in the directory of a storage pool; of a larger one nothing is reported.
+_MOST_NAMES = 20000
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -68,30 +73,56 @@ class LocalFiles:
             else:
                 yield BridgeFacts(name, "openvswitch" if self._is_switch_bridge(name) else None)
 
-    def files(self, paths: Iterable[str]) -> Iterator[FileFacts]:
-        """Which of these files exist."""
+    def files(
+        self, salt: str, files: Sequence[str], directories: Sequence[str], known: KnownStorage
+    ) -> Iterator[FileFacts]:
+        """Which of these files exist: given by the digests of their paths, and of the directories that they are in.
+
+        Only what libvirt of this host names anyway is looked at: the disks of its domains, and the files in the
+        directories of its storage pools. Of anything else nothing is known.
+        """
+        paths = {digest(salt, path): path for path in known.disks}
+        targets = {digest(salt, path): path for path in known.directories}
+        listed = {}
+        for each in {targets[each] for each in directories if each in targets}:
+            names = self._names(each)
+            listed[digest(salt, each)] = names is not None
+            paths.update({digest(salt, f"{each}/{name}"): f"{each}/{name}" for name in names or ()})
         mounts = self._mounts()
-        for path in paths:
-            if not path.startswith("/") or "\0" in path or path.startswith(_HIDDEN):
-                yield FileFacts(path)
-                continue
-            real = os.path.realpath(self._root / path.lstrip("/"))
-            try:
-                found = Path(real).stat()
-            except OSError as error:
-                absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
-                yield FileFacts(path, exists=False if absent else None)
-                continue
-            kind = (
-                "block" if stat.S_ISBLK(found.st_mode) else "file" if stat.S_ISREG(found.st_mode) else "other"
-            )
-            yield FileFacts(
-                path,
-                exists=True,
-                kind=kind,
-                filesystem=filesystem(mounts, real) if kind == "file" else None,
-                size=found.st_size if kind == "file" else None,
-            )
+        for file, directory in zip(files, directories):
+            if file in paths:
+                yield replace(self._file(paths[file], mounts), path=file)
+            else:
+                yield FileFacts(file, exists=False if listed.get(directory) else None)
+
+    def _names(self, directory: str) -> Optional[list[str]]:
+        """The names in a directory; None when it is hidden from the daemon, cannot be read or has too many."""
+        if f"{directory}/".startswith(_HIDDEN):
+            return None
+        try:
+            with os.scandir(self._root / directory.lstrip("/")) as entries:
+                names = [entry.name for entry in itertools.islice(entries, _MOST_NAMES + 1)]
+        except OSError:
+            return None
+        return names if len(names) <= _MOST_NAMES else None
+
+    def _file(self, path: str, mounts: dict[str, str]) -> FileFacts:
+        if not path.startswith("/") or "\0" in path or path.startswith(_HIDDEN):
+            return FileFacts(path)
+        real = os.path.realpath(self._root / path.lstrip("/"))
+        try:
+            found = Path(real).stat()
+        except OSError as error:
+            absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            return FileFacts(path, exists=False if absent else None)
+        kind = "block" if stat.S_ISBLK(found.st_mode) else "file" if stat.S_ISREG(found.st_mode) else "other"
+        return FileFacts(
+            path,
+            exists=True,
+            kind=kind,
+            filesystem=filesystem(mounts, real) if kind == "file" else None,
+            size=found.st_size if kind == "file" else None,
+        )
 
     def _mounts(self) -> dict[str, str]:
         try:

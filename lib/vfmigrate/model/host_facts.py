@@ -7,8 +7,10 @@ another host, so its form is checked here. A value that could not be observed is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import hashlib
+import os.path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 from vfmigrate.errors import InputError
@@ -142,6 +144,7 @@ class BridgeFacts:
 class FileFacts:
     """A file that the request named."""
 
+    #: in an answer, the digest of the path
     path: str
     #: None when the daemon cannot see that
     exists: Optional[bool] = None
@@ -194,6 +197,27 @@ class HostFacts:
     def plain(self) -> dict[str, Any]:
         """For the daemon's answer."""
         return asdict(self)
+
+
+def digest(salt: str, path: str) -> str:
+    """What a request has in place of a path, which every user of the other host could read."""
+    return hashlib.sha256(f"{salt}\0{path}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_arguments(salt: str, paths: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a request for facts about files; `salt` is a random text."""
+    return {
+        "salt": salt,
+        "files": [digest(salt, path) for path in paths],
+        "directories": [digest(salt, os.path.dirname(path)) for path in paths],  # noqa: PTH120 - text, not a file
+    }
+
+
+def with_paths(facts: HostFacts, salt: str, paths: Sequence[str]) -> HostFacts:
+    """The facts with the paths in place of their digests; other files are left out."""
+    names = {digest(salt, path): path for path in paths}
+    files = tuple(replace(each, path=names[each.path]) for each in facts.files if each.path in names)
+    return replace(facts, files=files)
 
 
 def read(answer: Mapping[str, Any]) -> HostFacts:

@@ -7,10 +7,11 @@ host's daemon is asked over its socket, any other through libvirt.
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -55,6 +56,12 @@ class _DaemonAnswer:
     ahead: float = 0.0
     error: float = 0.0
 
+    def naming(self, salt: str, paths: Sequence[str]) -> _DaemonAnswer:
+        """The answer with the files by their paths, which the daemon was not given."""
+        if self.facts is None:
+            return self
+        return replace(self, facts=host_facts.with_paths(self.facts, salt, paths))
+
 
 class Collector:
     """Collects what decides whether a guest can migrate from `source` to `destination`."""
@@ -73,11 +80,12 @@ class Collector:
         guest = migrating_guest.read(state.live, state.migratable)
         measuring = state.running and self._here.measure(name)
         here, there = self._here.libvirt(), self._there.libvirt()
-        arguments = {"bridges": list(guest.bridges), "files": guest.paths}
+        salt = secrets.token_hex(16)
+        arguments = {"bridges": list(guest.bridges), **host_facts.file_arguments(salt, guest.paths)}
         with ThreadPoolExecutor(1) as other:
             waiting = other.submit(self._ask, self._destination, there, arguments)
-            from_source = self._ask(self._source, here, arguments)
-            from_destination = waiting.result()
+            from_source = self._ask(self._source, here, arguments).naming(salt, guest.paths)
+            from_destination = waiting.result().naming(salt, guest.paths)
         known = from_source.facts is not None and from_destination.facts is not None
         most = options.bandwidth_mibs if options.bandwidth_mibs is not None else state.bandwidth_mibs
         return Snapshot(

@@ -151,12 +151,13 @@ class ClientRequests:
     def _answer_of(self, domain: str, request: Request) -> dict[str, Any]:
         """Answer what is asked of one guest."""
         if request.name == "counters":
-            return {"ports": self.counters(domain)}
+            return {"ports": self.counters(domain, request.optional_text("pool"))}
         if request.name == "keep":
             return {"kept": self.keep(domain, mac_of(request))}
         if request.name == "give_back":
             mac = mac_of(request) if "mac" in request.arguments else None
-            return {"vfs": [str(claim.vf) for claim in self.give_back(domain, mac)]}
+            given = self.give_back(domain, mac, request.optional_text("pool"))
+            return {"vfs": [str(claim.vf) for claim in given]}
         return {"vfs": [str(claim.vf) for claim in self.check_departure(domain)]}
 
     def claim(self, wanted: ClaimRequest) -> Optional[Claim]:
@@ -220,7 +221,7 @@ class ClientRequests:
         before: Optional[Claim],
     ) -> Claim:
         if wanted.slot is not None and wanted.source is None:
-            return self._lend(wanted, before)
+            return self._lend(wanted, pool, before)
         if before is not None and wanted.vf in (None, before.vf) and before.pool == pool.name:
             if before.expires is None:
                 return before  # the guest runs with it
@@ -259,9 +260,9 @@ class ClientRequests:
             self._store.release(before)
         return taken
 
-    def _lend(self, wanted: ClaimRequest, before: Optional[Claim]) -> Claim:
+    def _lend(self, wanted: ClaimRequest, pool: Pool, before: Optional[Claim]) -> Claim:
         """Note in the guest's own claim that its VF is unplugged and must be plugged in again if the guest stays."""
-        if before is None or before.expires is not None:
+        if before is None or before.expires is not None or before.pool != pool.name:
             raise Refused(
                 f"guest '{wanted.name}' has no VF with MAC {wanted.mac} on this host for which vfmigrate has a claim",
                 "run: vfmigrate reconcile",
@@ -303,11 +304,13 @@ class ClientRequests:
         self._on_kept(domain)
         return True
 
-    def give_back(self, domain: str, mac: Optional[str] = None) -> list[Claim]:
-        """End the claims of a guest, or of one of its interfaces; those on VFs that a process holds stay."""
+    def give_back(self, domain: str, mac: Optional[str] = None, pool: Optional[str] = None) -> list[Claim]:
+        """End the claims of a guest, or of one of its interfaces or pools; those on VFs that a process holds stay."""
         given = []
         for claim in self._store.of_domain(domain):
-            if mac not in (None, claim.mac) or self._host.sysfs.in_use(claim.vf):
+            if mac not in (None, claim.mac) or pool not in (None, claim.pool):
+                continue
+            if self._host.sysfs.in_use(claim.vf):
                 continue
             if self._cleanup.release(claim):
                 if mac is not None and claim.expires is None and self._departures is not None:
@@ -329,10 +332,12 @@ class ClientRequests:
                 check_number(moving[0].domain_name, pf, number, pool, at_most(self._host, pool, pf))
         return moving
 
-    def counters(self, domain: str) -> list[dict[str, Any]]:
-        """Traffic through the ports of a guest's VFs; `sent` is what the guest sent."""
+    def counters(self, domain: str, pool: Optional[str] = None) -> list[dict[str, Any]]:
+        """Traffic through the ports of a guest's VFs, or those of one pool; `sent` is what the guest sent."""
         ports = []
         for claim in self._store.of_domain(domain):
+            if pool not in (None, claim.pool):
+                continue
             state = self._host.observe(claim.vf) if claim.state == PLUGGED else None
             if state is None or state.ifindex is None or state.switch_port is None:
                 continue

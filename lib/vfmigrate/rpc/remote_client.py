@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -34,6 +34,24 @@ _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.25
 # How often to see whether the request is still there, which costs a call of libvirt each time.
 _LOOKS_PER_CHECK = 4
+
+# Requests that each pool answers for itself, and the lists in their results.
+_JOINED = {"facts": ("pools",), "counters": ("ports",), "give_back": ("vfs",)}
+# A number of which the least counts.
+_LEAST = "moving_at_once"
+
+
+def _joined(name: str, answers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """One result of those of several pools: the first, with what the others have in their lists."""
+    result = dict(answers[0])
+    for key in _JOINED.get(name, ()):
+        lists = [answer.get(key) for answer in answers]
+        if all(isinstance(each, list) for each in lists):
+            result[key] = [item for each in lists for item in each or ()]
+    limits = [answer.get(_LEAST) for answer in answers]
+    if all(isinstance(limit, int) for limit in limits):
+        result[_LEAST] = min(limit for limit in limits if limit is not None)
+    return result
 
 
 @dataclass(frozen=True)
@@ -56,27 +74,57 @@ class RemoteClient:
     def ask(self, name: str, arguments: Mapping[str, Any], *, timeout: float = 20.0) -> Mapping[str, Any]:
         """Send one request and wait at most `timeout` seconds for its result.
 
-        Raises the error that the daemon answers with, Unreachable without an answer, HostError when libvirt refuses.
+        The daemon answers about the pool of the network through which it is asked. So a request with a `pool` goes
+        through the network of that pool, and one without to all pools: their answers are joined. Networks that the user
+        may not write are left out, unless that leaves none. Raises the error that the daemon answers with, Unreachable
+        without an answer, HostError when libvirt refuses.
         """
         line = network_message.wrap(
             protocol.encode_request(name, arguments), network_message.MAX_REQUEST_BYTES
         )
         end = time.monotonic() + timeout
+        wanted = arguments.get("pool")
+        answers: list[Mapping[str, Any]] = []
+        refused: Optional[HostError] = None
+        for network in self._networks(wanted, joined=name in _JOINED):
+            try:
+                answer = self._ask(network, line, end)
+            except HostError as error:
+                refused = refused or error
+            else:
+                answers.append(protocol.result_of(answer, self._name))
+        if refused is not None and not answers:
+            raise refused
+        return _joined(name, answers)
+
+    def _networks(self, pool: Optional[str], *, joined: bool) -> list[str]:
+        """The networks through which to send a request, at least one. Raises Unreachable."""
+        found = self._metadata.networks()
+        names = [name for name in found if pool is None or found[name] == pool]
+        if not names:
+            which = "no network of a pool" if pool is None else f"no network of pool '{pool}'"
+            raise self._unreachable(f"libvirt runs {which}")
+        return names if joined else names[:1]
+
+    def _unreachable(self, why: str) -> Unreachable:
+        return Unreachable(
+            f"{self._name}: {why}, so vfmigrated there cannot be reached",
+            f"run on {self._name}: vfmigrate provision",
+        )
+
+    def _ask(self, network: str, line: str, end: float) -> dict[str, Any]:
+        """The answer to a request that is sent through a network. Raises HostError when libvirt refuses."""
         while True:
-            names = self._metadata.networks()
-            if not names:
-                raise Unreachable(
-                    f"{self._name}: libvirt runs no network of a pool, so vfmigrated there cannot be reached",
-                    f"run on {self._name}: vfmigrate provision",
-                )
-            answer = self._exchange(names[0], line, end)
+            answer = self._exchange(network, line, end)
             if answer is not None:
-                return protocol.result_of(answer, self._name)
+                return answer
             if time.monotonic() >= end:
                 raise Unreachable(
-                    f"{self._name}: vfmigrated does not answer through libvirt (network '{names[0]}')",
+                    f"{self._name}: vfmigrated does not answer through libvirt (network '{network}')",
                     f"run on {self._name}: systemctl start vfmigrated",
                 )
+            if network not in self._metadata.networks():
+                raise self._unreachable(f"libvirt has stopped network '{network}'")
 
     def _exchange(self, network: str, element: str, end: float) -> Optional[dict[str, Any]]:
         """Send one request and return its answer; None when the request was removed unanswered, or time is up."""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon's side of requests from other hosts (network_message.py): answers them, and removes stale ones.
+"""The daemon's side of requests from other hosts (network_message.py): answers them, and removes what is too much.
 
-Whoever can write there has read-write access to libvirt on this host, which is equivalent to root. Even so, requests
-are limited in form, size and number, and to those in `protocol.REMOTE`. They are answered in threads of their own,
-since that calls libvirt; the event thread only queues them.
+Whoever can write the metadata of one network sends requests about the pool of that network, and about no other. They
+are limited in form, size and number (message_table.py), and to those in `protocol.REMOTE`. What exceeds this is removed
+as soon as libvirt reports it, as are requests when they are answered and answers that nobody fetches: while they are
+there, every user of this host can read them. All this calls libvirt, and is done in threads of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import threading
@@ -16,9 +18,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from vfmigrate import journal
-from vfmigrate.errors import Denied, VfmigrateError
+from vfmigrate.errors import Denied, Refused, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.rpc import network_message, protocol
+from vfmigrate.rpc.message_table import EXCESS, NEW, MessageTable, Place
 from vfmigrate.rpc.protocol import Request
 
 if TYPE_CHECKING:
@@ -27,60 +30,136 @@ if TYPE_CHECKING:
     )
 
 _AT_ONCE = 4
-_MOST_WAITING = 64
-_MOST_REMEMBERED = 1024
-# Seconds after which an answer is stale; a client that is alive removes it at once.
-_KEPT = 60.0
+# Changes that libvirt has reported and nobody has looked at. Beyond this, a look at the whole network finds them.
+_MOST_CHANGES = 4096
+# How often to see whether something has expired, in seconds, while there is anything.
+_LOOK_SECONDS = 1.0
 
 
 class RemoteServer:
-    """Answers requests from other hosts. `answer` answers one, and raises nothing but VfmigrateError."""
+    """Answers requests from other hosts.
+
+    `answer` answers one that came through a network, and raises nothing but VfmigrateError. A request that is not
+    answered in `request_seconds` is removed.
+    """
 
     def __init__(
         self,
         metadata: NetworkMetadata,
-        answer: Callable[[Request], dict[str, Any]],
+        answer: Callable[[str, Request], dict[str, Any]],
         log: Journal,
         *,
+        request_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metadata = metadata
         self._answer = answer
         self._log = log
         self._clock = clock
-        self._waiting: queue.Queue[Optional[tuple[str, str]]] = queue.Queue(_MOST_WAITING)
-        self._lock = threading.Lock()
-        #: requests that were queued, with the time of the answer (None: not yet answered)
-        self._known: OrderedDict[str, Optional[float]] = OrderedDict()
+        self._waiting: queue.Queue[Optional[tuple[str, str]]] = queue.Queue()
+        self._lock = threading.Condition()
+        # all below belong to the lock
+        self._table = MessageTable(request_seconds)
+        self._changed: OrderedDict[Place, None] = OrderedDict()
+        #: answers whose own event has not come yet
+        self._echoes: set[Place] = set()
+        self._overflow = False
+        self._stopping = False
 
     def start(self) -> None:
-        """Start the threads that answer."""
+        """Start the threads that answer, and the one that looks at what has changed."""
         for number in range(_AT_ONCE):
             threading.Thread(target=self._run, name=f"remote-{number}", daemon=True).start()
+        threading.Thread(target=self._keep, name="remote-keeper", daemon=True).start()
 
     def stop(self) -> None:
         """Answer no more requests; those that are being answered are finished."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
         for _ in range(_AT_ONCE):
-            try:
-                self._waiting.put_nowait(None)
-            except queue.Full:
-                return  # the threads end with the process
+            self._waiting.put(None)
 
     def enqueue(self, network: str, uri: str) -> None:
-        """Queue a request, when `uri` is that of one: the metadata of a network has changed there. Returns at once."""
-        name = network_message.request_id(uri)
-        if name is None:
+        """Have the metadata of a network looked at, when `uri` is ours: libvirt says it changed. Returns at once."""
+        place = (network, uri)
+        if not network_message.is_ours(uri):
             return
         with self._lock:
-            if name in self._known:
-                return  # its client removes it
-            try:
-                self._waiting.put_nowait((network, name))
-            except queue.Full:
-                return  # `remove_stale` removes it, and its client sends another
-            self._known[name] = None
-            while len(self._known) > _MOST_REMEMBERED:
-                self._known.popitem(last=False)
+            if place in self._echoes:
+                self._echoes.discard(place)
+            elif len(self._changed) < _MOST_CHANGES:
+                self._changed[place] = None
+            else:
+                self._overflow = True
+            self._lock.notify_all()
+
+    # -- what is there
+
+    def _keep(self) -> None:
+        while True:
+            with self._lock:
+                while not (self._changed or self._stopping):
+                    if not self._lock.wait(_LOOK_SECONDS if self._table else None):
+                        break
+                if self._stopping:
+                    return
+            self._log.attempt("remote-request-failed", self.look)
+
+    def look(self) -> None:
+        """Look at what libvirt has reported: queue new requests, remove what is too much or has expired."""
+        while True:
+            with self._lock:
+                if not self._changed:
+                    break
+                (network, uri), _ = self._changed.popitem(last=False)
+            self._log.attempt("remote-request-failed", functools.partial(self._inspect, network, uri))
+        with self._lock:
+            expired = list(self._table.expired(self._clock()))
+            overflow, self._overflow = self._overflow, False
+        for network, uri in expired:
+            self._log.attempt("remote-request-failed", functools.partial(self._remove, network, uri))
+        if overflow:
+            self.remove_stale()
+
+    def _inspect(self, network: str, uri: str) -> None:
+        element = self._metadata.read(network, uri)
+        with self._lock:
+            if element is None:
+                self._table.forget(network, uri)
+                return
+            verdict = self._table.see(network, uri, len(element.encode()), self._clock())
+        name = network_message.request_id(uri)
+        if verdict == NEW and name is not None:
+            self._waiting.put((network, name))
+        elif verdict == EXCESS:
+            self._metadata.erase(network, uri)
+
+    def _remove(self, network: str, uri: str) -> None:
+        """Remove a request or an answer; it is known until libvirt has removed it, or its network is gone."""
+        try:
+            self._metadata.erase(network, uri)
+        finally:
+            with self._lock:
+                self._table.forget(network, uri)
+                self._echoes.discard((network, uri))
+
+    def remove_stale(self) -> None:
+        """Remove requests and answers that are not known: of earlier daemons, and that came while none ran.
+
+        A client that waits for an answer sees that its request is gone, and sends another.
+        """
+        try:
+            for network in self._metadata.networks():
+                for uri in self._metadata.uris(network):
+                    with self._lock:
+                        known = self._table.knows(network, uri) or (network, uri) in self._changed
+                    if not known:
+                        self._metadata.erase(network, uri)
+        except VfmigrateError as error:
+            self._log.event("remote-request-failed", str(error), level=journal.WARNING)
+
+    # -- the answers
 
     def _run(self) -> None:
         while True:
@@ -90,19 +169,42 @@ class RemoteServer:
             self._log.attempt("remote-request-failed", functools.partial(self.process, *work))
 
     def process(self, network: str, name: str) -> None:
-        """Answer one request, unless its client has removed it."""
+        """Answer one request and remove it, unless its client has removed it."""
+        request, answer = network_message.REQUEST + name, network_message.ANSWER + name
         try:
-            element = self._metadata.read(network, network_message.REQUEST + name)
+            element = self._metadata.read(network, request)
             if element is None:
                 return
-            answer = self._reply(element)
-            if self._metadata.read(network, network_message.REQUEST + name) is not None:
-                self._metadata.write(network, network_message.ANSWER + name, answer)
+            reply = self._reply(network, element)
+            if self._metadata.read(network, request) is not None:
+                self._write(network, answer, reply)
         finally:
-            with self._lock:
-                self._known[name] = self._clock()
+            with contextlib.suppress(VfmigrateError):  # the network has stopped, and all metadata with it
+                self._remove(network, request)
 
-    def _reply(self, element: str) -> str:
+    def _write(self, network: str, uri: str, element: str) -> None:
+        place = (network, uri)
+        with self._lock:
+            if not self._table.admit_answer(network, uri, len(element.encode()), self._clock()):
+                element = self._error(
+                    Refused(
+                        f"too many answers of vfmigrated wait in libvirt's network '{network}'",
+                        "try again in a minute",
+                    )
+                )
+                if not self._table.admit_answer(network, uri, len(element.encode()), self._clock()):
+                    return
+            self._echoes.add(place)
+            self._lock.notify_all()  # it will expire
+        try:
+            self._metadata.write(network, uri, element)
+        except VfmigrateError:
+            with self._lock:
+                self._table.forget(network, uri)
+                self._echoes.discard(place)
+            raise
+
+    def _reply(self, network: str, element: str) -> str:
         try:
             request = protocol.decode_request(
                 network_message.unwrap(element, network_message.MAX_REQUEST_BYTES)
@@ -113,27 +215,11 @@ class RemoteServer:
                     "run the command on the host itself",
                 )
             return network_message.wrap(
-                protocol.encode_result(self._answer(request)), network_message.MAX_ANSWER_BYTES
+                protocol.encode_result(self._answer(network, request)), network_message.MAX_ANSWER_BYTES
             )
         except VfmigrateError as error:
-            return network_message.wrap(protocol.encode_error(error), network_message.MAX_ANSWER_BYTES)
+            return self._error(error)
 
-    def remove_stale(self) -> None:
-        """Remove requests and answers whose client died, and those that came while no daemon ran.
-
-        A client that waits for an answer sees that its request is gone, and sends another.
-        """
-        try:
-            for network in self._metadata.networks():
-                for uri in self._metadata.uris(network):
-                    if self._is_stale(network_message.message_id(uri)):
-                        self._metadata.erase(network, uri)
-        except VfmigrateError as error:
-            self._log.event("remote-request-failed", str(error), level=journal.WARNING)
-
-    def _is_stale(self, name: Optional[str]) -> bool:
-        with self._lock:
-            if name is None or name not in self._known:
-                return True
-            answered = self._known[name]
-            return answered is not None and answered < self._clock() - _KEPT
+    @staticmethod
+    def _error(error: VfmigrateError) -> str:
+        return network_message.wrap(protocol.encode_error(error), network_message.MAX_ANSWER_BYTES)

@@ -12,13 +12,14 @@ from typing import Any, Callable, Optional
 
 import libvirt
 
-from vfmigrate.domain import metadata
+from vfmigrate.domain import metadata, storage_xml
 from vfmigrate.domain.domain_xml import device, read
 from vfmigrate.domain.network_xml import NetworkState
+from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
-from vfmigrate.virt.network_metadata import NetworkMetadata
+from vfmigrate.virt.network_metadata import STATE, NetworkMetadata
 from vfmigrate.virt.unplug import unplug
 
 _RETRY_SECONDS = 2.0
@@ -68,7 +69,7 @@ class Hypervisor:
         self._on_connect: Callable[[], None] = lambda: None
         #: called by the event thread with a network and the URI of changed metadata; must return at once
         self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
-        self.network_metadata = NetworkMetadata(self._connected)
+        self.network_metadata = NetworkMetadata(self._connected, state=STATE)
         self._connection: Optional[Any] = None
         # until libvirtd answers, that of the library, which is of the same build
         self._version = int(libvirt.getVersion())
@@ -241,11 +242,34 @@ class Hypervisor:
             xml = str(self._connected().lookupByUUIDString(uuid).XMLDesc(0))
         return any(interface.wanted_mac == mac for interface in read(xml).interfaces)
 
+    def marks(self, uuid: str) -> tuple[metadata.Mark, ...]:
+        """The marks in a running domain's metadata. Raises HostError when the domain is gone."""
+        with libvirt_call("XML of a domain"):
+            xml = str(self._connected().lookupByUUIDString(uuid).XMLDesc(0))
+        return read(xml, lenient=True).marks
+
     def plug(self, uuid: str, xml: str) -> None:
         """Plug a device into a running domain; not into its definition. Raises HostError."""
         with libvirt_call("plugging a VF in"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    # -- storage
+
+    def storage(self) -> KnownStorage:
+        """What domains and running storage pools of this host name."""
+        disks: list[str] = []
+        pools: list[str] = []
+        with libvirt_call("list of domains"):
+            for domain in self._connected().listAllDomains():
+                with failure_ignored():  # it has ended meanwhile
+                    disks += storage_xml.disks(str(domain.XMLDesc(0)))
+        with failure_ignored():  # a libvirt without its storage driver
+            for pool in self._connected().listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+                with failure_ignored():
+                    target = storage_xml.pool_target(str(pool.XMLDesc(0)))
+                    pools += [target] if target is not None else []
+        return KnownStorage(tuple(disks), tuple(pools))
 
     # -- networks
 

@@ -4,10 +4,14 @@
 Any client with a connection to a host's libvirt can set an element there; libvirt then sends an event to the daemon of
 that host (virNetworkSetMetadata, libvirt 9.7; the event, 9.8). Definitions do not change: the live metadata of a
 network is gone when the network stops. Client and server both use this class; it is thread-safe.
+
+libvirt sends the XML of a network as one text of at most 4 MiB (VIR_NET_MESSAGE_STRING_MAX). With more metadata than
+that, only libvirt's own copy below /run shows what there is (virNetworkObjSaveStatus in its src/conf/virnetworkobj.c).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Callable, Optional
 
 import libvirt
@@ -21,29 +25,49 @@ _ELEMENT: Optional[int] = getattr(libvirt, "VIR_NETWORK_METADATA_ELEMENT", None)
 _LIVE = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
 _WHAT = "metadata of a network"
 
+#: where libvirt saves the state of running networks, with their live metadata
+STATE = Path("/run/libvirt/network")
+
 
 class NetworkMetadata:
     """The requests and answers in one libvirt; `connected` returns the connection, or raises Unreachable.
 
+    `state` is the directory where libvirt of this host saves its networks; None for that of another host.
     All methods raise HostError when libvirt refuses, for example because the network was stopped.
     """
 
-    def __init__(self, connected: Callable[[], Any]) -> None:
+    def __init__(self, connected: Callable[[], Any], *, state: Optional[Path] = None) -> None:
         self._connected = connected
+        self._state = state
 
-    def networks(self) -> list[str]:
-        """The running networks that a vfmigrated has defined for its pools; none in a libvirt that is too old."""
+    def networks(self) -> dict[str, str]:
+        """The running networks that a vfmigrated has defined, sorted, with the names of their pools.
+
+        None in a libvirt that is too old.
+        """
         if _ELEMENT is None:
-            return []
+            return {}
         with libvirt_call(_WHAT):
             found = self._connected().listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
-        return sorted(each.name() for each in found if self._metadata(each, network_xml.URI) is not None)
+        owned = {each.name(): self._metadata(each, network_xml.URI) for each in found}
+        return {name: network_xml.pool_in(owned[name] or "") for name in sorted(owned) if owned[name]}
 
     def uris(self, name: str) -> list[str]:
         """The namespaces of all requests and answers in a network."""
         with libvirt_call(_WHAT):
-            xml = str(self._network(name).XMLDesc(0))
-        return list(network_message.uris(xml))
+            network = self._network(name)
+        try:
+            with libvirt_call(_WHAT):
+                return network_message.uris(str(network.XMLDesc(0)))
+        except LibvirtError:
+            if self._state is None or "/" in name:
+                raise
+            try:
+                with (self._state / f"{name}.xml").open(encoding="utf-8", errors="replace") as file:
+                    return network_message.uris_in_file(file)
+            except OSError:
+                pass
+            raise
 
     def read(self, name: str, uri: str) -> Optional[str]:
         """The element of a namespace; None when there is none, and in a network that no vfmigrated has defined."""

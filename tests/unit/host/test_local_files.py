@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.host import local_files
 from vfmigrate.host.local_files import LocalFiles
-from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts
+from vfmigrate.model import host_facts
+from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts, digest
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -59,11 +62,23 @@ def test_the_kind_of_each_bridge_is_found(host: LocalFiles, tmp_path: Path) -> N
     assert told[0] == BridgeFacts("br0", "linux")
 
 
+SALT = "5a17"
+
+
+def look(host: LocalFiles, paths: list[str], known: KnownStorage) -> list[FileFacts]:
+    """Facts about these files, asked for as another host asks."""
+    asked = host_facts.file_arguments(SALT, paths)
+    assert not [word for word in str(asked).split("'") if "/" in word]  # nothing of a path is in the request
+    names = {digest(SALT, path): path for path in paths}
+    found = host.files(SALT, asked["files"], asked["directories"], known)
+    return [replace(each, path=names[each.path]) for each in found]
+
+
 def test_kind_size_and_file_system_of_files_are_found(host: LocalFiles, tmp_path: Path) -> None:
     write(tmp_path, "proc/self/mountinfo", f"22 1 8:1 / {tmp_path} rw - nfs4 server:/ rw\n")
     write(tmp_path, "srv/disk", "12345")
     paths = ["/srv/disk", "/srv/absent", "/srv", "/home/me/disk", "relative", "/a\0b"]
-    assert list(host.files(paths)) == [
+    assert look(host, paths, KnownStorage(disks=tuple(paths))) == [
         FileFacts("/srv/disk", True, "file", "nfs4", 5),
         FileFacts("/srv/absent", False),
         FileFacts("/srv", True, "other"),
@@ -71,6 +86,23 @@ def test_kind_size_and_file_system_of_files_are_found(host: LocalFiles, tmp_path
         FileFacts("relative"),
         FileFacts("/a\0b"),
     ]
+
+
+def test_files_in_storage_pools(host: LocalFiles, tmp_path: Path) -> None:
+    write(tmp_path, "srv/pool/disk", "12345")
+    write(tmp_path, "srv/pool/below/disk", "12345")
+    write(tmp_path, "home/me/disk", "12345")
+    paths = ["/srv/pool/disk", "/srv/pool/absent", "/srv/pool/below/disk", "/home/me/disk", "/gone/disk"]
+    known = KnownStorage(directories=("/srv/pool", "/home/me", "/gone"))
+    assert [each.exists for each in look(host, paths, known)] == [True, False, None, None, None]
+
+
+def test_nothing_is_told_of_any_other_file(host: LocalFiles, tmp_path: Path) -> None:
+    write(tmp_path, "etc/shadow", "secret")
+    write(tmp_path, "srv/pool/disk", "12345")
+    paths = ["/etc/shadow", "/etc/absent", "/srv/pool/../../etc/shadow", "/srv/pool/disk"]
+    known = KnownStorage(("/srv/pool/disk",), ("/srv/pool",))
+    assert [each.exists for each in look(host, paths, known)] == [None, None, None, True]
 
 
 def test_the_file_system_of_a_path_is_found() -> None:

@@ -20,6 +20,7 @@ from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.converger import Converger
 from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.daemon.observation import Observer
+from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import InputError, Unreachable
 from vfmigrate.host.local_files import LocalFiles
 from vfmigrate.model import host_facts
@@ -27,6 +28,7 @@ from vfmigrate.model.host_facts import BridgeFacts, FileFacts, HostFacts, PfFact
 from vfmigrate.rpc.protocol import Request
 
 NONE = Bindings()
+PATHS = ("/disk", "/etc/shadow")
 
 
 @pytest.fixture
@@ -45,15 +47,20 @@ def gather(
             raise Unreachable("no connection to libvirt")
         return True
 
+    def storage() -> KnownStorage:
+        return KnownStorage(disks=("/disk",))
+
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
     local_files = LocalFiles(rig.memory.ovs.bridge_exists, Path("/nonexistent"))
     converger = Converger(rig.memory.host, config, rig.store)
     converger.bindings = bindings
     services = replace(rig.services, config=config, converger=converger)
-    inventory = Inventory(services, Observer(services, rig.offload, check), migrating, local_files)
-    request = Request("facts", {"bridges": ["br-data", "br-none"], "files": ["/disk"]})
-    return host_facts.read(json.loads(json.dumps(inventory.answer(request))))
+    inventory = Inventory(services, Observer(services, rig.offload, check), migrating, local_files, storage)
+    files = host_facts.file_arguments("5a17", PATHS)
+    request = Request("facts", {"bridges": ["br-data", "br-none"], **files})
+    answer = host_facts.read(json.loads(json.dumps(inventory.answer(request))))
+    return host_facts.with_paths(answer, "5a17", PATHS)
 
 
 def the(told: HostFacts) -> tuple[PoolFacts, PfFacts]:
@@ -77,7 +84,7 @@ def test_the_facts_of_a_ready_host_are_complete(rig: ProvisionRig) -> None:
     assert pool.free == pf.free == len(pf.vfs) > 0
     assert all(vf.migratable for vf in pf.vfs)
     assert told.bridges == (BridgeFacts("br-data", "openvswitch"), BridgeFacts("br-none"))
-    assert told.files == (FileFacts("/disk", exists=False),)
+    assert told.files == (FileFacts("/disk", exists=False), FileFacts("/etc/shadow"))
 
 
 def test_a_claimed_vf_has_its_guest_and_holder(rig: ProvisionRig) -> None:

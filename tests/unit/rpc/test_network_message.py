@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Callable, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.fakes.network_metadata import MemoryNetworkMetadata
 from vfmigrate.errors import Denied, HostError, InputError, Refused, Unreachable, UsageError
 from vfmigrate.journal import Journal
 from vfmigrate.rpc import network_message, protocol
+from vfmigrate.rpc.message_table import MAX_ANSWERS_BYTES, MAX_REQUESTS, MAX_REQUESTS_BYTES
 from vfmigrate.rpc.protocol import Request
 from vfmigrate.rpc.remote_client import RemoteClient
 from vfmigrate.rpc.remote_server import RemoteServer
@@ -34,13 +36,17 @@ class Host:
         self.box = MemoryNetworkMetadata(NETWORK)
         self.now = 1000.0
         self.asked: list[Request] = []
+        self.networks: list[str] = []
         self.padding = ""
         self.server = RemoteServer(
             cast("NetworkMetadata", self.box), self.answer, log, clock=lambda: self.now
         )
 
-    def answer(self, request: Request) -> dict[str, Any]:
+    def answer(self, network: str, request: Request) -> dict[str, Any]:
         self.asked.append(request)
+        self.networks.append(network)
+        if request.name == "counters":
+            return {"ports": [network]}
         if request.name == "claim":
             raise Refused("pool 'data' has no free VF", "add one")
         return {"got": dict(request.arguments), "padding": self.padding}
@@ -102,7 +108,9 @@ def test_malformed_messages_are_refused(element: str) -> None:
 
 def test_the_id_is_read_from_the_namespace() -> None:
     assert network_message.request_id(REQUEST) == ID
-    assert network_message.message_id(ANSWER) == ID
+    assert network_message.is_ours(ANSWER)
+    assert network_message.is_ours(ANSWER + "-malformed")
+    assert not network_message.is_ours("urn:vfmigrate:network:1")
     for other in (ANSWER, "urn:vfmigrate:ask:", REQUEST + "0", REQUEST.upper(), "urn:vfmigrate:network:1"):
         assert network_message.request_id(other) is None
 
@@ -219,9 +227,10 @@ def test_an_answer_is_removed_when_it_is_stale(host: Host) -> None:
     host.box.write(NETWORK, REQUEST, request_element())
     host.server.process(NETWORK, ID)
     host.server.remove_stale()
-    assert set(present(host)) == {REQUEST, ANSWER}  # its client may be about to fetch it
-    host.now += 61
-    host.server.remove_stale()
+    host.server.look()
+    assert present(host) == [ANSWER]  # its client may be about to fetch it; the request has been removed
+    host.now += 16
+    host.server.look()
     assert present(host) == []
 
 
@@ -238,14 +247,126 @@ def test_the_number_of_requests_is_limited(host: Host) -> None:
         uri = network_message.REQUEST + str(uuid.uuid4())
         host.box.write(NETWORK, uri, request_element())
         host.server.enqueue(NETWORK, uri)
+    host.server.look()
+    assert len(present(host)) == MAX_REQUESTS
     host.server.start()
-    end = time.monotonic() + 5
-    while (
-        sum(uri.startswith(network_message.ANSWER) for uri in present(host)) < 64 and time.monotonic() < end
-    ):
-        time.sleep(0.01)
-    host.server.stop()
-    assert len(host.asked) == 64
-    host.now += 61
-    host.server.remove_stale()
+    wait_until(lambda: all(uri.startswith(network_message.ANSWER) for uri in present(host)))
+    assert len(host.asked) == MAX_REQUESTS
+    host.now += 16
+    host.server.look()
     assert present(host) == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_the_bytes_of_requests_are_limited(host: Host) -> None:
+    """Four hundred requests of 15 kB, as fast as they can be written: what stays is little, and goes in its time."""
+    host.box.on_change = host.server.enqueue
+    for _ in range(400):
+        host.box.write(NETWORK, network_message.REQUEST + str(uuid.uuid4()), f"<m>{'x' * 15_000}</m>")
+    host.server.look()
+    assert sum(len(host.box.read(NETWORK, uri) or "") for uri in present(host)) <= MAX_REQUESTS_BYTES
+    host.now += 61
+    host.server.look()
+    assert present(host) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "size"),
+    [
+        (REQUEST, 100_000),
+        (network_message.REQUEST + "malformed", 10),
+        (ANSWER, 10),  # not written by the daemon
+        (network_message.ANSWER, 10),
+    ],
+)
+def test_what_no_client_writes_is_removed_when_libvirt_reports_it(host: Host, uri: str, size: int) -> None:
+    host.box.on_change = host.server.enqueue
+    host.box.write(NETWORK, uri, "x" * size)
+    host.server.look()
+    assert (host.box.read(NETWORK, uri), host.asked) == (None, [])
+
+
+def test_an_answer_that_somebody_replaces_by_a_larger_one_is_removed(host: Host) -> None:
+    host.box.on_change = host.server.enqueue
+    host.box.write(NETWORK, REQUEST, request_element())
+    host.server.look()
+    host.server.process(NETWORK, ID)
+    host.server.look()
+    assert present(host) == [ANSWER]
+    host.box.write(NETWORK, ANSWER, "x" * 4_000_000)
+    host.server.look()
+    assert present(host) == []
+
+
+def test_a_request_that_grows_is_removed(host: Host) -> None:
+    host.box.on_change = host.server.enqueue
+    host.box.write(NETWORK, REQUEST, request_element())
+    host.server.look()
+    host.box.write(NETWORK, REQUEST, "x" * 4_000_000)
+    host.server.look()
+    assert present(host) == []
+
+
+def test_the_bytes_of_answers_are_limited(host: Host) -> None:
+    host.padding = "x" * (network_message.MAX_ANSWER_BYTES - 1000)
+    for number in range(5):
+        identity = f"{number}{ID[1:]}"
+        host.box.write(NETWORK, network_message.REQUEST + identity, request_element())
+        host.server.process(NETWORK, identity)
+    assert sum(len(host.box.read(NETWORK, uri) or "") for uri in present(host)) <= MAX_ANSWERS_BYTES
+    last = host.box.read(NETWORK, f"{network_message.ANSWER}4{ID[1:]}")
+    assert last is not None
+    assert "too many answers of vfmigrated wait" in last
+
+
+def test_requests_that_nobody_can_list_any_more_are_removed_by_their_events(host: Host) -> None:
+    host.box.too_large = True
+    host.box.on_change = host.server.enqueue
+    host.box.write(NETWORK, network_message.REQUEST + "malformed", "x")
+    host.server.remove_stale()  # a failure of libvirt's, which is logged
+    host.server.look()
+    host.box.too_large = False
+    assert present(host) == []
+
+
+def test_the_namespaces_in_what_libvirt_saved() -> None:
+    piece = 1048576
+    other = REQUEST.replace("1", "9")
+    text = f"<a xmlns='{REQUEST}'/>{'x' * (piece - 60)}<b xmlns=\"{other}\"/><c xmlns='urn:vfmigrate:network:1'/>"
+    assert network_message.uris_in_file(io.StringIO(text)) == [REQUEST, other]
+
+
+# -- several pools
+
+
+def test_a_request_about_a_pool_goes_through_its_network(host: Host) -> None:
+    host.box.elements["vfmigrate-other"] = {}
+    host.open()
+    host.remote().ask("give_back", {"domain": "d", "pool": "other"})
+    assert host.networks == ["vfmigrate-other"]
+    with pytest.raises(Unreachable, match="libvirt runs no network of pool 'absent'"):
+        host.remote().ask("give_back", {"domain": "d", "pool": "absent"})
+
+
+def test_a_request_about_no_pool_goes_to_all_and_their_answers_are_joined(host: Host) -> None:
+    host.box.elements["vfmigrate-other"] = {}
+    host.open()
+    assert host.remote().ask("counters", {})["ports"] == [NETWORK, "vfmigrate-other"]
+    assert host.remote().ask("ping", {})["got"] == {}
+    assert len(host.networks) == 3
+
+
+def test_networks_that_the_user_may_not_write_are_left_out(host: Host) -> None:
+    host.box.elements["vfmigrate-other"] = {}
+    host.box.locked.add(NETWORK)
+    host.open()
+    assert host.remote().ask("counters", {})["ports"] == ["vfmigrate-other"]
+    host.box.locked.add("vfmigrate-other")
+    with pytest.raises(HostError, match="read only"):
+        host.remote().ask("counters", {})

@@ -220,6 +220,9 @@ def _disk(snapshot: Snapshot, disk: Disk) -> Iterator[Finding]:
         )
         yield error(f"{name}: {which} does not exist", copy)
         return
+    if here is not None and here.kind == "file" and here.filesystem not in _NETWORKED and not disk.readonly:
+        yield from _shared(snapshot, disk, which, here.filesystem, here.filesystem)
+        return
     if here is None or there is None or here.exists is not True or there.exists is not True:
         yield warning(
             f"{name}: could not check whether {which} exists",

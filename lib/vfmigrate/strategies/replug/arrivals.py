@@ -135,6 +135,8 @@ class Arrivals:
 
     def _settle(self, claim: Claim) -> None:
         if not self._hypervisor.has_vf(claim.domain, claim.mac or ""):
+            if not self._is_wanted(claim):
+                return
             self._plug(claim)
             self._log_claim("replugged", claim, f"has {claim.vf} plugged in", journal.INFO)
         elif claim.state != PLUGGED:
@@ -142,6 +144,22 @@ class Arrivals:
         self._store.change(claim, slot=None)
         self._tries.pop(claim.id, None)
         self._on_plugged(claim.domain)
+
+    def _is_wanted(self, claim: Claim) -> bool:
+        """Whether the guest's own metadata has this VF; else the claim ends: anybody may have asked for it."""
+        for mark in self._hypervisor.marks(claim.domain):
+            if (mark.mac, mark.pool, mark.strategy) == (claim.mac, claim.pool, claim.strategy):
+                return True
+        if self._store.drop(claim):
+            self._converger.converge(claim.vf)
+            self._log_claim(
+                "replug-refused",
+                claim,
+                f"gets no VF with MAC {claim.mac} of pool '{claim.pool}': its metadata does not name one with "
+                f"strategy {claim.strategy}",
+                journal.WARNING,
+            )
+        return False
 
     def _plug(self, claim: Claim) -> None:
         """The port first, as at every start: the guest's driver must find its link up."""

@@ -104,7 +104,8 @@ class ReplugHosts:
 
     def give_back(self, mac: str) -> None:
         """Cancel that reservation."""
-        self._destination.daemon.ask("give_back", {"domain": self._migration.uuid, "mac": mac})
+        request = {"domain": self._migration.uuid, "mac": mac, "pool": self._migrating_vfs[mac].pool}
+        self._destination.daemon.ask("give_back", request)
 
     def unplug(self, mac: str) -> None:
         """Take the VF out of the guest on the source."""

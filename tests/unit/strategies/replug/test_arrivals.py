@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.domain import domain_xml
+from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.strategies.replug import arrivals
@@ -39,6 +41,11 @@ class Libvirt:
         self.vf = False
         self.failures = 0
         self.plugged: list[str] = []
+        self.metadata = Mark(mac=MAC, pool="data", strategy="replug")
+
+    def marks(self, uuid: str) -> tuple[Mark, ...]:
+        assert uuid == DOMAIN
+        return (Mark(mac="52:54:00:00:00:99", pool="data", strategy="vfio"), self.metadata)
 
     def executing(self) -> frozenset[str]:
         return frozenset({DOMAIN} if self.running else ())
@@ -102,6 +109,17 @@ def test_the_vf_is_plugged_in_when_the_guest_runs(rig: ArrivalsRig) -> None:
     assert rig.settled == [DOMAIN]
     rig.arrivals.look()
     assert len(rig.libvirt.plugged) == 1
+
+
+@pytest.mark.parametrize("change", [{"mac": "52:54:00:00:00:03"}, {"pool": "other"}, {"strategy": "vfio"}])
+def test_a_guest_whose_metadata_does_not_name_the_vf_gets_none(
+    rig: ArrivalsRig, change: dict[str, str]
+) -> None:
+    rig.claim()
+    rig.libvirt.metadata = replace(rig.libvirt.metadata, **change)  # type: ignore[arg-type]  # texts only
+    rig.libvirt.running = True
+    rig.arrivals.look()
+    assert (rig.libvirt.plugged, rig.store.all(), rig.memory.ovs.ports) == ([], [], {})
 
 
 def test_the_device_has_the_same_mac_and_guest_address(rig: ArrivalsRig) -> None:
