@@ -230,11 +230,13 @@ class Card:
     def eswitch_mode(self, pf: str) -> str:
         """Answer ESWITCH_GET."""
         with self._lock:
+            self._refuse_unless_manager(pf)
             return self._eswitch(pf).mode
 
     def set_eswitch_mode(self, pf: str, mode: str) -> None:
         """Answer ESWITCH_SET."""
         with self._changing("eswitch_mode", pf, mode):
+            self._refuse_unless_manager(pf)
             eswitch = self._eswitch(pf)
             if mode not in {LEGACY, SWITCHDEV}:
                 raise OSError(errno.EINVAL, "")
@@ -354,6 +356,11 @@ class Card:
             function = self._functions[address]
             if function.driver is None and self._matches(driver, function):
                 self._attach(driver, address)
+
+    def _refuse_unless_manager(self, pf: str) -> None:
+        self._eswitch(pf)
+        if not self.hardware.eswitch_manager:
+            raise OSError(errno.EOPNOTSUPP, "")
 
     def _eswitch(self, pf: str) -> _Eswitch:
         if pf not in self.handles():

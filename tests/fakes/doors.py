@@ -7,6 +7,8 @@ real servers; these fakes have the same interfaces.
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.registry import Vendors
 from vfmigrate.converge.observe import Host
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.devlink import Devlink, NoDevlinkError
 from vfmigrate.host.devlink_messages import CardVersions, Port, local_vf_ports
 from vfmigrate.host.links import Link, Links, Traffic
 from vfmigrate.host.sysfs import Sysfs
@@ -33,7 +35,9 @@ def _kernel(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HostError(f"{what}: {error.strerror or error.errno}") from None
+        text = error.strerror or os.strerror(error.errno or 0)
+        kind = NoDevlinkError if error.errno == errno.ENODEV else HostError
+        raise kind(f"{what}: {text}") from None
 
 
 class CardSysfs:
@@ -51,6 +55,9 @@ class CardSysfs:
             return None
         function = self.card.function(str(device))
         return PciId(function.vendor, function.device)
+
+    def is_infiniband(self, device: PciAddress) -> bool:
+        return self.card.hardware.pci_class.startswith("0x0207") and self.exists(device)
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         if not self.exists(device):
@@ -164,7 +171,8 @@ class CardDevlink:
         self.card = card
 
     def eswitch_mode(self, pf: PciAddress) -> str:
-        return self.card.eswitch_mode(str(pf))
+        with _kernel(f"devlink: cannot read the eswitch mode of PF {pf}"):
+            return self.card.eswitch_mode(str(pf))
 
     def set_eswitch_mode(self, pf: PciAddress, mode: str) -> None:
         with _kernel(f"devlink: cannot set the eswitch mode to {mode} of PF {pf}"):
@@ -191,7 +199,8 @@ class CardDevlink:
             self.card.set_port_function(str(pf), port_index, hw_addr=hw_addr, migratable=migratable)
 
     def info(self, pf: PciAddress) -> CardVersions:
-        told = self.card.info(str(pf))
+        with _kernel(f"devlink: cannot read the card's versions of PF {pf}"):
+            told = self.card.info(str(pf))
         return CardVersions(self.card.hardware.host_driver, told["fixed"], told["running"], told["stored"])
 
 

@@ -16,6 +16,7 @@ class Hardware:
     pf_device: int = 0x1021
     vf_device: int = 0x101E
     subsystem_device: int = 0x0041
+    pci_class: str = "0x020000"
     host_driver: str = "mlx5_core"
     variant_driver: Optional[str] = "mlx5_vfio_pci"  # None: a kernel built without it
     total_vfs: int = 8
@@ -27,13 +28,15 @@ class Hardware:
     stored_firmware: Optional[str] = None  # None: the one that runs
     migration: bool = True
     vhca_management: bool = True
+    # False: the host side of a DPU, whose own processors manage the eswitch
+    eswitch_manager: bool = True
     iommu: bool = True
 
     def modalias(self, function: Function) -> str:
         """Show a function's modalias."""
         return (
             f"pci:v{function.vendor:08X}d{function.device:08X}"
-            f"sv{self.vendor:08X}sd{self.subsystem_device:08X}bc02sc00i00"
+            f"sv{self.vendor:08X}sd{self.subsystem_device:08X}bc{self.pci_class[2:4]}sc{self.pci_class[4:6]}i00"
         )
 
     def modules_alias(self) -> str:

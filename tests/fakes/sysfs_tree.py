@@ -131,7 +131,7 @@ def _attributes(card: Card, function: Function) -> dict[str, File]:
         "device": _text(f"0x{function.device:04x}"),
         "subsystem_vendor": _text(f"0x{function.vendor:04x}"),
         "subsystem_device": _text(f"0x{hardware.subsystem_device:04x}"),
-        "class": _text("0x020000"),
+        "class": _text(hardware.pci_class),
         "revision": _text("0x00"),
         "irq": _text("0"),
         "numa_node": _text("0"),

@@ -52,6 +52,12 @@ class Mlx5(Vendor):
         "install a kernel that has mlx5_vfio_pci (Linux 6.7 or newer, or a backport of it): "
         "see alias vfio_pci in modules.alias"
     )
+    # drivers/net/ethernet/mellanox/mlx5/core/eswitch.c: where the host does not manage the eswitch,
+    # mlx5_eswitch_check() answers EOPNOTSUPP (EPERM in older kernels) without a text
+    manage_eswitch = (
+        "if this is a BlueField in DPU mode, its Arm side manages the eswitch and the VFs' representors: set it to NIC"
+        " mode (INTERNAL_CPU_OFFLOAD_ENGINE=1 with mstconfig, then a power cycle); otherwise see dmesg"
+    )
     # drivers/net/ethernet/mellanox/mlx5/core/eswitch_offloads.c
     kernel_remedies = MappingProxyType(
         {
@@ -75,6 +81,10 @@ class Mlx5(Vendor):
     def enable_migration(self, pf: str) -> str:
         """Remedy: make the card offer migration of a PF's VFs."""
         return f"run: mstconfig -d {pf} set VF_MIGRATION_MODE={MIGRATION_ENABLED}; then {_reset(pf)}"
+
+    def enable_ethernet(self, pf: PciAddress) -> str:
+        """Remedy: make the port of a PF speak Ethernet; the PCI function has the number of the port, from 0."""
+        return f"run: mstconfig -d {pf} set LINK_TYPE_P{pf.function + 1}=2; then {_reset(str(pf))}"
 
     def update_firmware(self, pf: str) -> str:
         """Remedy: give the card newer firmware."""

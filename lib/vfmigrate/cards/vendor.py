@@ -16,9 +16,9 @@ but a VFIO variant driver, so a vendor overrides only what is different about it
    compare: keep a minimum for each family. Prefer what the kernel shows (the variant driver, the flag); judge by a
    version only if nothing else shows it. `settings()` is for what only the vendor's own tool can read, which may take
    a second; it is called while provisioning, never while a hook waits.
-4. **Remedies.** `load_driver`, `install_variant`, `enable_sriov()`, `enable_migration()` and `update_firmware()` say
-   what to run on the host of the card, as a command that can be pasted. `kernel_remedies` has one for each text by
-   which the card's driver refuses a change through devlink.
+4. **Remedies.** `load_driver`, `install_variant`, `manage_eswitch`, `enable_sriov()`, `enable_migration()`,
+   `enable_ethernet()` and `update_firmware()` say what to run on the host of the card, as a command that can be
+   pasted. `kernel_remedies` has one for each text by which the card's driver refuses a change through devlink.
 5. **How many at once.** `max_migrating`: how many VFs of one PF can migrate at the same time.
 6. **The MAC of a free VF.** `free_mac`: what the port function shows for a VF to which nobody gave a MAC. The core
    resets any other MAC of a free VF to it. Leave it None for a card that gives its VFs MACs by itself.
@@ -84,6 +84,8 @@ class Vendor:
     install_variant = (
         "install a kernel that has the variant driver of this card: see alias vfio_pci in modules.alias"
     )
+    #: remedy: the kernel does not let this host manage the eswitch of a PF
+    manage_eswitch = "see dmesg, and whether this card and its driver have an eswitch that this host manages"
     #: remedies for what the kernel answers through devlink, by a part of its text
     kernel_remedies: Mapping[str, str] = MappingProxyType({})
 
@@ -106,6 +108,10 @@ class Vendor:
     def update_firmware(self, pf: str) -> str:  # noqa: ARG002 - for vendors that have a command
         """Remedy: give the card newer firmware."""
         return "update the firmware of the card"
+
+    def enable_ethernet(self, pf: PciAddress) -> str:  # noqa: ARG002 - for vendors that have a command
+        """Remedy: make the port of a PF, which speaks InfiniBand, speak Ethernet."""
+        return "set the port to Ethernet in the setup of the card"
 
     def firmware(self, card: CardState) -> Iterator[Finding]:
         """What is wrong with the firmware of a card."""
@@ -141,6 +147,8 @@ class Vendor:
             sriov=self.enable_sriov(str(pf), vfs or _SOME_VFS),
             driver=self.load_driver,
             variant=self.install_variant,
+            eswitch=self.manage_eswitch,
+            ethernet=self.enable_ethernet(pf),
         )
 
     def older(self, card: CardState, oldest: Optional[tuple[int, ...]]) -> Iterator[Finding]:

@@ -52,6 +52,10 @@ _REMEDIES_BY_ERRNO = {
 }
 
 
+class NoDevlinkError(HostError):
+    """The device has no devlink instance: it is gone, or has no driver with devlink."""
+
+
 class Devlink:
     """devlink of the PCI devices in the network namespace of the thread that makes it; thread-safe.
 
@@ -238,7 +242,7 @@ class Devlink:
         try:
             return self._request(pf, command, attributes, connection=connection)
         except KernelRefusalError as refusal:
-            raise self._host_error(pf, purpose, refusal) from None
+            raise self._host_error(pf, purpose, refusal, attributes) from None
 
     def _request(
         self,
@@ -257,8 +261,7 @@ class Devlink:
         try:
             answers = self._send(pf, message, dump, connection).result()
         except KernelRefusalError as refusal:
-            of_port = any(name == "DEVLINK_ATTR_PORT_INDEX" for name, _ in attributes)
-            if refusal.number == errno.ENODEV and not of_port:
+            if refusal.number == errno.ENODEV and not _is_about_port(attributes):
                 self._forget(pf)
             raise
         return [decoded(DevlinkMessage, answer) for answer in answers]
@@ -284,10 +287,18 @@ class Devlink:
         if connection is not None:
             connection.close()
 
-    def _host_error(self, pf: PciAddress, purpose: str, refusal: KernelRefusalError) -> HostError:
+    def _host_error(
+        self,
+        pf: PciAddress,
+        purpose: str,
+        refusal: KernelRefusalError,
+        attributes: Sequence[tuple[str, object]] = (),
+    ) -> HostError:
         known = [remedy for part, remedy in self._remedies.items() if part in refusal.text]
         remedy = known[0] if known else _REMEDIES_BY_ERRNO.get(refusal.number, "")
-        return HostError(f"devlink: cannot {purpose} of PF {pf}: {refusal.text}", remedy)
+        absent = refusal.number == errno.ENODEV and not _is_about_port(attributes)
+        kind = NoDevlinkError if absent else HostError
+        return kind(f"devlink: cannot {purpose} of PF {pf}: {refusal.text}", remedy)
 
     def _family_id(self, connection: NetlinkSocket) -> int:
         """The number of the family, asked of the kernel once; it waits for no card to tell it."""
@@ -304,3 +315,7 @@ class Devlink:
                 ) from None
             self._family = int(decoded(ctrlmsg, answer).get_attr("CTRL_ATTR_FAMILY_ID"))
         return self._family
+
+
+def _is_about_port(attributes: Sequence[tuple[str, object]]) -> bool:
+    return any(name == "DEVLINK_ATTR_PORT_INDEX" for name, _ in attributes)

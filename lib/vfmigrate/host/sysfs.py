@@ -38,6 +38,9 @@ _NUMVFS_REMEDIES = {
     " or boot with pci=assign-busses",
 }
 
+#: network controller, InfiniBand (PCI Code and ID Assignment Specification, 1.3)
+_INFINIBAND_CLASS = "0x0207"
+
 
 class Sysfs:
     """The PCI devices below one mount of sysfs; thread-safe.
@@ -84,6 +87,13 @@ class Sysfs:
         except HostError:
             return None
         return PciId(int(vendor, 16), int(number, 16))
+
+    def is_infiniband(self, device: PciAddress) -> bool:
+        """Whether a device is an InfiniBand adapter: its PCI class; False when that cannot be read."""
+        try:
+            return read_text(self._path(device) / "class").startswith(_INFINIBAND_CLASS)
+        except HostError:
+            return False
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         """The PF of a VF; None when the device is not a VF, or does not exist."""

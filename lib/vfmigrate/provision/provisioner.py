@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Optional
 
@@ -21,6 +21,7 @@ from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.converge.services import HostServices
 from vfmigrate.errors import HostError, Unreachable, UsageError, VfmigrateError
+from vfmigrate.host.devlink import NoDevlinkError
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD, differing
@@ -128,7 +129,7 @@ class Provisioner:
         for address in pool.pfs:
             facts = self._facts(pool, address, states.get(address), ask_tool)
             found += findings.of_pf(pool, facts)
-        return found
+        return list(dict.fromkeys(found))  # what holds for every card of the host is reported once
 
     # -- one pool
 
@@ -279,14 +280,16 @@ class Provisioner:
         if not sysfs.is_pf(address):
             return PfObservation(address, remedies, sriov=False)
         driver = sysfs.driver(address)
-        facts = PfObservation(address, remedies, driver=driver)
-        if driver is None:
+        facts = PfObservation(address, remedies, driver=driver, infiniband=sysfs.is_infiniband(address))
+        if driver is None or facts.infiniband:
             return facts
         try:
             card = self._host.card(address)
             state = state or pf.observe(self._host, self._store, address)
-        except HostError:
-            return PfObservation(address, remedies, driver=driver, devlink=False)
+        except NoDevlinkError:
+            return replace(facts, devlink=False)
+        except HostError as error:
+            return replace(facts, refusal=error.problem)
         vfs = [vf.vf for vf in state.vfs]
         of_card = CardState(
             address,

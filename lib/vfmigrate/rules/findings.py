@@ -46,6 +46,10 @@ class Remedies:
     driver: str
     #: the kernel has no variant driver for its VFs
     variant: str
+    #: the kernel does not let this host manage the eswitch of the PF
+    eswitch: str
+    #: its port speaks InfiniBand
+    ethernet: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class PfObservation:
     sriov: bool = True
     driver: Optional[str] = None
     devlink: bool = True
+    #: why devlink did not answer, although it is there
+    refusal: str = ""
+    infiniband: bool = False
     iommu: bool = True
     totalvfs: int = 0
     numvfs: int = 0
@@ -80,6 +87,12 @@ def of_pf(pool: Pool, facts: PfObservation) -> list[Finding]:
     if not facts.sriov:
         text = f"{_key(pool, 'pf')}: PCI device {facts.pf} is not an SR-IOV physical function"
         return [Finding(ERROR, text, f"name a PF, or {facts.remedies.sriov}")]
+    if facts.infiniband:
+        port = f"PF {facts.pf} is an InfiniBand port, so its VFs cannot be connected to bridge {pool.bridge}"
+        return [Finding(ERROR, port, facts.remedies.ethernet)]
+    if facts.refusal:
+        refusal = f"PF {facts.pf} cannot be configured: {facts.refusal}"
+        return [Finding(ERROR, refusal, facts.remedies.eswitch)]
     if facts.driver is None or not facts.devlink:
         state = f"its driver {facts.driver} has no devlink" if facts.driver else "it is bound to no driver"
         return [Finding(ERROR, f"PF {facts.pf} cannot be configured: {state}", facts.remedies.driver)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -27,11 +28,11 @@ Configurations:                                          Next Boot
 """
 
 
-def tool(place: Path, script: str) -> FirmwareSettings:
+def tool(place: Path, script: str, lockdown: Path = Path("/no/such/file")) -> FirmwareSettings:
     path = place / "mstconfig"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    return FirmwareSettings(tools=(str(place / "absent"), str(path)))
+    return FirmwareSettings(tools=(str(place / "absent"), str(path)), lockdown=lockdown)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,69 @@ def test_a_missing_tool_gives_no_value(tmp_path: Path) -> None:
     assert FirmwareSettings(tools=(str(tmp_path / "absent"),)).vf_migration_mode(PF) is None
 
 
-def test_a_setting_that_the_firmware_does_not_know_is_none(tmp_path: Path) -> None:
-    settings = tool(tmp_path, "echo '-E- Unknown Parameter: VF_MIGRATION_MODE' >&2; exit 3")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unknown Parameter: VF_MIGRATION_MODE",
+        "Unknown Parameter VF_MIGRATION_MODE",
+        "Unknown parameter: VF_MIGRATION_MODE",
+        "Unknown parameter VF_MIGRATION_MODE of the configuration nv_sriov",
+        "The Device doesn't support VF_MIGRATION_MODE parameter",
+        "Device doesn't support VF_MIGRATION_MODE configuration",
+        "Device '0000:e1:00.0' does not support configuration named 'VF_MIGRATION_MODE'",
+    ],
+)
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_setting_that_the_firmware_does_not_know_is_none(tmp_path: Path, message: str, stream: int) -> None:
+    settings = tool(tmp_path, f'echo "-E- {message}" >&{stream}; exit 3')
     assert settings.vf_migration_mode(PF) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Device doesn't support any configuration changes.", "Unsupported device", "Failed to open the device"],
+)
+def test_a_card_that_cannot_be_queried_is_not_taken_for_one_without_the_setting(
+    tmp_path: Path, message: str
+) -> None:
+    settings = tool(tmp_path, f'echo "-E- {message}" >&2; exit 3')
+    with pytest.raises(HostError, match=message):
+        settings.vf_migration_mode(PF)
+
+
+@pytest.mark.parametrize("message", ["Failed to open the device", "Failed to identify the device"])
+@pytest.mark.parametrize("mode", ["integrity", "confidentiality"])
+def test_a_kernel_that_is_locked_down_is_the_reason_for_all_cards(
+    tmp_path: Path, message: str, mode: str
+) -> None:
+    lockdown = tmp_path / "lockdown"
+    lockdown.write_text("none integrity confidentiality\n".replace(mode, f"[{mode}]"))
+    settings = tool(tmp_path, f'echo "-E- {message}" >&2; exit 1', lockdown)
+    texts = set()
+    for pf in (PF, PciAddress(0, 0xE1, 0, 1)):
+        with pytest.raises(
+            HostError, match=f"the kernel is locked down .{mode}; Secure Boot.*of any card"
+        ) as e:
+            settings.vf_migration_mode(pf)
+        texts.add(str(e.value))
+    assert len(texts) == 1
+
+
+def test_a_tool_that_works_although_the_kernel_is_locked_down(tmp_path: Path) -> None:
+    lockdown = tmp_path / "lockdown"
+    lockdown.write_text("none [integrity] confidentiality\n")
+    assert tool(tmp_path, f"cat <<'E'\n{OUTPUT}E", lockdown).vf_migration_mode(PF) == 2
+
+
+@pytest.mark.parametrize("content", ["[none] integrity confidentiality\n", "", None])
+def test_a_tool_that_fails_on_a_kernel_that_is_not_locked_down(
+    tmp_path: Path, content: Optional[str]
+) -> None:
+    lockdown = tmp_path / "lockdown"
+    if content is not None:
+        lockdown.write_text(content)
+    with pytest.raises(HostError, match="Failed to open"):
+        tool(tmp_path, "echo '-E- Failed to open the device' >&2; exit 1", lockdown).vf_migration_mode(PF)
 
 
 def test_a_failing_tool_is_an_error_with_its_message(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.fakes.devlink_server import DevlinkServer
 from tests.fakes.hardware import DevlinkPort, Hardware, Netdev
 from vfmigrate.cards import mlx5
 from vfmigrate.errors import HostError, InputError
-from vfmigrate.host.devlink import Devlink
+from vfmigrate.host.devlink import Devlink, NoDevlinkError
 from vfmigrate.host.devlink_messages import Port
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.polling import poll
@@ -271,10 +271,19 @@ def test_psid_and_firmware_are_read() -> None:
     assert info.stored_firmware == "28.43.2026"
 
 
+def test_the_host_side_of_a_dpu_does_not_manage_the_eswitch() -> None:
+    for devlink in door_to(Card((str(PF),), hardware=Hardware(eswitch_manager=False))):
+        with pytest.raises(
+            HostError, match=r"cannot read the eswitch mode of PF 0000:e1:00\.0: Operation not supp"
+        ) as e:
+            devlink.eswitch_mode(PF)
+    assert not isinstance(e.value, NoDevlinkError)
+
+
 @pytest.mark.parametrize("ask", [Devlink.eswitch_mode, Devlink.info])
 def test_a_device_without_devlink_is_an_error(devlink: Devlink, ask: object) -> None:
     assert callable(ask)
-    with pytest.raises(HostError, match=r"PF 0000:99:00.0: No such device; see 'devlink port show'"):
+    with pytest.raises(NoDevlinkError, match=r"PF 0000:99:00.0: No such device; see 'devlink port show'"):
         ask(devlink, ABSENT)
 
 

@@ -16,6 +16,9 @@ from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Hardware
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import PF, Rig
+from vfmigrate.cards.mlx5 import Mlx5
+from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
+from vfmigrate.cards.registry import Vendors
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config
@@ -81,6 +84,17 @@ class ProvisionRig(Rig):
         vf = self.memory.sysfs.vfs(PF)[index]
         claim = Claim(vf, "data", "22222222-2222-4222-8222-222222222222", "guest1", claim_store.PLUGGED, 0.0)
         return self.store.put(replace(claim, **changes))
+
+
+def provisioner_of(rig: Rig, pool: Pool) -> Provisioner:
+    """Provisions one pool of any rig."""
+    config = Config({pool.name: pool})
+    return Provisioner(
+        replace(rig.services, config=config),
+        Networks(config, rig.memory.host.sysfs, rig.store, cast(Any, MemoryNetworks())),
+        udev=Udev(rig.directory / "udev", rig.directory / "representors"),
+        offload=HardwareOffload(lambda _unit: None, note=rig.directory / "note"),
+    )
 
 
 MakeProvisionRig = Callable[..., ProvisionRig]
@@ -303,6 +317,50 @@ def test_an_uplink_that_the_host_uses_stops_the_pool(rig: ProvisionRig) -> None:
     assert any("give the address to br-data" in text for text in texts(again))
 
 
+def test_a_card_whose_eswitch_another_processor_manages(tmp_path: Path) -> None:
+    card = Card((str(PF),))
+    with Rig(tmp_path, MemoryHost(card=card)) as rig:
+        card.hardware = replace(card.hardware, eswitch_manager=False)
+        provisioner = provisioner_of(rig, POOL)
+        (outcome,) = provisioner.provision(["data"])["pools"]
+        (finding,) = outcome["findings"]
+        assert finding["text"] == (
+            "PF 0000:01:00.0 cannot be configured: devlink: cannot read the eswitch mode of PF 0000:01:00.0: "
+            "Operation not supported"
+        )
+        assert "BlueField in DPU mode" in finding["remedy"]
+        assert outcome["error"]["problem"].endswith(finding["text"])
+
+
+def test_an_infiniband_port_is_an_error(make_rig: MakeProvisionRig) -> None:
+    rig = make_rig(pci_class="0x020700")
+    outcome = rig.provision()
+    (finding,) = outcome["findings"]
+    assert finding["text"] == (
+        "PF 0000:01:00.0 is an InfiniBand port, so its VFs cannot be connected to bridge br-data"
+    )
+    assert finding["remedy"] == (
+        "run: mstconfig -d 0000:01:00.0 set LINK_TYPE_P1=2; then mstfwreset -d 0000:01:00.0 reset"
+    )
+    assert rig.card.trace == []
+
+
+def test_a_kernel_that_is_locked_down_is_reported_once(tmp_path: Path) -> None:
+    second = PciAddress(0, 1, 0, 1)
+    lockdown, failing = tmp_path / "lockdown", tmp_path / "mstconfig"
+    lockdown.write_text("none [integrity] confidentiality\n")
+    failing.write_text("#!/bin/sh\necho '-E- Failed to open the device' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    vendors = Vendors([Mlx5(FirmwareSettings(tools=(str(failing),), lockdown=lockdown))])
+    with Rig(tmp_path, MemoryHost(card=Card((str(PF), str(second))), vendors=vendors)) as rig:
+        pool = replace(POOL, pfs=(PF, second), uplink="none")
+        provisioner = provisioner_of(rig, pool)
+        found = [finding.text for finding in provisioner.check(pool, ask_tool=True)]
+        assert [text for text in found if "locked down" in text] == [
+            "the kernel is locked down (integrity; Secure Boot), so mstconfig cannot read VF_MIGRATION_MODE of any card"
+        ]
+
+
 def test_a_mode_change_that_would_break_a_bond_with_guests(tmp_path: Path) -> None:
     second = PciAddress(0, 1, 0, 1)
     card = Card((str(PF), str(second)))
@@ -314,13 +372,7 @@ def test_a_mode_change_that_would_break_a_bond_with_guests(tmp_path: Path) -> No
             link = rig.memory.links.link(port.ifindex)
             rig.memory.links.links[link.index] = replace(link, master=77)
         pool = replace(POOL, pfs=(PF, second), uplink="bond0")
-        config = Config({"data": pool})
-        provisioner = Provisioner(
-            replace(rig.services, config=config),
-            Networks(config, rig.memory.host.sysfs, rig.store, cast(Any, MemoryNetworks())),
-            udev=Udev(tmp_path / "udev", tmp_path / "representors"),
-            offload=HardwareOffload(lambda _unit: None, note=tmp_path / "note"),
-        )
+        provisioner = provisioner_of(rig, pool)
         vf = rig.memory.sysfs.vfs(PF)[0]
         uuid = "22222222-2222-4222-8222-222222222222"
         claim = rig.store.put(Claim(vf, "data", uuid, "guest1", claim_store.PLUGGED, 0.0))

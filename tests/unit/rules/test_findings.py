@@ -17,7 +17,13 @@ PF = PciAddress(0, 0xE1, 0, 0)
 VF = PciAddress(0, 0xE1, 0, 2)
 OTHER = PciAddress(0, 0xE1, 0, 3)
 POOL = Pool("data", (PF,), "br-data", vfs=4, origin="/etc/vfmigrate/vfmigrate.conf")
-REMEDIES = Remedies(sriov="run: more-vfs", driver="modprobe it", variant="install it")
+REMEDIES = Remedies(
+    sriov="run: more-vfs",
+    driver="modprobe it",
+    variant="install it",
+    eswitch="ask the Arm side",
+    ethernet="set LINK_TYPE",
+)
 GOOD = PfObservation(
     PF,
     REMEDIES,
@@ -52,6 +58,18 @@ def test_a_good_pf_has_no_findings() -> None:
             ERROR,
             "PF 0000:e1:00.0 cannot be configured: it is bound to no driver",
             "modprobe it",
+        ),
+        (
+            {"infiniband": True, "driver": None},
+            ERROR,
+            "PF 0000:e1:00.0 is an InfiniBand port, so its VFs cannot be connected to bridge br-data",
+            "set LINK_TYPE",
+        ),
+        (
+            {"refusal": "devlink: Operation not supported"},
+            ERROR,
+            "PF 0000:e1:00.0 cannot be configured: devlink: Operation not supported",
+            "ask the Arm side",
         ),
         ({"devlink": False}, ERROR, "its driver mlx5_core has no devlink", "modprobe it"),
         ({"iommu": False}, ERROR, "PF 0000:e1:00.0 is behind no IOMMU", "intel_iommu=on"),
