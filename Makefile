@@ -153,7 +153,7 @@ floors: ## test with the oldest accepted libraries (OLD_PYTHON=...)
 	$(OLD_PYTHON) -m venv --clear build/floors
 	build/floors/bin/pip -q install -r tests/floors.txt
 	build/floors/bin/python -m pytest -p no:cacheprovider tests/unit --ignore=tests/unit/testbed --ignore=tests/unit/docs/test_manual.py \
-		tests/integration/test_ovs.py tests/integration/test_devlink_encoding.py tests/integration/test_links.py
+		tests/integration/test_ovs.py tests/integration/test_ovs_bridge.py tests/integration/test_devlink_encoding.py tests/integration/test_links.py
 
 .PHONY: packages
 packages:

@@ -218,7 +218,7 @@ class Card:
             if function.pf is not None:
                 ifindex = 1000 + self.pfs.index(function.pf) * 64 + (function.vf or 0)
                 return [(Netdev(ifindex, f"{netdev_name(function.pf)}v{function.vf}"), "")]
-            return [(port.netdev, _phys_port_name(port)) for port in self._ports(address) if port.netdev]
+            return [(port.netdev, port.phys_port_name) for port in self._ports(address) if port.netdev]
 
     # -- the eswitch
 
@@ -401,8 +401,3 @@ class Card:
         if self._functions[self.vf(port.vf or 0, pf)].driver == driver:
             raise OSError(errno.EINVAL, f"{driver}: Failed setting HCA migratable cap")
         vport.migratable = migratable
-
-
-def _phys_port_name(port: DevlinkPort) -> str:
-    """Name a port as devlink_port_phys_port_name_get() does."""
-    return f"p{port.pf}" if port.vf is None else f"pf{port.pf}vf{port.vf}"

@@ -126,6 +126,11 @@ class DevlinkPort:
     external: bool = False
     controller: int = 0
 
+    @property
+    def phys_port_name(self) -> str:
+        """Its name as devlink_port_phys_port_name_get() makes it."""
+        return f"p{self.pf}" if self.vf is None else f"pf{self.pf}vf{self.vf}"
+
 
 def netdev_name(address: str) -> str:
     """Name a network device by its place, as systemd.net-naming-scheme(7) does for bus, slot and function."""
