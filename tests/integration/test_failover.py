@@ -241,7 +241,7 @@ import sys, threading
 from vfmigrate.virt.hypervisor import Hypervisor
 connected = threading.Event()
 libvirt = Hypervisor("qemu:///system")
-libvirt.start(lambda event: None, connected.set)
+libvirt.start(lambda event: None, connected.set, lambda network, uri: None)
 assert connected.wait(20)
 libvirt.plug_again(sys.argv[1], sys.argv[2], lambda xml: sys.argv[3])
 """

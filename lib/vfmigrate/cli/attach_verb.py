@@ -92,13 +92,13 @@ def _attach(options: argparse.Namespace) -> int:
     with guest_change.begun(options) as work:
         pool = _pool(work.ask("status")["pools"], options.pool)
         _check_vlan(pool, options.vlan)
-        macs = work.session.macs()
+        macs = work.connection.macs()
         if options.mac in macs:
             raise Refused(
                 f"guest '{macs[options.mac]}' already has an interface with MAC {options.mac}",
                 "choose another MAC, or omit --mac to get a new one",
             )
-        network = _network(work.session, pool)
+        network = _network(work.connection, pool)
         free = _free(pool)
         if work.live or network is None:
             _check_free(pool, free)
@@ -156,9 +156,9 @@ def _check_vlan(pool: Answer, vlan: Optional[int]) -> None:
         raise compatibility.vlan_refusal(vlan, pool["name"])
 
 
-def _network(session: LibvirtConnection, pool: Answer) -> Optional[str]:
+def _network(connection: LibvirtConnection, pool: Answer) -> Optional[str]:
     name: Optional[str] = pool["network"]
-    if name is not None and not session.runs_network(name):
+    if name is not None and not connection.runs_network(name):
         raise Refused(
             f"libvirt network '{name}' of pool '{pool['name']}' is not running",
             f"run: vfmigrate provision {pool['name']}",
@@ -189,7 +189,10 @@ def _check_free(pool: Answer, free: list[PciAddress]) -> None:
 
 def _check_guest(work: GuestChange, wanted: Attachment) -> None:
     """Raises Refused for a guest that cannot have this VF."""
-    for xml in (work.after, attachment.attached(work.session.live(work.name), wanted) if work.live else None):
+    for xml in (
+        work.after,
+        attachment.attached(work.connection.live(work.name), wanted) if work.live else None,
+    ):
         if xml is not None and strategy.named(wanted.strategy).state_travels:
             guest = domain_xml.read(xml)
             compatibility.check_guest(guest, [vf for vf in guest.interfaces if vf.wanted_mac == wanted.mac])
@@ -200,7 +203,7 @@ def _check_guest(work: GuestChange, wanted: Attachment) -> None:
             f"guest '{work.name}' is running; a VF with a standby can only be added to its definition",
             "add --config; then run vfmigrate failover enable, and restart the guest",
         )
-    attachment.check_free_port(work.session.live(work.name))
+    attachment.check_free_port(work.connection.live(work.name))
 
 
 def _claim(work: GuestChange, wanted: Attachment) -> Attachment:
@@ -222,8 +225,8 @@ def _claim(work: GuestChange, wanted: Attachment) -> Attachment:
 def _plug(work: GuestChange, wanted: Attachment) -> None:
     """Plug the VF into the running guest and its port into the bridge."""
     marks = work.marks()
-    work.session.stamp(work.name, (*marks, wanted.mark()))
-    work.on_failure("restore the metadata", lambda: work.session.stamp(work.name, marks))
+    work.connection.stamp(work.name, (*marks, wanted.mark()))
+    work.on_failure("restore the metadata", lambda: work.connection.stamp(work.name, marks))
     work.plug("\n".join(wanted.device()))
     work.on_failure("unplug the VF", lambda: work.unplug(wanted.mac))
     if wanted.network is None:
@@ -259,8 +262,8 @@ def _check_claim(work: GuestChange, wanted: Attachment) -> None:
 
 def _detach(options: argparse.Namespace) -> int:
     with guest_change.begun(options) as work:
-        networks = work.session.hostdev_networks()
-        live = work.session.live(work.name, resolved=False) if work.live else None
+        networks = work.connection.hostdev_networks()
+        live = work.connection.live(work.name, resolved=False) if work.live else None
         defined = _chosen(work.before, options.mac, networks)
         mac = options.mac or (defined.wanted_mac if defined is not None else None)
         plugged = _chosen(live, mac, networks)

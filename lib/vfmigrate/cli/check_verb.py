@@ -35,8 +35,8 @@ def add(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Collect, judge and print; 0 if the guest can migrate, 1 if something blocks it."""
     # A command line is parsed without libvirt-python as well.
-    from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - libvirt
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
     wanted = CheckOptions(options.bandwidth, options.copy_storage_all)
     with LibvirtConnection(options.connect) as source, LibvirtConnection(options.destination) as destination:

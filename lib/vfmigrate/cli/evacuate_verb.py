@@ -26,6 +26,7 @@ from vfmigrate.model import host_facts
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.model.progress import Progress
 from vfmigrate.rpc import protocol
+from vfmigrate.rpc.remote_client import RemoteClient
 
 if TYPE_CHECKING:
     from vfmigrate.virt.connection import LibvirtConnection
@@ -94,19 +95,19 @@ def _pf_and_pool(
 class _DestinationHost:
     name: str
     uri: str
-    session: LibvirtConnection
+    connection: LibvirtConnection
 
     def observe(self) -> Destination:
         """The destination now. Without an answer of its daemon, only guests without VFs can migrate there."""
-        from vfmigrate.rpc.remote_client import RemoteClient  # noqa: PLC0415 - with libvirt-python
-
         try:
-            facts = host_facts.read(RemoteClient(self.session.network_metadata(), self.name).ask("facts", {}))
+            facts = host_facts.read(
+                RemoteClient(self.connection.network_metadata(), self.name).ask("facts", {})
+            )
         except VfmigrateError as error:
             return Destination(
-                self.name, self.uri, problem=str(error), memory_mib=self.session.free_memory_mib()
+                self.name, self.uri, problem=str(error), memory_mib=self.connection.free_memory_mib()
             )
-        return Destination(self.name, self.uri, facts, memory_mib=self.session.free_memory_mib())
+        return Destination(self.name, self.uri, facts, memory_mib=self.connection.free_memory_mib())
 
 
 class _Hosts:
@@ -130,7 +131,7 @@ class _Hosts:
         self, guest: EvacuatingGuest, destination: Destination, cancelled: threading.Event
     ) -> Arrival:
         """See runner.EvacuationHosts."""
-        from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - with libvirt-python
+        from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
         shown = _GuestDisplay(self._output, guest)
         try:
@@ -139,8 +140,8 @@ class _Hosts:
                 LibvirtConnection(self._options.connect) as source,
                 LibvirtConnection(destination.uri) as there,
             ):
-                for session in (source, there):
-                    session.keep_alive()
+                for connection in (source, there):
+                    connection.keep_alive()
                 persistent = source.is_persistent(guest.uuid)
                 request = migrate_verb.request_of(self._options, destination.uri, guest.uuid)
                 defined = replace(request.options, persistent=persistent, undefine_source=persistent)
@@ -275,7 +276,7 @@ def plain_results(results: Sequence[GuestResult]) -> list[dict[str, Any]]:
 
 def _evacuate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - libvirt
 
     migrate_verb.check_options(options)
     run_events()
@@ -321,19 +322,19 @@ def status(results: Sequence[GuestResult]) -> int:
 
 
 def _connect(uris: Sequence[str], source: LibvirtConnection, stack: ExitStack) -> list[_DestinationHost]:
-    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
     source.keep_alive()
     taken = {source.hostname(): "is this host"}
     found = []
     for uri in uris:
-        session = stack.enter_context(LibvirtConnection(uri))
-        session.keep_alive()
-        name = session.hostname()
+        connection = stack.enter_context(LibvirtConnection(uri))
+        connection.keep_alive()
+        name = connection.hostname()
         if name in taken:
             raise UsageError(f"{uri} {taken[name]}")
         taken[name] = f"is {name}, which is given twice"
-        found.append(_DestinationHost(name, uri, session))
+        found.append(_DestinationHost(name, uri, connection))
     return found
 
 

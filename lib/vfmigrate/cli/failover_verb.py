@@ -96,8 +96,8 @@ def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
         common_options.add_json(action)
 
 
-def _session(options: argparse.Namespace) -> LibvirtConnection:
-    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
+def _connect(options: argparse.Namespace) -> LibvirtConnection:
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
     return LibvirtConnection(options.connect)
 
@@ -119,9 +119,9 @@ def _is_openvswitch(bridge: str) -> bool:
 
 
 def _enable(options: argparse.Namespace) -> int:
-    with _session(options) as session:
+    with _connect(options) as connection:
         if options.standby_network is not None:
-            openvswitch = session.is_openvswitch_network(options.standby_network)
+            openvswitch = connection.is_openvswitch_network(options.standby_network)
         elif options.switch is not None:
             openvswitch = options.switch == "openvswitch"
         else:
@@ -134,48 +134,51 @@ def _enable(options: argparse.Namespace) -> int:
             options.vlan,
             options.alias,
         )
-        networks = session.hostdev_networks()
-        before = session.definition(options.domain)
+        networks = connection.hostdev_networks()
+        before = connection.definition(options.domain)
         after = definition.enable(before, wish, networks)
-        live = _live(session, options, wish, networks) if options.live else None
-        changed = _change(session, options, before, after, also=live is not None)
+        live = _live(connection, options, wish, networks) if options.live else None
+        changed = _change(connection, options, before, after, also=live is not None)
         if live is not None and not options.dry_run:
-            _make_live(session, options, live, before)
+            _make_live(connection, options, live, before)
         if changed:
-            kept = session.definition(options.domain)
+            kept = connection.definition(options.domain)
             noted = definition.note_controllers(before, kept)
             if noted != kept:
-                session.define(noted)
-            _print_when(session, options)
-        _print_json(session, options, before, after, live=live is not None)
+                connection.define(noted)
+            _print_when(connection, options)
+        _print_json(connection, options, before, after, live=live is not None)
     return 0
 
 
 def _live(
-    session: LibvirtConnection, options: argparse.Namespace, wish: StandbyOptions, networks: Collection[str]
+    connection: LibvirtConnection,
+    options: argparse.Namespace,
+    wish: StandbyOptions,
+    networks: Collection[str],
 ) -> Optional[tuple[RunningGuest, Halves]]:
     """The running guest and the pair to make in it; None if it has the pair. Raises Refused if that cannot work."""
-    from vfmigrate.virt.running_guest import RunningGuest  # noqa: PLC0415 - as for the session
+    from vfmigrate.virt.running_guest import RunningGuest  # noqa: PLC0415 - libvirt
 
-    if not session.is_local():
+    if not connection.is_local():
         raise Refused(
-            f"guest '{options.domain}' is on {session.hostname()}, and --live works on its own host only",
-            f"run it on {session.hostname()}",
+            f"guest '{options.domain}' is on {connection.hostname()}, and --live works on its own host only",
+            f"run it on {connection.hostname()}",
         )
-    guest = RunningGuest(session.running_domain(options.domain), Sysfs(), patience=options.wait)
+    guest = RunningGuest(connection.running_domain(options.domain), Sysfs(), patience=options.wait)
     halves = definition.live_halves(guest.xml(), wish, networks)
     return None if halves is None else (guest, halves)
 
 
 def _make_live(
-    session: LibvirtConnection, options: argparse.Namespace, live: tuple[RunningGuest, Halves], before: str
+    connection: LibvirtConnection, options: argparse.Namespace, live: tuple[RunningGuest, Halves], before: str
 ) -> None:
     """Make the pair in the running guest; restore the definition `before` if that fails."""
     guest, halves = live
     try:
         live_pair.make(guest, halves)
     except VfmigrateError:
-        session.define(before)
+        connection.define(before)
         raise
     _print(
         options,
@@ -185,12 +188,12 @@ def _make_live(
 
 
 def _disable(options: argparse.Namespace) -> int:
-    with _session(options) as session:
-        before = session.definition(options.domain)
+    with _connect(options) as connection:
+        before = connection.definition(options.domain)
         after = definition.disable(before, options.mac)
-        if _change(session, options, before, after):
-            _print_when(session, options)
-        _print_json(session, options, before, after, live=False)
+        if _change(connection, options, before, after):
+            _print_when(connection, options)
+        _print_json(connection, options, before, after, live=False)
     return 0
 
 
@@ -201,13 +204,13 @@ def _print(options: argparse.Namespace, text: str) -> None:
 
 
 def _print_json(
-    session: LibvirtConnection, options: argparse.Namespace, before: str, after: str, *, live: bool
+    connection: LibvirtConnection, options: argparse.Namespace, before: str, after: str, *, live: bool
 ) -> None:
     if options.json:
         result = {
             "schema": 1,
             "difference": difference(before, after),
-            "running": session.is_running(options.domain),
+            "running": connection.is_running(options.domain),
             "live": live,
             "dry_run": options.dry_run,
         }
@@ -215,7 +218,7 @@ def _print_json(
 
 
 def _change(
-    session: LibvirtConnection, options: argparse.Namespace, before: str, after: str, *, also: bool = False
+    connection: LibvirtConnection, options: argparse.Namespace, before: str, after: str, *, also: bool = False
 ) -> bool:
     """Print a change and apply it; False if there is none, which is printed unless there is `also` another."""
     if before == after:
@@ -226,22 +229,22 @@ def _change(
     if options.dry_run:
         _print(options, "nothing changed (--dry-run)")
         return False
-    session.define(after)
+    connection.define(after)
     return True
 
 
-def _print_when(session: LibvirtConnection, options: argparse.Namespace) -> None:
+def _print_when(connection: LibvirtConnection, options: argparse.Namespace) -> None:
     if getattr(options, "live", False):
         _print(options, "defined; in effect now and after the guest's next boot")
-    elif session.is_running(options.domain):
+    elif connection.is_running(options.domain):
         _print(options, "defined; takes effect at the guest's next boot: shut it down, then start it")
     else:
         _print(options, "defined; takes effect at the guest's next boot")
 
 
 def _show(options: argparse.Namespace) -> int:
-    with _session(options) as session:
-        found = pairs(session.definition(options.domain))
+    with _connect(options) as connection:
+        found = pairs(connection.definition(options.domain))
     if options.json:
         print(json.dumps({"schema": 1, "pairs": found}, indent=2))
     else:

@@ -37,22 +37,22 @@ Answer = Mapping[str, Any]
 class GuestChange:
     """One change of a guest: what to undo if it fails half-way, and what was done."""
 
-    def __init__(self, options: argparse.Namespace, session: LibvirtConnection) -> None:
-        self.session = session
+    def __init__(self, options: argparse.Namespace, connection: LibvirtConnection) -> None:
+        self.connection = connection
         self.name: str = options.domain
-        self.uuid = session.uuid(self.name)
+        self.uuid = connection.uuid(self.name)
         self.socket = options.socket
         self.dry_run: bool = options.dry_run
-        running, persistent = session.is_running(self.name), session.is_persistent(self.name)
-        if not session.is_local():
+        running, persistent = connection.is_running(self.name), connection.is_persistent(self.name)
+        if not connection.is_local():
             raise Refused(
-                f"guest '{self.name}' is on {session.hostname()}, and this command works on its own host only",
-                f"run it on {session.hostname()}",
+                f"guest '{self.name}' is on {connection.hostname()}, and this command works on its own host only",
+                f"run it on {connection.hostname()}",
             )
         if options.config and not persistent:
             raise Refused(f"guest '{self.name}' is transient: it has no definition", "omit --config")
         self.live = running and not options.config
-        self.before = session.definition(self.name) if persistent else None
+        self.before = connection.definition(self.name) if persistent else None
         #: the definition after the change; None for a transient guest
         self.after: Optional[str] = None
         self.done: list[str] = []
@@ -89,8 +89,8 @@ class GuestChange:
         if self.before is None or self.after is None or self.after == self.before:
             return
         before = self.before
-        self.session.define(self.after)
-        self.on_failure("restore the definition", lambda: self.session.define(before))
+        self.connection.define(self.after)
+        self.on_failure("restore the definition", lambda: self.connection.define(before))
         self.done.append("defined" + ("" if self.live else "; takes effect at the guest's next boot"))
 
     def claim(self, mac: str, status: Optional[Answer] = None) -> Optional[Answer]:
@@ -123,13 +123,13 @@ class GuestChange:
         self.give_back(mac)
 
     def _devices(self) -> HotPlug:
-        from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - with libvirt-python
+        from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - libvirt
 
-        return HotPlug(self.session, self.uuid)
+        return HotPlug(self.connection, self.uuid)
 
     def marks(self) -> tuple[metadata.Mark, ...]:
         """The marks of the running guest."""
-        return metadata.of_domain(self.session.live(self.name))
+        return metadata.of_domain(self.connection.live(self.name))
 
     def unmark(self, mac: str) -> None:
         """Remove the mark of an interface from the running guest."""
@@ -137,7 +137,7 @@ class GuestChange:
             marks = self.marks()
             left = tuple(mark for mark in marks if mark.mac != mac)
             if left != marks:
-                self.session.stamp(self.name, left)
+                self.connection.stamp(self.name, left)
             # The daemon also follows the unplug, and may just be about to write the marks that it read before.
             time.sleep(_SETTLE_SECONDS)
 
@@ -157,7 +157,7 @@ class GuestChange:
 @contextmanager
 def begun(options: argparse.Namespace) -> Iterator[GuestChange]:
     """Begin a change of the guest that the command line names. Raises Unreachable or Refused."""
-    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - a command line is parsed without libvirt-python as well
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
-    with LibvirtConnection(options.connect) as session:
-        yield GuestChange(options, session)
+    with LibvirtConnection(options.connect) as connection:
+        yield GuestChange(options, connection)

@@ -18,16 +18,17 @@ from vfmigrate.cli.common_options import positive
 from vfmigrate.domain.migrating_vf import migrating_vfs
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
+from vfmigrate.migrate.workflow import Migration, MigrationReport
 from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.progress import Display
 from vfmigrate.preflight import report as preflight_report
 from vfmigrate.preflight.snapshot import CheckResult
 from vfmigrate.rpc import protocol
+from vfmigrate.rpc.remote_client import RemoteClient
 from vfmigrate.rules.findings import ERROR, WARNING
 from vfmigrate.strategies.replug.replug_hosts import HostClients
 
 if TYPE_CHECKING:
-    from vfmigrate.migrate.workflow import Migration, MigrationReport
     from vfmigrate.virt.connection import LibvirtConnection
 
 #: the longest downtime allowed by default, in ms: the time for a VF's state on a fast network
@@ -167,13 +168,13 @@ def _request(options: argparse.Namespace) -> MigrationRequest:
 
 def _migrate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - libvirt
 
     check_options(options)
     run_events()
     with LibvirtConnection(options.connect) as source, LibvirtConnection(options.desturi) as destination:
-        for session in (source, destination):
-            session.keep_alive()
+        for connection in (source, destination):
+            connection.keep_alive()
         with display.displayed(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
             try:
                 report = run(_request(options), source, destination, shown, cancelled)
@@ -223,7 +224,7 @@ def _check(
     """Run the preflight checks if they are wanted; shows warnings, and raises Refused for errors."""
     if request.checked_by is None:
         return
-    from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - libvirt
 
     wanted = CheckOptions(request.options.bandwidth, request.options.copy_storage is not None)
     snapshot = Collector(source, destination, socket=request.checked_by).collect(request.domain, wanted)
@@ -251,10 +252,8 @@ def _prepared(
     shown: Display,
     cancelled: threading.Event,
 ) -> Migration:
-    from vfmigrate.migrate.workflow import Migration  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.rpc.remote_client import RemoteClient  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - with libvirt-python
-    from vfmigrate.virt.migration_job import MigrationJob  # noqa: PLC0415 - with libvirt-python
+    from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - libvirt
+    from vfmigrate.virt.migration_job import MigrationJob  # noqa: PLC0415 - libvirt
 
     if not source.is_running(request.domain):
         raise Refused(

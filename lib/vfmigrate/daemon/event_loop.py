@@ -45,12 +45,10 @@ class EventLoop:
         self._due: list[tuple[float, int, Work]] = []
         self._order = itertools.count()
         self._ended = False
-        #: the work of every period
-        self.periodic: Work = lambda: None
 
-    def start(self) -> None:
-        """Begin to work."""
-        threading.Thread(target=self._run, name="event-loop", daemon=True).start()
+    def start(self, periodic: Work) -> None:
+        """Begin to work; `periodic` is the work of every period."""
+        threading.Thread(target=self._run, args=(periodic,), name="event-loop", daemon=True).start()
 
     def stop(self) -> None:
         """Finish the work at hand and no more."""
@@ -76,25 +74,25 @@ class EventLoop:
         """Do a piece of work now. What fails is logged: the next must still be done."""
         self._log.attempt("event-loop-failed", work)
 
-    def _run(self) -> None:
+    def _run(self, periodic: Work) -> None:
         # A deadline, and no pause without work: events that follow each other closely must not put it off for ever.
         next_period = self._clock() + self._period
         while True:
-            work = self._next(next_period)
+            work = self._next(periodic, next_period)
             if work is None:
                 return
             with self._working():
                 self.do(work)
-            if work is self.periodic:
+            if work is periodic:
                 next_period = self._clock() + self._period
 
-    def _next(self, next_period: float) -> Optional[Work]:
+    def _next(self, periodic: Work, next_period: float) -> Optional[Work]:
         """The next work that is due, waiting for it; None at the end."""
         with self._changed:
             while not self._ended:
                 now = self._clock()
                 if now >= next_period:
-                    return self.periodic
+                    return periodic
                 if self._due and self._due[0][0] <= now:
                     return heapq.heappop(self._due)[2]
                 until = min(next_period, self._due[0][0] if self._due else next_period)

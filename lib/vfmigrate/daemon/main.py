@@ -107,7 +107,6 @@ class Daemon:
             log,
             request_seconds=REQUEST_SECONDS + settings.migrating_wait,
         )
-        hypervisor.on_network_metadata = self.remote_server.enqueue
 
         def resumed(uuid: str) -> None:
             self.hook_handler.slots.arrived(uuid)
@@ -121,7 +120,6 @@ class Daemon:
         self.reconciler = Reconciler(
             services, domain_sync, self.announcer, hypervisor, on_arrived=resumed, on_running=look
         )
-        self.event_loop.periodic = self.reconciler.reconcile
         events = LibvirtEvents(
             services,
             domain_sync,
@@ -157,8 +155,12 @@ class Daemon:
         self.remote_server.start()
         self.watchdog.start()
         self.event_loop.soon(self.reconciler.finish_releases)
-        self.event_loop.start()
-        self._hypervisor.start(self._on_event, lambda: self.event_loop.soon(self.reconciler.reconcile))
+        self.event_loop.start(self.reconciler.reconcile)
+        self._hypervisor.start(
+            self._on_event,
+            lambda: self.event_loop.soon(self.reconciler.reconcile),
+            self.remote_server.enqueue,
+        )
         self.primaries.start()
         self.arrivals.start()
 

@@ -106,14 +106,14 @@ class Collector:
         )
 
     def _ask(
-        self, session: LibvirtConnection, libvirt: LibvirtFacts, arguments: Mapping[str, Any]
+        self, connection: LibvirtConnection, libvirt: LibvirtFacts, arguments: Mapping[str, Any]
     ) -> _DaemonAnswer:
         before = time.time()
         try:
-            if session.is_local():
+            if connection.is_local():
                 answer = protocol.ask("facts", arguments, path=self._socket, timeout=FACTS_TIMEOUT)
             else:
-                answer = RemoteClient(session.network_metadata(), libvirt.hostname).ask(
+                answer = RemoteClient(connection.network_metadata(), libvirt.hostname).ask(
                     "facts", arguments, timeout=FACTS_TIMEOUT
                 )
             facts = host_facts.read(answer)

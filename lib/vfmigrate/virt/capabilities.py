@@ -39,32 +39,32 @@ class GuestState:
 class Capabilities:
     """The libvirt of one host."""
 
-    def __init__(self, session: LibvirtConnection) -> None:
-        self._connection = session.connection
-        self._session = session
+    def __init__(self, connection: LibvirtConnection) -> None:
+        self._handle = connection.handle
+        self._connection = connection
 
     def libvirt(self) -> LibvirtFacts:
         """Its versions, networks and memory."""
-        connection = self._connection
+        handle = self._handle
         with libvirt_call("versions"):
-            networks = {each.name(): bool(each.isActive()) for each in connection.listAllNetworks()}
+            networks = {each.name(): bool(each.isActive()) for each in handle.listAllNetworks()}
             return LibvirtFacts(
-                hostname=connection.getHostname(),
-                libvirt=connection.getLibVersion(),
-                qemu=connection.getVersion(),
+                hostname=handle.getHostname(),
+                libvirt=handle.getLibVersion(),
+                qemu=handle.getVersion(),
                 networks=networks,
                 available_kib=self._available_kib(),
             )
 
     def _available_kib(self) -> Optional[int]:
         with failure_ignored():
-            stats = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            stats = self._handle.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             return sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached"))
         return None
 
     def guest(self, name: str) -> GuestState:
         """A guest by name or UUID. Raises Refused when there is none."""
-        domain = self._session.domain(name)
+        domain = self._connection.domain(name)
         with libvirt_call(f"XML of guest '{name}'"):
             running = bool(domain.isActive())
             return GuestState(
@@ -87,8 +87,8 @@ class Capabilities:
     def namesake(self, name: str, uuid: str) -> Optional[str]:
         """What blocks a guest of this name and UUID on this host, in words; None when nothing does."""
         for look_up, key in (
-            (self._connection.lookupByUUIDString, uuid),
-            (self._connection.lookupByName, name),
+            (self._handle.lookupByUUIDString, uuid),
+            (self._handle.lookupByName, name),
         ):
             try:
                 with libvirt_call("list of guests"):
@@ -122,16 +122,14 @@ class Capabilities:
     def _capabilities(self, guest: MigratingGuest) -> str:
         with libvirt_call("domain capabilities"):
             return str(
-                self._connection.getDomainCapabilities(
-                    guest.emulator, guest.arch, guest.machine, guest.virt, 0
-                )
+                self._handle.getDomainCapabilities(guest.emulator, guest.arch, guest.machine, guest.virt, 0)
             )
 
     def compare_cpu(self, guest: MigratingGuest, cpu: str) -> CpuFacts:
         """Have libvirt compare a guest's CPU with that of this host."""
         try:
             with libvirt_call("comparison of CPUs"):
-                result = self._connection.compareHypervisorCPU(
+                result = self._handle.compareHypervisorCPU(
                     guest.emulator, guest.arch, guest.machine, guest.virt, comparable(cpu), 0
                 )
         except LibvirtError as error:
@@ -142,7 +140,7 @@ class Capabilities:
         """The CPU that all of these support, as libvirt computes it; None when there is none."""
         with failure_ignored():
             return str(
-                self._connection.baselineHypervisorCPU(
+                self._handle.baselineHypervisorCPU(
                     guest.emulator, guest.arch, guest.machine, guest.virt, cpus, 0
                 )
             )
@@ -151,15 +149,15 @@ class Capabilities:
     def measure(self, name: str) -> bool:
         """Begin to measure the dirty rate of a running guest; False where that is not supported."""
         with failure_ignored():
-            self._session.domain(name).startDirtyRateCalc(_MEASURE_SECONDS, 0)
+            self._connection.domain(name).startDirtyRateCalc(_MEASURE_SECONDS, 0)
             return True
         return False
 
     def measured(self, name: str) -> Optional[float]:
         """The measured dirty rate in MiB/s; None while it is not known."""
         with failure_ignored():
-            domain = self._session.domain(name)
-            ((_, stats),) = self._connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
+            domain = self._connection.domain(name)
+            ((_, stats),) = self._handle.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE)
             if stats.get("dirtyrate.calc_status") == _MEASURED:
                 return float(stats.get("dirtyrate.megabytes_per_second", 0))
         return None

@@ -68,7 +68,7 @@ class LibvirtConnection:
             return str(self._connection.getHostname())
 
     @property
-    def connection(self) -> Any:
+    def handle(self) -> Any:
         """The object of libvirt-python, for the other modules of this package."""
         return self._connection
 

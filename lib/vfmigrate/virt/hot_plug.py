@@ -21,14 +21,14 @@ UNPLUG_SECONDS = 30.0
 class HotPlug:
     """The VFs of one guest, by MAC."""
 
-    def __init__(self, session: LibvirtConnection, uuid: str) -> None:
-        self._session = session
+    def __init__(self, connection: LibvirtConnection, uuid: str) -> None:
+        self._connection = connection
         self._uuid = uuid
 
     def text(self, mac: str) -> Optional[str]:
         """The XML of the VF with this MAC, a network not resolved; None when the guest does not have it."""
         with libvirt_call("the guest's XML"):
-            xml = str(self._session.domain(self._uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+            xml = str(self._connection.domain(self._uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
         for interface in domain_xml.read(xml).interfaces:
             if interface.wanted_mac == mac:
                 return domain_xml.device(xml, interface.position)
@@ -51,9 +51,9 @@ class HotPlug:
 
     def _ask(self, text: str) -> None:
         with libvirt_call("unplugging"):
-            self._session.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            self._connection.domain(self._uuid).detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def attach(self, text: str) -> None:
         """Plug a device in, on the running guest only. Raises HostError."""
         with libvirt_call("plugging in"):
-            self._session.domain(self._uuid).attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            self._connection.domain(self._uuid).attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)

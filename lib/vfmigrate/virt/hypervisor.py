@@ -67,8 +67,7 @@ class Hypervisor:
         self._uri = uri
         self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
         self._on_connect: Callable[[], None] = lambda: None
-        #: called by the event thread with a network and the URI of changed metadata; must return at once
-        self.on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
+        self._on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
         self.network_metadata = NetworkMetadata(self._connected, state=STATE)
         self._connection: Optional[Any] = None
         # until libvirtd answers, that of the library, which is of the same build
@@ -76,14 +75,21 @@ class Hypervisor:
         self._lost = threading.Event()
         self._stop = threading.Event()
 
-    def start(self, on_event: Callable[[LifecycleEvent], None], on_connect: Callable[[], None]) -> None:
+    def start(
+        self,
+        on_event: Callable[[LifecycleEvent], None],
+        on_connect: Callable[[], None],
+        on_network_metadata: Callable[[str, str], None],
+    ) -> None:
         """Connect and receive events, in threads of its own.
 
-        `on_event` is called for every event, `on_connect` after each (re)connection, both from those
-        threads: they must return at once and must not call libvirt.
+        `on_event` is called for every event, `on_connect` after each (re)connection, `on_network_metadata` with a
+        network and the URI of changed metadata, all from those threads: they must return at once and must not call
+        libvirt.
         """
         self._on_event = on_event
         self._on_connect = on_connect
+        self._on_network_metadata = on_network_metadata
         libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print errors on stderr
         libvirt.virEventRegisterDefaultImpl()  # before the connection is opened
         threading.Thread(target=self._run_events, name="libvirt-events", daemon=True).start()
@@ -130,7 +136,7 @@ class Hypervisor:
         self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
     ) -> None:
         if uri is not None:
-            self.on_network_metadata(network.name(), uri)
+            self._on_network_metadata(network.name(), uri)
 
     def _lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
         name = _EVENTS.get(event)

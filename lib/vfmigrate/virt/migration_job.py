@@ -77,8 +77,8 @@ class MigrationJob:
         self._error: Optional[str] = None
         lifecycle = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
         with libvirt_call("events of guests"):
-            source.connection.domainEventRegisterAny(None, lifecycle, self._on_source, None)
-            destination.connection.domainEventRegisterAny(None, lifecycle, self._on_destination, None)
+            source.handle.domainEventRegisterAny(None, lifecycle, self._on_source, None)
+            destination.handle.domainEventRegisterAny(None, lifecycle, self._on_destination, None)
 
     # -- libvirt's events: when the guest was paused, by this process's clock
 
@@ -113,7 +113,7 @@ class MigrationJob:
         threading.Thread(target=self._run, args=(options,), name="migrate", daemon=True).start()
 
     def _run(self, options: MigrationOptions) -> None:
-        destination = self._ends["destination"].connection
+        destination = self._ends["destination"].handle
         try:
             with libvirt_call("migration"):
                 if options.p2p:
@@ -165,11 +165,11 @@ class MigrationJob:
 
     def states(self) -> dict[str, Optional[str]]:
         """The guest's state on `source` and `destination`; None where it is not, and where libvirt does not answer."""
-        return {end: self._state(session) for end, session in self._ends.items()}
+        return {end: self._state(connection) for end, connection in self._ends.items()}
 
-    def _state(self, session: LibvirtConnection) -> Optional[str]:
+    def _state(self, connection: LibvirtConnection) -> Optional[str]:
         with failure_ignored():
-            state, _reason = session.connection.lookupByUUIDString(self.uuid).state()
+            state, _reason = connection.handle.lookupByUUIDString(self.uuid).state()
             return _STATES.get(state, "in an unknown state")
         return None
 
@@ -186,12 +186,12 @@ class MigrationJob:
         return {}
 
     def _arrived(self) -> Any:
-        return self._ends["destination"].connection.lookupByUUIDString(self.uuid)
+        return self._ends["destination"].handle.lookupByUUIDString(self.uuid)
 
     def xml(self, end: str) -> str:
         """The running guest's XML at one end. Raises HostError when it is not there."""
         with libvirt_call(f"guest '{self.name}'"):
-            return str(self._ends[end].connection.lookupByUUIDString(self.uuid).XMLDesc(0))
+            return str(self._ends[end].handle.lookupByUUIDString(self.uuid).XMLDesc(0))
 
     def agent_macs(self) -> Optional[frozenset[str]]:
         """The MACs that the guest agent reports on the destination; None when no agent answers."""

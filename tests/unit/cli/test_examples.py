@@ -44,8 +44,9 @@ def test_a_verb_that_is_loaded_alone_has_the_same_help(verb: str) -> None:
     assert alone[verb].format_help() == VERBS[verb].format_help()
 
 
-def test_verbs_that_only_ask_the_daemon_load_no_library() -> None:
-    script = "import sys; from vfmigrate.cli import main; main.arguments(['status']); print(*sys.modules)"
+def loaded_to_parse(*words: str) -> set[str]:
+    """The modules that are loaded when the parser for these words is made."""
+    script = f"import sys; from vfmigrate.cli import main; main.arguments({list(words)}); print(*sys.modules)"
     library = str(Path(main.__file__).parents[2])
     loaded = subprocess.run(
         [sys.executable, "-B", "-c", script],  # the library may lie in a package's build root
@@ -54,7 +55,18 @@ def test_verbs_that_only_ask_the_daemon_load_no_library() -> None:
         capture_output=True,
         text=True,
     ).stdout
-    assert not {"libvirt", "lxml", "ovs", "pyroute2"} & set(loaded.split())
+    return set(loaded.split())
+
+
+def test_verbs_that_only_ask_the_daemon_load_no_library() -> None:
+    assert not {"libvirt", "lxml", "ovs", "pyroute2"} & loaded_to_parse("status")
+
+
+def test_no_command_line_needs_libvirt_python() -> None:
+    """Help, completion and manual pages are made where it is not installed."""
+    loaded = loaded_to_parse()
+    assert "vfmigrate.cli.migrate_verb" in loaded
+    assert not {"libvirt", "pyroute2"} & loaded
 
 
 @pytest.mark.usefixtures("_terminal")

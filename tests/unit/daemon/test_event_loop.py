@@ -27,7 +27,7 @@ def log(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture
 def loop(log: Journal) -> Iterator[EventLoop]:
     loop = EventLoop(log, period=3600)
-    loop.start()
+    loop.start(lambda: None)
     yield loop
     loop.stop()
 
@@ -76,9 +76,8 @@ def test_frequent_events_do_not_delay_the_periodic_work(log: Journal) -> None:
         if not enough.is_set():
             loop.later(0.05, event)
 
-    loop.periodic = periodic
     loop.soon(event)
-    loop.start()
+    loop.start(periodic)
     assert enough.wait(PATIENCE)
     loop.stop()
 
