@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Settings of all tests: hypothesis has no deadline, since a machine can be busy; locks check their order."""
+"""Settings of all tests: hypothesis has no deadline, since a machine can be busy; locks check how they are used."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from vfmigrate import locks
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-locks.check_order(True)
+locks.check(True)

@@ -2,16 +2,22 @@
 """Locks that know their place in one order, so that a test notices when two are taken the wrong way round.
 
 Two threads that each hold what the other waits for never go on. They cannot if every thread takes locks in one order.
-With `check_order(True)`, as in every test, a lock that is taken out of order raises `LockOrderError` at once, also when
-no other thread is there to deadlock with (as lockdep does in the Linux kernel). The daemon itself does not check.
+And while a thread holds the claims' lock, all other guests wait: it must not ask anything that may take long.
+With `check(True)`, as in every test, a lock that is taken out of order raises `LockOrderError` at once, also when
+no other thread is there to deadlock with, and so does a slow call under a lock that forbids it (as lockdep and
+might_sleep() do in the Linux kernel). The daemon checks only where CHECKED_BY is in its environment, as in tests.
 """
 
 from __future__ import annotations
 
 import enum
+import os
 import threading
 from types import TracebackType
 from typing import Optional
+
+#: set in the environment of a process, it has the process check its locks
+CHECKED_BY = "VFMIGRATE_CHECK_LOCKS"
 
 
 class Rank(enum.IntEnum):
@@ -19,12 +25,12 @@ class Rank(enum.IntEnum):
 
     #: one VF, while it is converged: the slow one, held across calls of the kernel and Open vSwitch
     VF = 10
-    #: the claims, while a decision is made on them
+    #: the claims, while a decision is made on them: nothing that may take long is asked meanwhile
     CLAIMS = 20
 
 
 class LockOrderError(AssertionError):
-    """A thread takes a lock that it must not take while it holds another. A fault of the program."""
+    """A thread takes a lock, or asks something slow, while it holds a lock that forbids it. A fault of the program."""
 
 
 class _Held(threading.local):
@@ -33,13 +39,24 @@ class _Held(threading.local):
 
 
 _held = _Held()
-_checking = False
+_checking = CHECKED_BY in os.environ
 
 
-def check_order(on: bool) -> None:
-    """Raise LockOrderError from now on when a lock is taken out of order, or stop doing so."""
+def check(on: bool) -> None:
+    """Raise LockOrderError from now on when a lock is misused, or stop doing so."""
     global _checking  # noqa: PLW0603 - a switch for the whole process, as lockdep's is
     _checking = on
+
+
+def may_take_long(what: str) -> None:
+    """Called by whatever may wait for the kernel, another program or a large table. `what`, in words, does it.
+
+    Raises LockOrderError, where checked, while the thread holds the claims' lock.
+    """
+    if _checking:
+        for lock in _held.locks:
+            if lock.rank >= Rank.CLAIMS:
+                raise LockOrderError(f"{what}, which may take long, while it holds the lock of {lock.name}")
 
 
 class RankedLock:

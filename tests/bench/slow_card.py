@@ -77,7 +77,7 @@ class TwoCards(Rig):
 
     def provision(self) -> None:
         """Provision the pool of the second PF."""
-        networks = Networks(self.config, self.memory.host.sysfs, self.store, cast("Any", MemoryNetworks()))
+        networks = Networks(self.config, self.memory.host, self.store, cast("Any", MemoryNetworks()))
         place = self.directory
         Provisioner(
             self.services,

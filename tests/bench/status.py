@@ -45,7 +45,7 @@ def status() -> Iterator[Status]:
         offload = HardwareOffload(lambda _unit: None)
         networks = Networks(
             services.config,
-            services.host.sysfs,
+            services.host,
             services.store,
             cast("Hypervisor", None),  # status calls no libvirt
         )

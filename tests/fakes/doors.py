@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Optional, cast
 
 from tests.fakes.card import Card
 from tests.fakes.hardware import DevlinkPort
+from vfmigrate import locks
 from vfmigrate.cards.mlx5 import Mlx5
 from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.registry import Vendors
@@ -32,6 +33,7 @@ from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings, Swit
 
 @contextmanager
 def _kernel(what: str) -> Iterator[None]:
+    locks.may_take_long("asks the kernel for a change")
     try:
         yield
     except OSError as error:
@@ -46,6 +48,7 @@ class CardSysfs:
     def __init__(self, card: Card) -> None:
         self.card = card
         self.open_groups: set[str] = set()  # VFs that a QEMU holds
+        self.in_containers: set[str] = set()  # VFs whose network device is in another network namespace
 
     def exists(self, device: PciAddress) -> bool:
         return any(function.address == str(device) for function in self.card.functions())
@@ -66,6 +69,8 @@ class CardSysfs:
         return PciAddress.parse(pf) if pf is not None else None
 
     def vfs(self, pf: PciAddress) -> list[PciAddress]:
+        if not self.exists(pf):
+            return []
         count = self.card.function(str(pf)).num_vfs
         return [PciAddress.parse(self.card.vf(index, str(pf))) for index in range(count)]
 
@@ -81,10 +86,14 @@ class CardSysfs:
         return driver in ("vfio-pci", self.card.hardware.variant_driver)
 
     def in_use(self, vf: PciAddress) -> bool:
-        return str(vf) in self.open_groups
+        return vf in self.held([vf])
+
+    def held(self, vfs: Iterable[PciAddress]) -> dict[PciAddress, int]:
+        locks.may_take_long("walks through all processes")
+        return {vf: 4711 for vf in vfs if str(vf) in self.open_groups}
 
     def users(self, pf: PciAddress) -> dict[PciAddress, int]:
-        return {vf: 4711 for vf in self.vfs(pf) if self.in_use(vf)}
+        return self.held(self.vfs(pf))
 
     def user_of(self, pid: int) -> str:
         return f"process {pid}"
@@ -130,6 +139,7 @@ class CardSysfs:
                 self.card.msix_count(str(vf), str(count))
 
     def bus_master(self, device: PciAddress) -> bool:
+        locks.may_take_long("reads a device's configuration space")
         return self.card.function(str(device)).bus_master
 
     def unbind(self, device: PciAddress) -> None:
@@ -158,9 +168,12 @@ class CardSysfs:
         return self.card.hardware.variant_driver or "vfio-pci"
 
     def netdevs(self, device: PciAddress) -> list[str]:
+        if str(device) in self.in_containers:
+            return []
         return [netdev.name for netdev, _ in self.card.netdevs(str(device))]
 
     def msix_count(self, device: PciAddress) -> int:
+        locks.may_take_long("reads a device's configuration space")
         return self.card.function(str(device)).msix
 
 
@@ -179,6 +192,7 @@ class CardDevlink:
             self.card.set_eswitch_mode(str(pf), mode)
 
     def ports(self, pf: PciAddress) -> list[Port]:
+        locks.may_take_long("asks devlink")
         return [_port(port) for port in self.card.ports(str(pf))]
 
     def vf_ports(self, pf: PciAddress, _count: Optional[int] = None) -> dict[int, Port]:
@@ -231,6 +245,7 @@ class MemoryLinks:
         self.ip_routes: dict[int, list[str]] = {}
 
     def _look(self) -> dict[int, Link]:
+        locks.may_take_long("sends a netlink request")
         for function in self._card.functions():
             for netdev, _ in self._card.netdevs(function.address):
                 new = Link(netdev.ifindex, netdev.name, False, 1500, "02:00:00:00:00:01")
@@ -243,13 +258,15 @@ class MemoryLinks:
     def find(self, name: str) -> Optional[Link]:
         return next((link for link in self._look().values() if link.name == name), None)
 
+    def addresses(self) -> dict[int, list[str]]:
+        locks.may_take_long("sends a netlink request")
+        return self.ip_addresses
+
     def traffic(self, ifindex: int) -> Traffic:
         return self.counted.get(self.link(ifindex).index, Traffic(0, 0))
 
-    def addresses(self, ifindex: int) -> list[str]:
-        return self.ip_addresses.get(ifindex, [])
-
     def routes(self, ifindex: int) -> list[str]:
+        locks.may_take_long("sends a netlink request")
         return self.ip_routes.get(ifindex, [])
 
     def set_up(self, ifindex: int, up: bool = True) -> None:
@@ -293,6 +310,7 @@ class MemorySwitch:
         self.uplinks[netdev] = name
 
     def _reach(self) -> None:
+        locks.may_take_long("asks Open vSwitch's database")
         if self.down:
             raise Unreachable("ovsdb-server does not answer")
 

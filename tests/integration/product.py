@@ -16,6 +16,7 @@ from typing import Any, Optional
 from tests.integration.hosts import BRIDGE, Host, wait_for
 from tests.integration.namespaces import end_child
 from tests.testbed.run import run
+from vfmigrate.locks import CHECKED_BY
 
 TREE = Path(__file__).parents[2]
 HOOK = "/etc/libvirt/hooks/qemu.d/50-vfmigrate"
@@ -110,7 +111,8 @@ class Product:
 
     def _run(self) -> None:
         log = self._host.path(LOG)
-        self._daemon = self._host.spawn("vfmigrated", env=self.environment, log=log)
+        environment = {**self.environment, CHECKED_BY: "1"}
+        self._daemon = self._host.spawn("vfmigrated", env=environment, log=log)
 
     def wait_until_answering(self) -> None:
         """Wait until the daemon takes requests."""

@@ -95,6 +95,16 @@ def test_a_link_is_set_up_and_down(links: Links, namespace: Namespace) -> None:
     assert not links.link(found.index).up
 
 
+def test_the_master_of_a_port(links: Links, namespace: Namespace) -> None:
+    namespace.run("ip", "link", "add", "bridge", "type", "bridge")
+    bridge, before = links.find("bridge"), links.find("rep0")
+    assert bridge is not None
+    assert before is not None
+    assert before.master is None
+    namespace.run("ip", "link", "set", "rep0", "master", "bridge")
+    assert links.link(before.index).master == bridge.index
+
+
 def test_the_mtu_is_set(links: Links, namespace: Namespace) -> None:
     found = links.find("rep0")
     assert found is not None
@@ -126,12 +136,15 @@ def test_the_addresses_and_routes_of_a_link(links: Links, namespace: Namespace) 
         namespace.run("ip", "link", "set", name, "up")
     link = links.find("rep0")
     assert link is not None
-    assert (links.addresses(link.index), links.routes(link.index)) == ([], [])  # but for the link-local ones
+    assert (links.addresses().get(link.index, []), links.routes(link.index)) == (
+        [],
+        [],
+    )  # but for the link-local ones
     namespace.run("ip", "addr", "add", "192.0.2.5/24", "dev", "rep0")
     namespace.run("ip", "addr", "add", "198.51.100.1", "peer", "198.51.100.2/32", "dev", "rep0")
     namespace.run("ip", "addr", "add", "2001:db8::5/64", "dev", "rep0", "nodad")
     namespace.run("ip", "addr", "add", "203.0.113.9/24", "dev", "vf0")
-    assert links.addresses(link.index) == ["192.0.2.5/24", "198.51.100.1/32", "2001:db8::5/64"]
+    assert links.addresses()[link.index] == ["192.0.2.5/24", "198.51.100.1/32", "2001:db8::5/64"]
     assert links.routes(link.index) == []
     namespace.run("ip", "route", "add", "default", "via", "192.0.2.1")
     namespace.run("ip", "route", "add", "10.1.0.0/16", "via", "203.0.113.1")

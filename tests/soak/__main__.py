@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from tests.soak import crowd, faults, fuzz, migrations, sweep
 from tests.soak.tally import FAULTS, INPUTS, OPERATIONS, Tally
+from vfmigrate import locks
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "soak"
 
@@ -66,6 +68,8 @@ def show(console: Console, parts: dict[str, Any]) -> None:
 def main() -> int:
     """Run the parts; the exit status."""
     options = arguments().parse_args()
+    locks.check(True)
+    os.environ[locks.CHECKED_BY] = "1"  # of the fuzzers, too
     runs: dict[str, Callable[[], list[Tally]]] = {
         "faults": lambda: [faults.run(FOLDER)],
         "claims": lambda: [crowd.run(options.claims)],

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from vfmigrate import locks
 from vfmigrate.locks import LockOrderError, Rank, RankedLock
 
+TREE = Path(__file__).resolve().parents[2]
 VF = RankedLock(Rank.VF, "VF 0000:01:00.2")
 OTHER_VF = RankedLock(Rank.VF, "VF 0000:01:00.3")
 CLAIMS = RankedLock(Rank.CLAIMS, "the claims")
@@ -46,14 +51,41 @@ def test_each_thread_has_an_order_of_its_own() -> None:
     assert refused == []
 
 
+def test_nothing_slow_is_asked_under_the_lock_of_the_claims() -> None:
+    with VF:  # a VF's lock is held across calls of the kernel
+        locks.may_take_long("asks devlink")
+    message = "asks devlink, which may take long, while it holds the lock of the claims"
+    with CLAIMS, pytest.raises(LockOrderError, match=message):
+        locks.may_take_long("asks devlink")
+    locks.may_take_long("asks devlink")
+
+
 @pytest.fixture
 def _unchecked() -> Iterator[None]:
-    locks.check_order(False)
+    locks.check(False)
     yield
-    locks.check_order(True)
+    locks.check(True)
 
 
 @pytest.mark.usefixtures("_unchecked")
 def test_the_order_is_not_checked_in_the_daemon() -> None:
     with CLAIMS, VF:
-        pass
+        locks.may_take_long("asks devlink")
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_daemon_under_test_checks(checked: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != locks.CHECKED_BY}
+    environment["PYTHONPATH"] = "lib"
+    if checked:
+        environment[locks.CHECKED_BY] = "1"
+    misuse = """
+from vfmigrate.locks import Rank, RankedLock
+with RankedLock(Rank.CLAIMS, "the claims"), RankedLock(Rank.VF, "a VF"):
+    pass
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", misuse], env=environment, cwd=TREE, capture_output=True, text=True, check=False
+    )
+    assert ("LockOrderError" in done.stderr) is checked
+    assert (done.returncode != 0) is checked

@@ -17,7 +17,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
@@ -80,6 +80,14 @@ class Claim:
     left: bool = False
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def has_expired(self, now: float) -> bool:
+        """Whether nobody needs the claim any more, so that its VF is free unless somebody else has it.
+
+        `now` is CLOCK_BOOTTIME in seconds. A claim expires while its guest is expected: reserved or promised before
+        the guest begins to start, prepared before it starts, or stopped and not released. From `start` on it does not.
+        """
+        return self.expires is not None and self.expires < now
 
     @property
     def traits(self) -> Strategy:
@@ -200,7 +208,7 @@ class ClaimStore:
         return [claim for claim in self._sorted() if claim.state != RELEASING]
 
     def get(self, vf: PciAddress) -> Optional[Claim]:
-        """The claim of a guest on a VF, or None when no guest has it; it may still be in `releasing`."""
+        """The claim of a guest on a VF, or None when no guest has it; it may have expired, or be in `releasing`."""
         with self.lock:
             claim = self._claims.get(vf)
             return claim if claim is not None and claim.state != RELEASING else None
@@ -208,6 +216,20 @@ class ClaimStore:
     def _sorted(self) -> list[Claim]:
         with self.lock:
             return [self._claims[vf] for vf in sorted(self._claims)]
+
+    def valid(self, vf: PciAddress) -> Optional[Claim]:
+        """The claim of a guest on a VF that has not expired, or None."""
+        claim = self.get(vf)
+        return claim if claim is not None and not claim.has_expired(self.clock()) else None
+
+    def all_valid(self) -> list[Claim]:
+        """Every claim of a guest that has not expired, in the order of the VFs' addresses."""
+        now = self.clock()
+        return [claim for claim in self.all() if not claim.has_expired(now)]
+
+    def blocking(self, vf: PciAddress) -> Optional[Claim]:
+        """The claim that keeps a VF from being free: a guest's that has not expired, or one that is releasing."""
+        return self.valid(vf) or self.releasing(vf)
 
     def of_domain(self, domain: str) -> list[Claim]:
         """The claims of the domain with this UUID."""
@@ -219,7 +241,7 @@ class ClaimStore:
         closed = frozenset(vfs)
         with self.lock:
             for vf in sorted(closed):
-                claim = self._claims.get(vf)
+                claim = self.blocking(vf)
                 if claim is not None and claim.state == RELEASING:
                     raise Refused(
                         f"VF {vf} is still being released by guest '{claim.domain_name}'",
@@ -316,6 +338,14 @@ class ClaimStore:
             if current is None:
                 return None
             return self.note(current, state=RELEASING, left=gone and current.state != RESERVED)
+
+    def release_expired(self, vfs: Container[PciAddress]) -> list[Claim]:
+        """Mark the claims on these VFs that have expired as releasing; returns them. For `gone`, see `release`."""
+        with self.lock:
+            now = self.clock()
+            expired = [claim for claim in self.all() if claim.vf in vfs and claim.has_expired(now)]
+            released = [self.release(claim, gone=True) for claim in expired]
+            return [claim for claim in released if claim is not None]
 
     def releasing(self, vf: PciAddress) -> Optional[Claim]:
         """The claim on a VF that is releasing; None when there is none."""

@@ -162,7 +162,8 @@ class Pool:
             setting.choice("ready", "host"),
             "The driver of VFs that no guest has. ready: no host driver, so that the VF can receive device state. "
             "host: the host's driver. oVirt's engine needs host to assign VFs by passthrough profiles (failover and "
-            "replug), because it takes a VF without a network device for one in use.",
+            "replug), because it takes a VF without a network device for one in use. A VF whose network device has an "
+            "address, or is a port of a bond or bridge, is in use with either.",
         ),
     )
 

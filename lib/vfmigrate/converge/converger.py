@@ -14,6 +14,7 @@ from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
+from vfmigrate.converge import vf_use
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.leftovers import Leftovers
 from vfmigrate.converge.observe import Host, VfState
@@ -98,7 +99,7 @@ class Converger:
         pool = self._config.pool_of(state.pf)
         if pool is None:
             return state, []
-        if claim is None and self._is_hosts_own(state):
+        if claim is None and self._is_hosts_own(state, pool):
             return state, unplug_steps(state) if releasing is not None else []
         state, want = self._target(state, claim, pool, releasing)
         if state.vfio and (releasing is not None or takes_driver(state, want)):
@@ -187,8 +188,8 @@ class Converger:
                 vendor.install_variant,
             )
 
-    def _is_hosts_own(self, state: VfState) -> bool:
-        """Whether the host itself uses a VF of a pool: bound to a network driver, with an interface that is up."""
+    def _is_hosts_own(self, state: VfState, pool: Pool) -> bool:
+        """Whether the host itself, or a container on it, may be using a VF of a pool."""
         if state.driver is None or state.vfio:
             return False
-        return self._host.netdev_up(state.vf) is not None
+        return state.vf in vf_use.unclaimed_use(self._host, {state.vf: pool})

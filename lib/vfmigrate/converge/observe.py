@@ -110,11 +110,6 @@ class Host:
             switch_port=switch_port(link.name),
         )
 
-    def netdev_up(self, vf: PciAddress) -> Optional[str]:
-        """The name of a VF's own network device that is up, so that this host uses the VF; None without one."""
-        links = (self.links.find(name) for name in self.sysfs.netdevs(vf))
-        return next((link.name for link in links if link is not None and link.up), None)
-
     def vendor(self, pf: PciAddress) -> Vendor:
         """The vendor of the card behind a PF."""
         return self.vendors.of(self.sysfs.pci_id(pf))

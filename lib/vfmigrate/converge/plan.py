@@ -245,6 +245,8 @@ def _port_steps(state: VfState, want: Wanted) -> list[Step]:
     if not state.link_up:
         steps.append(Step(Verb.BRING, f"{name} up", lambda host: host.links.set_up(ifindex)))
     if not _is_plugged(state, port):
+        if state.switch_port is not None and state.switch_port.owner != port.owner:
+            steps += unplug_steps(state)  # of an earlier claim, which left it
         tag = f" with tag {port.settings.tag}" if port.settings.tag is not None else ""
         steps.append(
             Step(

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Callable, Optional
 
 from vfmigrate import journal
-from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim
 from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.vf_use import Sight
 from vfmigrate.domain.domain_xml import Domain, read
 from vfmigrate.errors import Refused, UsageError, VfmigrateError
 from vfmigrate.model.pci import PciAddress
@@ -50,9 +50,9 @@ class HookHandler:
         self._converger = services.converger
         self._log = services.log
         self.slots = MigrationSlots(services.config, services.host, services.store)
-        self._selection = Selection(services.host, services.store, self.slots)
         self._placements = Placements(services.config, services.host, services.store)
         self._cleanup = Cleanup(services.store, services.converger, services.log)
+        self._selection = Selection(services.host, services.store, self.slots, self._cleanup)
         self._reservations = Reservations(
             services,
             slots=self.slots,
@@ -154,30 +154,64 @@ class HookHandler:
         for vf, _ in placements:
             if self._store.releasing(vf) is not None:
                 self._converger.converge(vf)  # what its last guest left must be gone first
-        with self._store.lock:
-            claims = [self._take(domain, vf, placement, state) for vf, placement in placements]
+        pools = {vf: placement.pool for vf, placement in placements if not self._is_own(vf, domain)}
+        # libvirt has just chosen these: they must be able to take the device state
+        chosen = pools if self.slots.is_expected(domain.uuid) else {}
+        facts = self._selection.facts(chosen)
+
+        def take(sight: Sight) -> list[Claim]:
+            for vf, placement in placements:
+                self._check_free(domain, vf, placement, sight)
+            return [
+                self._take(domain, vf, placement, state, incoming=vf in chosen)
+                for vf, placement in placements
+            ]
+
+        claims = self._selection.decide(pools, facts, domain.uuid, take)
+        self._cleanup.release(*self._left_over(domain, claims), gone=True)
         for claim in claims:
             self._converger.converge(claim.vf)
         return claims
 
-    def _take(self, domain: Domain, vf: PciAddress, placement: Placement, state: str) -> Claim:
-        current = self._store.get(vf)
-        if current is None:
-            obstacle = self._selection.obstacle(vf, placement.pool)
-            if obstacle is not None:
-                raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}")
-        elif current.domain != domain.uuid:
-            raise Refused(
-                f"VF {vf} cannot be given to guest '{domain.name}': it is {claim_store.holder(current)}",
-                "give the guest another VF, or use a hostdev network of the pool",
-            )
+    def _left_over(self, domain: Domain, claims: list[Claim]) -> list[Claim]:
+        """The claims of a guest's earlier run, whose end was not reported: the guest is only starting, with `claims`.
+
+        With one of them, a MAC would have two ports, with one `iface-id`. A claim with a slot is of this run: its VF is
+        plugged in later.
+        """
+        vfs, macs = {claim.vf for claim in claims}, {claim.mac for claim in claims} - {None}
+        return [
+            claim
+            for claim in self._store.of_domain(domain.uuid)
+            if claim.vf not in vfs and claim.slot is None and (claim.expires is None or claim.mac in macs)
+        ]
+
+    def _is_own(self, vf: PciAddress, domain: Domain) -> bool:
+        claim = self._store.get(vf)
+        return claim is not None and claim.domain == domain.uuid
+
+    def _check_free(
+        self,
+        domain: Domain,
+        vf: PciAddress,
+        placement: Placement,
+        sight: Sight,
+    ) -> None:
+        if self._is_own(vf, domain):
+            return
+        obstacle = self._selection.obstacle(vf, sight)
+        if obstacle is not None:
+            remedy = "give the guest another VF, or use a hostdev network of the pool"
+            raise Refused(f"VF {vf} cannot be given to guest '{domain.name}': it is {obstacle}", remedy)
+        if vf in sight.facts and placement.interface.mark is not None and placement.moves:
+            compatibility.check_compatible(placement.interface.mark, vf, sight.facts[vf])
+
+    def _take(
+        self, domain: Domain, vf: PciAddress, placement: Placement, state: str, *, incoming: bool
+    ) -> Claim:
+        current = self._store.get(vf) if self._is_own(vf, domain) else None
         claim = self._placements.claim(domain, placement, vf, state)
-        if current is None and self.slots.is_expected(domain.uuid):
-            # libvirt has just chosen it: check that it can take the device state
-            if placement.interface.mark is not None and placement.moves:
-                compatibility.check_compatible(
-                    placement.interface.mark, vf, self._selection.facts([placement.pool])[vf]
-                )
+        if current is None and incoming:
             claim = replace(claim, incoming=True)
         if current is not None:
             claim = replace(claim, id=current.id, incoming=current.incoming, origin=current.origin)

@@ -115,7 +115,7 @@ class Inventory:
         """The VFs whose guests are on the way here, or away from here."""
         found = set()
         leaving: dict[str, bool] = {}
-        for claim in self._store.all():
+        for claim in self._store.all_valid():
             if not claim.traits.uses_slot:
                 continue
             if not claim.incoming and claim.state == PLUGGED and claim.domain not in leaving:
@@ -172,7 +172,7 @@ class Inventory:
             vfio=vf.vfio,
             migratable=vf.migratable,
             msix=observed.msix,
-            holder=observed.user,
+            holder=observed.holder,
             guest=claim.domain if claim else None,
             mac=claim.mac if claim else None,
             state=claim.state if claim else None,

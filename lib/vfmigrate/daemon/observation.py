@@ -15,6 +15,7 @@ from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.vf_use import VfUse
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.host.devlink_messages import CardVersions
 from vfmigrate.model.host_facts import SwitchFacts
@@ -36,8 +37,13 @@ class ObservedVf:
     state: VfState
     claim: Optional[Claim]
     msix: Optional[int]
-    #: who has it, in words; None for a free one
-    user: Optional[str]
+    #: who has it; None for a free one
+    use: Optional[VfUse]
+
+    @property
+    def holder(self) -> Optional[str]:
+        """Who has it, in words; None for a free one."""
+        return self.use.text if self.use is not None else None
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Observer:
         if not self._host.sysfs.exists(address):
             return ObservedPf(address, most, exists=False)
         try:
-            state = pf.observe(self._host, self._store, address)
+            state = pf.observe(self._host, self._store, pool, address)
         except VfmigrateError as error:
             return ObservedPf(address, most, problem=str(error))
         try:
@@ -130,7 +136,7 @@ class Observer:
         except VfmigrateError as error:
             return ObservedPf(address, most, problem=str(error), state=state)
         vfs = tuple(
-            ObservedVf(vf, self._store.get(vf.vf), state.msix[vf.vf], state.users.get(vf.vf))
+            ObservedVf(vf, self._store.valid(vf.vf), state.msix[vf.vf], state.uses.get(vf.vf))
             for vf in state.vfs
         )
         return ObservedPf(address, most, state=state, card=card, vfs=vfs)

@@ -54,7 +54,7 @@ class Reconciler:
         self._announcer = announcer
         self._hypervisor = hypervisor
         self._log = services.log
-        self.networks = Networks(services.config, services.host.sysfs, services.store, hypervisor)
+        self.networks = Networks(services.config, services.host, services.store, hypervisor)
         self._on_arrived = on_arrived
         self._on_running = on_running
 
@@ -94,10 +94,11 @@ class Reconciler:
     def _release(self, now: float, running: Optional[dict[str, str]]) -> list[str]:
         """Release the claims that have no guest, and those whose release was interrupted."""
         reasons = {}
-        for claim in self._store.all():
-            reason = self._reason_to_drop(claim, now, running)
-            if reason and self._store.release(claim, gone=True) is not None:
-                reasons[claim.id] = reason
+        with self._store.lock:  # a guest that is late, and starts now, renews its claim before or after this
+            for claim in self._store.all():
+                reason = self._reason_to_drop(claim, now, running)
+                if reason and self._store.release(claim, gone=True) is not None:
+                    reasons[claim.id] = reason
         changes = []
         for claim, done in self._cleanup.finish():
             reason = reasons.get(claim.id, "its release was not finished")
@@ -107,7 +108,7 @@ class Reconciler:
 
     @staticmethod
     def _reason_to_drop(claim: Claim, now: float, running: Optional[dict[str, str]]) -> str:
-        if claim.expires is not None and claim.expires < now:
+        if claim.has_expired(now):
             return "it expired before the guest started"
         if running is None or claim.expires is not None or claim.since > now - _GRACE_SECONDS:
             return ""

@@ -16,6 +16,7 @@ from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.observe import VfState
 from vfmigrate.converge.plan import steps, taken_back, wanted
 from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.vf_use import User
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.host_facts import SwitchFacts
@@ -214,10 +215,10 @@ class Status:
             link_up=vf.link_up,
             bridge=port.bridge if port else None,
             tag=port.tag if port else None,
-            holder=observed.user,
+            holder=observed.holder,
             guest=owner.domain_name if owner else None,
             claim=owner.id if owner else None,
-            state=held or ("in use" if observed.user is not None else "free"),
+            state=held or ("in use" if observed.use is not None else "free"),
             problems=problems,
         )
 
@@ -256,9 +257,9 @@ def vf_problems(
     problems = []
     if pool.msix is not None and state.msix[vf.vf] != pool.msix:
         problems.append(f"it has {state.msix[vf.vf]} MSI-X vectors, {pool.msix} are configured")
-    if claim is None and vf.vf in state.users:
-        if vf.in_use:
-            problems.append(f"it is {state.users[vf.vf]} without a claim")
+    if claim is None and vf.vf in state.uses:
+        if state.uses[vf.vf].user is User.PROCESS:
+            problems.append(f"it is {state.uses[vf.vf].text} without a claim")
         return problems
     if standby and claim is not None:
         problems.append(f"guest '{claim.domain_name}' has not taken it, and runs on its standby")

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional, Union
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError
 
 
@@ -24,6 +25,7 @@ def holders(nodes: Iterable[Path], *, proc: Path = Path("/proc")) -> dict[Path, 
     Needs root with CAP_SYS_PTRACE; raises HostError when the files of another process cannot be read, because
     "not open" would then be a guess.
     """
+    locks.may_take_long("walks through all processes")
     wanted = _identities(nodes)
     found: dict[Path, int] = {}
     if not wanted:

@@ -119,19 +119,22 @@ class Links:
         """Set a device's MTU, in bytes."""
         self._change(ifindex, f"set the MTU of interface {ifindex} to {mtu}", [("IFLA_MTU", mtu)])
 
-    def addresses(self, ifindex: int) -> list[str]:
-        """The IP addresses of a device with their prefix lengths, without the IPv6 link-local one that each has."""
-        found = []
+    def addresses(self) -> dict[int, list[str]]:
+        """The IP addresses of all devices with their prefix lengths, by the devices' indexes.
+
+        Without the IPv6 link-local address that the kernel gives each device that is up.
+        """
+        found: dict[int, list[str]] = {}
         for answer in self._list(ifaddrmsg(), _RTM_GETADDR, "list the addresses"):
             family, prefix, _, _, index = _IFADDRMSG.unpack_from(answer, _HEADER_BYTES)
-            if index != ifindex or family not in (socket.AF_INET, socket.AF_INET6):
+            if family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             attributes = dict(_attributes(answer[_HEADER_BYTES + _IFADDRMSG.size :]))
             # On a point-to-point link, ADDRESS is that of the peer.
             packed = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
             address = ipaddress.ip_address(packed)
             if not (family == socket.AF_INET6 and address.is_link_local):
-                found.append(f"{address}/{prefix}")
+                found.setdefault(index, []).append(f"{address}/{prefix}")
         return found
 
     def routes(self, ifindex: int) -> list[str]:
@@ -207,7 +210,7 @@ def _devices(attributes: Mapping[int, bytes]) -> Iterator[int]:
 
 
 def _link(answer: bytes) -> Link:
-    """Decode the four attributes that are needed; all fifty would take ten times as long, for each representor."""
+    """Decode the few attributes that are needed; all fifty would take ten times as long, for each representor."""
     index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
     found = _found(answer)
     return Link(

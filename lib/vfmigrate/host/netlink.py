@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError
 
 NETLINK_ROUTE = 0
@@ -113,6 +114,7 @@ class NetlinkSocket:
 
     def send(self, message: Any, message_type: int, *, dump: bool = False) -> Exchange:
         """Send a pyroute2 message, and do not wait for the answers. Raises HostError after `close()`."""
+        locks.may_take_long("sends a netlink request")
         flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_DUMP if dump else 0)
         message.encode()
         deadline = time.monotonic() + self._timeout

@@ -11,11 +11,12 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Optional
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError
 from vfmigrate.host import config_space
 from vfmigrate.host.holders import guest_of, holders
@@ -67,8 +68,7 @@ class Sysfs:
         self._load = load
         modules = modules if modules is not None else Path("/lib/modules") / os.uname().release
         self._variants = VfioVariants(modules / "modules.alias")
-        # Two threads that bind one device would reset each other's override.
-        self._binding = threading.Lock()
+        self._binding: dict[PciAddress, threading.Lock] = {}
 
     # -- what there is
 
@@ -125,6 +125,7 @@ class Sysfs:
 
         It is in configuration space, which is read without a driver, but only by root.
         """
+        locks.may_take_long("reads a device's configuration space")
         return config_space.msix_count(read_bytes(self._path(device) / "config"))
 
     def bus_master(self, device: PciAddress) -> bool:
@@ -134,6 +135,7 @@ class Sysfs:
         the device, and clears it when the device is opened. So for the VF of a guest, it says whether a driver in the
         guest is bound to it (drivers/vfio/pci/vfio_pci_config.c, vfio_basic_config_write()).
         """
+        locks.may_take_long("reads a device's configuration space")
         return config_space.is_bus_master(read_bytes(self._path(device) / "config", config_space.HEAD_BYTES))
 
     def vf_modalias(self, pf: PciAddress) -> Optional[str]:
@@ -159,7 +161,7 @@ class Sysfs:
         If a guest has the VF, the kernel asks the guest to release it and waits, possibly for ever: call `in_use()`
         before.
         """
-        with self._binding:
+        with self._binding_lock(device):
             if self.driver(device) is None:
                 return
             self._unbind(device)
@@ -172,7 +174,7 @@ class Sysfs:
 
     def reset_override(self, device: PciAddress) -> None:
         """Let a device be bound to any driver again."""
-        with self._binding:
+        with self._binding_lock(device):
             self._reset_override(device)
 
     def _reset_override(self, device: PciAddress) -> None:
@@ -185,7 +187,7 @@ class Sysfs:
         This uses driver_override, which also works while sriov_drivers_autoprobe is off, and resets it afterwards,
         because it would prevent every other driver from binding.
         """
-        with self._binding:
+        with self._binding_lock(device):
             current = self.driver(device)
             if current == driver:
                 return
@@ -231,19 +233,22 @@ class Sysfs:
         This reads the open files of all processes and opens no node, so it cannot disturb a guest that starts. The
         result can change at any time: callers that act on it must own the claim of the VF.
         """
-        if not self.is_vfio(self.driver(vf)):
-            return False
-        return bool(holders(self._vfio_nodes(vf), proc=self._proc))
+        return vf in self.held([vf])
 
-    def users(self, pf: PciAddress) -> dict[PciAddress, int]:
-        """The VFs of a PF that processes use through VFIO, with the process IDs: `in_use()` for all VFs at once."""
-        nodes = {
-            node: vf for vf in self.vfs(pf) if self.is_vfio(self.driver(vf)) for node in self._vfio_nodes(vf)
-        }
+    def held(self, vfs: Iterable[PciAddress]) -> dict[PciAddress, int]:
+        """Those of some VFs that processes use through VFIO, with the process IDs: `in_use()` for all of them at once.
+
+        Walks through the processes once, and not at all where no VF is bound to a VFIO driver.
+        """
+        nodes = {node: vf for vf in vfs if self.is_vfio(self.driver(vf)) for node in self._vfio_nodes(vf)}
         return {nodes[node]: pid for node, pid in holders(nodes, proc=self._proc).items()}
 
+    def users(self, pf: PciAddress) -> dict[PciAddress, int]:
+        """The VFs of a PF that processes use through VFIO, with the process IDs."""
+        return self.held(self.vfs(pf))
+
     def user_of(self, pid: int) -> str:
-        """What messages call a process of `users()`: the guest that it runs, or the process."""
+        """What messages call a process of `held()`: the guest that it runs, or the process."""
         guest = guest_of(pid, proc=self._proc)
         return f"guest '{guest}'" if guest is not None else f"process {pid}"
 
@@ -351,6 +356,15 @@ class Sysfs:
                 f"cannot set sriov_numvfs of PF {pf} to {count}, its VFs are in use: {users}",
                 "migrate those guests away or shut them down",
             )
+
+    def _binding_lock(self, device: PciAddress) -> threading.Lock:
+        """Two threads that bind one device would reset each other's driver_override.
+
+        One lock for each device is enough, as in the kernel: an override is the device's own, and what is written to
+        `drivers_probe` and `unbind` takes that device's lock alone (drivers/base/bus.c; no parent's, which is for USB).
+        So a VF whose unbinding waits for a guest delays no other.
+        """
+        return self._binding.setdefault(device, threading.Lock())  # one step for all threads
 
     @contextmanager
     def _override(self, device: PciAddress, driver: str) -> Iterator[None]:

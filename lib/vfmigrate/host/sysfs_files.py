@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Optional
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError
 
 _REMEDIES = {
@@ -28,7 +29,7 @@ def read_bytes(path: Path, count: int = -1) -> bytes:
         with path.open("rb", buffering=0) as file:
             return file.read(count)
     except OSError as error:
-        raise HostError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+        raise _unreadable(path, error) from None
 
 
 def read_text(path: Path) -> str:
@@ -38,6 +39,7 @@ def read_text(path: Path) -> str:
 
 def write_text(path: Path, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:
     """Write a file that exists. Raises HostError, with the remedy for the errno from `remedies` if it has one."""
+    locks.may_take_long("writes to sysfs")
     try:
         # In a single write() and without creating the file: each write is a command to the kernel.
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -52,16 +54,25 @@ def write_text(path: Path, text: str, remedies: Mapping[int, str] = MappingProxy
 
 
 def link_name(path: Path) -> Optional[str]:
-    """The name that a link points to; None when there is no such link."""
+    """The name that a link points to; None when there is no such link. Raises HostError where that cannot be seen."""
     try:
         return os.path.basename(os.readlink(path))  # noqa: PTH115, PTH119
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def names(directory: Path) -> Sequence[str]:
-    """The names in a directory; empty when it does not exist."""
+    """The names in a directory; empty when it does not exist. Raises HostError where it cannot be read."""
     try:
         return os.listdir(directory)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return ()
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> HostError:
+    number = error.errno or 0
+    return HostError(f"cannot read {path}: {os.strerror(number)}", _REMEDIES.get(number, ""))

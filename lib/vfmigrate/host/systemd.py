@@ -11,6 +11,7 @@ from typing import Any
 import dbus
 import dbus.bus
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.polling import until
 
@@ -46,6 +47,7 @@ class Systemd:
 
     def _job(self, method: str, unit: str) -> str:
         """Run a job; returns the state of the unit afterwards."""
+        locks.may_take_long("calls systemd")
         try:
             bus = dbus.bus.BusConnection(dbus.bus.BusConnection.TYPE_SYSTEM)
         except dbus.exceptions.DBusException as error:

@@ -12,6 +12,7 @@ import struct
 import time
 from pathlib import Path
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
 
 VERSIONS = (1, 2, 3, 4, 5, 6)
@@ -88,6 +89,7 @@ class OpenFlowConnection:
 
         Raises Unreachable when no bridge answers at `path`, HostError without a common version.
         """
+        locks.may_take_long("talks OpenFlow to a bridge")
         self._path = path
         self._deadline = time.monotonic() + timeout
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -19,6 +19,7 @@ import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
 
 Operation = Mapping[str, Any]
@@ -200,6 +201,7 @@ class Database:
         `patience` in seconds replaces the time-out of the constructor. Raises GuardError, TransactionError,
         ConnectionLost (it may have been committed) or Unreachable.
         """
+        locks.may_take_long("asks Open vSwitch's database")
         deadline = time.monotonic() + (self._timeout if patience is None else patience)
         connection = self._take(deadline)
         try:

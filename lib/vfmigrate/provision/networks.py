@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Callable
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
+from vfmigrate.converge import vf_use
+from vfmigrate.converge.observe import Host
 from vfmigrate.converge.plan import Step, Verb
+from vfmigrate.converge.vf_use import User
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Unreachable
-from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.model.pci import PciAddress
 
 if TYPE_CHECKING:
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
 class Networks:
     """The networks of all pools that have one."""
 
-    def __init__(self, config: Config, sysfs: Sysfs, store: ClaimStore, hypervisor: Hypervisor) -> None:
+    def __init__(self, config: Config, host: Host, store: ClaimStore, hypervisor: Hypervisor) -> None:
         self._config = config
-        self._sysfs = sysfs
+        self._host = host
         self._store = store
         self._hypervisor = hypervisor
 
@@ -42,7 +44,7 @@ class Networks:
             return []
         state = self._hypervisor.network(name)
         actions = network_xml.differences(name, pool.name, vfs, state)
-        if self._in_use(pool):
+        if "restart" in actions and self._is_assigned(pool):
             actions = [action for action in actions if action != "restart"]
         xml = network_xml.render(name, pool.name, vfs, network_xml.identity(name, state))
         return [self._step(action, name, xml, len(vfs)) for action in actions]
@@ -51,8 +53,7 @@ class Networks:
         """Apply what can be applied without harm to a guest; returns what was done, in words. Raises as `steps()`."""
         done = []
         for pool in self._config.pools.values():
-            present = [pf for pf in pool.pfs if self._sysfs.exists(pf)]
-            for step in self.steps(pool, [vf for pf in present for vf in self._sysfs.vfs(pf)]):
+            for step in self.steps(pool, self._vfs(pool)):
                 step.run(None)  # type: ignore[arg-type]  # of libvirt, not of the host
                 done.append(step.done)
         return done
@@ -61,8 +62,16 @@ class Networks:
         """The warning for a pool's network while libvirt does not run; the reconciler defines it once libvirt runs."""
         return f"libvirt network {pool.libvirt_network} will be defined when libvirt runs ({error.problem})"
 
-    def _in_use(self, pool: Pool) -> bool:
-        return any(claim.pool == pool.name for claim in self._store.all())
+    def _vfs(self, pool: Pool) -> list[PciAddress]:
+        present = [pf for pf in pool.pfs if self._host.sysfs.exists(pf)]
+        return [vf for pf in present for vf in self._host.sysfs.vfs(pf)]
+
+    def _is_assigned(self, pool: Pool) -> bool:
+        """Whether libvirt may have assigned a VF of the pool; what this host itself uses it has not."""
+        if any(claim.pool == pool.name for claim in self._store.all_valid()):
+            return True
+        uses = vf_use.unclaimed_use(self._host, dict.fromkeys(self._vfs(pool), pool)).values()
+        return any(use.user is not User.HOST for use in uses)
 
     def _step(self, action: str, name: str, xml: str, count: int) -> Step:
         network = f"libvirt network {name}"

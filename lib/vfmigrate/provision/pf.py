@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Optional
 
 from vfmigrate.cards.vendor import Vendor
-from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.pool import Pool
-from vfmigrate.converge import plan
+from vfmigrate.converge import plan, vf_use
 from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.converge.plan import Step, Verb
+from vfmigrate.converge.vf_use import VfUse
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress, PciId
@@ -45,12 +45,12 @@ class PfState:
     vfs: tuple[VfState, ...]
     #: MSI-X vectors of each VF; None where the VF has no such capability
     msix: Mapping[PciAddress, Optional[int]]
-    #: who has a VF, in words; a VF that is not here is free
-    users: Mapping[PciAddress, str]
+    #: who has a VF; a VF that is not here is free
+    uses: Mapping[PciAddress, VfUse]
 
 
-def observe(host: Host, store: ClaimStore, pf: PciAddress) -> PfState:
-    """Look at a PF and all its VFs. Raises HostError or Unreachable."""
+def observe(host: Host, store: ClaimStore, pool: Pool, pf: PciAddress) -> PfState:
+    """Look at a PF of a pool and all its VFs. Raises HostError or Unreachable."""
     pci_id = host.sysfs.pci_id(pf)
     if pci_id is None:
         raise HostError(f"there is no PCI device {pf}", "see lspci -D")
@@ -64,26 +64,17 @@ def observe(host: Host, store: ClaimStore, pf: PciAddress) -> PfState:
         mode=host.devlink.eswitch_mode(pf),
         vfs=vfs,
         msix={state.vf: host.sysfs.msix_count(state.vf) for state in vfs},
-        users=_users(host, store, pf, vfs),
+        uses=_uses(host, store, pool, vfs),
     )
 
 
-def _users(host: Host, store: ClaimStore, pf: PciAddress, vfs: Sequence[VfState]) -> dict[PciAddress, str]:
-    """Who has each VF: the guest of its claim, a process that holds it through VFIO, or the host itself."""
-    unclaimed = any(state.in_use and store.get(state.vf) is None for state in vfs)
-    processes = host.sysfs.users(pf) if unclaimed else {}
-    users = {}
-    for state in vfs:
-        claim = store.get(state.vf) or store.releasing(state.vf)
-        if claim is not None:
-            users[state.vf] = claim_store.holder(claim)
-        elif state.vf in processes:
-            users[state.vf] = f"held by {host.sysfs.user_of(processes[state.vf])}"
-        elif state.driver is not None and not state.vfio:
-            netdev = host.netdev_up(state.vf)
-            if netdev is not None:
-                users[state.vf] = f"in use by this host as {netdev}"
-    return users
+def _uses(host: Host, store: ClaimStore, pool: Pool, vfs: Sequence[VfState]) -> dict[PciAddress, VfUse]:
+    claims = {state.vf: store.blocking(state.vf) for state in vfs}
+    of_guests = {vf: vf_use.of_claim(claim) for vf, claim in claims.items() if claim is not None}
+    others = [state for state in vfs if state.vf not in of_guests]
+    # no process has one of them: the survey has just walked through all processes
+    held: Optional[Mapping[PciAddress, int]] = None if any(state.in_use for state in others) else {}
+    return {**of_guests, **vf_use.unclaimed_use(host, {state.vf: pool for state in others}, held)}
 
 
 def lacks_flag(state: PfState) -> bool:
@@ -148,21 +139,21 @@ def pending(pool: Pool, state: PfState) -> list[str]:
     if pool.msix is None:
         return []
     return [
-        f"VF {vf} keeps its {state.msix[vf]} MSI-X vectors (configured: {pool.msix}) while it is {user}"
-        for vf, user in sorted(state.users.items())
+        f"VF {vf} keeps its {state.msix[vf]} MSI-X vectors (configured: {pool.msix}) while it is {use.text}"
+        for vf, use in sorted(state.uses.items())
         if state.msix[vf] != pool.msix
     ]
 
 
 def _refuse_if_used(pool: Pool, state: PfState, count: int) -> None:
-    if not state.users:
+    if not state.uses:
         return
     change = (
         f"change sriov_numvfs of PF {state.pf} from {state.numvfs} to {count}"
         if count != state.numvfs
         else f"change the eswitch of PF {state.pf} from {state.mode} to switchdev"
     )
-    users = ", ".join(f"VF {vf} is {user}" for vf, user in sorted(state.users.items()))
+    users = ", ".join(f"VF {vf} is {use.text}" for vf, use in sorted(state.uses.items()))
     raise Refused(
         f"pool '{pool.name}' asks to {change}, which takes all its VFs away: {users}",
         "migrate these guests away or shut them down, then run vfmigrate provision again",
@@ -220,7 +211,7 @@ def _ready_all(host: Host, pf: PciAddress, pool: Pool) -> None:
 
 def _vf_steps(pool: Pool, pf: PfState, state: VfState) -> list[Step]:
     """What a VF needs that is there already; one that has a user is its claim's business."""
-    if state.vf in pf.users:
+    if state.vf in pf.uses:
         return []
     todo = []
     if pool.msix is not None and pf.msix[state.vf] != pool.msix:

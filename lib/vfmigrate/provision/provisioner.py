@@ -209,7 +209,7 @@ class Provisioner:
     # -- the plan
 
     def _states(self, pool: Pool) -> list[PfState]:
-        return [pf.observe(self._host, self._store, address) for address in pool.pfs]
+        return [pf.observe(self._host, self._store, pool, address) for address in pool.pfs]
 
     def _plan(self, pool: Pool, outcome: PoolResult) -> list[Step]:
         """Every step that is needed now; what cannot be done yet becomes a warning of the outcome."""
@@ -259,7 +259,7 @@ class Provisioner:
         how = f"systemctl restart {self._offload.unit}"
         if not pool.restart_openvswitch:
             warning = f"hardware offload has no effect before Open vSwitch is restarted: {how}"
-        elif self._store.all():
+        elif self._store.all_valid():
             warning = "Open vSwitch must be restarted for hardware offload, and is not while guests have VFs"
         else:
             return [
@@ -285,7 +285,7 @@ class Provisioner:
             return facts
         try:
             card = self._host.card(address)
-            state = state or pf.observe(self._host, self._store, address)
+            state = state or pf.observe(self._host, self._store, pool, address)
         except NoDevlinkError:
             return replace(facts, devlink=False)
         except HostError as error:

@@ -70,7 +70,7 @@ def cut_off(host: Host, pool: Pool, link: Link) -> Optional[str]:
     """A warning for an uplink that is on the bridge and has addresses of the host all the same; None without any."""
     if host.ovs.bridge_of(link.name) is None:
         return None
-    found = host.links.addresses(link.index)
+    found = host.links.addresses().get(link.index, [])
     if not found:
         return None
     return (
@@ -121,7 +121,7 @@ def _refuse_if_enslaved(host: Host, pool: Pool, link: Link) -> None:
 
 
 def _refuse_if_in_use(host: Host, pool: Pool, link: Link) -> None:
-    addresses, routes = host.links.addresses(link.index), host.links.routes(link.index)
+    addresses, routes = host.links.addresses().get(link.index, []), host.links.routes(link.index)
     if not addresses and not routes:
         return
     has = f"the address {', '.join(addresses)}" if addresses else f"a route to {', '.join(routes)}"

@@ -51,7 +51,7 @@ class Adoption:
                 pool = self._placements.pool_here(domain, interface)
                 if pool is None or interface.address is None:
                     continue
-                current = self._store.get(interface.address)
+                current = self._store.valid(interface.address)
                 if current is not None and current.domain == domain.uuid:
                     adopted += self._follow(domain, interface, current)
                     continue
@@ -59,7 +59,7 @@ class Adoption:
                 claim = self._placements.claim(domain, placement, interface.address, PLUGGED)
                 lost = self._lost_claim(claim)
                 with self._store.lock:
-                    current = self._store.get(interface.address)
+                    current = self._store.valid(interface.address)
                     if current is not None and current.domain == domain.uuid:
                         continue
                     if self._gone.get(domain.uuid, seen - 1) >= seen:

@@ -14,7 +14,9 @@ from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
 from vfmigrate.config.pool import Pool
+from vfmigrate.converge import vf_use
 from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.vf_use import Sight
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError, Refused, VfmigrateError
 from vfmigrate.model.mac import parse_mac
@@ -132,7 +134,7 @@ class ClientRequests:
         self._cleanup = Cleanup(services.store, services.converger, services.log)
         self._log = services.log
         self._slots = slots or MigrationSlots(services.config, services.host, services.store)
-        self._selection = Selection(services.host, services.store, self._slots)
+        self._selection = Selection(services.host, services.store, self._slots, self._cleanup)
         self._on_kept = on_kept
         self._departures = departures
 
@@ -171,14 +173,16 @@ class ClientRequests:
         vlan = wanted.vlan if wanted.vlan is not None else pool.vlan
         compatibility.check_vlans([vlan] if vlan is not None else [], pool)
         self._selection.check_bridges([pool])
-        facts = self._selection.facts([pool]) if wanted.source is not None else {}
+        vfs = self._selection.vfs([pool]) if wanted.vf is None else {wanted.vf: pool}
+        facts = self._selection.facts(vfs) if wanted.source is not None else {}
 
-        def take() -> tuple[Optional[Claim], Claim]:
-            with self._store.lock:
-                before = self._of(wanted.domain, wanted.mac)
-                return before, self._take(wanted, pool, vlan, facts, before)
+        def take(sight: Sight) -> tuple[Optional[Claim], Claim]:
+            before = self._of(wanted.domain, wanted.mac)
+            return before, self._take(wanted, pool, vlan, sight, before)
 
-        before, claim = self._slots.in_turn(take, lambda _crowded: None)
+        before, claim = self._slots.in_turn(
+            lambda: self._selection.decide(vfs, facts, wanted.domain, take), lambda _crowded: None
+        )
         try:
             self._converger.converge(claim.vf)
             if wanted.strategy.state_travels:
@@ -217,7 +221,7 @@ class ClientRequests:
         wanted: ClaimRequest,
         pool: Pool,
         vlan: Optional[int],
-        facts: dict[PciAddress, compatibility.CardFacts],
+        sight: Sight,
         before: Optional[Claim],
     ) -> Claim:
         if wanted.slot is not None and wanted.source is None:
@@ -236,7 +240,7 @@ class ClientRequests:
             )
         if before is not None and before.expires is None:
             raise Refused(f"guest '{before.domain_name}' already has VF {before.vf} for MAC {wanted.mac}")
-        vf = self._choose(wanted, pool, facts)
+        vf = self._choose(wanted, pool, sight)
         taken = self._store.put(
             Claim(
                 vf=vf,
@@ -270,20 +274,23 @@ class ClientRequests:
         return self._store.put(replace(before, strategy=wanted.strategy.name, slot=str(wanted.slot)))
 
     def _choose(
-        self, wanted: ClaimRequest, pool: Pool, facts: dict[PciAddress, compatibility.CardFacts]
+        self,
+        wanted: ClaimRequest,
+        pool: Pool,
+        sight: Sight,
     ) -> PciAddress:
         moves = wanted.source is not None and wanted.strategy.uses_slot
         if wanted.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
-            return self._selection.choose(pool, facts, wanted.source, usual_vf(wanted.mac, vfs), moves=moves)
-        obstacle = self._selection.obstacle(wanted.vf, pool)
+            return self._selection.choose(pool, sight, wanted.source, usual_vf(wanted.mac, vfs), moves=moves)
+        obstacle = self._selection.obstacle(wanted.vf, sight)
         if obstacle is not None:
             raise Refused(
                 f"VF {wanted.vf} of pool '{pool.name}' cannot be given to guest '{wanted.name}': it is {obstacle}",
                 "choose another host",
             )
         if wanted.source is not None:
-            compatibility.check_compatible(wanted.source, wanted.vf, facts[wanted.vf])
+            compatibility.check_compatible(wanted.source, wanted.vf, sight.facts[wanted.vf])
         pf = self._host.sysfs.physfn(wanted.vf)
         if moves and pf is not None and pf in self._slots.full(pool):
             raise compatibility.TooManyMigrating(
@@ -357,15 +364,15 @@ class ClientRequests:
             values["cards"].append(card)
             try:
                 info = self._host.card(pf)
-                vfs, users = self._host.sysfs.vfs(pf), self._host.sysfs.users(pf)
+                vfs = self._host.sysfs.vfs(pf)
             except VfmigrateError as error:
                 card["problem"] = str(error)
                 continue
             card.update(psid=info.psid, firmware=info.firmware)
             card.update(migrating=len(self._slots.guests(pf)), max_migrating=at_most(self._host, pool, pf))
             values["vfs"] += len(vfs)
-            taken = {claim.vf for claim in self._store.all() + self._store.all_releasing()}
-            values["free"] += len(set(vfs) - set(users) - taken)
+            unclaimed = {vf: pool for vf in vfs if self._store.blocking(vf) is None}
+            values["free"] += len(unclaimed) - len(vf_use.unclaimed_use(self._host, unclaimed))
         return values
 
     def _of(self, domain: str, mac: str) -> Optional[Claim]:

@@ -70,8 +70,7 @@ class MigrationSlots:
     def _is_moving(self, claim: Claim, pf: PciAddress, now: float) -> bool:
         if not claim.incoming or not claim.traits.uses_slot or claim.id in self._arrived:
             return False
-        runs_out = claim.expires is not None and claim.expires <= now
-        return not runs_out and self._sysfs.physfn(claim.vf) == pf
+        return not claim.has_expired(now) and self._sysfs.physfn(claim.vf) == pf
 
     def full(self, pool: Pool) -> frozenset[PciAddress]:
         """The physical functions of a pool that must not have another VF migrating now."""

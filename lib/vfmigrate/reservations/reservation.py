@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Optional
 
 from vfmigrate.claims.claim_store import RESERVED, Claim
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.vf_use import Sight
 from vfmigrate.domain.domain_xml import Domain, readdress
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
@@ -38,7 +40,7 @@ class Reservations:
         self._slots = slots
         self._placements = placements
         self._cleanup = cleanup
-        self._selection = Selection(services.host, services.store, slots)
+        self._selection = Selection(services.host, services.store, slots, cleanup)
 
     def arrive(self, domain: Domain, xml: str) -> Optional[str]:
         """A guest migrates to here; returns its XML with the VFs it gets, or None when nothing changes.
@@ -59,15 +61,17 @@ class Reservations:
         compatibility.check_guest(domain, interfaces)
         # what rewrites XML is stricter than what reads it: it refuses before anything is taken
         readdress(xml, {each.position: each.address for each in interfaces if each.address is not None})
-        pools = {placement.pool.name: placement.pool for placement in placements}.values()
+        pools = list({placement.pool.name: placement.pool for placement in placements}.values())
         self._selection.check_bridges(pools)
         for placement in placements:
             failover_pair.check_strategy(domain, placement.interface)
             self._placements.check_pair(domain, placement)
         self._slots.check_arrival(domain, ((placement.interface, placement.pool) for placement in placements))
-        facts = self._selection.facts(pools)
+        vfs = self._selection.vfs(pools)
+        facts = self._selection.facts(vfs)
         claims = self._slots.in_turn(
-            lambda: self._reserve(domain, placements, facts), lambda crowded: self._log_wait(domain, crowded)
+            lambda: self._reserve(domain, placements, facts, vfs),
+            lambda crowded: self._log_wait(domain, crowded),
         )
         try:
             for claim in claims.values():
@@ -89,7 +93,11 @@ class Reservations:
         )
 
     def _reserve(
-        self, domain: Domain, placements: list[Placement], facts: dict[PciAddress, CardFacts]
+        self,
+        domain: Domain,
+        placements: list[Placement],
+        facts: dict[PciAddress, CardFacts],
+        vfs: dict[PciAddress, Pool],
     ) -> dict[int, Claim]:
         """Take a VF for each interface that has an address to rewrite: all of them, or none.
 
@@ -98,8 +106,9 @@ class Reservations:
         """
         given_up: list[Claim] = []
         try:
-            with self._store.lock:
-                return self._take(domain, placements, facts, given_up)
+            return self._selection.decide(
+                vfs, facts, domain.uuid, lambda sight: self._take(domain, placements, sight, given_up)
+            )
         except VfmigrateError:
             self._slots.settled(domain.uuid)
             raise
@@ -110,18 +119,13 @@ class Reservations:
         self,
         domain: Domain,
         placements: list[Placement],
-        facts: dict[PciAddress, CardFacts],
+        sight: Sight,
         given_up: list[Claim],
     ) -> dict[int, Claim]:
         """As `_reserve`, under the claims' lock; adds the claims that it released to `given_up`."""
         claims: dict[int, Claim] = {}
         by_libvirt: list[PciAddress] = []
-        # of an earlier attempt that libvirt gave up without a hook call, or of a client
-        stale = [
-            claim
-            for claim in self._store.of_domain(domain.uuid)
-            if claim.incoming and claim.expires is not None and claim.slot is None
-        ]
+        stale = [claim for claim in self._store.of_domain(domain.uuid) if self._is_stale(claim, sight)]
         reserved = {claim.mac: claim.vf for claim in stale}
         try:
             self._expect(domain, by_libvirt)
@@ -134,7 +138,7 @@ class Reservations:
                 besides = by_libvirt if interface.form == "network" else None
                 vf = self._selection.choose(
                     placement.pool,
-                    facts,
+                    sight,
                     mark,
                     preferred,
                     moves=placement.moves,
@@ -153,9 +157,23 @@ class Reservations:
             raise
         finally:
             # a claim that another has replaced on its VF is not there any more
-            released = [self._store.release(claim) for claim in stale]
+            released = [self._store.release(claim, gone=claim.expires is None) for claim in stale]
             given_up += [claim for claim in released if claim is not None]
         return claims
+
+    @staticmethod
+    def _is_stale(claim: Claim, sight: Sight) -> bool:
+        """Whether a claim of the guest that arrives is of an earlier attempt or run.
+
+        Of an attempt that libvirt gave up without a hook call, or promised to a client; or of a run whose end was not
+        reported, since the guest is not here now. libvirt calls the hook before it refuses to migrate a guest that runs
+        here: so a VF that a process has stays, and one of a failover pair, which its guest may be without for a time.
+        """
+        if claim.slot is not None:
+            return False
+        if claim.expires is not None:
+            return claim.incoming
+        return sight.is_idle(claim.vf) and not claim.traits.teamed
 
     def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
         self._cleanup.release(*claims.values())

@@ -1,33 +1,80 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which VFs of this host are free, by the host and by the claims; `compatibility` chooses among them.
+"""Which VF a guest gets: look at the host, then decide under the claims' lock; `compatibility` chooses.
 
-Whoever claims a VF found here holds the claims' lock from before looking until after taking.
+What takes long (the host, its processes and its card) is looked at before the lock is taken, once for all VFs: other
+guests must not wait for it. What was seen is compared with the claims under the lock, which is held from before
+choosing until after taking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Optional
+from typing import Callable, Optional, TypeVar
 
-from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.config.pool import Pool
+from vfmigrate.converge import vf_use
 from vfmigrate.converge.observe import Host
+from vfmigrate.converge.vf_use import Sight
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.compatibility import Candidate, CardFacts, TooManyMigrating
+
+# A VF that is given back between the look and the decision is not given away; where there is no other, look again.
+_LOOKS = 3
+
+_Taken = TypeVar("_Taken")
 
 
 class Selection:
     """Finds free VFs of a pool."""
 
-    def __init__(self, host: Host, store: ClaimStore, slots: MigrationSlots) -> None:
+    def __init__(self, host: Host, store: ClaimStore, slots: MigrationSlots, cleanup: Cleanup) -> None:
         self._host = host
         self._store = store
         self._slots = slots
+        self._cleanup = cleanup
+
+    def decide(
+        self,
+        vfs: Mapping[PciAddress, Pool],
+        facts: Mapping[PciAddress, CardFacts],
+        domain: str,
+        take: Callable[[Sight], _Taken],
+    ) -> _Taken:
+        """Look at VFs, then have `take` decide on them and write claims, under the claims' lock.
+
+        `facts` are needed where VFs are compared with a mark; `domain` is the UUID of the guest that wants VFs. A VF
+        whose claim has expired is made free first, unless somebody has it all the same. Raises what `take` raises.
+        """
+        for left in reversed(range(_LOOKS)):
+            sight = self._look(vfs, facts, domain)
+            self._cleanup.converge(*self._store.release_expired({vf for vf in vfs if sight.is_idle(vf)}))
+            try:
+                with self._store.lock:
+                    return take(sight)
+            except Refused:
+                if not left or not sight.outdated:
+                    raise
+        raise AssertionError  # the last look ends the loop
+
+    def _look(
+        self, vfs: Mapping[PciAddress, Pool], facts: Mapping[PciAddress, CardFacts], domain: str
+    ) -> Sight:
+        open_to_it: dict[PciAddress, Pool] = {}
+        for vf, pool in vfs.items():
+            claim = self._store.blocking(vf)
+            if claim is None or claim.domain == domain:
+                open_to_it[vf] = pool
+        return Sight(vfs, open_to_it, vf_use.unclaimed_use(self._host, open_to_it), facts)
+
+    def vfs(self, pools: Iterable[Pool]) -> dict[PciAddress, Pool]:
+        """The VFs of some pools, in the order of the pools, their PFs and the VFs' numbers."""
+        return {vf: pool for pool in pools for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)}
 
     def check_bridges(self, pools: Iterable[Pool]) -> None:
         """Raises Refused when a bridge that a VF of these pools is plugged into is not on this host."""
@@ -37,22 +84,24 @@ class Selection:
                     f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
                 )
 
-    def facts(self, pools: Iterable[Pool]) -> dict[PciAddress, CardFacts]:
-        """PSID, firmware and MSI-X of every VF of these pools (asked of the card once for each PF)."""
+    def facts(self, vfs: Iterable[PciAddress]) -> dict[PciAddress, CardFacts]:
+        """PSID, firmware and MSI-X of these VFs (asked of the card once for each PF)."""
+        of_pf: dict[PciAddress, list[PciAddress]] = {}
+        for vf in vfs:
+            pf = self._host.sysfs.physfn(vf)
+            if pf is not None:
+                of_pf.setdefault(pf, []).append(vf)
         facts = {}
-        for pool in pools:
-            for pf in pool.pfs:
-                if not self._host.sysfs.exists(pf):
-                    continue
-                card = self._host.card(pf)
-                for vf in self._host.sysfs.vfs(pf):
-                    facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
+        for pf, own in of_pf.items():
+            card = self._host.card(pf)
+            for vf in own:
+                facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
         return facts
 
     def choose(  # noqa: PLR0913 - all that the choice depends on
         self,
         pool: Pool,
-        facts: Mapping[PciAddress, CardFacts],
+        sight: Sight,
         mark: Optional[Mark] = None,
         preferred: Optional[PciAddress] = None,
         *,
@@ -62,21 +111,21 @@ class Selection:
     ) -> PciAddress:
         """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
 
-        With `moves` it is of a physical function that may have another VF migrating now. With `besides` it is the one
-        that libvirt will take: the first free one that is not among these. VFs with claims of `giving_up` are free.
+        `sight` is what was seen of the pool's VFs. With `moves` it is of a physical function that may have another VF
+        migrating now. With `besides` it is the one that libvirt will take: the first free one that is not among these.
+        VFs with claims of `giving_up` are free.
         Raises Refused when no VF is free, or none that is free fits; TooManyMigrating when one would do later.
         """
         candidates = []
         incompatible: Optional[Refused] = None
-        for pf in pool.pfs:
-            for vf in self._host.sysfs.vfs(pf):
-                obstacle = self.obstacle(vf, pool, giving_up)
-                if obstacle is None and mark is not None:
-                    try:
-                        compatibility.check_compatible(mark, vf, facts[vf])
-                    except Refused as error:
-                        incompatible, obstacle = error, str(error)
-                candidates.append(Candidate(vf, obstacle))
+        for vf in (vf for vf, of in sight.vfs.items() if of is pool):
+            obstacle = self.obstacle(vf, sight, giving_up)
+            if obstacle is None and mark is not None and vf in sight.facts:
+                try:
+                    compatibility.check_compatible(mark, vf, sight.facts[vf])
+                except Refused as error:
+                    incompatible, obstacle = error, str(error)
+            candidates.append(Candidate(vf, obstacle))
         free = [candidate.vf for candidate in candidates if candidate.obstacle is None]
         if incompatible is not None and not free:
             raise incompatible
@@ -93,15 +142,8 @@ class Selection:
             pool, [each for each in candidates if each.obstacle or each.vf in fitting]
         )
 
-    def obstacle(self, vf: PciAddress, pool: Pool, giving_up: Container[Claim] = ()) -> Optional[str]:
-        """Why a VF of a pool is not free, or None; it is not while its last claim is releasing."""
-        claim = self._store.get(vf) or self._store.releasing(vf)
-        if claim is not None and claim not in giving_up:
-            return claim_store.holder(claim)
-        driver = self._host.sysfs.driver(vf)
-        if self._host.sysfs.is_vfio(driver) and self._host.sysfs.in_use(vf):
-            return "in use through VFIO by a process that vfmigrate does not know"
-        if pool.free_vfs == "host":
-            return None  # in such a pool the host's driver has every free VF, and its interface may be up
-        netdev = self._host.netdev_up(vf)
-        return f"in use by this host as {netdev}" if netdev is not None else None
+    def obstacle(self, vf: PciAddress, sight: Sight, giving_up: Container[Claim] = ()) -> Optional[str]:
+        """Why a VF is not free, or None; to be asked under the claims' lock. `giving_up` as for `choose`."""
+        claim = self._store.blocking(vf)
+        use = sight.use(vf, claim if claim not in giving_up else None)
+        return use.text if use is not None else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import libvirt
 
+from vfmigrate import locks
 from vfmigrate.errors import HostError
 
 
@@ -25,6 +26,7 @@ class LibvirtError(HostError):
 @contextlib.contextmanager
 def libvirt_call(what: str) -> Iterator[None]:
     """Raise LibvirtError where libvirt-python raises its own; `what` says what is asked of libvirt."""
+    locks.may_take_long("calls libvirt")
     try:
         yield
     except libvirt.libvirtError as error:
@@ -33,4 +35,5 @@ def libvirt_call(what: str) -> Iterator[None]:
 
 def failure_ignored() -> contextlib.suppress:
     """For calls after whose failure nothing is to be done, such as for a guest that has ended in the meantime."""
+    locks.may_take_long("calls libvirt")
     return contextlib.suppress(libvirt.libvirtError)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from typing import Optional
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.rig import PF
 from tests.unit.daemon.sync_rig import SyncRig, arrived
 from vfmigrate.claims import claim_store
+from vfmigrate.claims.claim_store import Claim
 from vfmigrate.errors import HostError
 from vfmigrate.ovs.openvswitch import PortSettings
 
@@ -31,6 +34,27 @@ def test_a_reservation_expires(sync_rig: SyncRig) -> None:
         == f"dropped the claim of guest 'guest1' on {sync_rig.memory.vfs[-1]}: it expired before the guest started"
     )
     assert sync_rig.store.all() == []
+
+
+def test_a_claim_that_a_late_guest_renews_at_the_same_moment_is_not_dropped(sync_rig: SyncRig) -> None:
+    sync_rig.hook_handler.handle("prepare", "begin", "-", guest(1, sync_rig.memory.vfs[0]))
+    sync_rig.now += 121
+    (late,) = sync_rig.store.all()
+    renewed: list[Optional[Claim]] = []
+    starting = threading.Thread(target=lambda: renewed.append(sync_rig.store.change(late, expires=None)))
+    every_claim = sync_rig.store.all
+
+    def start_meanwhile() -> list[Claim]:
+        claims = every_claim()
+        if starting.ident is None:
+            starting.start()
+            starting.join(0.2)  # it may have to wait for the reconcile
+        return claims
+
+    sync_rig.store.all = start_meanwhile  # type: ignore[method-assign]  # the moment in between
+    sync_rig.reconciler.reconcile()
+    starting.join(10)
+    assert renewed == [None] or sync_rig.store.get(late.vf) == renewed[0]
 
 
 def test_the_claim_of_a_guest_that_is_gone_is_dropped(sync_rig: SyncRig) -> None:

@@ -108,6 +108,29 @@ def test_each_difference_of_a_vf_is_a_problem(rig: ProvisionRig) -> None:
     ]
 
 
+def test_an_expired_claim_is_free_before_a_reconcile_drops_it(rig: ProvisionRig) -> None:
+    plug(rig, 1, expires=rig.now + 10)
+    (pf,) = tell(rig)["pools"][0]["pfs"]
+    assert (pf["vfs"][1]["state"], pf["vfs"][1]["guest"]) == ("plugged", "guest1")
+    rig.now += 11
+    told = tell(rig)
+    vf = told["pools"][0]["pfs"][0]["vfs"][1]
+    assert (vf["state"], vf["guest"], vf["holder"], vf["claim"]) == ("free", None, None, None)
+    assert any(problem.startswith("still to do: unplug ") for problem in vf["problems"])
+    assert "4 of 4 VFs free" in next(tables.status(told, 80))
+
+
+def test_a_vf_in_a_container_is_in_use(rig: ProvisionRig) -> None:
+    vf = rig.memory.sysfs.vfs(PF)[0]
+    rig.memory.sysfs.bind(vf, "mlx5_core")
+    rig.memory.sysfs.in_containers.add(str(vf))
+    told = tell(rig)
+    first = told["pools"][0]["pfs"][0]["vfs"][0]
+    assert first["state"] == "in use"
+    assert "is not in this network namespace (a container may have it)" in first["holder"]
+    assert problems(told) == []
+
+
 def test_a_port_with_an_error_is_a_problem(rig: ProvisionRig) -> None:
     plug(rig, 0)
     ((name, port),) = rig.memory.ovs.ports.items()
@@ -162,7 +185,7 @@ def check(name: str, lines: Iterator[str]) -> None:
 
 def test_the_terminal_shows_the_status(rig: ProvisionRig) -> None:
     plug(rig, 1, domain_name="a-guest-with-a-name-that-is-longer-than-the-terminal")
-    rig.claim(2, state=PREPARED, expires=1.0)
+    rig.claim(2, state=PREPARED, expires=2000.0)
     ports = rig.memory.devlink.vf_ports(PF)
     rig.memory.devlink.set_port_function(PF, ports[3].index, migratable=False)
     rig.memory.ovs.ports["other"] = SwitchPort("other", "br-data", None, (), {}, None, 9, None)

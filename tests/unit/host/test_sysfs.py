@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import threading
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
 
@@ -96,6 +99,60 @@ def test_a_vf_is_not_a_pf(show: Show) -> None:
 def test_the_driver_of_a_vf_is_read(show: Show, driver: str) -> None:
     card = card_with(1, driver)
     assert show(card).driver(PciAddress.parse(card.vf(0))) == driver
+
+
+@pytest.mark.parametrize("name", ["driver", "net"])
+def test_what_cannot_be_read_is_not_taken_for_absent(show: Show, tmp_path: Path, name: str) -> None:
+    card = card_with(1, "mlx5_core")
+    sysfs, vf = show(card), PciAddress.parse(card.vf(0))
+    entry = tmp_path / "sys/bus/pci/devices" / str(vf) / name
+    if entry.is_symlink():
+        entry.unlink()
+        entry.write_text("")  # a link cannot be read from it
+    else:
+        shutil.rmtree(entry)
+        entry.symlink_to(entry)  # a loop, which cannot be listed
+    with pytest.raises(HostError, match=f"cannot read {entry}: "):
+        sysfs.driver(vf) if name == "driver" else sysfs.netdevs(vf)
+
+
+def test_a_vf_whose_unbinding_waits_for_its_guest_delays_no_other(show: Show, tmp_path: Path) -> None:
+    card = card_with(2, "mlx5_core")
+    sysfs = show(card)
+    stuck, other = (PciAddress.parse(card.vf(index)) for index in range(2))
+    for vf in (stuck, other):
+        driver = tmp_path / "sys/bus/pci/devices" / str(vf) / "driver"
+        own = tmp_path / f"driver-of-{vf}"
+        (own / "mlx5_core").mkdir(parents=True)
+        driver.unlink()
+        driver.symlink_to(own / "mlx5_core")
+    unbind = tmp_path / "sys/bus/pci/drivers/mlx5_core/unbind"
+    unbind.unlink()
+    os.mkfifo(unbind)  # whoever writes to it waits for a reader, as the kernel makes him wait for a guest
+    looked, driver_of = threading.Event(), sysfs.driver
+
+    def look(device: PciAddress) -> Optional[str]:
+        looked.set()  # done once the device's lock is held
+        return driver_of(device)
+
+    sysfs.driver = look  # type: ignore[method-assign]
+    waiting = threading.Thread(target=unbind_anyway, args=(sysfs, stuck), daemon=True)
+    waiting.start()
+    assert looked.wait(10)
+    done = threading.Thread(target=sysfs.bind, args=(other, "mlx5_core"), daemon=True)
+    done.start()  # bound to it already: nothing to write, but the lock is taken
+    done.join(10)
+    assert not done.is_alive()
+    assert waiting.is_alive()
+    with unbind.open("rb") as reader:
+        assert reader.read() == str(stuck).encode()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def unbind_anyway(sysfs: Sysfs, vf: PciAddress) -> None:
+    with contextlib.suppress(HostError):  # a directory does not act on what is written
+        sysfs.unbind(vf)
 
 
 def test_an_unbound_device_has_no_driver(show: Show) -> None:

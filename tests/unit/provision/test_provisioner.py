@@ -71,7 +71,7 @@ class ProvisionRig(Rig):
         config = Config({pool.name: pool for pool in pools or (POOL,)})
         return Provisioner(
             replace(self.services, config=config),
-            Networks(config, self.memory.host.sysfs, self.store, cast(Any, self.libvirt)),
+            Networks(config, self.memory.host, self.store, cast(Any, self.libvirt)),
             udev=self.udev,
             offload=self.offload,
         )
@@ -91,7 +91,7 @@ def provisioner_of(rig: Rig, pool: Pool) -> Provisioner:
     config = Config({pool.name: pool})
     return Provisioner(
         replace(rig.services, config=config),
-        Networks(config, rig.memory.host.sysfs, rig.store, cast(Any, MemoryNetworks())),
+        Networks(config, rig.memory.host, rig.store, cast(Any, MemoryNetworks())),
         udev=Udev(rig.directory / "udev", rig.directory / "representors"),
         offload=HardwareOffload(lambda _unit: None, note=rig.directory / "note"),
     )
@@ -261,6 +261,50 @@ def test_vfs_that_a_process_or_the_host_uses_are_not_taken_away(rig: ProvisionRi
     assert rig.provision()["changes"] == []  # and neither is touched otherwise
 
 
+def test_a_vf_in_a_container_is_not_taken_away(rig: ProvisionRig) -> None:
+    rig.provision()
+    vf = rig.memory.sysfs.vfs(PF)[1]
+    rig.memory.sysfs.bind(vf, "mlx5_core")
+    rig.memory.sysfs.in_containers.add(str(vf))
+    done = len(rig.card.trace)
+    problem = rig.provision(replace(POOL, vfs=8))["error"]["problem"]
+    assert f"VF {vf} is in use through driver mlx5_core, and its network device is not in this" in problem
+    assert rig.provision(replace(POOL, msix=20))["changes"] == [
+        text.format(each)
+        for each in rig.memory.sysfs.vfs(PF)
+        if each != vf
+        for text in ("gave {} 20 MSI-X vectors",)
+    ]
+    assert ("unbind", "mlx5_core", str(vf)) not in rig.card.trace[done:]
+    assert rig.memory.sysfs.driver(vf) == "mlx5_core"
+
+
+def test_a_vf_that_the_host_has_by_the_pools_own_wish_is_taken_away_unless_it_is_configured(
+    rig: ProvisionRig,
+) -> None:
+    pool = replace(POOL, free_vfs="host")
+    rig.provision(pool)
+    vf = rig.memory.sysfs.vfs(PF)[0]
+    (name,) = rig.memory.sysfs.netdevs(vf)
+    link = rig.memory.links.find(name)
+    assert link is not None
+    rig.memory.links.set_up(link.index)
+    rig.memory.links.ip_addresses = {link.index: ["192.0.2.1/24"]}
+    problem = rig.provision(replace(pool, vfs=8))["error"]["problem"]
+    assert f"VF {vf} is in use by this host as {name} (192.0.2.1/24)" in problem
+    rig.memory.links.ip_addresses.clear()
+    assert "created 8 VFs on PF 0000:01:00.0" in rig.provision(replace(pool, vfs=8))["changes"]
+
+
+@pytest.mark.parametrize("after", [0.0, 11.0])
+def test_an_expired_claim_keeps_no_vfs_from_being_made_again(rig: ProvisionRig, after: float) -> None:
+    rig.provision()
+    rig.claim(0, expires=rig.now + 10)
+    rig.now += after
+    outcome = rig.provision(replace(POOL, vfs=8))
+    assert (outcome["error"] is None) == (after > 10)
+
+
 def test_the_eswitch_is_not_changed_under_a_guest(rig: ProvisionRig) -> None:
     rig.provision()
     rig.claim(0)
@@ -416,6 +460,20 @@ def test_a_network_is_not_restarted_while_a_guest_has_a_vf(rig: ProvisionRig) ->
     rig.libvirt.live["vfmigrate-data"] = stale
     assert rig.provision()["changes"] == []
     assert rig.libvirt.live["vfmigrate-data"] == stale
+
+
+@pytest.mark.parametrize("by", ["a process", "the host"])
+def test_a_network_is_not_restarted_while_a_process_has_a_vf(rig: ProvisionRig, by: str) -> None:
+    """Libvirt may have assigned that VF; what the host itself uses it has not."""
+    rig.provision()
+    vf = rig.memory.sysfs.vfs(PF)[0]
+    rig.memory.sysfs.bind(vf, "mlx5_vfio_pci" if by == "a process" else "mlx5_core")
+    rig.memory.sysfs.open_groups.add(str(vf))
+    rig.memory.sysfs.in_containers.add(str(vf))
+    stale = network_xml.render("vfmigrate-data", "data", [PF], "0c8a2a0e-0000-4000-8000-000000000001")
+    rig.libvirt.live["vfmigrate-data"] = stale
+    changes = rig.provision()["changes"]
+    assert changes == ([] if by == "a process" else ["restarted libvirt network vfmigrate-data"])
 
 
 def test_open_vswitch_is_restarted_where_the_pool_says_so(rig: ProvisionRig) -> None:

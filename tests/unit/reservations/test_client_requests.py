@@ -204,7 +204,7 @@ def test_a_vf_of_another_guest_or_process_is_refused(rig: ClientsRig) -> None:
     free = next(vf for vf in rig.memory.vfs if rig.store.get(vf) is None)
     rig.memory.sysfs.bind(free, "vfio-pci")
     rig.memory.sysfs.open_groups.add(str(free))
-    with pytest.raises(Refused, match="does not know"):
+    with pytest.raises(Refused, match="it is held by process 4711"):
         rig.claim(domain=OTHER, vf=str(free))
 
 
@@ -382,6 +382,32 @@ def test_pools_lists_vfs_and_cards(rig: ClientsRig) -> None:
     ]
 
 
+def free(rig: ClientsRig) -> int:
+    (pool,) = rig.ask("pools")["pools"]
+    return int(pool["free"])
+
+
+def test_a_pool_counts_what_could_be_given(rig: ClientsRig) -> None:
+    process, container, up, expired = rig.memory.vfs
+    assert free(rig) == 4
+    rig.memory.sysfs.bind(process, "vfio-pci")
+    rig.memory.sysfs.open_groups.add(str(process))
+    assert free(rig) == 3
+    for vf in (container, up):
+        rig.memory.sysfs.bind(vf, rig.memory.card.hardware.host_driver)
+    rig.memory.sysfs.in_containers.add(str(container))
+    assert free(rig) == 2
+    (name,) = rig.memory.sysfs.netdevs(up)
+    link = rig.memory.links.find(name)
+    assert link is not None
+    rig.memory.links.set_up(link.index)
+    assert free(rig) == 1
+    rig.claim(pool=None, vf=str(expired))
+    assert free(rig) == 0
+    rig.now += 121
+    assert free(rig) == 1
+
+
 @pytest.mark.parametrize("kept", ["ready", "host"])
 def test_a_vf_with_an_interface_that_is_up_is_the_hosts_unless_free_vfs_is_host(
     make_rig: MakeClientsRig, kept: str
@@ -396,5 +422,9 @@ def test_a_vf_with_an_interface_that_is_up_is_the_hosts_unless_free_vfs_is_host(
         with pytest.raises(Refused, match="in use by this host as"):
             rig.claim(**wanted)
     else:
+        rig.memory.links.ip_addresses = {netdev.ifindex: ["192.0.2.1/24"]}
+        with pytest.raises(Refused, match=rf"in use by this host as {netdev.name} \(192\.0\.2\.1/24\)"):
+            rig.claim(**wanted)
+        rig.memory.links.ip_addresses.clear()
         rig.claim(**wanted)
         assert rig.memory.sysfs.is_vfio(rig.memory.sysfs.driver(vf))

@@ -73,7 +73,9 @@ class Arrivals:
         self._hypervisor = hypervisor
         self._log = services.log
         self._on_plugged = on_plugged
+        #: changed by the thread that looks, and by no other
         self._tries: dict[str, _Try] = {}
+        self._forget = threading.Event()
         self._wake = threading.Event()
         self._stop = threading.Event()
 
@@ -92,7 +94,7 @@ class Arrivals:
 
     def try_again(self) -> None:
         """Try again what was given up, as when an administrator asks for it."""
-        self._tries.clear()
+        self._forget.set()
         self._wake.set()
 
     def missing(self, claim: Claim) -> Optional[str]:
@@ -111,6 +113,9 @@ class Arrivals:
 
     def look(self) -> None:
         """Plug in what is missing and due. Raises HostError or Unreachable when libvirt does not answer."""
+        if self._forget.is_set():
+            self._forget.clear()
+            self._tries.clear()
         claims = [claim for claim in self._store.all() if claim.slot is not None and claim.mac is not None]
         for gone in self._tries.keys() - {claim.id for claim in claims}:
             del self._tries[gone]

@@ -43,3 +43,23 @@ def test_reconnect_succeeds_when_adoption_fails(rig: Rig) -> None:
     rig.memory.ovs.down = True
     assert rig.call("reconnect", guest(1, rig.memory.vfs[2])) is None
     assert rig.call("reconnect", guest(2, rig.memory.vfs[2])) is None
+
+
+def test_a_running_guest_gets_the_vf_for_which_another_came_too_late(rig: Rig) -> None:
+    rig.call("prepare", guest(2, rig.memory.vfs[2]))
+    rig.now += rig.config.claim_timeout + 1
+    rig.call("reconnect", guest(1, rig.memory.vfs[2]))
+    (claim,) = rig.store.all()
+    assert (claim.domain_name, claim.expires) == ("guest1", None)
+
+
+def test_a_running_guest_whose_own_claim_expired_keeps_its_port(rig: Rig) -> None:
+    xml = guest(1, rig.memory.vfs[2])
+    rig.run(xml)
+    (before,) = rig.store.all()
+    rig.store.change(before, expires=rig.now + 1)
+    rig.now += 2
+    rig.call("reconnect", xml)
+    (after,) = rig.store.all()
+    assert (after.id, after.expires) == (before.id, None)
+    assert [port.owner for port in rig.memory.ovs.ports.values()] == [before.id]

@@ -178,6 +178,25 @@ def test_attempts_end_until_a_reconcile_starts_them_again(rig: ArrivalsRig) -> N
     assert rig.arrivals.missing(rig.only()) is None
 
 
+def test_a_request_in_the_middle_of_a_look_is_for_the_next(rig: ArrivalsRig) -> None:
+    """Two threads must not change what was tried at the same time."""
+    rig.claim()
+    rig.libvirt.running, rig.libvirt.failures = True, 1000
+    rig.arrivals.look()
+    (executing, tried) = rig.libvirt.executing, len(rig.libvirt.plugged)
+
+    def ask_meanwhile() -> frozenset[str]:
+        rig.arrivals.try_again()
+        return executing()
+
+    rig.libvirt.executing = ask_meanwhile  # type: ignore[method-assign]  # the moment in between
+    rig.arrivals.look()
+    assert len(rig.libvirt.plugged) == tried
+    rig.libvirt.executing = executing  # type: ignore[method-assign]
+    rig.arrivals.look()
+    assert len(rig.libvirt.plugged) == tried + 1
+
+
 def test_the_source_plugs_the_vf_in_when_the_command_is_gone(rig: ArrivalsRig) -> None:
     """Only when it must have died, and libvirt is not at it either, is the VF put back from here."""
     rig.claim(state=PLUGGED, incoming=False)
