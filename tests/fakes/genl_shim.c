@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Preloaded into a program, turns its NETLINK_GENERIC sockets into Unix
+ * Preloaded into a program, this turns its NETLINK_GENERIC sockets into Unix
  * SEQPACKET sockets connected to the path in FAKE_GENL, where devlink_server.py
- * plays the kernel. Other sockets are left alone, as are all of them when
- * FAKE_GENL is not set.
+ * answers in place of the kernel. Other sockets are not changed, and none is
+ * when FAKE_GENL is not set.
  *
- * The program must not notice: addresses it gives are dropped, those it asks
- * for are netlink's, and options of SOL_NETLINK are told to the other side as
- * a packet of their own (type 0xffff, which netlink does not use).
+ * The program does not see the difference: addresses that it passes are
+ * dropped, addresses that it reads are netlink's, and options of SOL_NETLINK
+ * are sent to the server as a packet of their own (type 0xffff, which netlink
+ * does not use).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,7 +35,7 @@ static int is_faked(int fd)
 	return fd >= 0 && fd < MAX_FD && faked[fd];
 }
 
-/* Give the address of the kernel (port 0) or the program's own. */
+/* Return the address of the kernel (port 0), or the program's own. */
 static void give_address(struct sockaddr *address, socklen_t *length, unsigned int port)
 {
 	struct sockaddr_nl netlink = { .nl_family = AF_NETLINK, .nl_pid = port };
@@ -70,7 +71,7 @@ int socket(int domain, int type, int protocol)
 		return fd;
 	if (connect_fake(fd, path)) {
 		close(fd);
-		errno = EPROTONOSUPPORT; /* what a kernel without generic netlink says */
+		errno = EPROTONOSUPPORT; /* as a kernel without generic netlink */
 		return -1;
 	}
 	faked[fd] = 1;

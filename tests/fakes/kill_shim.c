@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Preloaded into a program, this ends it by SIGKILL at its nth system call that writes, whichever thread makes it.
+ * Preloaded into a program, this kills it with SIGKILL before its nth system call that writes, whichever thread makes
+ * the call.
  *
- * KILL_AT names a file that is mapped: two numbers of 64 bits, how many such calls there were, and at which one to die
- * before it is made (0: never). Both may be changed from outside while the program runs. The calls are caught by the
- * kernel (seccomp(2), SECCOMP_RET_TRAP), not by the names of library functions, so that none is missed; the one
- * instruction that makes them anew in the handler is exempt by its address. x86-64 only. A program that is executed
- * from here would inherit the filter without the handler, and die.
+ * KILL_AT names a file that is mapped. It holds two numbers of 64 bits: how many such calls were made, and the number of
+ * the call before which the program is killed (0: never). Both can be changed from outside while the program runs. The
+ * kernel traps the calls (seccomp(2), SECCOMP_RET_TRAP), so none is missed as it could be by the names of library
+ * functions. The handler repeats a trapped call with one instruction, which the filter exempts by its address. x86-64
+ * only. A program that is executed from here would inherit the filter without the handler, and be killed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,7 +33,7 @@ struct counter {
 
 static struct counter *counter;
 
-/* What changes something outside of the process. Opening a file is among it where that can create or empty it. */
+/* System calls that change something outside of the process. Opening a file is one if it can create or empty it. */
 static const unsigned int writing[] = {
 	SYS_write, SYS_pwrite64, SYS_writev, SYS_pwritev, SYS_pwritev2, SYS_sendto, SYS_sendmsg, SYS_sendmmsg,
 	SYS_sendfile, SYS_splice, SYS_copy_file_range, SYS_creat, SYS_truncate, SYS_ftruncate, SYS_fallocate,
@@ -42,7 +43,7 @@ static const unsigned int writing[] = {
 };
 #define WRITING (sizeof(writing) / sizeof(writing[0]))
 
-/* kill_shim_call(number, arguments[6]): the raw system call; kill_shim_made is where it returns to. */
+/* kill_shim_call(number, arguments[6]) makes the raw system call, which returns to the address kill_shim_made. */
 extern char kill_shim_made[];
 long kill_shim_call(long number, const greg_t *arguments);
 __asm__(".text\n"

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Preloaded into a program, gives the PF's network device what only an SR-IOV
- * driver has: MAC and VLAN of its VFs in rtnetlink. FAKE_RTNL names the Unix
- * socket of the process that plays the card (vf_netlink.py).
+ * Preloaded into a program, this adds to the PF's network device what only an
+ * SR-IOV driver provides: MAC and VLAN of its VFs in rtnetlink. FAKE_RTNL names
+ * the Unix socket of the process that simulates the card (vf_netlink.py).
  *
- * A request to the kernel that speaks of VFs is shown there first:
+ * A request to the kernel that concerns VFs is sent there first:
  *
- * - RTM_SETLINK with IFLA_VFINFO_LIST: if the card takes the change, the
- *   kernel gets the request without that list and acknowledges it; if not, it
- *   gets the request as it is and refuses it (EOPNOTSUPP), having no VFs.
- * - RTM_GETLINK that asks for VFs: the card's list is added to the answer.
+ * - RTM_SETLINK with IFLA_VFINFO_LIST: if the card accepts the change, the
+ *   kernel gets the request without that list and acknowledges it; if not, the
+ *   kernel gets the unchanged request and refuses it (EOPNOTSUPP), because its
+ *   device has no VFs.
+ * - RTM_GETLINK that requests VFs: the card's list is added to the answer.
  *
- * So requests, acknowledgements and sequence numbers stay the kernel's own.
+ * Acknowledgements and sequence numbers are always those of the kernel.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -31,7 +32,7 @@ static struct {
 	size_t length;
 } pending[MAX_FD];
 
-/* Show a request to the card; returns the length of its answer, -1 for none. */
+/* Send a request to the card; returns the length of its answer, -1 for none. */
 static ssize_t ask_card(const void *request, size_t length, void *answer)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -117,7 +118,7 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 	attribute = find(header, IFLA_VFINFO_LIST);
 	if (!attribute || ask_card(header, header->nlmsg_len, answer) <= 0)
 		return real(fd, message, flags);
-	/* Taken. libvirt puts the list last: what comes before goes on. */
+	/* The card accepted it. libvirt puts the list last: the kernel gets what precedes it. */
 	part.iov_base = memcpy(answer, header, (char *)attribute - (char *)header);
 	part.iov_len = (char *)attribute - (char *)header;
 	((struct nlmsghdr *)answer)->nlmsg_len = part.iov_len;

@@ -3,10 +3,10 @@
  * The guest's only program.
  *
  * It gives the NICs that the kernel command line names by MAC (net=MAC=ADDRESS/LENGTH,...) their IPv4 addresses. Every
- * second it writes a tick to the console, by which the test bed sees that the guest runs, and then the state of its NICs,
- * which takes it seconds on a host where it has just arrived. It sends no frame unasked. It is one process that starts no
- * other, because a fork takes a tenth of a second under two layers of emulation; with churn=MIB, a second process writes
- * that much memory over and over.
+ * second it writes a tick to the console, which shows the test bed that the guest runs, and then the state of its NICs,
+ * which takes seconds on a host where the guest has just arrived. It sends frames only in reply. It is one process,
+ * because a fork takes a tenth of a second under two layers of emulation; with churn=MIB, a second process writes that
+ * much memory over and over.
  *
  * bond=PRIMARY,OTHER,ADDRESS/LENGTH (MACs) makes an active-backup bond of two NICs, which keep their MACs. A port that is
  * plugged in again is added to the bond again.

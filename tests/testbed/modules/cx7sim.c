@@ -11,8 +11,8 @@
  * and what representor n sends leaves on "wire" with that tag and reaches VF n. The uplink passes through to a third
  * NIC, "uplink". Representors start and stop with their own admin state, as on the card.
  *
- * One card per host is enough here, so there is one instance, and the module refuses to go while it is in use only by
- * the usual reference counts.
+ * One card per host is enough here, so there is one instance. Only the usual reference counts keep the module from being
+ * unloaded.
  */
 #include <linux/etherdevice.h>
 #include <linux/if_vlan.h>
@@ -47,7 +47,7 @@ module_param(psid, charp, 0444);
 MODULE_PARM_DESC(psid, "the card's fw.psid");
 
 static char *fw_running = "28.43.1014";
-/* writable, for a card that was given another firmware */
+/* writable, to simulate a card with another firmware */
 module_param(fw_running, charp, 0644);
 MODULE_PARM_DESC(fw_running, "the running fw.version");
 
@@ -63,7 +63,7 @@ MODULE_PARM_DESC(vf_migration, "whether the firmware was configured with VF_MIGR
 struct port {
 	struct devlink_port devlink_port;
 	struct net_device *netdev;
-	struct net_device *lower;	/* where its frames leave: "uplink" or "wire" */
+	struct net_device *lower;	/* the NIC that sends its frames: "uplink" or "wire" */
 	int vf;				/* or UPLINK */
 };
 
@@ -71,7 +71,7 @@ struct port_priv {
 	struct port *port;
 };
 
-/* What the port function of a VF remembers. */
+/* The settings of a VF's port function. */
 struct vf_function {
 	u8 mac[ETH_ALEN];
 	bool migratable;
@@ -87,7 +87,7 @@ struct card {
 	struct port uplink_port;
 	struct port *representors[MAX_VFS];
 	struct vf_function functions[MAX_VFS];
-	/* a bit for each VF that there is; the PF's own number of VFs lags behind while they come and go */
+	/* a bit for each present VF; the PF's own number of VFs is late while VFs are created and removed */
 	unsigned long present;
 	struct delayed_work resync;
 	struct notifier_block pci_notifier;
@@ -99,7 +99,7 @@ struct card {
 static struct devlink *devlink;
 static struct card *card;
 
-/* The VFIO variant driver asks when it binds. */
+/* Called by the VFIO variant driver when it binds. */
 bool cx7sim_vf_migratable(struct pci_dev *vf_pdev)
 {
 	int vf = pci_iov_vf_id(vf_pdev);
@@ -121,7 +121,7 @@ static int pf_set_vf_mac(struct net_device *netdev, int vf, u8 *mac)
 	return err;
 }
 
-/* mlx5's rule: under switchdev a VLAN of a VF is the bridge's business; 0 is let through for libvirt's sake. */
+/* As in mlx5: under switchdev the bridge sets the VLAN of a VF; 0 is accepted because libvirt sets it. */
 static int pf_set_vf_vlan(struct net_device *netdev, int vf, u16 vlan, u8 qos, __be16 proto)
 {
 	if (card->mode == DEVLINK_ESWITCH_MODE_SWITCHDEV)
@@ -133,7 +133,7 @@ static int pf_get_vf_config(struct net_device *netdev, int vf, struct ifla_vf_in
 {
 	int err = card->igb_ops->ndo_get_vf_config(card->pf_netdev, vf, info);
 
-	/* the port VLAN is how this module tells VFs apart, not something the host set */
+	/* the port VLAN is not a setting of the host: this module distinguishes VFs by it */
 	info->vlan = 0;
 	return err;
 }
@@ -165,7 +165,7 @@ static netdev_tx_t port_xmit(struct sk_buff *skb, struct net_device *netdev)
 
 	dev_sw_netstats_tx_add(netdev, 1, skb->len);
 	if (port->vf != UPLINK) {
-		/* a tag of the frame's own goes inside, the VF's port VLAN outside */
+		/* the inner tag is the frame's own, the outer one the VF's port VLAN */
 		if (skb_vlan_tag_present(skb)) {
 			skb = __vlan_hwaccel_push_inside(skb);
 			if (!skb)
@@ -198,7 +198,7 @@ static const struct net_device_ops uplink_ops = {
 	.ndo_get_vf_config	= pf_get_vf_config,
 };
 
-/* The port a frame that came in on "wire" or "uplink" belongs to, or NULL. */
+/* The port of a frame received on "wire" or "uplink", or NULL. */
 static struct port *receiving_port(struct sk_buff *skb)
 {
 	int vf;
@@ -312,7 +312,7 @@ static void port_set_attrs(struct port *port)
 	struct devlink_port_attrs physical = { .flavour = DEVLINK_PORT_FLAVOUR_PHYSICAL };
 	struct netdev_phys_item_id *switch_id = &port->devlink_port.attrs.switch_id;
 
-	/* both setters look at the switch id that is there when they are called */
+	/* both setters read the switch id when they are called */
 	if (port->vf == UPLINK) {
 		physical.switch_id.id_len = ETH_ALEN;
 		ether_addr_copy(physical.switch_id.id, card->pf_netdev->perm_addr);
@@ -418,7 +418,7 @@ static void representor_remove(int vf)
 	struct port *port = card->representors[vf];
 
 	WRITE_ONCE(card->representors[vf], NULL);
-	/* lower_receive() may still be handing it a frame */
+	/* lower_receive() may still pass it a frame */
 	synchronize_net();
 	if (vf < pci_num_vf(card->pdev))
 		set_wire_vlan(vf, 0);
@@ -462,7 +462,7 @@ static void resync_work(struct work_struct *work)
 	devl_unlock(devlink);
 }
 
-/* VFs come and go by the PF's sriov_numvfs, which is igb's; the bus tells. */
+/* VFs are created and removed through the PF's sriov_numvfs, which igb implements; the bus sends a notification. */
 static int pci_event(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct pci_dev *pdev = to_pci_dev(data);
@@ -476,7 +476,7 @@ static int pci_event(struct notifier_block *nb, unsigned long event, void *data)
 	if (vf < 0 || vf >= MAX_VFS)
 		return NOTIFY_DONE;
 	if (event == BUS_NOTIFY_REMOVED_DEVICE) {
-		/* at once: the next VFs, which may come in the next moment, have representors of their own */
+		/* at once: VFs that are created next get new representors */
 		devl_lock(devlink);
 		clear_bit(vf, &card->present);
 		representors_sync();
@@ -484,7 +484,7 @@ static int pci_event(struct notifier_block *nb, unsigned long event, void *data)
 		return NOTIFY_DONE;
 	}
 	set_bit(vf, &card->present);
-	/* not at once: more VFs follow, and igb is not done with them */
+	/* later: more VFs follow, and igb has not set them up yet */
 	mod_delayed_work(system_wq, &card->resync, HZ / 10);
 	return NOTIFY_DONE;
 }
@@ -542,7 +542,7 @@ static const struct devlink_ops card_ops = {
 	.info_get		= info_get,
 };
 
-/* ---- taking and giving back the NICs beneath ---- */
+/* ---- attaching to the lower NICs, and detaching ---- */
 
 static struct net_device *lower_take(const char *name)
 {

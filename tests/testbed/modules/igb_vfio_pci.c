@@ -2,9 +2,9 @@
 /*
  * igb_vfio_pci - VFIO variant driver that migrates the emulated 82576 VF (8086:10ca)
  *
- * For tests only; it stands where mlx5_vfio_pci stands for a ConnectX-7. It speaks version 2 of VFIO's migration
- * protocol (STOP_COPY only) and really carries the VF's state: queue and interrupt registers are
- * read when the device stops and written back when it runs again on the other host. As with mlx5, migration is offered
+ * For tests only, in place of mlx5_vfio_pci, which does this for a ConnectX-7. It implements version 2 of VFIO's
+ * migration protocol (STOP_COPY only) and really migrates the VF's state: queue and interrupt registers are read when
+ * the device stops and written when it runs again on the other host. As with mlx5, migration is offered
  * only if the port function was migratable when the driver bound.
  *
  * Register offsets are those of the 82576 data sheet, chapter "Virtual Function register descriptions".
@@ -56,7 +56,7 @@
 #define RING(base, queue) \
 	base(queue, RING_BASE_LOW), base(queue, RING_BASE_HIGH), base(queue, RING_LENGTH), base(queue, RING_HEAD)
 
-/* Written back first, in this order: everything a ring needs before it may be enabled. */
+/* Written first, in this order: everything that a ring needs before it can be enabled. */
 static const u16 plain_registers[] = {
 	VF_PSRTYPE, VF_EITR(0), VF_EITR(1), VF_EITR(2), VF_IVAR, VF_IVAR_MISC, VF_EIAC, VF_EIAM,
 	RING(VF_RX, 0), VF_RX(0, RX_SPLIT),
@@ -65,7 +65,7 @@ static const u16 plain_registers[] = {
 	RING(VF_TX, 1), VF_TX(1, TX_WRITEBACK_LOW), VF_TX(1, TX_WRITEBACK_HIGH),
 };
 
-/* Then the rings are enabled, and last their tails are written, which sets the device to work. */
+/* Then the rings are enabled. Their tails are written last, which starts the device. */
 static const u16 control_registers[] = {
 	VF_RX(0, RING_CONTROL), VF_TX(0, RING_CONTROL), VF_RX(1, RING_CONTROL), VF_TX(1, RING_CONTROL),
 };
@@ -76,7 +76,7 @@ static const u16 tail_registers[] = {
 
 #define STATE_MAGIC 0x56464947	/* "GIFV" */
 
-/* What crosses the wire. */
+/* The state as it is sent to the other host. */
 struct vf_state {
 	__le32 magic;
 	__le32 size;
@@ -86,7 +86,7 @@ struct vf_state {
 	u32 tail[ARRAY_SIZE(tail_registers)];
 } __packed;
 
-/* One end of the stream: the file that QEMU reads the state from, or writes it into. */
+/* One end of the stream: the file from which QEMU reads the state, or to which it writes it. */
 struct migration_file {
 	struct file *filp;
 	struct mutex lock;	/* protects the rest */
@@ -95,7 +95,7 @@ struct migration_file {
 	bool disabled;
 };
 
-/* More ranges than QEMU asks for: of the guest's memory, there are three or four. */
+/* More ranges than QEMU requests: the guest's memory has three or four. */
 #define MOST_RANGES 32
 
 struct igb_vf {
@@ -104,10 +104,10 @@ struct igb_vf {
 	enum vfio_device_mig_state mig_state;
 	void __iomem *regs;
 	struct vf_state state;
-	bool has_state;		/* state holds what the device must go on with */
-	bool from_elsewhere;	/* and it came from another host */
+	bool has_state;		/* state has what the device needs to continue */
+	bool from_elsewhere;	/* the state is from another host */
 	bool logging;
-	unsigned long told[MOST_RANGES];	/* where the ranges begin that were called dirty since it stopped */
+	unsigned long told[MOST_RANGES];	/* the starts of the ranges reported as dirty since it stopped */
 	size_t told_count;
 	struct migration_file *saving;
 	struct migration_file *resuming;
@@ -137,10 +137,10 @@ static void restore_registers(struct igb_vf *vf, const u16 *registers, const u32
 }
 
 /*
- * The vectors of the rings. Such a one masks itself when it fires, and the guest's driver unmasks it when it has done its
- * work. The message of one that fires just now may get lost with the guest's stop, and nobody would ever unmask it again:
- * so the state holds them all, masked or not. The mailbox's is left alone: the driver would look for a message there that
- * did not migrate, and take its link for lost.
+ * The vectors of the rings. A vector masks itself when it fires, and the guest's driver unmasks it after its work. If one
+ * fires while the guest stops, its message may be lost, and nothing would unmask it again. So the state has all of them,
+ * masked or not. The vector of the mailbox is left out: the driver would look for a message there, which did not migrate,
+ * and report that its link is down.
  */
 static u32 ring_vectors(struct igb_vf *vf)
 {
@@ -162,7 +162,7 @@ static void stop_and_save(struct igb_vf *vf)
 	save_registers(vf, control_registers, state->control, ARRAY_SIZE(control_registers));
 	for (i = 0; i < ARRAY_SIZE(control_registers); i++)
 		writel(state->control[i] & ~RING_CONTROL_ENABLE, vf->regs + control_registers[i]);
-	/* the rings stand still now: heads and tails no longer move */
+	/* the rings are stopped now: heads and tails no longer change */
 	save_registers(vf, tail_registers, state->tail, ARRAY_SIZE(tail_registers));
 	save_registers(vf, plain_registers, state->plain, ARRAY_SIZE(plain_registers));
 	vf->has_state = true;
@@ -197,8 +197,8 @@ static void mailbox_take(struct igb_vf *vf)
 }
 
 /*
- * The reset handshake with the PF's driver, as a VF's own driver does it when it starts. Without it the PF keeps the
- * VF's transmit and receive off: that part of the state lives in the PF, which did not migrate.
+ * The reset handshake with the PF's driver, as a VF's own driver does it when it starts. Without it the PF keeps transmit
+ * and receive of the VF disabled: that part of the state is in the PF, which did not migrate.
  */
 static void reset_through_pf(struct igb_vf *vf)
 {
@@ -223,7 +223,7 @@ static void restore_and_run(struct igb_vf *vf)
 	restore_registers(vf, control_registers, state->control, ARRAY_SIZE(control_registers));
 	restore_registers(vf, tail_registers, state->tail, ARRAY_SIZE(tail_registers));
 	writel(state->interrupt_mask, vf->regs + VF_EIMS);
-	/* an interrupt may have been lost on the way: raise each ring's once, the guest's driver looks and finds */
+	/* an interrupt may have been lost: raise that of each ring once, so that the guest's driver checks its rings */
 	writel(ring_vectors(vf), vf->regs + VF_EICS);
 	pci_dbg(vf->core.pdev, "state restored%s\n", vf->from_elsewhere ? " from another host" : "");
 	vf->from_elsewhere = false;
@@ -308,7 +308,7 @@ static struct migration_file *migration_file_open(const struct file_operations *
 	return file;
 }
 
-/* QEMU may hold the file longer than the state lasts: it stays, but gives and takes nothing any more. */
+/* QEMU may keep the file open for longer than the state exists: reads and writes then fail. */
 static void migration_file_close(struct migration_file **slot)
 {
 	struct migration_file *file = *slot;
@@ -372,7 +372,7 @@ static struct file *take_arc(struct igb_vf *vf, enum vfio_device_mig_state to)
 	switch (vf->mig_state << 8 | to) {
 	case ARC(RUNNING, RUNNING_P2P):
 	case ARC(RUNNING_P2P, RUNNING):
-		/* It only ever writes to its rings in the guest's memory, never to another device. */
+		/* The VF writes only to its rings in the guest's memory, never to another device. */
 		return NULL;
 	case ARC(RUNNING_P2P, STOP):
 		stop_and_save(vf);
@@ -447,8 +447,8 @@ static const struct vfio_migration_ops migration_ops = {
 };
 
 /*
- * DMA logging. The emulated VF cannot tell which pages it wrote, so the log says "none" while it runs and "all of
- * them", once, when it stands still: everything is sent again while the guest is stopped.
+ * DMA logging. The emulated VF does not know which pages it wrote. So the log reports none while the VF runs, and all of
+ * them once when it has stopped: everything is sent again while the guest is paused.
  */
 
 static bool was_told(struct igb_vf *vf, unsigned long iova)
@@ -507,7 +507,7 @@ static int igb_vf_init_dev(struct vfio_device *vdev)
 
 	mutex_init(&vf->state_mutex);
 	if (cx7sim_vf_migratable(to_pci_dev(vdev->dev))) {
-		/* Without P2P, QEMU migrates no guest that has two of them. */
+		/* Without P2P, QEMU migrates no guest with two such VFs. */
 		vdev->migration_flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P;
 		vdev->mig_ops = &migration_ops;
 		vdev->log_ops = &log_ops;
@@ -588,7 +588,7 @@ static void igb_vf_remove(struct pci_dev *pdev)
 	vfio_put_device(&core->vdev);
 }
 
-/* A function level reset puts the device back to RUNNING and forgets what was saved. */
+/* A function level reset sets the state to RUNNING and discards what was saved. */
 static void igb_vf_reset_done(struct pci_dev *pdev)
 {
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
