@@ -50,7 +50,7 @@ def add(verbs: Any) -> None:
 
     purpose = "remove a VF from a guest: from its definition and, if it runs, at once"
     verb = verbs.add_parser("detach", help=purpose, description=purpose)
-    _add_common(verb, mac="MAC of the VF; required if the guest has more than one")
+    _add_common(verb, mac="MAC of the VF; required if the guest has more than one VF")
     verb.set_defaults(run=_detach)
 
 

@@ -90,7 +90,7 @@ def _add_common(action: argparse.ArgumentParser, *, changes: bool) -> None:
     common_options.add_connect(action)
     if changes:
         action.add_argument(
-            "--mac", metavar="MAC", help="MAC of the VF; required if the guest has more than one"
+            "--mac", metavar="MAC", help="MAC of the VF; required if the guest has more than one VF"
         )
         common_options.add_dry_run(action)
         common_options.add_json(action)

@@ -30,7 +30,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     for option, default, metavar, text in (
         ("--config", configuration.DEFAULT_PATH, "FILE", "configuration file"),
-        ("--socket", protocol.SOCKET, "PATH", "socket to listen at if systemd passes none"),
+        ("--socket", protocol.SOCKET, "PATH", "socket to listen on if systemd passes none"),
         ("--claims", CLAIMS, "DIRECTORY", "directory of the claims"),
     ):
         parser.add_argument(
