@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from vfmigrate.text import printable
+
 
 class VfmigrateError(Exception):
     """An error in one line: `problem`, and in `remedy` what the administrator can do."""
@@ -20,8 +22,8 @@ class VfmigrateError(Exception):
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem, remedy)
-        self.problem = " ".join(problem.split())
-        self.remedy = " ".join(remedy.split())
+        self.problem = printable(" ".join(problem.split()))
+        self.remedy = printable(" ".join(remedy.split()))
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Callable, Union
 
 from vfmigrate.errors import VfmigrateError
+from vfmigrate.text import printable, say
 
 SOCKET = Path("/run/systemd/journal/socket")
 IDENTIFIER = "vfmigrated"
@@ -62,7 +63,7 @@ class Journal:
 
     def event(self, name: str, message: str, *, level: int = INFO, **fields: Value) -> None:
         """Log the event `name` with a message; `fields` become VFMIGRATE_<FIELD>."""
-        message = " ".join(message.split())
+        message = printable(" ".join(message.split()))
         entry = {
             "MESSAGE": message,
             "PRIORITY": str(level),
@@ -96,7 +97,7 @@ class Journal:
             writable = True
         if not writable:
             raise BlockingIOError
-        print(line, file=sys.stderr, flush=True)
+        say(line, file=sys.stderr)
 
     def _connect(self) -> bool:
         try:

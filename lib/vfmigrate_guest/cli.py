@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
@@ -14,6 +13,7 @@ from vfmigrate_guest import VERSION, bond, nics
 from vfmigrate_guest.bond import PARTS, Bond, identity
 from vfmigrate_guest.fault import Fault
 from vfmigrate_guest.nics import SYSFS, Nic
+from vfmigrate_guest.text import complain, say, say_json
 
 if TYPE_CHECKING:
     from vfmigrate_guest.networkmanager import NetworkManager
@@ -54,15 +54,15 @@ def _show(options: argparse.Namespace) -> None:
         "advice": nics.advice(present) if not ports else f"{options.name} joins {' and '.join(ports)}",
     }
     if options.json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
         return
     for nic in present:
         flags = ", standby of a VF" if nic.standby else ""
         master = f", port of {nic.master}" if nic.master else ""
-        print(f"{nic.name}: {nic.mac}, {nic.driver}{flags}{master}")
+        say(f"{nic.name}: {nic.mac}, {nic.driver}{flags}{master}")
     if ports:
-        print(f"{options.name}: ports {' '.join(ports)}, active {active or 'none'}")
-    print(answer["advice"])
+        say(f"{options.name}: ports {' '.join(ports)}, active {active or 'none'}")
+    say(answer["advice"])
 
 
 def _exists(name: str) -> bool:
@@ -82,12 +82,10 @@ def _join(options: argparse.Namespace) -> None:
     todo = bond.steps(made, present)
     if options.dry_run:
         for part, what in todo.items():
-            print(f"{_PLANNED[what]} profile {made[part]['connection']['id']}")
+            say(f"{_PLANNED[what]} profile {made[part]['connection']['id']}")
         return
     apply_profiles(manager, wanted, made, todo)
-    print(
-        f"{options.name} joins {wanted.vf.name} (VF) and {wanted.standby.name}" if todo else "nothing to do"
-    )
+    say(f"{options.name} joins {wanted.vf.name} (VF) and {wanted.standby.name}" if todo else "nothing to do")
 
 
 def apply_profiles(
@@ -97,7 +95,7 @@ def apply_profiles(
     try:
         for part, what in todo.items():
             (manager.add if what == "add" else manager.change)(made[part])
-            print(f"{_DONE[what]} profile {made[part]['connection']['id']}")
+            say(f"{_DONE[what]} profile {made[part]['connection']['id']}")
         if todo or not _is_whole(wanted):
             manager.activate(identity(wanted.name, "bond"))
             for part, nic in (("vf", wanted.vf), ("standby", wanted.standby)):
@@ -167,9 +165,9 @@ def _remove(options: argparse.Namespace) -> None:
         name = options.name if part == "bond" else f"{options.name}-{part}"
         if not options.dry_run:
             manager.delete(identity(options.name, part))
-        print(f"{_PLANNED['delete'] if options.dry_run else _DONE['delete']} profile {name}")
+        say(f"{_PLANNED['delete'] if options.dry_run else _DONE['delete']} profile {name}")
     if not there:
-        print("nothing to do")
+        say("nothing to do")
 
 
 # -- the command line
@@ -250,7 +248,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         options.run(options)
     except Fault as fault:
-        print(f"vfmigrate-guest: {fault}", file=sys.stderr)
+        complain(str(fault))
         return 1
     return 0
 

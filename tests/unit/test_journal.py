@@ -50,6 +50,15 @@ def test_an_entry_has_its_fields(journal: socket.socket, path: Path) -> None:
     log.close()
 
 
+def test_a_message_is_escaped_and_a_field_is_exact(journal: socket.socket, path: Path) -> None:
+    log = Journal(path)
+    log.event("start", "guest '\x1b[2J\u202eg' starts", domain="\x1b[2J\u202eg")
+    lines = journal.recv(65536).decode().splitlines()
+    assert "MESSAGE=guest '\\x1b[2J\\u202eg' starts" in lines
+    assert "VFMIGRATE_DOMAIN=\x1b[2J\u202eg" in lines  # journalctl escapes it itself
+    log.close()
+
+
 def test_a_journal_that_does_not_read_blocks_nothing(journal: socket.socket, path: Path) -> None:
     log = Journal(path)
 

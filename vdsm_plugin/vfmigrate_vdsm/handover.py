@@ -71,9 +71,14 @@ def vm_id() -> str:
     return found
 
 
+def printable(text: str) -> str:
+    """The text in one line, with all but visible characters and blanks escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+
+
 def log(message: str) -> None:
     """Write a line to vdsm's log, which has what hooks write to standard error."""
-    sys.stderr.write("vfmigrate: " + " ".join(message.split()) + "\n")
+    sys.stderr.write(f"vfmigrate: {printable(message)}\n")
 
 
 def _file(variable: str) -> Path:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 from vfmigrate_vdsm import vnic
 from vfmigrate_vdsm.daemon import Daemon, PluginError
+from vfmigrate_vdsm.handover import printable
 
 SAMPLE = """<interface type="bridge">
   <mac address="56:6f:1a:2b:00:01"/>
@@ -33,10 +34,10 @@ def main(arguments: Sequence[str], socket: str) -> int:
     try:
         pools = Daemon(socket).ask("pools")["pools"]
     except PluginError as error:
-        print(f"vfmigrate: {error}")
+        print(printable(f"vfmigrate: {error}"))
         return 1
     for pool in pools:
-        print(f"pool {pool['name']}: {pool['free']} of {pool['vfs']} VFs free")
+        print(printable(f"pool {pool['name']}: {pool['free']} of {pool['vfs']} VFs free"))
     if not pools:
         print("vfmigrate: this host has no pools: see vfmigrate.conf(5)")
     return 0 if pools else 1

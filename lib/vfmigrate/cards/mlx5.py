@@ -18,6 +18,7 @@ from vfmigrate.errors import HostError
 from vfmigrate.model.mac import NO_MAC
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules.findings import ERROR, WARNING, Finding
+from vfmigrate.text import command, quoted
 
 #: The oldest firmware of each family that migrates VFs, by the family's number, with which its versions begin. The
 #: other two numbers name the release, and all families share them. Red Hat's documents name 28.36.1010 for ConnectX-7,
@@ -76,23 +77,24 @@ class Mlx5(Vendor):
 
     def enable_sriov(self, pf: str, vfs: int) -> str:
         """Remedy: make the card offer `vfs` VFs on a PF."""
-        return f"run: mstconfig -d {pf} set SRIOV_EN=1 NUM_OF_VFS={vfs}; then {_reset(pf)}"
+        return f"run: mstconfig -d {quoted(pf)} set SRIOV_EN=1 NUM_OF_VFS={quoted(vfs)}; then {_reset(pf)}"
 
     def enable_migration(self, pf: str) -> str:
         """Remedy: make the card offer migration of a PF's VFs."""
-        return f"run: mstconfig -d {pf} set VF_MIGRATION_MODE={MIGRATION_ENABLED}; then {_reset(pf)}"
+        return f"run: mstconfig -d {quoted(pf)} set VF_MIGRATION_MODE={MIGRATION_ENABLED}; then {_reset(pf)}"
 
     def enable_ethernet(self, pf: PciAddress) -> str:
         """Remedy: make the port of a PF speak Ethernet; the PCI function has the number of the port, from 0."""
-        return f"run: mstconfig -d {pf} set LINK_TYPE_P{pf.function + 1}=2; then {_reset(str(pf))}"
+        setting = f"LINK_TYPE_P{pf.function + 1}=2"
+        return f"run: {command('mstconfig', '-d', pf, 'set', setting)}; then {_reset(str(pf))}"
 
     def update_firmware(self, pf: str) -> str:
         """Remedy: give the card newer firmware."""
-        return f"update it: mstflint -d {pf} -i IMAGE burn; then {_reset(pf)}"
+        return f"update it: mstflint -d {quoted(pf)} -i IMAGE burn; then {_reset(pf)}"
 
     def firmware(self, card: CardState) -> Iterator[Finding]:
         """What is wrong with the firmware of a card: too old, to change at the next reset, or unknown."""
-        see = f"see devlink dev info pci/{card.pf}"
+        see = f"see devlink dev info {quoted(f'pci/{card.pf}')}"
         if card.firmware is None:
             yield Finding(WARNING, f"PF {card.pf} does not report its firmware", see)
         else:
@@ -122,7 +124,7 @@ def _oldest(family: int, configured: Optional[tuple[int, ...]]) -> Optional[tupl
 
 
 def _reset(pf: str) -> str:
-    return f"mstfwreset -d {pf} reset"
+    return f"mstfwreset -d {quoted(pf)} reset"
 
 
 VENDOR = Mlx5()

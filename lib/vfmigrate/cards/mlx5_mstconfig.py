@@ -15,6 +15,7 @@ from typing import Optional
 
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.text import command
 
 TOOLS = ("mstconfig", "mlxconfig")
 _MIGRATION = "VF_MIGRATION_MODE"
@@ -65,10 +66,10 @@ class FirmwareSettings:
         tool = next((found for found in map(shutil.which, self._tools) if found), None)
         if tool is None:
             return None
-        command = [tool, "-d", str(pf), "query", _MIGRATION]
+        words = [tool, "-d", str(pf), "query", _MIGRATION]
         try:
             done = subprocess.run(
-                command,
+                words,
                 capture_output=True,
                 text=True,
                 timeout=self._timeout,
@@ -84,7 +85,7 @@ class FirmwareSettings:
             output = (done.stderr or done.stdout).strip().splitlines()
             raise HostError(
                 f"{tool} cannot read {_MIGRATION} of PF {pf}: {output[-1] if output else done.returncode}",
-                f"see: {' '.join(command)}",
+                f"see: {command(*words)}",
             )
         return parse(done.stdout, _MIGRATION)
 

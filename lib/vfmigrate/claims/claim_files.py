@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Union
 
 from vfmigrate.errors import HostError, InputError
+from vfmigrate.text import quoted
 
 _SUFFIX = ".json"
 _LOCK = ".lock"
@@ -69,7 +70,7 @@ class ClaimFiles:
         if self._directory.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise HostError(
                 f"{self._directory} is not a directory that only this user can write",
-                f"remove it: rm -r {self._directory}",
+                f"remove it: rm -r {quoted(self._directory)}",
             )
 
     def _become_owner(self) -> int:
@@ -78,7 +79,7 @@ class ClaimFiles:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR):
-                raise HostError(f"{path} is not a file", f"remove it: rm -r {path}") from None
+                raise HostError(f"{path} is not a file", f"remove it: rm -r {quoted(path)}") from None
             raise failure("cannot take the lock of the claims", path, error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,6 +27,7 @@ from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import compatibility
 from vfmigrate.strategies.failover.definition import chosen
+from vfmigrate.text import quoted
 
 if TYPE_CHECKING:
     from vfmigrate.virt.connection import LibvirtConnection
@@ -121,7 +122,9 @@ def _attach(options: argparse.Namespace) -> int:
                 if work.live:
                     _plug(work, wanted)
         if strategy.named(wanted.strategy).teamed:
-            work.done.append(f"next, run: vfmigrate failover enable {work.name} --mac {wanted.mac}")
+            work.done.append(
+                f"next, run: vfmigrate failover enable {quoted(work.name)} --mac {quoted(wanted.mac)}"
+            )
         work.show(_result(work, wanted), "\n".join(wanted.device()), as_json=options.json)
     return 0
 
@@ -161,7 +164,7 @@ def _network(connection: LibvirtConnection, pool: Answer) -> Optional[str]:
     if name is not None and not connection.runs_network(name):
         raise Refused(
             f"libvirt network '{name}' of pool '{pool['name']}' is not running",
-            f"run: vfmigrate provision {pool['name']}",
+            f"run: vfmigrate provision {quoted(pool['name'])}",
         )
     return name
 
@@ -178,7 +181,8 @@ def _check_free(pool: Answer, free: list[PciAddress]) -> None:
     vfs = [vf for pf in pool["pfs"] for vf in pf["vfs"]]
     if not vfs:
         raise Refused(
-            f"pool '{pool['name']}' has no VFs on this host", f"run: vfmigrate provision {pool['name']}"
+            f"pool '{pool['name']}' has no VFs on this host",
+            f"run: vfmigrate provision {quoted(pool['name'])}",
         )
     taken = "; ".join(f"{vf['address']} {vf['guest'] or vf['holder'] or vf['state']}" for vf in vfs)
     raise Refused(
@@ -270,7 +274,9 @@ def _detach(options: argparse.Namespace) -> int:
         found = plugged or defined
         if found is None:
             which = f" with MAC {options.mac}" if options.mac is not None else ""
-            raise Refused(f"guest '{work.name}' has no VF{which}", f"see: virsh domiflist {work.name}")
+            raise Refused(
+                f"guest '{work.name}' has no VF{which}", f"see: virsh domiflist {quoted(work.name)}"
+            )
         _check_not_paired(work.name, found)
         mac = _mac_of(work.name, found)
         if work.before is not None and defined is not None:
@@ -310,7 +316,7 @@ def _check_not_paired(name: str, vf: VfInterface) -> None:
     if vf.teaming is not None:
         raise Refused(
             f"the VF with MAC {vf.wanted_mac} of guest '{name}' is part of a failover pair",
-            f"run first: vfmigrate failover disable {name} --mac {vf.wanted_mac}",
+            f"run first: vfmigrate failover disable {quoted(name)} --mac {quoted(vf.wanted_mac)}",
         )
 
 
@@ -318,7 +324,7 @@ def _mac_of(name: str, vf: VfInterface) -> str:
     if vf.wanted_mac is None:
         raise InputError(
             f"VF {vf.address} of guest '{name}' has no MAC, so vfmigrate cannot identify it",
-            f"detach it with: virsh detach-device {name} FILE",
+            f"detach it with: virsh detach-device {quoted(name)} FILE",
         )
     return vf.wanted_mac
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from vfmigrate.cli import common_options, tables
 from vfmigrate.errors import Refused
 from vfmigrate.preflight import report
+from vfmigrate.text import say_json
 
 
 def add(verbs: Any) -> None:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     results = report.judge(snapshot)
     answer = report.plain(snapshot, results)
     if options.json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         tables.show(lambda width: tables.check(answer, width))
     return 0 if report.can_migrate(results) else Refused.exit_code

@@ -7,7 +7,6 @@ rich draws the bar; without it, a terminal shows the plain lines.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TextIO
 
 from vfmigrate.cli import progress_text
 from vfmigrate.model.progress import Progress
+from vfmigrate.text import say, say_json
 
 if TYPE_CHECKING:
     from vfmigrate.model.progress import Display
@@ -36,7 +36,7 @@ class LineDisplay:
         self._next = 0.0
 
     def _print(self, text: str) -> None:
-        print(text, file=self._file, flush=True)
+        say(text, file=self._file)
 
     def event(self, _event: str, text: str, /, **_facts: Any) -> None:
         """Print what happened."""
@@ -63,7 +63,7 @@ class JsonDisplay:
         """Write an event."""
         at = round(self._clock() - self._begun, 3)
         line = {"schema": SCHEMA, "event": event, "at": at, "text": text, **facts}
-        print(json.dumps(line), file=self._file, flush=True)
+        say_json(line, indent=None, file=self._file)
 
     def progress(self, now: Progress, allowed_ms: int, /) -> None:
         """Write the progress about once a second."""

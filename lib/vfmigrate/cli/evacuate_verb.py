@@ -8,7 +8,6 @@ connections to the hosts, and the output. It works through libvirt with the user
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.model.progress import Progress
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.remote_client import RemoteClient
+from vfmigrate.text import complain
 
 if TYPE_CHECKING:
     from vfmigrate.virt.connection import LibvirtConnection
@@ -312,9 +312,9 @@ def status(results: Sequence[GuestResult]) -> int:
     amiss = [result.guest.name for result in results if result.outcome == runner.MOVED and result.problems]
     if stayed:
         names = ", ".join(result.guest.name for result in stayed)
-        print(f"vfmigrate: not moved: {names}; run the command again to retry", file=sys.stderr)
+        complain("vfmigrate", f"not moved: {names}; run the command again to retry")
     if amiss:
-        print(f"vfmigrate: moved with problems: {', '.join(amiss)}", file=sys.stderr)
+        complain("vfmigrate", f"moved with problems: {', '.join(amiss)}")
     error = next((result.error for result in stayed if result.error is not None), None)
     if error is not None:
         return error.exit_code

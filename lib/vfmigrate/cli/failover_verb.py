@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -22,6 +21,7 @@ from vfmigrate.rules import failover_pair
 from vfmigrate.strategies.failover import definition, live_pair
 from vfmigrate.strategies.failover.definition import StandbyOptions
 from vfmigrate.strategies.failover.live_pair import Halves
+from vfmigrate.text import say, say_json
 
 if TYPE_CHECKING:
     from vfmigrate.virt.connection import LibvirtConnection
@@ -200,7 +200,7 @@ def _disable(options: argparse.Namespace) -> int:
 def _print(options: argparse.Namespace, text: str) -> None:
     """Print a line as it happens; with --json everything is printed at the end."""
     if not options.json:
-        print(text)
+        say(text)
 
 
 def _print_json(
@@ -214,7 +214,7 @@ def _print_json(
             "live": live,
             "dry_run": options.dry_run,
         }
-        print(json.dumps(result, indent=2))
+        say_json(result)
 
 
 def _change(
@@ -246,7 +246,7 @@ def _show(options: argparse.Namespace) -> int:
     with _connect(options) as connection:
         found = pairs(connection.definition(options.domain))
     if options.json:
-        print(json.dumps({"schema": 1, "pairs": found}, indent=2))
+        say_json({"schema": 1, "pairs": found})
     else:
         tables.show(lambda width: tables.failover_pairs(found, width))
     return 0

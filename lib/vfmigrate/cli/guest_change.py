@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +16,7 @@ from vfmigrate.domain.attachment import Attachment
 from vfmigrate.errors import HostError, Refused, VfmigrateError
 from vfmigrate.polling import poll
 from vfmigrate.rpc import protocol
+from vfmigrate.text import complain, say, say_json
 
 if TYPE_CHECKING:
     from vfmigrate.virt.connection import LibvirtConnection
@@ -76,7 +75,7 @@ class GuestChange:
             try:
                 action()
             except VfmigrateError as error:
-                print(f"vfmigrate: could not {what}: {error}", file=sys.stderr)
+                complain("vfmigrate", f"could not {what}: {error}")
 
         self._undo.callback(undo)
 
@@ -144,14 +143,14 @@ class GuestChange:
     def show(self, result: Answer, device: str, *, as_json: bool) -> None:
         """Print what was done, or would be done."""
         if as_json:
-            print(json.dumps({"schema": SCHEMA, **result}, indent=2))
+            say_json({"schema": SCHEMA, **result})
             return
         if self.before is not None and self.after is not None:
-            print(failover_verb.difference(self.before, self.after))
+            say(failover_verb.difference(self.before, self.after))
         else:
-            print(device)
+            say(device)
         for line in self.done or ["nothing changed (--dry-run)"]:
-            print(line)
+            say(line)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from vfmigrate.cli import common_options, examples, tables
 from vfmigrate.cli.tables import Answer, Width
 from vfmigrate.errors import KINDS, Cancelled, ConfigError, VfmigrateError
 from vfmigrate.rpc import protocol
+from vfmigrate.text import complain, say_json
 from vfmigrate.version import VERSION
 
 #: the errors whose exit statuses are in vfmigrate(8); only the daemon reads the configuration
@@ -52,13 +52,13 @@ def _provision(options: argparse.Namespace) -> int:
     _show(answer, options.json, functools.partial(tables.provision, pf=options.pf))
     errors = [pool["error"] for pool in answer["pools"] if pool["error"] is not None]
     for error in errors:
-        print(f"vfmigrate: {protocol.failure(error)}", file=sys.stderr)
+        complain("vfmigrate", protocol.failure(error))
     return protocol.failure(errors[0]).exit_code if errors else 0
 
 
 def _show(answer: Answer, as_json: bool, lines: Callable[[Answer, Width], Iterator[str]]) -> None:
     if as_json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         tables.show(lambda width: lines(answer, width))
 
@@ -131,7 +131,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         return int(options.run(options))
     except VfmigrateError as error:
-        print(f"vfmigrate: {error}", file=sys.stderr)
+        complain("vfmigrate", error)
         return error.exit_code
     except KeyboardInterrupt:
         return Cancelled.exit_code  # nothing had begun that would have to be undone

@@ -27,6 +27,7 @@ from vfmigrate.rpc import protocol
 from vfmigrate.rpc.remote_client import RemoteClient
 from vfmigrate.rules.findings import ERROR, WARNING
 from vfmigrate.strategies.replug.replug_hosts import HostClients
+from vfmigrate.text import command
 
 if TYPE_CHECKING:
     from vfmigrate.virt.connection import LibvirtConnection
@@ -259,7 +260,7 @@ def _prepared(
         raise Refused(
             f"guest '{request.domain}' is not running",
             "to migrate its definition, run: virsh migrate --offline --persistent "
-            f"{request.domain} {request.destination_uri}",
+            f"{command(request.domain, request.destination_uri)}",
         )
 
     def clients(connection: LibvirtConnection) -> HostClients:

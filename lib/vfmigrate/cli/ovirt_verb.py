@@ -7,7 +7,6 @@ Works over the engine's REST API with the user's own rights, from any machine; d
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from vfmigrate.errors import HostError, InputError, UsageError
 from vfmigrate.model import strategy
 from vfmigrate.ovirt import vnic_profile
 from vfmigrate.ovirt.vnic_profile import POOL, PROPERTIES, STRATEGY, VLAN, Change, with_state
+from vfmigrate.text import say, say_json
 
 if TYPE_CHECKING:
     from vfmigrate.ovirt.engine import Engine
@@ -129,7 +129,7 @@ def _show(options: argparse.Namespace) -> int:
     chosen = [asdict(vnic_profile.find(profiles, name)) for name in options.profiles]
     chosen = chosen or [asdict(profile) for profile in profiles]
     if options.json:
-        print(json.dumps({"schema": 1, "profiles": chosen}, indent=2))
+        say_json({"schema": 1, "profiles": chosen})
         return 0
     names = {profile.id: f"{profile.network}/{profile.name}" for profile in profiles}
     tables.show(lambda width: tables.vnic_profiles(chosen, names, width))
@@ -153,12 +153,12 @@ def _set(options: argparse.Namespace) -> int:
             engine.update(before, after)
     if options.json:
         result = {"schema": 1, "profile": after.name, "changes": changes, "dry_run": options.dry_run}
-        print(json.dumps(result, indent=2))
+        say_json(result)
         return 0
     for line in changes:
-        print(f"{'would change' if options.dry_run else 'changed'} {line}")
+        say(f"{'would change' if options.dry_run else 'changed'} {line}")
     if not changes:
-        print("nothing to do")
+        say("nothing to do")
     return 0
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vfmigrate.cli import progress_text
 from vfmigrate.model.progress import Progress
+from vfmigrate.text import printable
 
 _BAR_WIDTH = 30
 
@@ -27,7 +28,7 @@ class BarDisplay:
 
     def event(self, _event: str, text: str, /, **_facts: Any) -> None:
         """Print an event above the bar."""
-        self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._live.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, now: Progress, allowed_ms: int, /) -> None:
         """Draw the progress."""

@@ -13,6 +13,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
+from vfmigrate.text import printable, say
+
 _MARK = "! "
 _GAP = "  "
 _VF_COLUMNS = ("VF", "STATE", "DRIVER", "MIGR", "REPRESENTOR", "TAG", "GUEST")
@@ -36,11 +38,12 @@ def width() -> Width:
 def show(render: Callable[[Width], Iterator[str]]) -> None:
     """Print lines that are rendered for the width of standard output."""
     for line in render(width()):
-        print(line)
+        say(line)
 
 
 def table(rows: Sequence[Sequence[str]], width: Width, indent: str = "") -> Iterator[str]:
     """Rows with aligned columns, the header first; the last column is text, and is wrapped."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)][:-1]
     groups = _groups(widths, width, indent)
     for row in rows:
@@ -78,6 +81,7 @@ def _longest_word(text: str) -> int:
 
 def wrapped(text: str, width: Width, indent: str = "", hanging: str = "") -> list[str]:
     """The lines of a text; those after the first begin with `hanging`, or with two more blanks than the first."""
+    text = printable(text)
     if width is None:
         return [indent + text]
     return textwrap.wrap(

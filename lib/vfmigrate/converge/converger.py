@@ -33,6 +33,7 @@ from vfmigrate.errors import HostError, Refused
 from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import driver_binding
+from vfmigrate.text import quoted
 
 
 class Converger:
@@ -176,7 +177,7 @@ class Converger:
         if pf is None or port is None:
             raise Refused(
                 f"PF {pf} is not in switchdev mode, so VF {vf} cannot migrate with its device state",
-                f"run: devlink dev eswitch set pci/{pf} mode switchdev",
+                f"run: devlink dev eswitch set {quoted(f'pci/{pf}')} mode switchdev",
             )
         vendor = self._host.vendor(pf)
         if vendor.lacks_flag(port.migratable):

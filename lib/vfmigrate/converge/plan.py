@@ -22,6 +22,7 @@ from vfmigrate.converge.observe import Host, VfState
 from vfmigrate.errors import HostError
 from vfmigrate.model.mac import NO_MAC, NO_MAC_INSTEAD
 from vfmigrate.ovs.openvswitch import PortSettings
+from vfmigrate.text import quoted
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ def steps(state: VfState, want: Wanted) -> list[Step]:
     if want.port is not None and state.representor is None:
         raise HostError(
             f"VF {state.vf} has no representor: PF {state.pf} is not in switchdev mode",
-            f"run: devlink dev eswitch set pci/{state.pf} mode switchdev",
+            f"run: devlink dev eswitch set {quoted(f'pci/{state.pf}')} mode switchdev",
         )
     of_vf = _override_steps(state, want) + _driver_steps(state, want) + _function_steps(state, want)
     of_port = _port_steps(state, want)

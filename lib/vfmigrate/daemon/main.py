@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import signal
-import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -54,6 +53,7 @@ from vfmigrate.rpc.remote_server import RemoteServer
 from vfmigrate.rpc.server import Server, listening_socket
 from vfmigrate.strategies.failover.primary_watch import PrimaryWatch
 from vfmigrate.strategies.replug.arrivals import Arrivals
+from vfmigrate.text import complain
 from vfmigrate.version import VERSION
 from vfmigrate.virt.hypervisor import Hypervisor
 
@@ -241,7 +241,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         daemon = Daemon(settings, options.claims, log)
         listener = listening_socket(options.socket)
     except VfmigrateError as error:
-        print(f"vfmigrated: {error}", file=sys.stderr)
+        complain("vfmigrated", error)
         return error.exit_code
     # The stacks of all threads, on standard error: when systemd's watchdog ends the process, and by
     # `systemctl kill --signal=USR1 vfmigrated` for whoever looks into a hang.

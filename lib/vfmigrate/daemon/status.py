@@ -24,6 +24,7 @@ from vfmigrate.ovs.offload import OFF, RESTART
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
 from vfmigrate.reservations.migration_slots import MigrationSlots
+from vfmigrate.text import quoted
 
 SCHEMA = 1
 
@@ -121,7 +122,7 @@ class Status:
             return [switch.problem]
         if switch.offload == RESTART:
             unit = self._observer.switch_unit
-            return [f"hardware offload is on but has no effect yet: systemctl restart {unit}"]
+            return [f"hardware offload is on but has no effect yet: systemctl restart {quoted(unit)}"]
         if switch.offload == OFF:
             return ["hardware offload of Open vSwitch is off: run vfmigrate provision"]
         return []

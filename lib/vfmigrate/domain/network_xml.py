@@ -17,6 +17,7 @@ from lxml import etree
 from vfmigrate.domain import pci_xml, xml_parser
 from vfmigrate.errors import HostError, InputError
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.text import quoted
 
 URI = "urn:vfmigrate:network:1"
 PREFIX = "vfmigrate"
@@ -101,7 +102,7 @@ def differences(name: str, pool: str, wanted: Sequence[PciAddress], state: Netwo
         if xml is not None and owner(xml) != pool:
             raise HostError(
                 f"libvirt's network '{name}' was not defined by vfmigrate for pool '{pool}'",
-                f"set another name with the key network of [pool {pool}], or run: virsh net-undefine {name}",
+                f"set another name with the key network of [pool {pool}], or run: virsh net-undefine {quoted(name)}",
             )
     steps = []
     if state.persistent is None or not _gives(state.persistent, wanted):

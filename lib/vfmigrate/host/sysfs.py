@@ -24,6 +24,7 @@ from vfmigrate.host.sysfs_files import link_name, names, read_bytes, read_text, 
 from vfmigrate.host.variants import VfioVariants
 from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.model.vfio import GENERIC_DRIVER
+from vfmigrate.text import quoted
 
 # the text of driver_override when it is not set (driver_override_show() in the kernel's pci-sysfs.c)
 _NO_OVERRIDE = "(null)"
@@ -196,7 +197,7 @@ class Sysfs:
             if not (self._drivers / driver).exists():
                 raise HostError(
                     f"cannot bind {device} to {driver}: this kernel has no such driver loaded",
-                    f"modprobe {driver}",
+                    f"modprobe {quoted(driver)}",
                 )
             with self._override(device, driver):
                 if current is not None:

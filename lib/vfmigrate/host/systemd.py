@@ -14,6 +14,7 @@ import dbus.bus
 from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.polling import until
+from vfmigrate.text import quoted
 
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -35,7 +36,7 @@ class Systemd:
         """
         state = self._job("RestartUnit", unit)
         if state != "active":
-            raise HostError(f"{unit} is {state} after a restart", f"see journalctl -u {unit}")
+            raise HostError(f"{unit} is {state} after a restart", f"see journalctl -u {quoted(unit)}")
 
     def load_module(self, driver: str) -> None:
         """Load the kernel module of a driver, for which this process has no right and systemd has (modprobe@.service).
@@ -58,7 +59,7 @@ class Systemd:
             return self._run(bus, method, unit)
         except dbus.exceptions.DBusException as error:
             raise HostError(
-                f"systemd does not start {unit}: {_message(error)}", f"see systemctl status {unit}"
+                f"systemd does not start {unit}: {_message(error)}", f"see systemctl status {quoted(unit)}"
             ) from None
         finally:
             bus.close()
@@ -70,7 +71,7 @@ class Systemd:
         properties = dbus.Interface(bus.get_object(_NAME, path), _PROPERTIES)
         if not until(lambda: str(properties.Get(_UNIT, "Job")[1]) != job, self._timeout, _POLL_SECONDS):
             raise HostError(
-                f"{unit} did not start within {self._timeout:g} s", f"see systemctl status {unit}"
+                f"{unit} did not start within {self._timeout:g} s", f"see systemctl status {quoted(unit)}"
             )
         return str(properties.Get(_UNIT, "ActiveState"))
 

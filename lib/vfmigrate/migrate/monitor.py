@@ -15,6 +15,7 @@ from vfmigrate.errors import Cancelled, HostError, Refused, VfmigrateError
 from vfmigrate.migrate import convergence
 from vfmigrate.migrate.convergence import ConvergenceLimits, ConvergenceWatch, GiveUp, RaiseDowntime
 from vfmigrate.model.progress import Display
+from vfmigrate.text import quoted
 
 #: seconds between two observations of libvirt's figures
 PERIOD = 0.25
@@ -161,7 +162,7 @@ class MigrationMonitor:
             raise HostError(
                 f"libvirt did not cancel the migration of guest '{self._migration.name}' within {ABORT_TIMEOUT:.0f} s: "
                 f"{self.location()}",
-                f"check both hosts, and run on the source: virsh domjobabort {self._migration.name}",
+                f"check both hosts, and run on the source: virsh domjobabort {quoted(self._migration.name)}",
             )
 
     def _end(self, error: VfmigrateError) -> None:

@@ -16,6 +16,7 @@ from vfmigrate.ovs import bridge as bridges
 from vfmigrate.ovs import openflow, ovsdb, switchport
 from vfmigrate.ovs.ovsdb import ConnectionLost, GuardError, Operation, TransactionError
 from vfmigrate.ovs.switchport import OWNER_KEY, PortRows, PortSettings, SwitchPort
+from vfmigrate.text import quoted
 
 __all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
 
@@ -153,7 +154,7 @@ class OpenVswitch:
         if present is not None:
             raise HostError(
                 f"uplink {netdev} is on bridge {present}, not on {name}",
-                f"ovs-vsctl del-port {present} {netdev}",
+                f"ovs-vsctl del-port {quoted(present)} {quoted(netdev)}",
             )
         try:
             number, results = self._commit(bridges.uplink(name, netdev))
@@ -178,7 +179,7 @@ class OpenVswitch:
         try:
             number, results = self._commit(switchport.insertion(bridge, netdev, owner, settings))
         except GuardError as failure:
-            remedy = f"create it: ovs-vsctl add-br {bridge}"
+            remedy = f"create it: ovs-vsctl add-br {quoted(bridge)}"
             raise HostError(f"Open vSwitch has no bridge '{bridge}'", remedy) from failure
         except TransactionError as failure:
             # The index of the table says whether the name is taken: a select would search the table.
@@ -340,7 +341,7 @@ def _persist(netdev: str, attempt: Callable[[], _Result]) -> _Result:
 
 
 def _refuse_unless_ours(port: SwitchPort, bridge: str, owner: str) -> None:
-    remedy = f"if nothing uses it: ovs-vsctl del-port {port.bridge} {port.name}"
+    remedy = f"if nothing uses it: ovs-vsctl del-port {quoted(port.bridge)} {quoted(port.name)}"
     if port.owner != owner:
         holder = f"belongs to '{port.owner}'" if port.owner else "was not made by vfmigrate"
         raise HostError(

@@ -33,6 +33,7 @@ from vfmigrate.provision.pf import PfState
 from vfmigrate.rpc import protocol
 from vfmigrate.rules import findings
 from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfObservation
+from vfmigrate.text import quoted
 
 SCHEMA = 1
 # What was planned on a prediction (the addresses of VFs to come) is planned again on what came.
@@ -256,7 +257,7 @@ class Provisioner:
     def _restart_steps(self, pool: Pool, outcome: PoolResult, switched_on: bool) -> list[Step]:
         if not switched_on and not self._offload.pending():
             return []
-        how = f"systemctl restart {self._offload.unit}"
+        how = f"systemctl restart {quoted(self._offload.unit)}"
         if not pool.restart_openvswitch:
             warning = f"hardware offload has no effect before Open vSwitch is restarted: {how}"
         elif self._store.all_valid():

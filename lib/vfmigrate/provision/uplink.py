@@ -18,6 +18,7 @@ from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.links import Link
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.text import quoted
 
 #: the device to which the kernel module of Open vSwitch enslaves its ports
 _DATAPATH = "ovs-system"
@@ -52,7 +53,7 @@ def steps(host: Host, pool: Pool, link: Link) -> list[Step]:
     if present is not None and present != pool.bridge:
         raise Refused(
             f"uplink {link.name} of pool '{pool.name}' is on bridge {present}, not on {pool.bridge}",
-            f"if nothing needs it there: ovs-vsctl del-port {present} {link.name}",
+            f"if nothing needs it there: ovs-vsctl del-port {quoted(present)} {quoted(link.name)}",
         )
     todo = []
     if not link.up:
@@ -116,7 +117,7 @@ def _refuse_if_enslaved(host: Host, pool: Pool, link: Link) -> None:
         raise Refused(
             f"uplink {link.name} of pool '{pool.name}' belongs to {master}, so it cannot be a port of {pool.bridge}",
             f"if {master} is a bond, set uplink = {master} in section [pool {pool.name}];"
-            f" otherwise: ip link set {link.name} nomaster",
+            f" otherwise: ip link set {quoted(link.name)} nomaster",
         )
 
 

@@ -15,6 +15,7 @@ from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.rules import compatibility, failover_pair
+from vfmigrate.text import quoted
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,13 @@ class Placements:
         if standby.kind != "bridge" or standby.source is None:
             return  # libvirt itself refuses a guest whose network is missing, and does so as early
         if standby.openvswitch:
-            there, remedy = self._host.ovs.bridge_exists(standby.source), f"ovs-vsctl add-br {standby.source}"
+            there, remedy = (
+                self._host.ovs.bridge_exists(standby.source),
+                f"ovs-vsctl add-br {quoted(standby.source)}",
+            )
         else:
             there = self._host.links.find(standby.source) is not None
-            remedy = f"ip link add {standby.source} type bridge"
+            remedy = f"ip link add {quoted(standby.source)} type bridge"
         if not there:
             raise Refused(
                 f"there is no bridge '{standby.source}' on this host, which guest '{domain.name}' needs "

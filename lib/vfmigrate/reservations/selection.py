@@ -23,6 +23,7 @@ from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.compatibility import Candidate, CardFacts, TooManyMigrating
+from vfmigrate.text import quoted
 
 # A VF that is given back between the look and the decision is not given away; where there is no other, look again.
 _LOOKS = 3
@@ -81,7 +82,7 @@ class Selection:
         for bridge in sorted({pool.bridge for pool in pools}):
             if not self._host.ovs.bridge_exists(bridge):
                 raise Refused(
-                    f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {bridge}"
+                    f"there is no bridge '{bridge}' on this host", f"run: ovs-vsctl add-br {quoted(bridge)}"
                 )
 
     def facts(self, vfs: Iterable[PciAddress]) -> dict[PciAddress, CardFacts]:

@@ -60,7 +60,7 @@ def choose(pool: Pool, candidates: Sequence[Candidate]) -> PciAddress:
         pfs = ", ".join(str(pf) for pf in pool.pfs)
         raise Refused(
             f"pool '{pool.name}' has no VFs on this host",
-            f"set vfs in [pool {pool.name}] and run: vfmigrate provision (PFs: {pfs})",
+            f"set vfs in [pool {pool.name}] (PFs: {pfs}) and run: vfmigrate provision",
         )
     taken = "; ".join(f"{candidate.vf} {candidate.obstacle}" for candidate in candidates)
     raise Refused(

@@ -18,6 +18,7 @@ from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
 from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.text import quoted
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def pair_of(domain: Domain, vf: VfInterface) -> Pair:
     if standby is None:
         raise Refused(
             f"{pair} has no standby: no interface with <teaming type='persistent'/> and alias '{vf.standby}'",
-            f"run: vfmigrate failover show {domain.name}",
+            f"run: vfmigrate failover show {quoted(domain.name)}",
         )
     sharing = [each for each in domain.interfaces if each.teaming and each.standby == vf.standby]
     if len(sharing) > 1:
@@ -54,7 +55,7 @@ def pair_of(domain: Domain, vf: VfInterface) -> Pair:
     if standby.model not in ("virtio", "virtio-non-transitional", "virtio-transitional"):
         raise Refused(
             f"{pair} has a standby of model '{standby.model}'",
-            f"change the model to virtio: virsh edit {domain.name}",
+            f"change the model to virtio: virsh edit {quoted(domain.name)}",
         )
     if vf.wanted_mac is not None and standby.mac != vf.wanted_mac:
         raise Refused(
@@ -88,7 +89,7 @@ def transient_device(domain: Domain, mac: str, vf: PciAddress, *, plain: bool, m
     if standby is None:
         raise Refused(
             f"guest '{domain.name}' has no standby with MAC {mac}",
-            f"run: vfmigrate failover show {domain.name}",
+            f"run: vfmigrate failover show {quoted(domain.name)}",
         )
     rest = f"<teaming type='transient' persistent='{escape(str(standby.alias))}'/>"
     words = f"managed='{'yes' if managed else 'no'}'"
@@ -105,12 +106,13 @@ def check_strategy(domain: Domain, vf: VfInterface) -> None:
     if marked.unplugged_first:
         raise Refused(
             f"the VF with {_label(vf)} of guest '{domain.name}' has strategy replug and is still plugged in",
-            f"run: vfmigrate migrate {domain.name} DESTURI, which unplugs it and plugs one in on the destination",
+            f"run: vfmigrate migrate {quoted(domain.name)} DESTURI, which unplugs it and plugs one in on the "
+            "destination",
         )
     if marked.teamed and vf.teaming != "transient":
         raise Refused(
             f"the VF with {_label(vf)} of guest '{domain.name}' has strategy failover and no standby",
-            f"run: vfmigrate failover enable {domain.name} --standby-bridge BRIDGE; then restart the guest",
+            f"run: vfmigrate failover enable {quoted(domain.name)} --standby-bridge BRIDGE; then restart the guest",
         )
 
 

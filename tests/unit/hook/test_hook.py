@@ -14,9 +14,11 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.unit.test_text import HOSTILE
 from vfmigrate.errors import Refused
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.server import Server, listening_socket
+from vfmigrate.text import printable
 
 HOOK = Path(__file__).parents[3] / "hooks" / "qemu"
 VF = "<domain><devices><interface type='hostdev' managed='yes'/></devices></domain>"
@@ -100,6 +102,21 @@ def test_a_refusal_is_one_line_and_status_1(hook: Path, daemon: Daemon) -> None:
     done = run(hook, "migrate", VF)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "vfmigrate: pool 'data' has no free VF; add one\n"
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_names_in_a_refusal_are_escaped(hook: Path, daemon: Daemon, name: str) -> None:
+    daemon.refusal = Refused("")
+    daemon.refusal.problem = daemon.refusal.remedy = f"guest '{name}'"  # of a daemon that does not escape it
+    done = run(hook, "migrate", VF)
+    assert (done.returncode, done.stderr[-1:]) == (1, "\n")
+    assert printable(done.stderr[:-1]) == done.stderr[:-1]
+
+
+def test_the_name_of_a_guest_is_escaped_without_the_daemon(hook: Path) -> None:
+    command = [str(hook), "\x1b[2J\u202eguest", "start", "begin", "-"]
+    done = subprocess.run(command, input=VF, capture_output=True, text=True, check=False)
+    assert "guest '\\x1b[2J\\u202eguest' has a VF" in done.stderr
 
 
 @pytest.mark.parametrize("operation", ["started", "stopped", "release", "reconnect"])

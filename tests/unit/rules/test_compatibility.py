@@ -35,7 +35,8 @@ def test_no_free_vf_names_the_pool_and_the_holders() -> None:
 
 def test_a_pool_without_vfs_has_a_remedy() -> None:
     with pytest.raises(
-        Refused, match=r"has no VFs on this host; set vfs in .pool data. and run: vfmigrate provision"
+        Refused,
+        match=r"has no VFs on this host; set vfs in .pool data. .PFs: 0000:01:00.0. and run: vfmigrate provision",
     ):
         compatibility.choose(POOL, [])
 

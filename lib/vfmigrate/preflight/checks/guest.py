@@ -21,6 +21,7 @@ from vfmigrate.preflight.snapshot import (
 )
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.findings import Finding
+from vfmigrate.text import quoted
 
 #: file systems that several hosts can mount at the same time, by libvirt's list (virFileIsSharedFSType)
 _NETWORKED = frozenset(
@@ -80,7 +81,7 @@ def _running(snapshot: Snapshot) -> Iterator[Finding]:
     if not snapshot.running:
         yield warning(
             f"guest '{snapshot.guest.domain.name}' is not running: only its definition can be migrated",
-            f"run: virsh migrate --offline --persistent {snapshot.guest.domain.name} DESTURI",
+            f"run: virsh migrate --offline --persistent {quoted(snapshot.guest.domain.name)} DESTURI",
         )
 
 
@@ -96,7 +97,7 @@ def _devices(snapshot: Snapshot) -> Iterator[Finding]:
     for device in snapshot.guest.host_devices:
         yield error(
             f"guest '{snapshot.guest.domain.name}' has a {device} of {snapshot.source.name}, which cannot migrate",
-            f"run: virsh detach-device {snapshot.guest.domain.name} FILE --live",
+            f"run: virsh detach-device {quoted(snapshot.guest.domain.name)} FILE --live",
         )
 
 
@@ -173,16 +174,16 @@ def _networks(snapshot: Snapshot) -> Iterator[Finding]:
         elif not there.libvirt.networks[name]:
             yield error(
                 f"{there.name}: libvirt network '{name}' is not running",
-                f"run on {there.name}: virsh net-start {name}",
+                f"run on {there.name}: virsh net-start {quoted(name)}",
             )
     for name in snapshot.guest.bridges:
         bridge = there.bridge(name)
         if bridge is None or bridge.kind is not None:
             continue
         here = snapshot.source.bridge(name)
-        how = f"ip link add {name} type bridge"
+        how = f"ip link add {quoted(name)} type bridge"
         if here is None or here.kind != "linux":
-            how = f"ovs-vsctl add-br {name}"
+            how = f"ovs-vsctl add-br {quoted(name)}"
         standby = any(each.source == name for each in snapshot.guest.domain.standbys)
         whose = "the standby of its failover pair" if standby else "an interface of the guest"
         yield error(

@@ -17,6 +17,7 @@ from vfmigrate.preflight.snapshot import (
     warning,
 )
 from vfmigrate.rules.findings import Finding
+from vfmigrate.text import quoted
 
 #: seconds by which the clocks may differ; larger steps disturb guests that read the host's clock, and certificates
 CLOCK_TOLERANCE = 2.0
@@ -71,7 +72,7 @@ def _ports(snapshot: Snapshot, address: AddressFacts) -> Iterator[Finding]:
         return
     facts = snapshot.destination.facts
     ports = f"{facts.migration.port_min}-{facts.migration.port_max}" if facts else "49152-49215"
-    opened = f"firewall-cmd --permanent --add-port={ports}/tcp; firewall-cmd --reload"
+    opened = f"firewall-cmd --permanent --add-port={quoted(ports)}/tcp; firewall-cmd --reload"
     remedy = f"run on {snapshot.destination.name}: {opened}"
     if address.outcome == FILTERED:
         yield error(
@@ -101,6 +102,6 @@ def _dirty(snapshot: Snapshot) -> Iterator[Finding]:
         yield warning(
             f"the guest dirties {dirty:.0f} MiB/s{uncounted}, more than the bandwidth limit of {most} MiB/s: the "
             "migration will not converge",
-            f"raise the limit (virsh migrate-setspeed {snapshot.guest.domain.name} MIB), use --auto-converge, or "
-            "reduce the guest's load",
+            f"raise the limit (virsh migrate-setspeed {quoted(snapshot.guest.domain.name)} MIB), use "
+            "--auto-converge, or reduce the guest's load",
         )

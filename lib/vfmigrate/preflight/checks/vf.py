@@ -34,6 +34,7 @@ from vfmigrate.preflight.snapshot import (
 from vfmigrate.rules import compatibility, failover_pair
 from vfmigrate.rules.compatibility import CardFacts
 from vfmigrate.rules.findings import Finding
+from vfmigrate.text import quoted
 
 
 def results(snapshot: Snapshot) -> Iterator[CheckResult]:
@@ -111,7 +112,7 @@ def _strategy(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
     if vf.strategy.unplugged_first:
         yield warning(
             f"{vf.label} has strategy replug, which virsh migrate refuses",
-            f"run: vfmigrate migrate {domain.name} DESTURI",
+            f"run: vfmigrate migrate {quoted(domain.name)} DESTURI",
         )
         return
     try:
