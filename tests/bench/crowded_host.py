@@ -43,6 +43,8 @@ from vfmigrate.ovs.switchport import MARK
 
 BRIDGE = "br-data"
 POOL = "data"
+#: as on a hypervisor with a hundred guests
+PROCESSES = 300
 _MEMORY = Path("/dev/shm")
 _BATCH = 500
 _FIRST_IFINDEX = 1000
@@ -108,15 +110,21 @@ def _ports(claimed: Sequence[tuple[str, Claim]], pool: Pool) -> Iterator[ovsdb.O
 
 
 @contextmanager
-def crowded_host(pfs: int, vfs: int, *, claimed: bool) -> Iterator[CrowdedHost]:
-    """A host with `vfs` VFs on each of its `pfs` PFs; all are bound and belong to guests if `claimed`, else free."""
+def crowded_host(pfs: int, vfs: int, *, claimed: bool = False, bound: bool = False) -> Iterator[CrowdedHost]:
+    """A host with `vfs` VFs on each of its `pfs` PFs; all belong to guests if `claimed`, else they are free.
+
+    Those of guests are bound to VFIO drivers, free ones if `bound`. The processes that could have a VF are many, each
+    with the open files of this one.
+    """
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfmigrate-bench-", dir=_MEMORY)))
-        for folder in ("ovs", "modules"):
-            (place / folder).mkdir()
+        for folder in ("ovs", "modules", "dev/vfio", "proc"):
+            (place / folder).mkdir(parents=True)
+        for number in range(PROCESSES):
+            (place / "proc" / str(1000 + number)).symlink_to(f"/proc/{os.getpid()}")
         addresses = [f"0000:01:{function >> 3:02x}.{function & 7}" for function in range(pfs)]
         representors = [f"rep{number}" for number in range(pfs * vfs)]
-        card = _card(addresses, vfs, bound=claimed)
+        card = _card(addresses, vfs, bound=claimed or bound)
         sysfs_tree.make(card, place / "sys")
         (place / "modules/modules.alias").write_text(card.hardware.modules_alias())
         switch = stack.enter_context(OvsServer(place / "ovs", dummy=True))
@@ -131,7 +139,12 @@ def crowded_host(pfs: int, vfs: int, *, claimed: bool) -> Iterator[CrowdedHost]:
         stack.callback(links.close)
         devlink = Devlink(connect=stack.enter_context(devlink_clients(card, place / "devlink")))
         stack.callback(devlink.close)
-        host = Host(Sysfs(place / "sys", modules=place / "modules"), devlink, links, ovs)
+        if bound:
+            for function in card.functions():
+                (place / f"dev/vfio/{function.iommu_group}").touch()
+                (place / "sys" / sysfs_tree.device_path(function.address) / "enable").write_text("0\n")
+        sysfs = Sysfs(place / "sys", modules=place / "modules", dev=place / "dev", proc=place / "proc")
+        host = Host(sysfs, devlink, links, ovs)
         pool = Pool(POOL, tuple(map(PciAddress.parse, addresses)), BRIDGE, vfs=vfs, vlans=frozenset({42}))
         config = Config({POOL: pool})
         log = stack.enter_context(_journal(place / "journal"))

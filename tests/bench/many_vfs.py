@@ -48,7 +48,7 @@ def results() -> list[Result]:
 
 def _hook() -> Result:
     runs: list[dict[str, float]] = [{} for _ in range(RUNS)]
-    with crowded_host(PFS, VFS, claimed=False) as crowded, confirming(crowded.switch, _confirm):
+    with crowded_host(PFS, VFS) as crowded, confirming(crowded.switch, _confirm):
         handler = HookHandler(crowded.services)
         for state in ("all free", "one free"):
             if state == "one free":

@@ -92,6 +92,9 @@ class CardSysfs:
         locks.may_take_long("walks through all processes")
         return {vf: 4711 for vf in vfs if str(vf) in self.open_groups}
 
+    def may_be_open(self, vf: PciAddress) -> bool:
+        return str(vf) in self.open_groups
+
     def users(self, pf: PciAddress) -> dict[PciAddress, int]:
         return self.held(self.vfs(pf))
 

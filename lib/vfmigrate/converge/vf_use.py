@@ -16,6 +16,7 @@ What cannot be read is not known, and a VF of which it is not known counts as in
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Optional
@@ -91,16 +92,21 @@ class _Looks:
             return VfUse(User.UNKNOWN, f"perhaps in use: {error.problem}")
 
     def _by_process(self, vf: PciAddress) -> Optional[VfUse]:
-        pid = self._processes().get(vf)
+        pid = self._processes().get(vf) if vf in self._opened else None
         return VfUse(User.PROCESS, f"held by {self._host.sysfs.user_of(pid)}") if pid is not None else None
 
+    @functools.cached_property
+    def _opened(self) -> dict[PciAddress, None]:
+        """The VFs that processes may have, as far as can be seen without looking at those; nearly always none."""
+        return dict.fromkeys(vf for vf in self._vfs if self._host.sysfs.may_be_open(vf))
+
     def _processes(self) -> Mapping[PciAddress, int]:
-        """The processes that have these VFs; walks through all processes once, also when that fails."""
+        """The processes that have these VFs; walks through all processes once at most, also when that fails."""
         if self._failure is not None:
             raise self._failure
         if self._held is None:
             try:
-                self._held = self._host.sysfs.held(self._vfs)
+                self._held = self._host.sysfs.held(self._opened)
             except VfmigrateError as error:
                 self._failure = error
                 raise

@@ -244,6 +244,18 @@ class Sysfs:
         nodes = {node: vf for vf in vfs if self.is_vfio(self.driver(vf)) for node in self._vfio_nodes(vf)}
         return {nodes[node]: pid for node, pid in holders(nodes, proc=self._proc).items()}
 
+    def may_be_open(self, vf: PciAddress) -> bool:
+        """Whether a process may have opened a VF that is bound to a VFIO driver; cheap, without looking at processes.
+
+        A VFIO driver enables a device when it is opened and disables it when it is closed (vfio_pci_core_enable() and
+        vfio_pci_core_disable() in the kernel's drivers/vfio/pci/vfio_pci_core.c), and sysfs shows how often a device is
+        enabled. True where it does not, and where another has enabled the device.
+        """
+        try:
+            return read_text(self._path(vf) / "enable") != "0"
+        except HostError:
+            return True
+
     def users(self, pf: PciAddress) -> dict[PciAddress, int]:
         """The VFs of a PF that processes use through VFIO, with the process IDs."""
         return self.held(self.vfs(pf))

@@ -110,6 +110,7 @@ def test_what_cannot_be_read_is_not_free(
     memory: MemoryHost, driver: str, breaks: Callable[[MemoryHost], None]
 ) -> None:
     memory.sysfs.bind(memory.vfs[0], driver)
+    memory.sysfs.open_groups.add(str(memory.vfs[0]))
     breaks(memory)
     unknown = VfUse(User.UNKNOWN, "perhaps in use: permission denied")
     assert use_of(memory, memory.vfs[0]) == (unknown, unknown)
@@ -129,7 +130,8 @@ def test_a_network_device_that_rtnetlink_does_not_know_is_not_free(memory: Memor
 def test_the_processes_are_walked_through_once_for_all_vfs(memory: MemoryHost, broken: bool) -> None:
     for vf in memory.vfs:
         memory.sysfs.bind(vf, "vfio-pci")
-    memory.sysfs.open_groups.add(str(memory.vfs[1]))
+    opened = memory.vfs[1:3]
+    memory.sysfs.open_groups.update(map(str, opened))
     walks: list[list[PciAddress]] = []
     held = memory.sysfs.held
 
@@ -141,8 +143,9 @@ def test_the_processes_are_walked_through_once_for_all_vfs(memory: MemoryHost, b
 
     memory.sysfs.held = walk  # type: ignore[method-assign]  # counts
     uses = vf_use.unclaimed_use(memory.host, dict.fromkeys(memory.vfs, POOL))
-    assert walks == [memory.vfs]
-    assert list(uses) == (memory.vfs if broken else [memory.vfs[1]])
+    assert walks == [opened]
+    assert list(uses) == opened
+    assert {use.user for use in uses.values()} == {User.UNKNOWN if broken else User.PROCESS}
 
 
 def test_a_decision_knows_only_what_was_looked_at(memory: MemoryHost) -> None:

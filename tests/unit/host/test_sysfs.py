@@ -101,6 +101,17 @@ def test_the_driver_of_a_vf_is_read(show: Show, driver: str) -> None:
     assert show(card).driver(PciAddress.parse(card.vf(0))) == driver
 
 
+@pytest.mark.parametrize(("enabled", "may_be_open"), [("0\n", False), ("1\n", True), (None, True)])
+def test_a_vf_that_is_not_enabled_is_not_open(
+    show: Show, tmp_path: Path, enabled: Optional[str], may_be_open: bool
+) -> None:
+    card = card_with(1, "vfio-pci")
+    sysfs, vf = show(card), PciAddress.parse(card.vf(0))
+    if enabled is not None:
+        (tmp_path / "sys/bus/pci/devices" / str(vf) / "enable").write_text(enabled)
+    assert sysfs.may_be_open(vf) is may_be_open
+
+
 @pytest.mark.parametrize("name", ["driver", "net"])
 def test_what_cannot_be_read_is_not_taken_for_absent(show: Show, tmp_path: Path, name: str) -> None:
     card = card_with(1, "mlx5_core")
