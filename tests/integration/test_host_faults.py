@@ -95,7 +95,7 @@ def test_a_claim_that_is_no_file_is_logged_and_replaced(ready: Pair, kind: str) 
 
 
 @pytest.mark.long
-def test_claims_cannot_be_written(pair: Pair) -> None:
+def test_a_claim_that_cannot_be_written_refuses_the_guest_until_there_is_space(pair: Pair) -> None:
     """The refusal names the file and the kernel's error; once there is space, the guest migrates without a restart."""
     a, b = pair.a, pair.b
     b.host.path(CLAIMS).mkdir(parents=True)

@@ -95,16 +95,6 @@ def test_a_link_is_set_up_and_down(links: Links, namespace: Namespace) -> None:
     assert not links.link(found.index).up
 
 
-def test_the_master_of_a_port(links: Links, namespace: Namespace) -> None:
-    namespace.run("ip", "link", "add", "bridge", "type", "bridge")
-    bridge, before = links.find("bridge"), links.find("rep0")
-    assert bridge is not None
-    assert before is not None
-    assert before.master is None
-    namespace.run("ip", "link", "set", "rep0", "master", "bridge")
-    assert links.link(before.index).master == bridge.index
-
-
 def test_the_mtu_is_set(links: Links, namespace: Namespace) -> None:
     found = links.find("rep0")
     assert found is not None
@@ -131,7 +121,7 @@ def test_a_link_that_was_deleted_is_an_error(links: Links, namespace: Namespace)
             attempt(found.index)
 
 
-def test_the_addresses_and_routes_of_a_link(links: Links, namespace: Namespace) -> None:
+def test_addresses_and_routes_of_a_link_are_read(links: Links, namespace: Namespace) -> None:
     for name in ("rep0", "vf0"):
         namespace.run("ip", "link", "set", name, "up")
     link = links.find("rep0")
@@ -154,10 +144,13 @@ def test_the_addresses_and_routes_of_a_link(links: Links, namespace: Namespace) 
     assert sorted(links.routes(link.index)) == ["10.2.0.0/16", "2001:db8:1::/48", "default"]
 
 
-def test_the_master_of_a_link(links: Links, namespace: Namespace) -> None:
+def test_the_master_of_a_link_is_read(links: Links, namespace: Namespace) -> None:
     namespace.run("ip", "link", "add", "br9", "type", "bridge")
-    namespace.run("ip", "link", "set", "rep0", "master", "br9")
-    found, bridge = links.find("rep0"), links.find("br9")
-    assert found is not None
+    before, bridge = links.find("rep0"), links.find("br9")
+    assert before is not None
     assert bridge is not None
-    assert (found.master, bridge.master) == (bridge.index, None)
+    assert (before.master, bridge.master) == (None, None)
+    namespace.run("ip", "link", "set", "rep0", "master", "br9")
+    found = links.find("rep0")
+    assert found is not None
+    assert found.master == links.link(before.index).master == bridge.index

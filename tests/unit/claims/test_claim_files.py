@@ -22,7 +22,7 @@ def files(tmp_path: Path) -> Iterator[ClaimFiles]:
     files.close()
 
 
-def test_what_is_written_is_loaded_and_what_is_removed_is_not(files: ClaimFiles) -> None:
+def test_a_written_claim_is_loaded_until_it_is_removed(files: ClaimFiles) -> None:
     files.write("0000:01:10.2", "text")
     files.write("0000:01:10.3", "other")
     assert list(files.load()) == [("0000:01:10.2", "text"), ("0000:01:10.3", "other")]
@@ -31,7 +31,7 @@ def test_what_is_written_is_loaded_and_what_is_removed_is_not(files: ClaimFiles)
     assert list(files.load()) == [("0000:01:10.3", "other")]
 
 
-def test_what_an_interrupted_write_left_is_removed(files: ClaimFiles, tmp_path: Path) -> None:
+def test_the_file_of_an_interrupted_write_is_removed(files: ClaimFiles, tmp_path: Path) -> None:
     left = tmp_path / "claims" / "0000:01:10.2.new"
     left.write_text("{")
     assert list(files.load()) == []
@@ -52,7 +52,7 @@ def test_a_file_that_cannot_be_removed_is_an_error_with_its_name(files: ClaimFil
     assert f"{socket.gethostname()}: cannot remove the claim on 0000:01:10.2: {path}: " in str(error.value)
 
 
-def test_a_file_that_cannot_be_written_is_as_before(files: ClaimFiles, tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_former_claim(files: ClaimFiles, tmp_path: Path) -> None:
     files.write("0000:01:10.2", "before")
     (tmp_path / "claims" / "0000:01:10.2.new").mkdir()
     with pytest.raises(HostError, match="cannot write the claim on"):

@@ -112,7 +112,7 @@ def test_a_claim_that_is_releasing_is_no_guests_and_survives_the_daemon(tmp_path
         (claim_store.RESERVED, True, False),  # libvirt never had it
     ],
 )
-def test_what_libvirt_left_is_known_to_a_claim_that_is_releasing(
+def test_a_releasing_claim_records_what_libvirt_left_on_the_vf(
     store: ClaimStore, state: str, gone: bool, left: bool
 ) -> None:
     releasing = store.release(store.put(replace(CLAIM, state=state)), gone=gone)
@@ -141,7 +141,7 @@ def faulty(tmp_path: Path) -> Iterator[tuple[ClaimStore, FaultyFiles]]:
     store.close()
 
 
-def test_what_has_happened_holds_though_it_cannot_be_written(faulty: tuple[ClaimStore, FaultyFiles]) -> None:
+def test_a_change_that_cannot_be_written_is_kept_in_memory(faulty: tuple[ClaimStore, FaultyFiles]) -> None:
     store, files = faulty
     claim = store.put(replace(CLAIM, state=claim_store.PLUGGED))
     files.fail(errno.EROFS)

@@ -178,9 +178,7 @@ def test_a_vf_that_vanished_with_its_claim_releasing_leaves_no_claim(rig: VfRig)
 
 
 @pytest.mark.parametrize("free_vfs", ["ready", "host"])
-def test_what_no_claim_explains_on_a_free_vf_is_removed_when_it_is_old(
-    make_rig: MakeVfRig, free_vfs: str
-) -> None:
+def test_old_settings_of_a_free_vf_without_a_claim_are_removed(make_rig: MakeVfRig, free_vfs: str) -> None:
     """Libvirt binds the VF of a hostdev network, and sets its MAC, before a hook shows which one it chose."""
     rig = make_rig(replace(POOL, free_vfs=free_vfs))
     for vf in rig.memory.vfs:
@@ -202,7 +200,7 @@ def test_what_no_claim_explains_on_a_free_vf_is_removed_when_it_is_old(
 
 
 @pytest.mark.parametrize("use", ["guest", "netdev", "claim"])
-def test_what_is_on_a_vf_that_somebody_uses_stays(make_rig: MakeVfRig, use: str) -> None:
+def test_settings_of_a_vf_in_use_stay(make_rig: MakeVfRig, use: str) -> None:
     rig = make_rig()
     for vf in rig.memory.vfs:
         rig.converger.converge(vf)
@@ -227,7 +225,7 @@ def test_what_is_on_a_vf_that_somebody_uses_stays(make_rig: MakeVfRig, use: str)
     assert rig.memory.host.observe(rig.vf) == before
 
 
-def test_what_changes_on_a_free_vf_is_not_old(rig: VfRig) -> None:
+def test_settings_of_a_free_vf_that_still_change_stay(rig: VfRig) -> None:
     rig.converger.converge(rig.vf)
     index = rig.memory.host.observe(rig.vf).port_index
     assert index is not None

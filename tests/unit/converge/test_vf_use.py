@@ -106,7 +106,7 @@ def fails(*_: object) -> None:
         ("vfio-pci", lambda memory: setattr(memory.sysfs, "driver", fails)),
     ],
 )
-def test_what_cannot_be_read_is_not_free(
+def test_a_vf_whose_use_cannot_be_read_is_not_free(
     memory: MemoryHost, driver: str, breaks: Callable[[MemoryHost], None]
 ) -> None:
     memory.sysfs.bind(memory.vfs[0], driver)

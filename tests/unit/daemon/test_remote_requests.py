@@ -76,7 +76,7 @@ def test_another_pool_is_denied(rig: RemoteRig, name: str) -> None:
     assert rig.store.all() == []
 
 
-def test_promises_of_another_pool_are_neither_seen_nor_given_back(rig: RemoteRig) -> None:
+def test_reservations_of_another_pool_are_neither_shown_nor_given_back(rig: RemoteRig) -> None:
     rig.ask("vfmigrate-data", "claim", **CLAIM, pool="data")
     assert rig.ask("net-other", "give_back", domain=DOMAIN) == {"vfs": []}
     assert len(rig.store.all()) == 1

@@ -15,7 +15,7 @@ DOMAIN = """<domain><devices>
 </devices></domain>"""
 
 
-def test_the_disks_of_a_domain() -> None:
+def test_the_paths_of_a_domains_disks_are_read() -> None:
     assert storage_xml.disks(DOMAIN) == ["/srv/a", "/dev/vg/b"]
     assert storage_xml.disks("nonsense") == []
 
@@ -29,5 +29,5 @@ def test_the_disks_of_a_domain() -> None:
         ("nonsense", None),
     ],
 )
-def test_the_directory_of_a_storage_pool(xml: str, directory: str) -> None:
+def test_the_directory_of_a_storage_pool_is_read(xml: str, directory: str) -> None:
     assert storage_xml.pool_target(xml) == directory

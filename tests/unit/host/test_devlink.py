@@ -307,7 +307,7 @@ def test_a_kernel_without_devlink_is_an_error() -> None:
     ours.close()
 
 
-def test_threads_ask_at_the_same_time(devlink: Devlink, card: Card) -> None:
+def test_threads_that_ask_at_the_same_time_get_their_own_answers(devlink: Devlink, card: Card) -> None:
     failures: list[str] = []
 
     def look(pf: PciAddress) -> None:
@@ -446,7 +446,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     assert poll(lambda: condition() or None, 10, 0.01)
 
 
-def test_a_card_that_leaves_and_comes_back(devlink: Devlink, card: Card) -> None:
+def test_ports_are_found_again_after_the_card_came_back(devlink: Devlink, card: Card) -> None:
     assert devlink.vf_port(PF, 1) is not None
     card.unbind("mlx5_core", str(PF))
     assert devlink.vf_port(PF, 1) is None

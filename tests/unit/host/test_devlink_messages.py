@@ -53,6 +53,6 @@ def physical(index: int, number: Optional[int]) -> Port:
         pytest.param([], {}, id="legacy mode"),
     ],
 )
-def test_ports_of_own_vfs(ports: Sequence[Port], own: dict[int, int]) -> None:
+def test_ports_of_own_vfs_are_parsed(ports: Sequence[Port], own: dict[int, int]) -> None:
     for order in (ports, ports[::-1]):
         assert {vf: port.index for vf, port in local_vf_ports(PF, order).items()} == own

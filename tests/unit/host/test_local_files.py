@@ -88,7 +88,7 @@ def test_kind_size_and_file_system_of_files_are_found(host: LocalFiles, tmp_path
     ]
 
 
-def test_files_in_storage_pools(host: LocalFiles, tmp_path: Path) -> None:
+def test_files_in_storage_pools_are_reported(host: LocalFiles, tmp_path: Path) -> None:
     write(tmp_path, "srv/pool/disk", "12345")
     write(tmp_path, "srv/pool/below/disk", "12345")
     write(tmp_path, "home/me/disk", "12345")
@@ -97,7 +97,7 @@ def test_files_in_storage_pools(host: LocalFiles, tmp_path: Path) -> None:
     assert [each.exists for each in look(host, paths, known)] == [True, False, None, None, None]
 
 
-def test_nothing_is_told_of_any_other_file(host: LocalFiles, tmp_path: Path) -> None:
+def test_only_files_that_libvirt_names_are_reported(host: LocalFiles, tmp_path: Path) -> None:
     write(tmp_path, "etc/shadow", "secret")
     write(tmp_path, "srv/pool/disk", "12345")
     paths = ["/etc/shadow", "/etc/absent", "/srv/pool/../../etc/shadow", "/srv/pool/disk"]

@@ -196,7 +196,7 @@ class BusyKernel(socket.socket):
         raise OSError(errno.ENODEV, "gone")
 
 
-def test_a_kernel_that_does_not_return_from_send() -> None:
+def test_a_send_that_blocks_times_out() -> None:
     kernel = BusyKernel()
     netlink = NetlinkSocket(NETLINK_GENERIC, timeout=0.1, sock=kernel)
     for _ in range(2):

@@ -405,7 +405,7 @@ def test_a_kernel_that_is_locked_down_is_reported_once(tmp_path: Path) -> None:
         ]
 
 
-def test_a_mode_change_that_would_break_a_bond_with_guests(tmp_path: Path) -> None:
+def test_a_mode_change_that_would_break_a_bond_with_guests_is_refused(tmp_path: Path) -> None:
     second = PciAddress(0, 1, 0, 1)
     card = Card((str(PF), str(second)))
     with Rig(tmp_path, MemoryHost(card=card)) as rig:

@@ -51,7 +51,7 @@ def test_an_uplink_that_nobody_uses_is_plugged(memory: MemoryHost, master: Optio
         ([], ["default", "10.0.0.0/8"], "a route to default, 10.0.0.0/8"),
     ],
 )
-def test_an_uplink_with_addresses_or_routes(
+def test_an_uplink_with_addresses_or_routes_is_refused(
     memory: MemoryHost, addresses: list[str], routes: list[str], has: str
 ) -> None:
     link = the_uplink(memory)
@@ -67,7 +67,7 @@ def test_an_uplink_with_addresses_or_routes(
     assert steps(memory, link) == BOTH[:1]  # it is there already
 
 
-def test_an_uplink_that_is_a_member_of_a_bond(memory: MemoryHost) -> None:
+def test_an_uplink_that_is_a_member_of_a_bond_is_refused(memory: MemoryHost) -> None:
     link = the_uplink(memory, "bond0")
     for in_use in ("refuse", "plug"):  # the kernel would not do it either
         with pytest.raises(Refused) as caught:
@@ -85,7 +85,7 @@ def test_the_bond_of_the_pool_is_an_uplink_like_any_other(memory: MemoryHost) ->
     assert [step.text for step in uplink.steps(memory.host, pool, bond)] == ["plug bond0 into br-data"]
 
 
-def test_addresses_of_an_uplink_that_is_on_the_bridge(memory: MemoryHost) -> None:
+def test_addresses_of_a_plugged_uplink_are_a_warning(memory: MemoryHost) -> None:
     link = the_uplink(memory)
     memory.links.ip_addresses[link.index] = ["192.0.2.5/24"]
     assert uplink.cut_off(memory.host, POOL, link) is None

@@ -138,7 +138,7 @@ def test_an_expired_claim_is_free_before_a_reconcile_drops_it(rig: Rig, held: bo
         assert got(rig) == late.vf
 
 
-def test_what_an_expired_claim_left_is_removed_when_another_guest_gets_its_vf(rig: Rig) -> None:
+def test_settings_of_an_expired_claim_are_removed_when_another_guest_gets_the_vf(rig: Rig) -> None:
     vf = rig.memory.vfs[0]
     for each in rig.memory.vfs[1:]:
         claim(rig, each)

@@ -65,7 +65,7 @@ def test_only_the_daemons_own_answers_are_known(table: MessageTable) -> None:
     assert not table.knows(NETWORK, answer)
 
 
-def test_everything_expires(table: MessageTable) -> None:
+def test_requests_and_answers_expire(table: MessageTable) -> None:
     table.see(NETWORK, uri(1), 100, 0.0)
     table.admit_answer(NETWORK, uri(2, network_message.ANSWER), 100, 0.0)
     assert not list(table.expired(ANSWER_SECONDS - 1))

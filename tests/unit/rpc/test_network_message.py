@@ -285,7 +285,9 @@ def test_the_bytes_of_requests_are_limited(host: Host) -> None:
         (network_message.ANSWER, 10),
     ],
 )
-def test_what_no_client_writes_is_removed_when_libvirt_reports_it(host: Host, uri: str, size: int) -> None:
+def test_metadata_that_no_client_writes_is_removed_when_libvirt_reports_it(
+    host: Host, uri: str, size: int
+) -> None:
     host.box.on_change = host.server.enqueue
     host.box.write(NETWORK, uri, "x" * size)
     host.server.look()
