@@ -23,6 +23,7 @@ RELEASE = "trixie"
 OLDER_RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LISTS_LIFETIME_S = 24 * 3600
+APT_HELPER = "/usr/lib/apt/apt-helper"
 
 
 class ArchiveError(Exception):
@@ -84,14 +85,22 @@ def sources(release: str = RELEASE) -> list[str]:
     return lines
 
 
+def state_of(kind: str) -> Path:
+    """The directory of apt's private state for packages ("deb") or for source packages ("deb-src")."""
+    return cache.directory() / (f"apt-{RELEASE}" if kind == "deb" else f"apt-{RELEASE}-{kind}")
+
+
 @functools.cache
-def options() -> list[str]:
-    """Options that make apt work on the private state of RELEASE instead of the machine's."""
-    state = cache.directory() / f"apt-{RELEASE}"
+def options(kind: str = "deb") -> list[str]:
+    """Options that make apt work on the private state of RELEASE instead of the machine's.
+
+    `kind` is "deb" for packages or "deb-src" for source packages.
+    """
+    state = state_of(kind)
     for folder in ("lists/partial", "archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     listing = state / "sources.list"
-    text = "\n".join(sources()) + "\n"
+    text = "\n".join(line.replace("deb", kind, 1) for line in sources()) + "\n"
     if not listing.exists() or listing.read_text() != text:
         listing.write_text(text)
     settings = {
@@ -111,17 +120,17 @@ def options() -> list[str]:
     return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
 
-def refresh(max_age_s: float = LISTS_LIFETIME_S) -> None:
-    """Download the package lists of RELEASE when they are older than `max_age_s` seconds.
+def refresh(max_age_s: float = LISTS_LIFETIME_S, kind: str = "deb") -> None:
+    """Download the lists of packages, or of source packages, of RELEASE when they are older than `max_age_s` seconds.
 
     Without a network, lists that are there go on being used.
     """
     with cache.lock("apt"):
-        stamp = cache.directory() / f"apt-{RELEASE}" / "updated"
+        stamp = state_of(kind) / "updated"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < max_age_s:
             return
         try:
-            run("apt-get", *options(), "-q", "update", "--error-on=any")
+            run("apt-get", *options(kind), "-q", "update", "--error-on=any")
         except CommandError as error:
             if not stamp.exists():
                 raise ArchiveError(f"cannot read the package lists of {RELEASE}: {error}") from error
@@ -171,6 +180,33 @@ def download(package: str, version: str) -> Path:
 
     folder = cache.entry(f"deb-{package}", [package, version], fetch)
     return next(folder.glob("*.deb"))
+
+
+def parse_uris(text: str) -> list[tuple[str, str, str]]:
+    """The URI, file name and hash of each file from the output of `apt-get source --print-uris`."""
+    return re.findall(r"^'([^']+)' (\S+) \d+ (\S+:\S+)$", text, re.MULTILINE)
+
+
+def download_source(package: str, version: str, target: Path) -> None:
+    """Download the archives of a source package into a directory, as apt verifies them.
+
+    Its description and signatures stay away: the lists of the archive, which are signed, have the hashes.
+    """
+    refresh(kind="deb-src")
+    answer = run(
+        "apt-get",
+        *options("deb-src"),
+        "-q",
+        "source",
+        "--only-source",
+        "--print-uris",
+        f"{package}={version}",
+    )
+    files = [file for file in parse_uris(answer) if ".tar." in file[1] and not file[1].endswith(".asc")]
+    if not files:
+        raise ArchiveError(f"{RELEASE} has no source package {package} {version}: is the mirror complete?")
+    for uri, name, digest in files:
+        run(APT_HELPER, *options("deb-src"), "download-file", uri, target / name, digest)
 
 
 def bootstrap(root: Path, packages: Sequence[str], log: Path, release: str = RELEASE) -> None:

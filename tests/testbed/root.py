@@ -8,11 +8,12 @@ root: what must change one puts an overlay over it.
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.testbed import apt, cache
+from tests.testbed import apt, cache, modular_libvirt
 from tests.testbed.cache import Parts
 from tests.testbed.run import run
 
@@ -20,6 +21,7 @@ from tests.testbed.run import run
 ROOT_RECIPE = 1
 GUEST_RECIPE = 1
 COMPILER_RECIPE = 1
+EL_RECIPE = 1
 
 HOST_PACKAGES = (
     "systemd",
@@ -64,6 +66,9 @@ GUEST_PACKAGES = (
     "procps",
 )
 
+# Beside HOST_PACKAGES, on a host as Enterprise Linux has it: login by SASL, as oVirt sets it up.
+EL_PACKAGES = ("libsasl2-modules", "libsasl2-modules-db", "sasl2-bin")
+
 COMPILER_PACKAGES = (
     "gcc",
     "make",
@@ -99,6 +104,26 @@ def older_host_root() -> Path:
     return cache.entry(
         "older-host-root", parts, lambda path: apt.bootstrap(path, packages, log, apt.OLDER_RELEASE)
     )
+
+
+@functools.cache
+def el_host_root() -> Path:
+    """The root of a host like those of Enterprise Linux: libvirt's modular daemons, and login by SASL."""
+    daemons = modular_libvirt.daemons()
+    packages = (*HOST_PACKAGES, *EL_PACKAGES)
+    parts: Parts = {
+        "recipe": EL_RECIPE,
+        "packages": dict(apt.candidates(packages)),
+        "daemons": daemons.name,
+    }
+    log = cache.log("el-host-root")
+
+    def build(path: Path) -> None:
+        apt.bootstrap(path, packages, log)
+        for daemon in daemons.iterdir():
+            shutil.copy(daemon, path / "usr/sbin")
+
+    return cache.entry("el-host-root", parts, build)
 
 
 @functools.cache
