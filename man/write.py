@@ -20,6 +20,7 @@ from vfmigrate import errors
 from vfmigrate.cli import main as cli
 from vfmigrate.config import setting
 from vfmigrate.config.configuration import Config
+from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.config.pool import Pool
 from vfmigrate.daemon import options as daemon_options
 from vfmigrate.version import VERSION
@@ -221,6 +222,7 @@ def page(template: Path) -> str:
         "DAEMON-EXIT-STATUS": exit_status(daemon_options.EXIT_STATUS),
         "POOL-KEYS": keys(Pool),
         "DAEMON-KEYS": keys(Config),
+        "LIBVIRT-KEYS": keys(LibvirtAccess),
         "GUEST-SYNOPSIS": synopsis(guest.arguments()),
         "GUEST-OPTIONS": options(guest.arguments()),
         "GUEST-VERBS": verbs(guest.arguments()),

@@ -20,6 +20,7 @@ from typing import Callable, Optional
 
 from tests.fakes.slot import Control, PluggedCard
 from tests.integration import namespaces
+from tests.integration.libvirt_setup import MONOLITHIC, LibvirtSetup
 from tests.integration.namespaces import Namespace, Word
 from tests.patience import PATIENCE
 
@@ -34,16 +35,6 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "HOME": "/root",
 }
-
-LIBVIRTD_CONF = """\
-listen_tls = 0
-listen_tcp = 1
-auth_tcp = "none"
-auth_unix_rw = "none"
-host_uuid = "00000000-0000-4000-8000-{number:012d}"
-log_outputs = "1:file:/var/log/libvirtd.log"
-log_filters = "2:util.hook 1:util.command 2:util.pci 2:util.hostdev 2:qemu 3:*"
-"""
 
 # Without the filter libvirt asks each QEMU that it starts for some 480 properties of its CPU, one by one.
 QEMU_CONF = """\
@@ -78,12 +69,16 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 10) -> N
 class Host:
     """One hypervisor: it runs commands, shows its files, starts and ends its services."""
 
-    def __init__(self, namespace: Namespace, name: str, number: int, place: Path) -> None:
+    def __init__(
+        self, namespace: Namespace, name: str, number: int, place: Path, libvirt: LibvirtSetup = MONOLITHIC
+    ) -> None:
         self.namespace = namespace
         self.name = name
         self.number = number
         self.place = place
         self.address = f"10.77.0.{number}"
+        self.libvirt = libvirt
+        self._environment = {**ENVIRONMENT, **libvirt.environment}
 
     def path(self, inside: str) -> Path:
         """A path of the host as seen from outside. Absolute symbolic links point out of the host."""
@@ -99,7 +94,11 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host; raises CommandError on a status other than 0 if `check`."""
         return self.namespace.run(
-            *_surrounded(words, env), check=check, stdin=stdin, env=ENVIRONMENT, timeout=timeout * PATIENCE
+            *_surrounded(words, env),
+            check=check,
+            stdin=stdin,
+            env=self._environment,
+            timeout=timeout * PATIENCE,
         )
 
     def spawn(
@@ -142,7 +141,7 @@ class Host:
         """Write the host's configuration files and bring up its links (which must be there)."""
         self.write("/etc/hostname", f"{self.name}\n")
         self.write("/etc/hosts", "127.0.0.1 localhost\n10.77.0.1 host-a\n10.77.0.2 host-b\n")
-        self.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF.format(number=self.number))
+        self.libvirt.configure(self)
         self.write("/etc/libvirt/qemu.conf", QEMU_CONF.format(address=self.address))
         for name in ("lock", "openvswitch", "libvirt"):
             self.path(f"/run/{name}").mkdir()
@@ -204,17 +203,19 @@ class Host:
         self.stop("/run/openvswitch/ovs-vswitchd.pid")
 
     def start_libvirtd(self, env: Optional[Mapping[str, str]] = None) -> None:
-        """Start libvirtd; returns when its sockets accept."""
+        """Start libvirt's daemons; returns when their sockets accept."""
         # SYSTEMD_DEVICE_VERIFY_SYSFS: libudev otherwise checks that /sys is the kernel's own.
         surroundings = {"SYSTEMD_DEVICE_VERIFY_SYSFS": "0", **(env or {})}
-        self.run("libvirtd", "--daemon", "--listen", env=surroundings)
+        for daemon in self.libvirt.daemons:
+            self.libvirt.start(self, daemon, surroundings)
 
     def stop_libvirtd(self) -> None:
-        """End libvirtd; domains keep running.
+        """End libvirt's daemons; domains keep running.
 
-        It is killed, since libvirt 11.3 does not always end on SIGTERM: its udev thread can miss the request.
+        They are killed, since libvirt 11.3 does not always end on SIGTERM: its udev thread can miss the request.
         """
-        self.stop("/run/libvirtd.pid", "KILL")
+        for daemon in reversed(self.libvirt.daemons):
+            self.stop(f"/run/{daemon}.pid", "KILL")
 
     def domains(self) -> dict[str, str]:
         """State of each domain by name, defined ones included."""
@@ -254,7 +255,9 @@ class Fabric:
 
 
 @contextmanager
-def two_hosts(roots: tuple[Path, Path], place: Path) -> Iterator[tuple[Host, Host, Fabric]]:
+def two_hosts(
+    roots: tuple[Path, Path], place: Path, libvirt: LibvirtSetup = MONOLITHIC
+) -> Iterator[tuple[Host, Host, Fabric]]:
     """Two configured hosts over their root file systems, and the fabric; no service runs yet.
 
     `place` is an empty directory for mount points.
@@ -268,6 +271,6 @@ def two_hosts(roots: tuple[Path, Path], place: Path) -> Iterator[tuple[Host, Hos
             space = stack.enter_context(namespaces.host(name, root, place / name))
             fabric.connect(space, name, "mgmt", "mgmt")
             fabric.connect(space, name, "data", UPLINK)
-            hosts.append(Host(space, name, number, place / name))
+            hosts.append(Host(space, name, number, place / name, libvirt))
             hosts[-1].configure()
         yield hosts[0], hosts[1], fabric

@@ -23,6 +23,7 @@ from tests.integration import product
 from tests.integration.guests import EMULATOR, Guest, hostdev_network
 from tests.integration.hook_calls import HookCalls
 from tests.integration.hosts import BRIDGE, UPLINK, Fabric, Host, two_hosts, wait_for
+from tests.integration.libvirt_setup import MONOLITHIC, LibvirtSetup
 from tests.integration.namespaces import end_child
 from tests.integration.product import Product
 from tests.patience import PATIENCE
@@ -232,7 +233,8 @@ class Node:
         """Migrate a guest as an administrator does, live unless it is `--offline`, without waiting for the end."""
         mode = () if "--offline" in options else ("--live",)
         uri = f"qemu+tcp://{target.host.name}/system"
-        return Migration(self.host, self.host.spawn("virsh", "migrate", *mode, *options, name, uri))
+        words = ("virsh", "migrate", *mode, *options, name, uri)
+        return Migration(self.host, self.host.spawn(*words, env=self.host.libvirt.environment))
 
     def migrate(self, name: str, target: Node, *options: str) -> Outcome:
         """Migrate a guest and wait for the outcome."""
@@ -307,7 +309,9 @@ def start_products(pair: Pair, *, claim_timeout: int = 120, reconcile_interval: 
 
 
 @contextmanager
-def started_pair(root: Path, place: Path, *, first: Optional[Path] = None) -> Iterator[Pair]:
+def started_pair(
+    root: Path, place: Path, *, first: Optional[Path] = None, libvirt: LibvirtSetup = MONOLITHIC
+) -> Iterator[Pair]:
     """Two hosts over the root file system `root`, everything started; `place` is an empty directory.
 
     The `first` host may have a root of its own.
@@ -315,7 +319,7 @@ def started_pair(root: Path, place: Path, *, first: Optional[Path] = None) -> It
     (place / "staged").mkdir()
     product.stage(place / "staged")
     with ExitStack() as stack:
-        a, b, fabric = stack.enter_context(two_hosts((first or root, root), place))
+        a, b, fabric = stack.enter_context(two_hosts((first or root, root), place, libvirt))
         nodes = []
         for host in (a, b):
             pf = PFS[host.name]

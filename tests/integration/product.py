@@ -35,7 +35,7 @@ pf = {pf}
 bridge = {bridge}
 vlans = 42-43
 {more}
-"""
+{libvirt}"""
 
 
 def stage(destination: Path) -> None:
@@ -98,6 +98,7 @@ class Product:
             pool=pool,
             more=more,
             daemon=daemon,
+            libvirt=self._host.libvirt.configuration,
         )
         self._host.write("/etc/vfmigrate/vfmigrate.conf", text)
         self.install_hook()

@@ -99,6 +99,7 @@ def wrapped(text: str, width: Width, indent: str = "", hanging: str = "") -> lis
 
 def status(answer: Answer, width: Width) -> Iterator[str]:
     """The lines of `vfmigrate status`."""
+    yield from _problems(answer.get("problems", ()), width, "")
     if not answer["pools"]:
         yield "no pools are configured: see /etc/vfmigrate/vfmigrate.conf"
     for pool in answer["pools"]:

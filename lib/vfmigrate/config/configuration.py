@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from vfmigrate.config import setting
+from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.config.pool import TAKE, Pool
 from vfmigrate.config.setting import key as _key
 from vfmigrate.errors import ConfigError, InputError
@@ -31,17 +32,10 @@ _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration: the pools, and the keys of the section [daemon]."""
+    """The whole configuration: the pools, the access to libvirt, and the keys of the section [daemon]."""
 
     pools: Mapping[str, Pool] = field(default_factory=dict)
-    libvirt_uri: str = field(
-        default="qemu:///system",
-        metadata=_key(
-            "libvirt_uri",
-            setting.TEXT,
-            "The URI of the daemon's libvirt connection. The connection is never used while a hook waits.",
-        ),
-    )
+    libvirt: LibvirtAccess = field(default_factory=LibvirtAccess)
     ovsdb: str = field(
         default="unix:/run/openvswitch/db.sock",
         metadata=_key(
@@ -161,6 +155,15 @@ def _pool(section: _Section) -> Pool:
     return Pool(name=name, origin=str(section.file("pf")), **section.values(Pool))
 
 
+def _libvirt(section: _Section) -> LibvirtAccess:
+    access = LibvirtAccess(**section.values(LibvirtAccess))
+    try:
+        access.check()
+    except InputError as error:
+        raise section.error("", error.problem, error.remedy) from None
+    return access
+
+
 def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[str, str], Path]]:
     """The merged files, and the file that each key came from."""
     merged = configparser.ConfigParser(interpolation=None)
@@ -195,11 +198,14 @@ def load(path: Path = DEFAULT_PATH) -> Config:
         paths += sorted(directory.glob("*.conf"))
     parser, origin = _read(paths)
     daemon: dict[str, Any] = {}
+    libvirt = LibvirtAccess()
     pools: dict[str, Pool] = {}
     for name in parser.sections():
         section = _Section(name, dict(parser.items(name)), origin)
         if name == "daemon":
             daemon = section.values(Config)
+        elif name == "libvirt":
+            libvirt = _libvirt(section)
         elif name.split(None, 1)[0:1] == ["pool"] and len(name.split(None, 1)) == 2:
             pool = _pool(section)
             _refuse_shared_pf(section, pool, pools.values())
@@ -207,8 +213,8 @@ def load(path: Path = DEFAULT_PATH) -> Config:
             _refuse_second_taker(section, pool, pools.values())
             pools[pool.name] = pool
         else:
-            raise section.error("", "unknown section", "the sections are [daemon] and [pool NAME]")
-    return Config(pools=pools, **daemon)
+            raise section.error("", "unknown section", "the sections are [daemon], [libvirt] and [pool NAME]")
+    return Config(pools=pools, libvirt=libvirt, **daemon)
 
 
 def _refuse_shared_pf(section: _Section, pool: Pool, others: Iterable[Pool]) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable
 
 from vfmigrate.errors import InputError
@@ -132,6 +133,12 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
+def _path(text: str) -> Path:
+    if not text.startswith("/") or "\0" in text:
+        raise InputError(f"'{text}' is not the path of a file", "write the whole path, from / on")
+    return Path(text)
+
+
 def choice(*words: str) -> ValueFormat:
     """One of a few words."""
 
@@ -144,6 +151,7 @@ def choice(*words: str) -> ValueFormat:
 
 
 TEXT = ValueFormat("text", _text)
+PATH = ValueFormat("path of a file", _path)
 FLAG = ValueFormat("yes or no", _flag)
 NAMES = ValueFormat("names", lambda text: frozenset(_words(text)))
 VLANS = ValueFormat("VLANs and ranges of them", _vlans)

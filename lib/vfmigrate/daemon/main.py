@@ -74,7 +74,7 @@ class Daemon:
             OpenVswitch(settings.ovsdb),
             vendors,
         )
-        hypervisor = Hypervisor(settings.libvirt_uri)
+        hypervisor = Hypervisor(settings.libvirt, log)
         converger = Converger(self.host, settings, self.store, libvirt_version=hypervisor.known_version)
         services = HostServices(settings, self.host, self.store, converger, log)
         departures = Departures(self.store, log, hypervisor.migrating)
@@ -138,7 +138,13 @@ class Daemon:
         offload = HardwareOffload(systemd.restart)
         self.provisioner = Provisioner(services, self.reconciler.networks, udev=Udev(), offload=offload)
         observer = Observer(services, offload, self.provisioner.check)
-        self.status = Status(services, observer, self.hook_handler.slots, missing=self.arrivals.missing)
+        self.status = Status(
+            services,
+            observer,
+            self.hook_handler.slots,
+            missing=self.arrivals.missing,
+            libvirt_problem=hypervisor.problem,
+        )
         local_files = LocalFiles(self.host.ovs.bridge_exists)
         self.inventory = Inventory(services, observer, hypervisor.migrating, local_files, hypervisor.storage)
 

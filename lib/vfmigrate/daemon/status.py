@@ -99,13 +99,15 @@ class Status:
         slots: MigrationSlots,
         *,
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
+        libvirt_problem: Callable[[], Optional[str]] = lambda: None,
     ) -> None:
-        """`missing` says what keeps a VF from its guest, if anything does."""
+        """`missing` says what keeps a VF from its guest, `libvirt_problem` what keeps the daemon from libvirt."""
         self._host = services.host
         self._store = services.store
         self._observer = observer
         self._slots = slots
         self._missing = missing
+        self._libvirt_problem = libvirt_problem
 
     def collect(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
@@ -113,6 +115,7 @@ class Status:
         pools = [self._pool(observed, switch).plain() for observed in self._observer.pools()]
         return {
             "schema": SCHEMA,
+            "problems": [problem for problem in (self._libvirt_problem(),) if problem is not None],
             "pools": pools,
             "claims": [claim_store.plain(claim) for claim in self._store.all()],
         }

@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 
 import libvirt
 
+from vfmigrate.config import configuration
+from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.domain import domain_xml, metadata, network_xml
-from vfmigrate.errors import Refused, Unreachable
-from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
+from vfmigrate.errors import Refused
+from vfmigrate.virt.errors import failure_ignored, libvirt_call
+from vfmigrate.virt.login import open_connection
 from vfmigrate.virt.network_metadata import NetworkMetadata
 
 
@@ -29,22 +32,26 @@ def run_events() -> None:
     threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
 
 
+def _login_for(uri: Optional[str]) -> LibvirtAccess:
+    """The login for a URI: of this host the configured one, of others none, which libvirt's auth.conf can have."""
+    remote = uri is not None and urlsplit(uri).hostname is not None
+    return LibvirtAccess() if remote else configuration.load().libvirt
+
+
 class LibvirtConnection:
     """A connection to libvirt; a context, closed when it is left."""
 
     def __init__(self, uri: Optional[str] = None) -> None:
-        """Connect to `uri`, or where virsh would (LIBVIRT_DEFAULT_URI). Raises Unreachable."""
+        """Connect to `uri`, or where virsh would (LIBVIRT_DEFAULT_URI).
+
+        The libvirt of this host may ask for a login; it is that of the daemon, for users who can read it. Raises
+        Unreachable, HostError or ConfigError.
+        """
         # libvirt would print every error, besides raising it
         libvirt.registerErrorHandler(lambda *_: None, None)
-        try:
-            with libvirt_call("connection"):
-                self._connection = libvirt.open(uri)
-        except LibvirtError as error:
-            where = f" at {uri}" if uri else ""
-            raise Unreachable(
-                f"cannot connect to libvirt{where}: {error.reason}",
-                "check the option -c; see systemctl status libvirtd virtqemud",
-            ) from None
+        self._connection = open_connection(
+            uri, lambda: _login_for(uri), "check the option -c; see systemctl status libvirtd virtqemud"
+        )
 
     def __enter__(self) -> LibvirtConnection:
         return self

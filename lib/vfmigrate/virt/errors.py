@@ -14,12 +14,13 @@ from vfmigrate.errors import HostError
 
 
 class LibvirtError(HostError):
-    """libvirt refused or failed: `reason` is libvirt's message, `code` one of VIR_ERR_*."""
+    """libvirt refused or failed: `reason` is libvirt's message, `code` one of VIR_ERR_*, `domain` of VIR_FROM_*."""
 
     def __init__(self, what: str, error: Any) -> None:
         """`what` says what was asked of libvirt, and `error` is the exception of libvirt-python."""
         self.reason = str(error.get_error_message() or error)
         self.code = error.get_error_code()
+        self.domain = error.get_error_domain()
         super().__init__(f"libvirt: {what}: {self.reason}")
 
 

@@ -7,18 +7,24 @@ runs the hook.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import libvirt
 
+from vfmigrate import journal
+from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.domain import metadata, storage_xml
 from vfmigrate.domain.domain_xml import device, read
 from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.domain.storage_xml import KnownStorage
-from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.errors import HostError, Unreachable, VfmigrateError
+from vfmigrate.journal import Journal
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
+from vfmigrate.virt.login import open_connection
 from vfmigrate.virt.network_metadata import STATE, NetworkMetadata
 from vfmigrate.virt.unplug import unplug
 
@@ -60,15 +66,26 @@ def _transient_device(domain: Any, mac: str) -> Optional[str]:
     return None
 
 
+def _networks_unavailable(error: LibvirtError) -> VfmigrateError:
+    return Unreachable(
+        f"libvirt's networks cannot be asked: {error.reason}", "see systemctl status virtnetworkd libvirtd"
+    )
+
+
 class Hypervisor:
     """A connection to libvirt that is reopened when it is lost; thread-safe."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, access: LibvirtAccess, log: Journal) -> None:
+        self._access = access
+        self._log = log
+        #: what keeps the daemon from libvirt, if anything does; of one connection attempt or lost connection
+        self._problem: Optional[VfmigrateError] = None
+        #: what keeps it from the networks of a libvirt that answers otherwise
+        self._network_problem: Optional[VfmigrateError] = None
         self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
         self._on_connect: Callable[[], None] = lambda: None
         self._on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
-        self.network_metadata = NetworkMetadata(self._connected, state=STATE)
+        self.network_metadata = NetworkMetadata(self._connected, self._network_call, state=STATE)
         self._connection: Optional[Any] = None
         # until libvirtd answers, that of the library, which is of the same build
         self._version = int(libvirt.getVersion())
@@ -108,19 +125,88 @@ class Hypervisor:
         while not self._stop.is_set():
             self._lost.clear()
             try:
-                with libvirt_call("connection"):
-                    self._connection = self._connect()
-                    self._version = int(self._connection.getLibVersion())
-            except LibvirtError:
+                self._use(self._connect())
+            except VfmigrateError as error:
                 self._connection = None
+                self._note(error)
                 self._stop.wait(_RETRY_SECONDS)
                 continue
             self._on_connect()
-            self._lost.wait()
+            while not self._lost.wait(_RETRY_SECONDS):
+                if self._network_problem is not None:
+                    self._replace_for_networks()
             self._connection = None
 
+    def _use(self, connection: Any) -> None:
+        with libvirt_call("connection"):
+            self._version = int(connection.getLibVersion())
+        self._connection = connection
+        self._note(self._network_problem)
+
+    def _replace_for_networks(self) -> None:
+        """Take a new connection if networks can be asked over it: the present one cannot, but is open all the same.
+
+        virtqemud has a connection to virtnetworkd for each of its clients, and keeps it when virtnetworkd restarts.
+        """
+        old = self._connection
+        try:
+            new = self._connect()
+            if self._network_problem is not None:
+                with failure_ignored():
+                    new.close()
+                return
+            self._use(new)
+        except VfmigrateError:
+            return  # the present one still serves for the rest
+        if old is not None:
+            with failure_ignored():  # it would call back as lost
+                old.unregisterCloseCallback()
+                old.close()
+        self._on_connect()
+
+    @contextlib.contextmanager
+    def _network_call(self, what: str) -> Iterator[None]:
+        """As libvirt_call, for the networks: remembers when they cannot be asked, which _keep_connected then mends."""
+        try:
+            with libvirt_call(what):
+                yield
+        except LibvirtError as error:
+            # Errors of this domain come from the connection itself, not from the network driver behind it.
+            if error.domain == libvirt.VIR_FROM_RPC and self._connection is not None:
+                self._network_problem = _networks_unavailable(error)
+                self._note(self._network_problem)
+            raise
+
+    def _note(self, problem: Optional[VfmigrateError]) -> None:
+        """Keep what is wrong with the connection for `status`, and log it when it changes: attempts are frequent."""
+        if str(problem) != str(self._problem):
+            if problem is None:
+                self._log.event("libvirt-connected", f"connected to libvirt at {self._access.uri}")
+            else:
+                self._log.event("libvirt-unavailable", str(problem), level=journal.WARNING)
+        self._problem = problem
+
+    def problem(self) -> Optional[str]:
+        """What keeps the daemon from libvirt, or None. Makes no call."""
+        return None if self._problem is None else str(self._problem)
+
     def _connect(self) -> Any:
-        connection = libvirt.open(self._uri)
+        """Open a connection and receive its events; `_network_problem` is what keeps it from the networks."""
+        connection = open_connection(self._access.uri, lambda: self._access)
+        with libvirt_call("connection"):
+            self._register(connection)
+        try:
+            with libvirt_call("networks"):
+                connection.numOfNetworks()
+        except LibvirtError as error:
+            # A libvirt without a network driver has no networks, and then none is missing.
+            missing = error.code == libvirt.VIR_ERR_NO_SUPPORT
+            self._network_problem = None if missing else _networks_unavailable(error)
+        else:
+            self._network_problem = None
+        return connection
+
+    def _register(self, connection: Any) -> None:
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(5, 3)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
@@ -130,7 +216,6 @@ class Hypervisor:
                 connection.networkEventRegisterAny(None, changed, self._network_metadata, None)
         for event, name in _DEVICE_EVENTS.items():
             connection.domainEventRegisterAny(None, event, self._device, name)
-        return connection
 
     def _network_metadata(
         self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
@@ -150,8 +235,12 @@ class Hypervisor:
 
     def _connected(self) -> Any:
         if self._connection is None:
+            problem = self._problem
+            if problem is not None:
+                raise Unreachable(problem.problem, problem.remedy)
             raise Unreachable(
-                f"no connection to libvirt at {self._uri}", "see systemctl status libvirtd virtqemud"
+                f"no connection to libvirt at {self._access.uri} yet",
+                "see systemctl status libvirtd virtqemud",
             )
         return self._connection
 
@@ -282,13 +371,13 @@ class Hypervisor:
     def network(self, name: str) -> NetworkState:
         """A network's definitions; all None when there is no network of this name."""
         try:
-            with libvirt_call(f"network {name}"):
+            with self._network_call(f"network {name}"):
                 found = self._connected().networkLookupByName(name)
         except LibvirtError as error:
             if error.code == libvirt.VIR_ERR_NO_NETWORK:
                 return NetworkState(None, None, autostart=False)
             raise
-        with libvirt_call(f"network {name}"):
+        with self._network_call(f"network {name}"):
             inactive = libvirt.VIR_NETWORK_XML_INACTIVE
             return NetworkState(
                 persistent=str(found.XMLDesc(inactive)) if found.isPersistent() else None,
@@ -298,15 +387,15 @@ class Hypervisor:
 
     def define_network(self, xml: str) -> None:
         """Define a network, or replace its definition; a running network does not change."""
-        with libvirt_call("definition of a network"):
+        with self._network_call("definition of a network"):
             self._connected().networkDefineXML(xml)
 
     def start_network(self, name: str) -> None:
         """Start a defined network, if it does not run; it can also be started by another program meanwhile."""
-        with libvirt_call(f"start of network {name}"):
+        with self._network_call(f"start of network {name}"):
             found = self._connected().networkLookupByName(name)
         try:
-            with libvirt_call(f"start of network {name}"):
+            with self._network_call(f"start of network {name}"):
                 found.create()
         except LibvirtError:
             if not self._is_active(found):
@@ -314,21 +403,20 @@ class Hypervisor:
 
     def stop_network(self, name: str) -> None:
         """Stop a network, if it runs. Not while a guest has a VF of it: libvirt then forgets which VFs are in use."""
-        with libvirt_call(f"stop of network {name}"):
+        with self._network_call(f"stop of network {name}"):
             found = self._connected().networkLookupByName(name)
         try:
-            with libvirt_call(f"stop of network {name}"):
+            with self._network_call(f"stop of network {name}"):
                 found.destroy()
         except LibvirtError:
             if self._is_active(found):
                 raise
 
-    @staticmethod
-    def _is_active(network: Any) -> bool:
-        with libvirt_call("state of a network"):
+    def _is_active(self, network: Any) -> bool:
+        with self._network_call("state of a network"):
             return bool(network.isActive())
 
     def autostart_network(self, name: str) -> None:
         """Set a network to start with libvirt."""
-        with libvirt_call(f"autostart of network {name}"):
+        with self._network_call(f"autostart of network {name}"):
             self._connected().networkLookupByName(name).setAutostart(1)

@@ -11,6 +11,7 @@ that, only libvirt's own copy below /run shows what there is (virNetworkObjSaveS
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -36,8 +37,16 @@ class NetworkMetadata:
     All methods raise HostError when libvirt refuses, for example because the network was stopped.
     """
 
-    def __init__(self, connected: Callable[[], Any], *, state: Optional[Path] = None) -> None:
+    def __init__(
+        self,
+        connected: Callable[[], Any],
+        call: Callable[[str], AbstractContextManager[None]] = libvirt_call,
+        *,
+        state: Optional[Path] = None,
+    ) -> None:
+        """`call` is entered for each call of libvirt, with what is asked; it raises LibvirtError."""
         self._connected = connected
+        self._call = call
         self._state = state
 
     def networks(self) -> dict[str, str]:
@@ -47,17 +56,17 @@ class NetworkMetadata:
         """
         if _ELEMENT is None:
             return {}
-        with libvirt_call(_WHAT):
+        with self._call(_WHAT):
             found = self._connected().listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
         owned = {each.name(): self._metadata(each, network_xml.URI) for each in found}
         return {name: network_xml.pool_in(owned[name] or "") for name in sorted(owned) if owned[name]}
 
     def uris(self, name: str) -> list[str]:
         """The namespaces of all requests and answers in a network."""
-        with libvirt_call(_WHAT):
+        with self._call(_WHAT):
             network = self._network(name)
         try:
-            with libvirt_call(_WHAT):
+            with self._call(_WHAT):
                 return network_message.uris(str(network.XMLDesc(0)))
         except LibvirtError:
             if self._state is None or "/" in name:
@@ -71,28 +80,27 @@ class NetworkMetadata:
 
     def read(self, name: str, uri: str) -> Optional[str]:
         """The element of a namespace; None when there is none, and in a network that no vfmigrated has defined."""
-        with libvirt_call(_WHAT):
+        with self._call(_WHAT):
             found = self._network(name)
         return self._metadata(found, uri) if self._metadata(found, network_xml.URI) is not None else None
 
     def write(self, name: str, uri: str, element: str) -> None:
         """Set an element."""
-        with libvirt_call(_WHAT):
+        with self._call(_WHAT):
             self._network(name).setMetadata(_ELEMENT, element, network_message.PREFIX, uri, _LIVE)
 
     def erase(self, name: str, uri: str) -> None:
         """Remove an element, if it is there."""
         if self.read(name, uri) is not None:
-            with libvirt_call(_WHAT):
+            with self._call(_WHAT):
                 self._network(name).setMetadata(_ELEMENT, None, network_message.PREFIX, uri, _LIVE)
 
     def _network(self, name: str) -> Any:
         return self._connected().networkLookupByName(name)
 
-    @staticmethod
-    def _metadata(found: Any, uri: str) -> Optional[str]:
+    def _metadata(self, found: Any, uri: str) -> Optional[str]:
         try:
-            with libvirt_call(_WHAT):
+            with self._call(_WHAT):
                 return str(found.metadata(_ELEMENT, uri, _LIVE))
         except LibvirtError as error:
             if error.code in (libvirt.VIR_ERR_NO_NETWORK_METADATA, libvirt.VIR_ERR_NO_NETWORK):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfmigrate.config import configuration
+from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.config.pool import UPLINK_OF_PF
 from vfmigrate.errors import ConfigError
 from vfmigrate.model.pci import PciAddress
@@ -41,13 +42,14 @@ def test_a_missing_file_means_no_pools(tmp_path: Path) -> None:
 
 def test_each_key_of_daemon_and_pool_is_read(tmp_path: Path) -> None:
     text = (
-        "[daemon]\nlibvirt_uri = test:///default\nreaders = nagios\nclients = vdsm\nclaim_timeout = 10\n"
+        "[libvirt]\nuri = test:///default\nuser = vdsm@ovirt\npassword_file = /run/secret\n"
+        "[daemon]\nreaders = nagios\nclients = vdsm\nclaim_timeout = 10\n"
         "[pool data]\npf = 0000:e1:00.0, 0000:e1:00.1\nbridge = br\n"
         "vlan = 42\nvlans = 43 100-102\nmtu = 9000\nannounce = no\n"
     )
     loaded = configuration.load(write(tmp_path, text))
     pool = loaded.pools["data"]
-    assert loaded.libvirt_uri == "test:///default"
+    assert loaded.libvirt == LibvirtAccess("test:///default", "vdsm@ovirt", Path("/run/secret"))
     assert [loaded.readers, loaded.clients] == [{"nagios"}, {"vdsm"}]
     assert loaded.claim_timeout == 10
     assert len(pool.pfs) == 2
@@ -125,6 +127,10 @@ def test_later_drop_ins_override_earlier_files(tmp_path: Path) -> None:
         ("[pool a b]\npf = 0000:e1:00.0\nbridge = b\n", "'a b' is not a valid name for a pool"),
         (POOL + "mtu =\n", "[pool data] mtu: '' is not a number from 68 to 65535"),
         ("[daemon]\novsdb =\n", "[daemon] ovsdb: the value is missing"),
+        ("[libvirt]\nuri =\n", "[libvirt] uri: the value is missing"),
+        ("[libvirt]\nuser = vdsm@ovirt\n", "[libvirt] the key 'password_file' is missing; set both"),
+        ("[libvirt]\npassword_file = /p\n", "[libvirt] the key 'user' is missing; set both"),
+        ("[libvirt]\npassword_file = p\n", "[libvirt] password_file: 'p' is not the path of a file"),
         ("[daemom]\n", "[daemom] unknown section; the sections are"),
         ("[daemon]\nclaim_timeout = 0\n", "[daemon] claim_timeout: '0' is not a number from 5 to 86400"),
         ("vlan = 3\n", "File contains no section headers"),
