@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-import vfmigrate
 from tests.unit.test_text import HOSTILE
 from vfmigrate.text import printable
 from vfmigrate_guest import text as guest_text
 
-LIBRARY = Path(vfmigrate.__file__).parent
-TOP = LIBRARY.parents[1]
+# not where the modules are imported from, which can be a directory of packages
+TOP = Path(__file__).resolve().parents[2]
+LIBRARY = TOP / "lib/vfmigrate"
 #: where print() is allowed, and the one place where XML, which is no text for people, is written
 PRINTERS = {"text.py"}
 #: a command, from its program on, to the end of the command
