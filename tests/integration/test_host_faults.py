@@ -61,7 +61,7 @@ def test_damaged_claims_are_logged_and_replaced(ready: Pair) -> None:
     before = a.state()
     whole = claim_file(a).read_text()
     newer = json.dumps({**json.loads(whole), "format": 99})
-    damages = {"": "unreadable", whole[:-20]: "unreadable", "\0" * 80: "unreadable", newer: "another version"}
+    damages = {"": "not JSON", whole[:-20]: "not JSON", "\0" * 80: "not JSON", newer: "another version"}
     for text, told in damages.items():
         a.product.stop("KILL")
         a.host.path(f"{RUN}/log").unlink()

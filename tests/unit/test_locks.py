@@ -4,17 +4,27 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 from vfmigrate import locks
+from vfmigrate.host.holders import holders
+from vfmigrate.host.netlink import NETLINK_ROUTE, NetlinkSocket
+from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.host.sysfs_files import write_text
 from vfmigrate.locks import LockOrderError, Rank, RankedLock
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openflow import OpenFlowConnection
+from vfmigrate.ovs.ovsdb import Database
 
+NOWHERE = Path("/nonexistent")
 TREE = Path(__file__).resolve().parents[2]
 VF = RankedLock(Rank.VF, "VF 0000:01:00.2")
 OTHER_VF = RankedLock(Rank.VF, "VF 0000:01:00.3")
@@ -58,6 +68,32 @@ def test_nothing_slow_is_asked_under_the_lock_of_the_claims() -> None:
     with CLAIMS, pytest.raises(LockOrderError, match=message):
         locks.may_take_long("asks devlink")
     locks.may_take_long("asks devlink")
+
+
+def _ask_by_netlink() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        door = NetlinkSocket(NETLINK_ROUTE, sock=ours)
+        try:
+            door.ask(None, 0)
+        finally:
+            door.close()
+
+
+DOORS: dict[str, Callable[[], object]] = {
+    "walks through all processes": lambda: holders([]),
+    "sends a netlink request": _ask_by_netlink,
+    "writes to sysfs": lambda: write_text(NOWHERE, ""),
+    "reads a device's configuration space": lambda: Sysfs(NOWHERE).msix_count(PciAddress(0, 1, 0, 0)),
+    "asks Open vSwitch's database": lambda: Database(f"unix:{NOWHERE}", timeout=1).transact(),
+    "talks OpenFlow to a bridge": lambda: OpenFlowConnection(NOWHERE, 1),
+}
+
+
+@pytest.mark.parametrize("does", DOORS)
+def test_a_door_that_may_take_long_is_closed_under_the_lock_of_the_claims(does: str) -> None:
+    with CLAIMS, pytest.raises(LockOrderError, match=f"^{does}, which may take long"):
+        DOORS[does]()
 
 
 @pytest.fixture

@@ -140,8 +140,7 @@ class HookHandler:
         return None
 
     def _start(self, domain: Domain, _xml: str) -> Optional[str]:
-        for claim in self._take_named(domain, PLUGGED):
-            self._store.change(claim, expires=None)
+        self._take_named(domain, PLUGGED)
         self.slots.settled(domain.uuid)
         for claim in self._store.of_domain(domain.uuid):
             if claim.slot is not None:
@@ -211,6 +210,9 @@ class HookHandler:
     ) -> Claim:
         current = self._store.get(vf) if self._is_own(vf, domain) else None
         claim = self._placements.claim(domain, placement, vf, state)
+        if state == PLUGGED:
+            # The guest starts: however long that takes, nobody else gets the VF. libvirt reports how it ends.
+            claim = replace(claim, expires=None)
         if current is None and incoming:
             claim = replace(claim, incoming=True)
         if current is not None:

@@ -16,6 +16,7 @@ from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.ovs.openvswitch import PortSettings, SwitchPort
 
 OTHERS = "22222222-2222-4222-8222-222222222222"
 
@@ -191,3 +192,26 @@ def test_a_vf_in_a_container_is_not_given_away(make_rig: MakeRig, kept: str) -> 
     for vf in rig.memory.vfs:
         assert rig.converger.converge(vf) == []  # nor does a reconcile take it from the container
         assert rig.memory.sysfs.driver(vf) == rig.memory.card.hardware.host_driver
+
+
+def test_a_guest_whose_start_takes_longer_than_the_claim_timeout_keeps_its_vf(rig: Rig) -> None:
+    """Its QEMU is not there yet, so nothing else shows that the VF is in use."""
+    vf = rig.memory.vfs[0]
+    for each in rig.memory.vfs[1:]:
+        claim(rig, each)
+    xml = guest(1, vf)
+    rig.call("prepare", xml)
+    plug, refused = rig.memory.ovs.plug, []
+
+    def plug_slowly(bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+        rig.now += rig.config.claim_timeout + 1
+        with pytest.raises(Refused, match="held by guest 'guest1'") as refusal:
+            got(rig, 2)
+        refused.append(refusal.value)
+        return plug(bridge, netdev, owner, settings)
+
+    rig.memory.ovs.plug = plug_slowly  # type: ignore[method-assign]  # Open vSwitch hangs
+    rig.call("start", xml)
+    assert len(refused) == 1
+    (own,) = rig.store.of_domain("00000000-0000-4000-8000-000000000001")
+    assert (own.vf, own.state, own.expires) == (vf, claim_store.PLUGGED, None)
