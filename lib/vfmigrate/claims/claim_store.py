@@ -84,8 +84,8 @@ class Claim:
     def has_expired(self, now: float) -> bool:
         """Whether nobody needs the claim any more, so that its VF is free unless somebody else has it.
 
-        `now` is CLOCK_BOOTTIME in seconds. A claim expires while its guest is expected: reserved or promised before
-        the guest begins to start, prepared before it starts, or stopped and not released. From `start` on it does not.
+        `now` is CLOCK_BOOTTIME in seconds. A claim expires while its guest is expected: reserved before the guest
+        begins to start, prepared before it starts, or stopped and not released. From `start` on it does not.
         """
         return self.expires is not None and self.expires < now
 

@@ -165,7 +165,7 @@ class Reservations:
     def _is_stale(claim: Claim, sight: Sight) -> bool:
         """Whether a claim of the guest that arrives is of an earlier attempt or run.
 
-        Of an attempt that libvirt gave up without a hook call, or promised to a client; or of a run whose end was not
+        Of an attempt that libvirt gave up without a hook call, or of a client; or of a run whose end was not
         reported, since the guest is not here now. libvirt calls the hook before it refuses to migrate a guest that runs
         here: so a VF that a process has stays, and one of a failover pair, which its guest may be without for a time.
         """

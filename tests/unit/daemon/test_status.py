@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.card import LEGACY, SWITCHDEV
 from tests.fakes.rig import PF
-from tests.unit.provision.test_provisioner import POOL, ProvisionRig
+from tests.unit.provision.provision_rig import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PREPARED
 from vfmigrate.cli import tables
 from vfmigrate.config.configuration import Config

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.hardware import Hardware
-from tests.unit.provision.test_provisioner import POOL, ProvisionRig
+from tests.unit.provision.provision_rig import POOL, ProvisionRig
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
