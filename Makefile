@@ -8,6 +8,7 @@ SYSCONFDIR ?= /etc
 PYTHON3 ?= /usr/bin/python3
 BINDIR ?= $(PREFIX)/bin
 SBINDIR ?= $(PREFIX)/sbin
+LIBEXECDIR ?= $(PREFIX)/libexec
 MANDIR ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
@@ -99,10 +100,11 @@ install-library:
 # Everything on a host except the library. rpm/vfmigrate.spec installs the library as a wheel and calls this.
 .PHONY: install-host
 install-host:
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVRULESDIR)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVRULESDIR)
 	printf '#!%s -I\nimport sys\nfrom vfmigrate.daemon.main import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(SBINDIR)/vfmigrated
 	printf '#!%s -I\nimport sys\nfrom vfmigrate.cli.main import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(BINDIR)/vfmigrate
-	chmod 0755 $(DESTDIR)$(SBINDIR)/vfmigrated $(DESTDIR)$(BINDIR)/vfmigrate
+	printf '#!%s -I\nimport sys\nfrom vfmigrate.daemon.pci_reader import main\nsys.exit(main())\n' $(PYTHON3) > $(DESTDIR)$(LIBEXECDIR)/vfmigrate-pci
+	chmod 0755 $(DESTDIR)$(SBINDIR)/vfmigrated $(DESTDIR)$(BINDIR)/vfmigrate $(DESTDIR)$(LIBEXECDIR)/vfmigrate-pci
 	install -Dpm 0755 hooks/qemu $(DESTDIR)$(HOOKDIR)/50-vfmigrate
 	install -pm 0644 $(wildcard systemd/*.service systemd/*.socket) $(DESTDIR)$(UNITDIR)/
 	$(if $(wildcard udev/*.rules),install -pm 0644 $(wildcard udev/*.rules) $(DESTDIR)$(UDEVRULESDIR)/)

@@ -120,6 +120,48 @@ def test_a_daemon_that_stands_still_is_restarted_and_its_successor_answers_the_h
         host.run("systemctl", "daemon-reload")
 
 
+def test_the_daemon_sees_what_it_needs_in_spite_of_its_unit(installed: Site) -> None:
+    host = installed.host
+    host.run("systemctl", "start", "vfmigrated.service")
+    daemon = host.show("vfmigrated.service", "MainPID")
+    capabilities = "-all,+net_admin,+sys_ptrace,+dac_read_search,+dac_override"
+    inside = (
+        *("nsenter", f"--target={daemon}", "--mount", "--"),
+        *("setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all"),
+    )
+    effective = host.run(*inside, "grep", "CapEff", "/proc/self/status").stdout
+    assert effective == host.run("grep", "CapEff", f"/proc/{daemon}/status").stdout
+    # open files of another user's process
+    host.run("systemd-run", "--uid=nobody", "--unit=sleeper", "sleep", "600")
+    try:
+        sleeper = host.show("sleeper.service", "MainPID")
+        assert "0" in host.run(*inside, "ls", f"/proc/{sleeper}/fd").stdout.split()
+    finally:
+        host.run("systemctl", "stop", "sleeper.service")
+    # the modules of the kernel, at another place than their own
+    host.path("/usr/lib/modules/x").mkdir(parents=True, exist_ok=True)
+    assert "x" in host.run(*inside, "ls", "/run/vfmigrate/modules").stdout.split()
+    assert host.run(*inside, "ls", "/usr/lib/modules", check=False).stdout == ""
+    assert int(host.run(*inside, "sh", "-c", "ls /dev | wc -l").stdout) > 0
+
+
+def test_another_process_reads_configuration_space_for_the_daemon(installed: Site) -> None:
+    host = installed.host
+    host.run("systemctl", "start", "vfmigrated.service")
+    assert host.active("vfmigrate-pci.socket")
+    read = (
+        "from vfmigrate.daemon.pci_reader import PciReader; from vfmigrate.model.pci import PciAddress; import sys; "
+        "print(len(PciReader().config_space(PciAddress.parse(sys.argv[1]))))"
+    )
+    device = next(Path("/sys/bus/pci/devices").iterdir()).name
+    assert host.run("python3", "-c", read, device).stdout == "256\n"
+    assert host.active("vfmigrate-pci.service")
+    refused = host.run(
+        "setpriv", "--reuid=nobody", "--clear-groups", "python3", "-c", read, device, check=False
+    )
+    assert (refused.returncode, "does not answer" in refused.stderr) == (1, True)
+
+
 def test_an_upgrade_restarts_the_daemon_and_nothing_else(site: Site) -> None:
     site.install("now")
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import MappingProxyType
-from typing import Optional
+from typing import Callable, Optional
 
 from vfmigrate.cards.mlx5_mstconfig import FirmwareSettings
 from vfmigrate.cards.vendor import CardState, Vendor, version
@@ -74,6 +74,15 @@ class Mlx5(Vendor):
 
     def __init__(self, tool: Optional[FirmwareSettings] = None) -> None:
         self._tool = tool if tool is not None else FirmwareSettings()
+        self._read_mode: Callable[[PciAddress], Optional[int]] = self.migration_setting
+
+    def migration_setting(self, pf: PciAddress) -> Optional[int]:
+        """VF_MIGRATION_MODE of a PF. Raises HostError."""
+        return self._tool.vf_migration_mode(pf)
+
+    def read_setting_by(self, read: Callable[[PciAddress], Optional[int]]) -> None:
+        """Have VF_MIGRATION_MODE read by `read`."""
+        self._read_mode = read
 
     def enable_sriov(self, pf: str, vfs: int) -> str:
         """Remedy: make the card offer `vfs` VFs on a PF."""
@@ -107,7 +116,7 @@ class Mlx5(Vendor):
     def settings(self, pf: PciAddress) -> Iterator[Finding]:
         """Whether VF_MIGRATION_MODE lets VFs migrate; nothing where no tool is installed to read it."""
         try:
-            mode = self._tool.vf_migration_mode(pf)
+            mode = self._read_mode(pf)
         except HostError as error:
             yield Finding(WARNING, error.problem, error.remedy)
             return

@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Optional
+from typing import Callable, Optional
 
 from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.rules.findings import ERROR, WARNING, Finding, Remedies
@@ -121,6 +121,13 @@ class Vendor:
     def settings(self, pf: PciAddress) -> Iterator[Finding]:  # noqa: ARG002 - for vendors that have a tool
         """What is wrong with the settings of a card's firmware, read with the vendor's own tool; may be slow."""
         return iter(())
+
+    def migration_setting(self, pf: PciAddress) -> Optional[int]:  # noqa: ARG002 - for vendors that have a tool
+        """The setting of a PF's firmware that enables migration, read by a tool; None where there is none."""
+        return None
+
+    def read_setting_by(self, read: Callable[[PciAddress], Optional[int]]) -> None:
+        """Have that setting read by `read`, by a process that has the right to."""
 
     # -- used by vendors and by the core as they are
 

@@ -23,6 +23,7 @@ from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.services import HostServices
+from vfmigrate.daemon import pci_reader
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.hook_handler import HookHandler
@@ -67,8 +68,12 @@ class Daemon:
         self.store = ClaimStore(claims)
         systemd = Systemd()
         vendors = registry.known()
+        reader = None if pci_reader.is_privileged() else pci_reader.PciReader()
+        if reader is not None:
+            for vendor in vendors.all:
+                vendor.read_setting_by(reader.migration_setting)
         self.host = Host(
-            Sysfs(load=systemd.load_module),
+            Sysfs(load=systemd.load_module, config=reader.config_space if reader is not None else None),
             Devlink(remedies=vendors.kernel_remedies()),
             Links(),
             OpenVswitch(settings.ovsdb),

@@ -7,6 +7,8 @@ from typing import Optional
 
 #: how many bytes from the beginning `is_bus_master` needs
 HEAD_BYTES = 6
+#: how many bytes a process without CAP_SYS_ADMIN can read (pci_read_config() in the kernel's drivers/pci/pci-sysfs.c)
+PUBLIC_BYTES = 64
 
 _COMMAND_BUS_MASTER = 0x4
 _STATUS_HAS_CAPABILITIES = 0x10

@@ -43,12 +43,16 @@ _NUMVFS_REMEDIES = {
 #: network controller, InfiniBand (PCI Code and ID Assignment Specification, 1.3)
 _INFINIBAND_CLASS = "0x0207"
 
+# The kernel's modules: where vfmigrated.service mounts them, because it hides their own place, and that.
+_MODULES = (Path("/run/vfmigrate/modules"), Path("/lib/modules"))
+
 
 class Sysfs:
     """The PCI devices below one mount of sysfs; thread-safe.
 
     `root` is where sysfs is mounted, `modules` the directory of the running kernel's modules, `dev` holds the
-    device nodes, `proc` the processes; `load` loads a kernel module by its driver's name. All raise HostError:
+    device nodes, `proc` the processes; `load` loads a kernel module by its driver's name, `config`
+    reads configuration space where this process has no right to more than its head. All raise HostError:
     which device, what the kernel said, what to do.
     """
 
@@ -60,6 +64,7 @@ class Sysfs:
         dev: Path = Path("/dev"),
         proc: Path = Path("/proc"),
         load: Callable[[str], object] = lambda _driver: None,
+        config: Optional[Callable[[PciAddress], bytes]] = None,
     ) -> None:
         self._root = root
         self._devices = root / "bus/pci/devices"
@@ -67,7 +72,10 @@ class Sysfs:
         self._dev = dev
         self._proc = proc
         self._load = load
-        modules = modules if modules is not None else Path("/lib/modules") / os.uname().release
+        self._config = config
+        if modules is None:
+            places = [place / os.uname().release for place in _MODULES]
+            modules = next((place for place in places if place.is_dir()), places[-1])
         self._variants = VfioVariants(modules / "modules.alias")
         self._binding: dict[PciAddress, threading.Lock] = {}
 
@@ -124,10 +132,13 @@ class Sysfs:
     def msix_count(self, device: PciAddress) -> Optional[int]:
         """The size of a device's MSI-X table; None when it has none.
 
-        It is in configuration space, which is read without a driver, but only by root.
+        It is in configuration space, which is read without a driver, but beyond its head only with CAP_SYS_ADMIN.
         """
         locks.may_take_long("reads a device's configuration space")
-        return config_space.msix_count(read_bytes(self._path(device) / "config"))
+        space = read_bytes(self._path(device) / "config")
+        if len(space) == config_space.PUBLIC_BYTES and self._config is not None:
+            space = self._config(device)
+        return config_space.msix_count(space)
 
     def bus_master(self, device: PciAddress) -> bool:
         """Whether a driver has enabled bus mastering of a device.

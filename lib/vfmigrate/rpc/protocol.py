@@ -16,7 +16,7 @@ import json
 import pwd
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
@@ -39,6 +39,8 @@ LONGEST_WAIT = 600.0
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
 READING = frozenset({"status", "facts", "ping"})
 RESERVING = frozenset({"claim", "keep", "give_back", "departure", "counters", "pools"})
+#: all requests of the daemon's socket
+REQUESTS = ROOT_ONLY | READING | RESERVING
 
 #: requests that other hosts can send through libvirt (remote_server.py); to execute one twice is harmless
 REMOTE = frozenset({"facts", "claim", "give_back", "counters", "ping"})
@@ -93,8 +95,8 @@ class Request:
         return float(value)
 
 
-def decode_request(line: bytes) -> Request:
-    """Read a request's line. Raises InputError or UsageError."""
+def decode_request(line: bytes, known: Container[str] = REQUESTS) -> Request:
+    """Read the line of one of the `known` requests. Raises InputError or UsageError."""
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError):
@@ -107,7 +109,7 @@ def decode_request(line: bytes) -> Request:
             "install the same version of vfmigrate for hook, CLI and daemon",
         )
     name, arguments = raw.get("request"), raw.get("arguments", {})
-    if not isinstance(name, str) or name not in ROOT_ONLY | READING | RESERVING:
+    if not isinstance(name, str) or name not in known:
         raise UsageError(f"unknown request '{str(name)[:20]}'")
     if not isinstance(arguments, dict):
         raise InputError("the request's arguments are not a JSON object")

@@ -63,11 +63,14 @@ def listening_socket(path: Path) -> socket.socket:
 
 
 class Server:
-    """Serves one listening socket until `stop`."""
+    """Serves one listening socket until `stop`; `known` are the requests that it takes."""
 
-    def __init__(self, listener: socket.socket, answer: Answer) -> None:
+    def __init__(
+        self, listener: socket.socket, answer: Answer, *, known: frozenset[str] = protocol.REQUESTS
+    ) -> None:
         self._listener = listener
         self._answer = answer
+        self._known = known
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._slots_of_others = threading.BoundedSemaphore(_MAX_OF_OTHERS)
         self._slots_of_user: dict[int, threading.BoundedSemaphore] = {}
@@ -172,6 +175,6 @@ class Server:
 
     def _reply(self, line: bytes, uid: int) -> bytes:
         try:
-            return protocol.encode_result(self._answer(protocol.decode_request(line), uid))
+            return protocol.encode_result(self._answer(protocol.decode_request(line, self._known), uid))
         except VfmigrateError as error:
             return protocol.encode_error(error)
