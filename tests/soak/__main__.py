@@ -2,8 +2,9 @@
 """`python -m tests.soak [PART...]`: try thousands of faults, operations and inputs; writes build/soak/report.json.
 
 The parts: `faults` (the integration tests marked long), `claims` (a crowd of processes at the daemon's socket), `fuzz`,
-`sweep` (the daemon is killed at every write), `migrations` (there and back on the test hosts). The default is all of
-them. The report keeps the last result of a part until it runs again. The exit status is 1 when anything went wrong.
+`users` (forty hostile users, floods of messages), `sweep` (the daemon is killed at every write), `migrations` (there
+and back on the test hosts). The default is all of them. The report keeps the last result of a part until it runs
+again. The exit status is 1 when anything went wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak import crowd, faults, fuzz, migrations, sweep
+from tests.soak import crowd, faults, fuzz, hostile_users, migrations, sweep
 from tests.soak.tally import FAULTS, INPUTS, OPERATIONS, Tally
 from vfmigrate import locks
 
@@ -74,6 +75,7 @@ def main() -> int:
         "faults": lambda: [faults.run(FOLDER)],
         "claims": lambda: [crowd.run(options.claims)],
         "fuzz": lambda: fuzz.run(options.fuzz_seconds, FOLDER / "fuzz"),
+        "users": lambda: [hostile_users.run()],
         "sweep": lambda: [sweep.run(options.stride)],
         "migrations": lambda: [migrations.run(options.migrations)],
     }
