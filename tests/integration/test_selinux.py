@@ -107,11 +107,16 @@ def test_the_daemon_may_use_sysfs_netlink_open_vswitch_and_libvirt(policy: Path)
     assert allowed(policy, "vfmigrated_t", "vfmigrated_var_run_t", "file") >= {"create", "rename", "unlink"}
 
 
-def test_the_daemon_has_the_capabilities_of_its_unit_and_no_others(policy: Path) -> None:
-    unit = (SOURCES.parents[1] / "systemd/vfmigrated.service").read_text()
+@pytest.mark.parametrize(
+    ("service", "domain"), [("vfmigrated", "vfmigrated_t"), ("vfmigrate-pci", "vfmigrate_pci_t")]
+)
+def test_a_service_has_the_capabilities_of_its_unit_and_no_others(
+    policy: Path, service: str, domain: str
+) -> None:
+    unit = (SOURCES.parents[1] / f"systemd/{service}.service").read_text()
     bounding = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
     named = {name.lower()[len("cap_") :] for name in bounding.split("=")[1].split()}
-    assert allowed(policy, "vfmigrated_t", "vfmigrated_t", "capability") == named
+    assert allowed(policy, domain, domain, "capability") == named
 
 
 def test_the_daemon_writes_no_file_but_sysfs_and_its_own(policy: Path) -> None:
@@ -119,3 +124,14 @@ def test_the_daemon_writes_no_file_but_sysfs_and_its_own(policy: Path) -> None:
     targets = {rule.split()[2].split(":")[0] for rule in found}
     # init_tmpfs_t: files in memory that systemd passes to every daemon
     assert targets == {"sysfs_t", "vfmigrated_var_run_t", "vfmigrated_t", "init_tmpfs_t"}
+
+
+def test_the_reader_of_configuration_space_writes_only_sysfs_and_is_reached_by_the_daemon_only(
+    policy: Path,
+) -> None:
+    found = rules(policy, "-A", "-s", "vfmigrate_pci_t", "-ds", "-c", "file", "-p", "write")
+    assert {rule.split()[2].split(":")[0] for rule in found} == {"sysfs_t", "vfmigrate_pci_t", "init_tmpfs_t"}
+    reaching = rules(
+        policy, "-A", "-t", "vfmigrate_pci_t", "-dt", "-c", "unix_stream_socket", "-p", "connectto"
+    )
+    assert {rule.split()[1] for rule in reaching} == {"vfmigrated_t"}
