@@ -122,11 +122,12 @@ def test_a_daemon_that_stands_still_is_restarted_and_its_successor_answers_the_h
 
 def test_the_daemon_sees_what_it_needs_in_spite_of_its_unit(installed: Site) -> None:
     host = installed.host
-    host.run("systemctl", "start", "vfmigrated.service")
+    host.path("/usr/lib/modules/x").mkdir(parents=True, exist_ok=True)
+    host.run("systemctl", "restart", "vfmigrated.service")
     daemon = host.show("vfmigrated.service", "MainPID")
     capabilities = "-all,+net_admin,+sys_ptrace,+dac_read_search,+dac_override"
     inside = (
-        *("nsenter", f"--target={daemon}", "--mount", "--"),
+        *("nsenter", f"--target={daemon}", "--mount", "--root", "--wd", "--"),
         *("setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all"),
     )
     effective = host.run(*inside, "grep", "CapEff", "/proc/self/status").stdout
@@ -139,10 +140,8 @@ def test_the_daemon_sees_what_it_needs_in_spite_of_its_unit(installed: Site) -> 
     finally:
         host.run("systemctl", "stop", "sleeper.service")
     # the modules of the kernel, at another place than their own
-    host.path("/usr/lib/modules/x").mkdir(parents=True, exist_ok=True)
     assert "x" in host.run(*inside, "ls", "/run/vfmigrate/modules").stdout.split()
     assert host.run(*inside, "ls", "/usr/lib/modules", check=False).stdout == ""
-    assert int(host.run(*inside, "sh", "-c", "ls /dev | wc -l").stdout) > 0
 
 
 def test_another_process_reads_configuration_space_for_the_daemon(installed: Site) -> None:

@@ -66,11 +66,9 @@ def ping(node: Node, tally: Tally, when: str) -> None:
 
 def crowd(node: Node, tally: Tally) -> None:
     """Forty users at the daemon's socket."""
-    socket = os.fspath(node.host.path(SOCKET))
-    command = ["/usr/bin/python3", "-IS", "-c", USERS_AT_ONCE, socket, str(USERS), str(CONNECTIONS)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
-    ) as users:
+    command = ("/usr/bin/python3", "-IS", "-c", USERS_AT_ONCE, SOCKET, str(USERS), str(CONNECTIONS))
+    inside = node.host.namespace.command(*command)
+    with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as users:
         assert users.stdin is not None
         assert users.stdout is not None
         if users.stdout.readline() != "all there\n":

@@ -75,7 +75,8 @@ class Sysfs:
         self._config = config
         if modules is None:
             places = [place / os.uname().release for place in _MODULES]
-            modules = next((place for place in places if place.is_dir()), places[-1])
+            # isdir: a unit can make a place inaccessible
+            modules = next((place for place in places if os.path.isdir(place)), places[-1])  # noqa: PTH112
         self._variants = VfioVariants(modules / "modules.alias")
         self._binding: dict[PciAddress, threading.Lock] = {}
 
