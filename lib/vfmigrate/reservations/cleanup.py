@@ -7,7 +7,7 @@ answer is asked once and not for each VF: waiting for it would add up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Optional
 
 from vfmigrate import journal
@@ -35,6 +35,19 @@ class Cleanup:
         marked = [self._store.release(claim, gone=gone) for claim in claims]
         releasing = [claim for claim in marked if claim is not None]
         return list(zip(releasing, self.converge(*releasing)))
+
+    def release_expired(self, vfs: Container[PciAddress]) -> None:
+        """End the claims on these VFs that have expired, without waiting for the next reconcile."""
+        claims = self._store.release_expired(vfs)
+        self.converge(*claims)
+        for claim in claims:
+            self._log.event(
+                "expired",
+                f"released the claim of guest '{claim.domain_name}' on {claim.vf}: it expired before the guest started",
+                domain=claim.domain_name,
+                uuid=claim.domain,
+                vf=str(claim.vf),
+            )
 
     def finish(self) -> list[tuple[Claim, list[str]]]:
         """Make the VFs free whose claims are releasing; returns the claims that were dropped, each with the changes."""

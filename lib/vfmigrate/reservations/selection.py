@@ -54,7 +54,7 @@ class Selection:
         """
         for left in reversed(range(_LOOKS)):
             sight = self._look(vfs, facts, domain)
-            self._cleanup.converge(*self._store.release_expired({vf for vf in vfs if sight.is_idle(vf)}))
+            self._cleanup.release_expired({vf for vf in vfs if sight.is_idle(vf)})
             try:
                 with self._store.lock:
                     return take(sight)

@@ -120,7 +120,9 @@ def test_looking_again_has_an_end(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_an_expired_claim_is_free_before_a_reconcile_drops_it(rig: Rig, held: bool) -> None:
+def test_an_expired_claim_is_free_before_a_reconcile_drops_it(
+    rig: Rig, held: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Unless a process has the VF all the same: its guest was just starting."""
     bind_all(rig)
     for vf in rig.memory.vfs[1:]:
@@ -137,6 +139,10 @@ def test_an_expired_claim_is_free_before_a_reconcile_drops_it(rig: Rig, held: bo
         assert rig.store.get(late.vf) == late
     else:
         assert got(rig) == late.vf
+        assert (
+            f"expired: released the claim of guest 'other' on {late.vf}: it expired"
+            in capsys.readouterr().err
+        )
 
 
 def test_settings_of_an_expired_claim_are_removed_when_another_guest_gets_the_vf(rig: Rig) -> None:
