@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Optional
 
 from tests.integration.hosts import Host, wait_for
-from tests.integration.namespaces import end_child
+from tests.integration.namespaces import signal_child
 
 PRINTER = Path(__file__).with_name("event_printer.py")
 PLACE = "/usr/local/lib/event_printer.py"
@@ -39,7 +39,7 @@ class Events:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        end_child(self._printer, "KILL")
+        signal_child(self._printer, "KILL")
         self._reader.join()
         self._printer.communicate()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.integration.hosts import ENVIRONMENT, wait_for
-from tests.integration.namespaces import Namespace, end_child
+from tests.integration.namespaces import Namespace, signal_child
 from tests.testbed import apt, cache, images, kernel, root
 from tests.testbed.host import PROCESSOR, read_to
 from tests.testbed.run import CommandError, brief, run
@@ -112,7 +112,7 @@ class GuestMachine:
         """Switch the guest off."""
         self._answers.close()
         self._line.close()
-        end_child(self._qemu, "KILL")
+        signal_child(self._qemu, "KILL")
         self._qemu.wait()
 
     def console(self) -> str:

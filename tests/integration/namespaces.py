@@ -139,7 +139,7 @@ class Namespace:
         )
 
 
-def end_child(entered: subprocess.Popen[str], signal: str) -> None:
+def signal_child(entered: subprocess.Popen[str], signal: str) -> None:
     """Send a signal to what `Namespace.spawn` started: the child of nsenter."""
     children = Path(f"/proc/{entered.pid}/task/{entered.pid}/children").read_text().split()
     run("kill", f"-{signal}", *children)

@@ -24,7 +24,7 @@ from tests.integration.guests import EMULATOR, Guest, hostdev_network
 from tests.integration.hook_calls import HookCalls
 from tests.integration.hosts import BRIDGE, UPLINK, Fabric, Host, two_hosts, wait_for
 from tests.integration.libvirt_setup import MONOLITHIC, LibvirtSetup
-from tests.integration.namespaces import end_child
+from tests.integration.namespaces import signal_child
 from tests.integration.product import Product
 from tests.patience import PATIENCE
 
@@ -81,7 +81,7 @@ class Migration:
 
     def kill(self) -> None:
         """Kill virsh."""
-        end_child(self._process, "KILL")
+        signal_child(self._process, "KILL")
         self._process.communicate(timeout=10)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tests.integration.hosts import BRIDGE, Host, wait_for
-from tests.integration.namespaces import end_child
+from tests.integration.namespaces import signal_child
 from tests.testbed.run import run
 from vfmigrate.locks import CHECKED_BY
 
@@ -105,6 +105,12 @@ class Product:
         self._host.path("/run/vfmigrate").mkdir(exist_ok=True)
         self._run()
 
+    def reload(self) -> None:
+        """Have the daemon take over its configuration, as systemctl reload does; returns at once."""
+        assert self._daemon is not None
+        self._host.run("vfmigrated", "--check")
+        signal_child(self._daemon, "HUP")
+
     def restart(self) -> None:
         """Start the daemon again with the same configuration and hook; returns when it answers."""
         self._run()
@@ -129,7 +135,7 @@ class Product:
     def stop(self, signal: str = "TERM") -> None:
         """End the daemon if it runs; its claims stay."""
         if self._daemon is not None:
-            end_child(self._daemon, signal)
+            signal_child(self._daemon, signal)
             self._daemon.wait(timeout=10)
             self._daemon = None
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.hosts import wait_for
 from tests.integration.systemd_host import SystemdHost, systemd_host
 from tests.testbed import ansible, images, packages
 from tests.testbed.root import HOST_PACKAGES
@@ -159,6 +161,52 @@ def test_another_process_reads_configuration_space_for_the_daemon(installed: Sit
         "setpriv", "--reuid=nobody", "--clear-groups", "python3", "-c", read, device, check=False
     )
     assert (refused.returncode, "does not answer" in refused.stderr) == (1, True)
+
+
+CONFIGURATION = "/etc/vfmigrate/vfmigrate.conf.d/site.conf"
+
+
+def test_a_reload_takes_over_a_valid_configuration_only(installed: Site) -> None:
+    host = installed.host
+    host.run("systemctl", "start", "vfmigrated.service")
+    daemon = host.show("vfmigrated.service", "MainPID")
+    file = host.path(CONFIGURATION)
+    try:
+        file.write_text("[daemon]\nreaders = nobody\n")
+        assert "systemctl reload vfmigrated" in host.run("vfmigrate", "status").stdout
+        host.run("systemctl", "reload", "vfmigrated")
+        wait_for(
+            "the new reader",
+            lambda: host.run("setpriv", "--reuid=nobody", "vfmigrate", "status").returncode == 0,
+        )
+        assert "systemctl reload" not in host.run("vfmigrate", "status").stdout
+
+        file.write_text("[daemon]\nreaders = nobody\nclaim_timeout = soon\n")
+        assert host.run("systemctl", "reload", "vfmigrated", check=False).returncode != 0
+        told = host.run("journalctl", "-u", "vfmigrated", "--no-pager").stdout
+        assert f"{CONFIGURATION}: [daemon] claim_timeout: 'soon' is not a number" in told
+        assert host.run("setpriv", "--reuid=nobody", "vfmigrate", "status").returncode == 0
+        assert host.show("vfmigrated.service", "MainPID") == daemon
+    finally:
+        file.unlink()
+
+
+def test_a_broken_configuration_is_reported_once_at_the_start(installed: Site) -> None:
+    host = installed.host
+    host.run("systemctl", "stop", "vfmigrated.service")
+    file = host.path(CONFIGURATION)
+    file.write_text("[daemon]\nclaim_timeout = soon\n")
+    try:
+        assert host.run("systemctl", "start", "vfmigrated.service", check=False).returncode != 0
+        time.sleep(2.5)  # systemd would start it again after one second
+        assert host.show("vfmigrated.service", "NRestarts") == "0"
+        assert host.show("vfmigrated.service", "ExecMainStatus") == "78"
+        told = host.run("journalctl", "-u", "vfmigrated", "--no-pager", "-n", "20").stdout
+        assert "vfmigrated does not start; check it with: vfmigrated --check" in told
+    finally:
+        file.unlink()
+        host.run("systemctl", "reset-failed", "vfmigrated.service", "vfmigrated.socket")
+        host.run("systemctl", "start", "vfmigrated.socket")
 
 
 def test_an_upgrade_restarts_the_daemon_and_nothing_else(site: Site) -> None:

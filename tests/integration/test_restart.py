@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import BEFORE
 from tests.integration.hosts import wait_for
-from tests.integration.pair import Pair
+from tests.integration.pair import Node, Pair
 from tests.integration.product import CLAIMS
+from tests.integration.test_migration import vf_index
 
 pytestmark = pytest.mark.hosts
 
@@ -72,3 +74,30 @@ def test_a_source_daemon_that_was_down_cleans_up_when_it_is_back(ready: Pair) ->
     a.product.age_claims(60)
     a.product.start()
     a.become(before)
+
+
+def test_the_configuration_is_reloaded_during_a_migration(ready: Pair) -> None:
+    """The pool gets another VLAN between two hooks: neither the claim nor the request of the guest is lost."""
+    a, b = ready.a, ready.b
+    a.start_guest(Guest("g", [Vf(a.vf(1), MAC, vlan=42)]))
+    configuration = "/etc/vfmigrate/vfmigrate.conf"
+    with b.hooks.hold("g", "start", BEFORE):
+        migration = a.begin_migration("g", b)
+        b.hooks.wait_for("start")
+        before = b.product.claims()
+        text = b.host.path(configuration).read_text()
+        b.host.write(configuration, text.replace("vlans = 42-43", "vlans = 42-44"))
+        b.product.reload()
+        wait_for("the pool to have the VLAN", lambda: vlans(b) == [42, 43, 44])
+        assert b.product.claims() == before
+    outcome = migration.finish()
+    assert outcome.status == 0, outcome.error
+    assert b.switch_ports()[b.representor(vf_index(b, next(iter(b.state().claims))))].tag == 42
+
+
+def vlans(node: Node) -> list[int]:
+    """The VLANs that the pool allows."""
+    (pool,) = json.loads(node.host.run("vfmigrate", "status", "--json").stdout)["pools"]
+    found = pool["vlans"]
+    assert isinstance(found, list)
+    return found

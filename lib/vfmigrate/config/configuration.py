@@ -12,7 +12,7 @@ import configparser
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
@@ -30,9 +30,12 @@ _LONGEST_QUOTE = 400
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Config:
-    """The whole configuration: the pools, the access to libvirt, and the keys of the section [daemon]."""
+    """The whole configuration: the pools, the access to libvirt, and the keys of the section [daemon].
+
+    The daemon's parts share one and read it at each use, so that `adopt` changes it for all of them.
+    """
 
     pools: Mapping[str, Pool] = field(default_factory=dict)
     libvirt: LibvirtAccess = field(default_factory=LibvirtAccess)
@@ -86,6 +89,19 @@ class Config:
             otherwise="none",
         ),
     )
+
+    def adopt(self, new: Config) -> list[str]:
+        """Take over another configuration; returns the changed keys that take effect at the next start only."""
+        late = []
+        for target in fields(self):
+            before, after = getattr(self, target.name), getattr(new, target.name)
+            if before != after and target.name == "libvirt":
+                late.append("[libvirt]")
+            elif before != after and target.name == "ovsdb":
+                late.append("ovsdb")
+            else:
+                setattr(self, target.name, after)
+        return late
 
     def pool_of(self, pf: PciAddress) -> Optional[Pool]:
         """The pool that names this physical function, or None when no pool does."""
@@ -186,17 +202,22 @@ def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[
     return merged, origin
 
 
+def files(path: Path = DEFAULT_PATH) -> list[Path]:
+    """The files of a configuration that exist, in the order in which they are read."""
+    directory = path.with_name(path.name + ".d")
+    found = [path] if path.exists() else []
+    if directory.is_dir():
+        found += sorted(directory.glob("*.conf"))
+    return found
+
+
 def load(path: Path = DEFAULT_PATH) -> Config:
     """Read `path` and the `*.conf` files of `path.d`, in the order of their names.
 
     A missing main file is the same as an empty one: vfmigrate does nothing on a host without pools.
     Raises ConfigError naming file, section and key.
     """
-    directory = path.with_name(path.name + ".d")
-    paths = [path] if path.exists() else []
-    if directory.is_dir():
-        paths += sorted(directory.glob("*.conf"))
-    parser, origin = _read(paths)
+    parser, origin = _read(files(path))
     daemon: dict[str, Any] = {}
     libvirt = LibvirtAccess()
     pools: dict[str, Pool] = {}

@@ -28,11 +28,11 @@ class EventLoop:
         self,
         log: Journal,
         *,
-        period: float,
+        period: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         working: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        """`period`: seconds between two times that the periodic work is begun; `clock` counts seconds.
+        """`period` returns the seconds between two times that the periodic work is begun; `clock` counts seconds.
 
         `working` is entered around each piece of work of the loop's own thread (daemon/watchdog.py).
         """
@@ -76,7 +76,7 @@ class EventLoop:
 
     def _run(self, periodic: Work) -> None:
         # A deadline, and no pause without work: events that follow each other closely must not put it off for ever.
-        next_period = self._clock() + self._period
+        next_period = self._clock() + self._period()
         while True:
             work = self._next(periodic, next_period)
             if work is None:
@@ -84,7 +84,7 @@ class EventLoop:
             with self._working():
                 self.do(work)
             if work is periodic:
-                next_period = self._clock() + self._period
+                next_period = self._clock() + self._period()
 
     def _next(self, periodic: Work, next_period: float) -> Optional[Work]:
         """The next work that is due, waiting for it; None at the end."""

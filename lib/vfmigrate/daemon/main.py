@@ -19,11 +19,11 @@ from vfmigrate.announce.announcer import Announcer
 from vfmigrate.cards import registry
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.config import configuration
-from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon import pci_reader
+from vfmigrate.daemon.config_reload import ConfigReload, fingerprint
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.hook_handler import HookHandler
@@ -35,7 +35,7 @@ from vfmigrate.daemon.reconciler import Reconciler
 from vfmigrate.daemon.remote_requests import RemoteRequests
 from vfmigrate.daemon.status import Status
 from vfmigrate.daemon.watchdog import LONG_SECONDS, REQUEST_SECONDS, Watchdog, notify
-from vfmigrate.errors import VfmigrateError
+from vfmigrate.errors import ConfigError, VfmigrateError
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
 from vfmigrate.host.local_files import LocalFiles
@@ -54,16 +54,22 @@ from vfmigrate.rpc.remote_server import RemoteServer
 from vfmigrate.rpc.server import Server, listening_socket
 from vfmigrate.strategies.failover.primary_watch import PrimaryWatch
 from vfmigrate.strategies.replug.arrivals import Arrivals
-from vfmigrate.text import complain
+from vfmigrate.text import command, complain
 from vfmigrate.version import VERSION
 from vfmigrate.virt.hypervisor import Hypervisor
+
+#: what the main thread waits for: SIGHUP takes over the configuration, the others end the daemon
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class Daemon:
     """The parts, put together."""
 
-    def __init__(self, settings: Config, claims: Path, log: Journal) -> None:
-        self.config = settings
+    def __init__(self, config_file: Path, claims: Path, log: Journal) -> None:
+        """Read the configuration. Raises ConfigError, or HostError when the claims cannot be used."""
+        read = fingerprint(config_file)  # before the files are read: what changes in between is not missed
+        self.config = settings = configuration.load(config_file)
+        self.config_reload = ConfigReload(config_file, settings, read, log)
         self.log = log
         self.store = ClaimStore(claims)
         systemd = Systemd()
@@ -88,7 +94,7 @@ class Daemon:
         self.watchdog = Watchdog(log)
         self.event_loop = EventLoop(
             log,
-            period=settings.reconcile_interval,
+            period=lambda: settings.reconcile_interval,
             working=lambda: self.watchdog.working("work of the event loop", LONG_SECONDS),
         )
         domain_sync = DomainSync(
@@ -148,10 +154,16 @@ class Daemon:
             observer,
             self.hook_handler.slots,
             missing=self.arrivals.missing,
-            libvirt_problem=hypervisor.problem,
+            problems=(hypervisor.problem, self.config_reload.problem),
         )
         local_files = LocalFiles(self.host.ovs.bridge_exists)
         self.inventory = Inventory(services, observer, hypervisor.migrating, local_files, hypervisor.storage)
+
+    def reload(self) -> None:
+        """Take over a changed configuration, and reconcile with it."""
+        notify("RELOADING=1")
+        self.config_reload.reload(lambda: self.event_loop.soon(self.reconciler.reconcile))
+        notify("READY=1")
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -199,8 +211,8 @@ class Daemon:
         try:
             with self.watchdog.working(f"request '{request.name}'", seconds):
                 return self._do(request)
-        except VfmigrateError:
-            raise
+        except VfmigrateError as error:
+            raise self.config_reload.explained(error) from None
         except Exception as error:  # noqa: BLE001 - reported below
             # Whatever nobody foresaw must reach the administrator as a line, not as silence.
             message = self.log.bug(error)
@@ -241,16 +253,30 @@ class Daemon:
         return self.provisioner.provision_pf(pf, dry_run=dry_run, patience=patience)
 
 
+def check_command(config: Path) -> str:
+    """The command that checks a configuration."""
+    default = config == configuration.DEFAULT_PATH
+    return command("vfmigrated", "--check", *([] if default else ["--config", str(config)]))
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
     options = arguments().parse_args(argv)
     log = Journal()
     try:
-        settings = configuration.load(options.config)
         if options.check:
+            configuration.load(options.config)
             return 0
-        daemon = Daemon(settings, options.claims, log)
+        daemon = Daemon(options.config, options.claims, log)
         listener = listening_socket(options.socket)
+    except ConfigError as error:
+        check = (
+            []
+            if options.check
+            else [f"vfmigrated does not start; check it with: {check_command(options.config)}"]
+        )
+        complain("vfmigrated", ConfigError(error.problem, "; ".join([*filter(None, [error.remedy]), *check])))
+        return error.exit_code
     except VfmigrateError as error:
         complain("vfmigrated", error)
         return error.exit_code
@@ -258,7 +284,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     # `systemctl kill --signal=USR1 vfmigrated` for whoever looks into a hang.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     server = Server(listener, daemon.answer)
     daemon.start()
     server.start()
@@ -266,7 +292,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     gc.collect()
     gc.freeze()
     notify("READY=1")
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    while signal.sigwait(SIGNALS) == signal.SIGHUP:
+        daemon.reload()
     notify("STOPPING=1")
     daemon.hook_handler.slots.close()
     server.stop()

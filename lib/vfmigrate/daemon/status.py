@@ -7,6 +7,7 @@ wrong is said in words, as `problems` of the pool, the PF or the VF that has the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable, Optional
 
@@ -99,15 +100,15 @@ class Status:
         slots: MigrationSlots,
         *,
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
-        libvirt_problem: Callable[[], Optional[str]] = lambda: None,
+        problems: Sequence[Callable[[], Optional[str]]] = (),
     ) -> None:
-        """`missing` says what keeps a VF from its guest, `libvirt_problem` what keeps the daemon from libvirt."""
+        """`missing` says what keeps a VF from its guest, each of `problems` what is wrong with the host as a whole."""
         self._host = services.host
         self._store = services.store
         self._observer = observer
         self._slots = slots
         self._missing = missing
-        self._libvirt_problem = libvirt_problem
+        self._problems = problems
 
     def collect(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
@@ -115,7 +116,7 @@ class Status:
         pools = [self._pool(observed, switch).plain() for observed in self._observer.pools()]
         return {
             "schema": SCHEMA,
-            "problems": [problem for problem in (self._libvirt_problem(),) if problem is not None],
+            "problems": [problem for problem in (ask() for ask in self._problems) if problem is not None],
             "pools": pools,
             "claims": [claim_store.plain(claim) for claim in self._store.all()],
         }

@@ -89,7 +89,7 @@ class SyncRig(Rig):
         self.libvirt = MemoryHypervisor()
         libvirt = cast(Any, self.libvirt)
         #: never started: work that is put back for later is done at once
-        self.event_loop = EventLoop(self.log, period=self.config.reconcile_interval)
+        self.event_loop = EventLoop(self.log, period=lambda: self.config.reconcile_interval)
         #: the MACs of VFs that were unplugged, and the UUIDs of guests that arrived unnoticed
         self.unplugged: list[str] = []
         self.arrived: list[str] = []

@@ -26,7 +26,7 @@ def log(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def loop(log: Journal) -> Iterator[EventLoop]:
-    loop = EventLoop(log, period=3600)
+    loop = EventLoop(log, period=lambda: 3600)
     loop.start(lambda: None)
     yield loop
     loop.stop()
@@ -63,7 +63,7 @@ def test_work_is_done_after_work_that_failed(loop: EventLoop, failure: Exception
 
 def test_frequent_events_do_not_delay_the_periodic_work(log: Journal) -> None:
     """It was a pause without work: an event every 0.6 s, and a reconcile never came."""
-    loop = EventLoop(log, period=0.3)
+    loop = EventLoop(log, period=lambda: 0.3)
     periods: list[float] = []
     enough = threading.Event()
 
