@@ -3,8 +3,8 @@
 
     python3 - PF BRIDGE ROUNDS RUNS < on_host.py
 
-Prints [{"vfmigrated": seconds, "manual": seconds}, ...], the medians of each run, as JSON. Both must leave the VF in
-the same state,
+Prints [{"vfmigrated": seconds, "manual": seconds, ...}, ...], the medians of each run, with those of the parts of each
+way, as JSON. Both must leave the VF in the same state,
 which is checked after every turn; restoring it is not measured. Standard library only, like the host's tools.
 """
 
@@ -25,8 +25,9 @@ DEVICES = Path("/sys/bus/pci/devices")
 MAC, TAG = "52:54:00:be:0c:01", 42
 NAME, UUID = "bench", "be0c0000-0000-4000-8000-000000000001"
 
-#: how to prepare the VF, and how to undo that
-Ways = dict[str, tuple[Callable[[], None], Callable[[], None]]]
+Act = Callable[[], object]
+#: the parts of how to prepare the VF, and how to undo that
+Ways = dict[str, tuple[dict[str, Act], Act]]
 
 DOMAIN = """\
 <domain type='qemu' id='9'>
@@ -92,13 +93,17 @@ class Vf:
         place = {"domain": domain, "bus": bus, "slot": slot, "function": function}
         return DOMAIN.format(name=NAME, uuid=UUID, mac=MAC, vf=self.address, tag=TAG, **place)
 
-    def by_hand(self) -> None:
+    def by_hand(self) -> dict[str, Act]:
         """Prepare it by the manual's commands."""
-        run("devlink", "port", "function", "set", self.port, "hw_addr", MAC, "migratable", "enable")
-        run("virsh", "-q", "nodedev-detach", self.node)
+        function = ["port", "function", "set", self.port, "hw_addr", MAC, "migratable", "enable"]
         ids = [f"external_ids:{key}={value}" for key, value in (("attached-mac", MAC), ("vm-id", UUID))]
-        place = ["add-port", self.bridge, self.representor, f"tag={TAG}"]
-        run("ovs-vsctl", *place, "--", "set", "Interface", self.representor, *ids)
+        port = ["add-port", self.bridge, self.representor, f"tag={TAG}"]
+        port += ["--", "set", "Interface", self.representor, *ids]
+        return {
+            "devlink": lambda: run("devlink", *function),
+            "virsh": lambda: run("virsh", "-q", "nodedev-detach", self.node),
+            "ovs-vsctl": lambda: run("ovs-vsctl", *port),
+        }
 
     def undo_by_hand(self) -> None:
         """Release it by the manual's commands."""
@@ -142,9 +147,10 @@ def main(pf: str, bridge: str, rounds: int, runs: int) -> None:
     vf = Vf(pf, bridge)
     daemon = Daemon(vf.xml())
 
-    def claim() -> None:
-        daemon.hook("prepare", "begin")
-        daemon.hook("start", "begin")
+    claim: dict[str, Act] = {
+        "prepare": lambda: daemon.hook("prepare", "begin"),
+        "start": lambda: daemon.hook("start", "begin"),
+    }
 
     def unclaim() -> None:
         daemon.hook("stopped", "end")
@@ -152,24 +158,28 @@ def main(pf: str, bridge: str, rounds: int, runs: int) -> None:
 
     ways: Ways = {
         "vfmigrated": (claim, unclaim),
-        "manual": (vf.by_hand, vf.undo_by_hand),
+        "manual": (vf.by_hand(), vf.undo_by_hand),
     }
     # The first turn loads the VF's driver, which counts for neither.
-    vf.by_hand()
+    for part in vf.by_hand().values():
+        part()
     vf.undo_by_hand()
     vf.forget()
     print(json.dumps([one_run(vf, ways, rounds) for _ in range(runs)]))
 
 
 def one_run(vf: Vf, ways: Ways, rounds: int) -> dict[str, float]:
-    """The median duration of each way in seconds; the first round of a run does not count."""
+    """The median duration of each way and part in seconds; the first round of a run does not count."""
     times: dict[str, list[float]] = {name: [] for name in ways}
+    times.update({name: [] for parts, _ in ways.values() for name in parts})
     for _ in range(1 + rounds):
         states = []
-        for name, (ready, undo) in ways.items():
-            begun = time.perf_counter()
-            ready()
-            times[name].append(time.perf_counter() - begun)
+        for name, (parts, undo) in ways.items():
+            for part, act in parts.items():
+                begun = time.perf_counter()
+                act()
+                times[part].append(time.perf_counter() - begun)
+            times[name].append(sum(times[part][-1] for part in parts))
             states.append(vf.state())
             undo()
             vf.forget()

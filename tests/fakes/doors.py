@@ -95,9 +95,6 @@ class CardSysfs:
     def may_be_open(self, vf: PciAddress) -> bool:
         return str(vf) in self.open_groups
 
-    def users(self, pf: PciAddress) -> dict[PciAddress, int]:
-        return self.held(self.vfs(pf))
-
     def user_of(self, pid: int) -> str:
         return f"process {pid}"
 
@@ -254,6 +251,9 @@ class MemoryLinks:
                 new = Link(netdev.ifindex, netdev.name, False, 1500, "02:00:00:00:00:01")
                 self.links.setdefault(netdev.ifindex, new)
         return self.links
+
+    def all(self) -> dict[int, Link]:
+        return dict(self._look())
 
     def link(self, ifindex: int) -> Link:
         return self._look()[ifindex]

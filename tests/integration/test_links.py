@@ -47,6 +47,13 @@ def shown(namespace: Namespace, name: str) -> str:
     return namespace.run("ip", "-oneline", "link", "show", name).stdout
 
 
+def test_all_devices_are_listed_as_each_is_shown_alone(links: Links, namespace: Namespace) -> None:
+    namespace.run("ip", "link", "set", "rep0", "up", "mtu", "1400")
+    every = links.all()
+    assert {link.name for link in every.values()} == {"lo", "rep0", "vf0"}
+    assert every == {index: links.link(index) for index in every}
+
+
 def test_received_frames_are_counted(links: Links, namespace: Namespace) -> None:
     for name in ("rep0", "vf0"):
         namespace.run("ip", "link", "set", name, "up")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.ovs_server import OvsServer, eventually
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
-from vfmigrate.ovs import ovsdb, switchport
+from vfmigrate.ovs import openvswitch, ovsdb, switchport
 from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings
 
 BRIDGE = "br-data"
@@ -365,9 +365,16 @@ def test_unplug_removes_the_ports_qos_unless_other_ports_use_it(
     assert (queue in left[1]) == (shared != "nothing")
 
 
-def test_owned_ports_lists_only_ports_of_vfmigrate(server: OvsServer, door: OpenVswitch) -> None:
+def test_owned_ports_lists_only_ports_of_vfmigrate(
+    server: OvsServer, door: OpenVswitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.vsctl("add-port", BRIDGE, "rep1")
     door.plug("br-other", "rep2", "guest-b", PortSettings(trunks=(1, 2)))
     door.plug(BRIDGE, "rep0", "guest-a", ACCESS)
-    found = [(port.name, port.bridge, port.owner) for port in door.owned_ports()]
-    assert found == [("rep0", BRIDGE, "guest-a"), ("rep2", "br-other", "guest-b")]
+    found = door.owned_ports()
+    assert [(port.name, port.bridge, port.owner) for port in found] == [
+        ("rep0", BRIDGE, "guest-a"),
+        ("rep2", "br-other", "guest-b"),
+    ]
+    monkeypatch.setattr(openvswitch, "_SEARCHES", 1)  # as where there are many ports
+    assert door.owned_ports() == found

@@ -17,7 +17,7 @@ from vfmigrate.config.pool import Pool
 from vfmigrate.converge import vf_use
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.leftovers import Leftovers
-from vfmigrate.converge.observe import Host, VfState
+from vfmigrate.converge.observe import Host, Surroundings, VfState
 from vfmigrate.converge.plan import (
     Step,
     Wanted,
@@ -149,16 +149,17 @@ class Converger:
         )
         return self._host.sysfs.variant_driver(claim.vf) if driver == driver_binding.VARIANT else driver
 
-    def survey(self, pf: PciAddress) -> list[PciAddress]:
+    def survey(self, pf: PciAddress, around: Optional[Surroundings] = None) -> list[PciAddress]:
         """The VFs of a PF that may differ from what the claims ask for; observes all of them at once.
 
-        Those whose claims are releasing are not among them: they are converged in any case.
+        Those whose claims are releasing are not among them: they are converged in any case. `around` as for
+        `Host.survey()`.
         """
         pool = self._config.pool_of(pf)
         if pool is None:
             return []
         different = []
-        for state in self._host.survey(pf):
+        for state in self._host.survey(pf, around):
             if self._store.releasing(state.vf) is not None:
                 continue
             claim = self._store.get(state.vf)

@@ -6,16 +6,18 @@ Changes nothing: what a VF should be is planned in `plan` and applied by `conver
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Callable, Optional
+from functools import cached_property
+from typing import Optional
 
 from vfmigrate.cards import registry
 from vfmigrate.cards.registry import Vendors
 from vfmigrate.cards.vendor import Vendor
-from vfmigrate.errors import HostError
+from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.devlink_messages import CardVersions, Port
-from vfmigrate.host.links import Links
+from vfmigrate.host.links import Link, Links
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import OpenVswitch, SwitchPort
@@ -47,6 +49,77 @@ class VfState:
     override: Optional[str] = None
 
 
+class _Neighbours:
+    """The network device and the port of a VF, asked for it alone."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def link(self, ifindex: int) -> Link:
+        """A network device. Raises HostError when there is none."""
+        return self._host.links.link(ifindex)
+
+    def port(self, name: str) -> Optional[SwitchPort]:
+        """The port of the switch of that name. Raises Unreachable when Open vSwitch is down."""
+        return self._host.ovs.port(name)
+
+
+class Surroundings(_Neighbours):
+    """The network devices, our ports of the switch and the users of VFs, asked at the first question for all at once.
+
+    Valid for one look at the host: what changes later does not show here.
+    """
+
+    def __init__(self, host: Host, pfs: Iterable[PciAddress]) -> None:
+        super().__init__(host)
+        self._pfs = tuple(pfs)
+        self._failure: Optional[VfmigrateError] = None
+
+    @cached_property
+    def users(self) -> Container[PciAddress]:
+        """The VFs of the PFs that processes use through VFIO. Raises HostError."""
+        return self._host.sysfs.held(vf for pf in self._pfs for vf in self._host.sysfs.vfs(pf))
+
+    @cached_property
+    def _ports(self) -> Mapping[str, SwitchPort]:
+        return {port.name: port for port in self._host.ovs.owned_ports()}
+
+    @cached_property
+    def _links(self) -> Mapping[int, Link]:
+        return self._host.links.all()
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(link.name for link in self._links.values())
+
+    def ports(self) -> list[SwitchPort]:
+        """The ports that have the ID of a claim.
+
+        Raises Unreachable when Open vSwitch is down; it is not asked again then, since each question would wait.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return list(self._ports.values())
+        except VfmigrateError as failure:
+            self._failure = failure
+            raise
+
+    def port(self, name: str) -> Optional[SwitchPort]:
+        """The port of that name that has the ID of a claim. Raises as `ports()`."""
+        if "_ports" not in self.__dict__:
+            self.ports()
+        return self._ports.get(name)
+
+    def link(self, ifindex: int) -> Link:
+        """A network device. Raises HostError when there is none now."""
+        return self._links.get(ifindex) or super().link(ifindex)
+
+    def has_link(self, name: str) -> bool:
+        """Whether there is a network device of that name."""
+        return name in self._names or self._host.links.find(name) is not None
+
+
 @dataclass(frozen=True)
 class Host:
     """Sysfs, devlink, network devices, Open vSwitch and card vendors of this host, in one value."""
@@ -64,23 +137,27 @@ class Host:
             raise HostError(f"there is no VF {vf} on this host", "see sriov_numvfs of its physical function")
         index = self.sysfs.vf_index(vf)
         port = self.devlink.vf_port(pf, index)
-        state = self._state(vf, pf, index, False, port, self.ovs.port)
+        state = self._state(vf, pf, index, False, port, _Neighbours(self))
         if state.vfio and state.migratable is False:
             # Only then does it matter, and looking through all processes is the slowest part.
             state = replace(state, in_use=self.sysfs.in_use(vf))
         return state
 
-    def survey(self, pf: PciAddress) -> list[VfState]:
-        """Look at every VF of a PF with one request to devlink and one to Open vSwitch.
+    def surroundings(self, pfs: Iterable[PciAddress]) -> Surroundings:
+        """What the VFs of these PFs are surveyed with: asks the kernel and Open vSwitch once for all of them."""
+        return Surroundings(self, pfs)
 
-        Finds only those ports of the switch that have the ID of a claim.
+    def survey(self, pf: PciAddress, around: Optional[Surroundings] = None) -> list[VfState]:
+        """Look at every VF of a PF; asks each of devlink, rtnetlink and Open vSwitch once, however many VFs there are.
+
+        Finds only those ports of the switch that have the ID of a claim. `around` was asked a moment ago, for several
+        PFs. Raises HostError or Unreachable.
         """
+        around = around if around is not None else self.surroundings([pf])
         vfs = self.sysfs.vfs(pf)
         ports = self.devlink.vf_ports(pf, len(vfs))
-        owned = {port.name: port for port in self.ovs.owned_ports()}
-        users = self.sysfs.users(pf)
         return [
-            self._state(vf, pf, index, vf in users, ports.get(index), owned.get)
+            self._state(vf, pf, index, vf in around.users, ports.get(index), around)
             for index, vf in enumerate(vfs)
         ]
 
@@ -91,15 +168,20 @@ class Host:
         index: int,
         in_use: bool,
         port: Optional[Port],
-        switch_port: Callable[[str], Optional[SwitchPort]],
+        neighbours: _Neighbours,
     ) -> VfState:
         driver = self.sysfs.driver(vf)
-        state = VfState(vf, pf, index, driver, self.sysfs.is_vfio(driver), in_use)
+        vfio = self.sysfs.is_vfio(driver)
         if port is None or port.ifindex is None:
-            return state
-        link = self.links.link(port.ifindex)
-        return replace(
-            state,
+            return VfState(vf, pf, index, driver, vfio, in_use)
+        link = neighbours.link(port.ifindex)
+        return VfState(
+            vf,
+            pf,
+            index,
+            driver,
+            vfio,
+            in_use,
             port_index=port.index,
             hw_addr=port.hw_addr,
             migratable=port.migratable,
@@ -107,7 +189,7 @@ class Host:
             ifindex=link.index,
             link_up=link.up,
             mtu=link.mtu,
-            switch_port=switch_port(link.name),
+            switch_port=neighbours.port(link.name),
         )
 
     def vendor(self, pf: PciAddress) -> Vendor:

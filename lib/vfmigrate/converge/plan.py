@@ -14,6 +14,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
@@ -53,6 +54,12 @@ class Wanted:
     mtu: Optional[int] = None
 
 
+@lru_cache(maxsize=1 << 13)
+def _iface_id(domain: str, mac: str) -> str:
+    """The same on every host, so that a controller sees one logical port move."""
+    return str(uuid.uuid5(uuid.UUID(domain), mac))
+
+
 def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Optional[str] = None) -> Wanted:
     """The state that a claim on a VF of this pool asks for; without a claim the VF is free.
 
@@ -66,8 +73,7 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Opt
     if claim.state == PLUGGED and (driven or not claim.traits.port_follows_driver):
         ids = {"vm-id": claim.domain, "iface-status": "active"}
         if claim.mac is not None:
-            # the same on every host, so that a controller sees one logical port move
-            ids["iface-id"] = str(uuid.uuid5(uuid.UUID(claim.domain), claim.mac))
+            ids["iface-id"] = _iface_id(claim.domain, claim.mac)
             ids["attached-mac"] = claim.mac
         settings = PortSettings(tag=claim.vlan, trunks=claim.trunks, external_ids=ids)
         port = WantedPort(pool.bridge, claim.id, settings)

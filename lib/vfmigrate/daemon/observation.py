@@ -13,7 +13,7 @@ from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.pool import Pool
-from vfmigrate.converge.observe import VfState
+from vfmigrate.converge.observe import Surroundings, VfState
 from vfmigrate.converge.services import HostServices
 from vfmigrate.converge.vf_use import VfUse
 from vfmigrate.errors import VfmigrateError
@@ -106,11 +106,13 @@ class Observer:
 
     def pools(self, name: Optional[str] = None) -> list[ObservedPool]:
         """Every pool as it is now, or the one of this name."""
-        return [self._pool(pool) for pool in self._config.pools.values() if name in (None, pool.name)]
+        wanted = [pool for pool in self._config.pools.values() if name in (None, pool.name)]
+        around = self._host.surroundings(pf for pool in wanted for pf in pool.pfs)
+        return [self._pool(pool, around) for pool in wanted]
 
-    def _pool(self, pool: Pool) -> ObservedPool:
+    def _pool(self, pool: Pool, around: Surroundings) -> ObservedPool:
         exists, bridge_problem = self._bridge(pool)
-        pfs = tuple(self._pf(pool, address) for address in pool.pfs)
+        pfs = tuple(self._pf(pool, address, around) for address in pool.pfs)
         found = ObservedPool(pool, exists, bridge_problem, pfs, ())
         try:
             return replace(found, findings=tuple(self._check(pool, found.states)))
@@ -123,12 +125,12 @@ class Observer:
         except VfmigrateError as error:
             return None, str(error)
 
-    def _pf(self, pool: Pool, address: PciAddress) -> ObservedPf:
+    def _pf(self, pool: Pool, address: PciAddress, around: Surroundings) -> ObservedPf:
         most = at_most(self._host, pool, address)
         if not self._host.sysfs.exists(address):
             return ObservedPf(address, most, exists=False)
         try:
-            state = pf.observe(self._host, self._store, pool, address)
+            state = pf.observe(self._host, self._store, pool, address, around)
         except VfmigrateError as error:
             return ObservedPf(address, most, problem=str(error))
         try:

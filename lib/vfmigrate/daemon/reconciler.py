@@ -6,12 +6,13 @@ A reconcile does everything that an event of libvirt leads to, so a lost event c
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import journal
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.converge.observe import Surroundings
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.domain import domain_xml
@@ -81,8 +82,10 @@ class Reconciler:
         for each in domains.values():
             if each is not None:
                 changes += self._domain_sync.catch_up(each, before, _GRACE_SECONDS)
-        if self._converge_pfs(changes):
-            changes += self._remove_orphaned_ports()
+        pfs = [pf for pool in self._config.pools.values() for pf in pool.pfs]
+        around = self._host.surroundings(pfs)
+        if self._converge_pfs(pfs, around, changes):
+            changes += self._remove_orphaned_ports(around)
         if running is not None:
             changes += self._catch_up()
             changes += self._keep_networks()
@@ -142,14 +145,13 @@ class Reconciler:
             self._domain_sync.settle_soon(uuid)
         return [f"guest '{name}' resumed here without an event" for name in here.values()]
 
-    def _converge_pfs(self, changes: list[str]) -> bool:
+    def _converge_pfs(self, pfs: Sequence[PciAddress], around: Surroundings, changes: list[str]) -> bool:
         """Converge the VFs of every pool; whether Open vSwitch answers: where it does not, it is not asked again."""
-        pfs = [pf for pool in self._config.pools.values() for pf in pool.pfs]
         different: list[PciAddress] = []
         for pf in pfs:
             try:
                 if self._host.sysfs.exists(pf):
-                    different += self._converger.survey(pf)
+                    different += self._converger.survey(pf, around)
             except VfmigrateError as error:
                 self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
                 if isinstance(error, Unreachable):
@@ -165,26 +167,28 @@ class Reconciler:
             self._log.event("reconcile-failed", str(error), level=journal.WARNING)
             return []
 
-    def _remove_orphaned_ports(self) -> list[str]:
+    def _remove_orphaned_ports(self, around: Surroundings) -> list[str]:
         """Remove ports whose claim or representor no longer exists.
 
         A representor may have been renamed; the claim then has another port with the new name.
         """
         removed: list[str] = []
         try:
-            ports = self._host.ovs.owned_ports()
+            ports = around.ports()
             owners = {claim.id for claim in self._store.all()}  # looked at last: a port follows its claim
             for port in ports:
-                self._remove_orphaned(port, owners, removed)
+                self._remove_orphaned(port, around, owners, removed)
         except VfmigrateError as error:
             self._log.event("reconcile-failed", str(error), level=journal.WARNING)
         return removed
 
-    def _remove_orphaned(self, port: SwitchPort, owners: Container[str], removed: list[str]) -> None:
+    def _remove_orphaned(
+        self, port: SwitchPort, around: Surroundings, owners: Container[str], removed: list[str]
+    ) -> None:
         reason = ""
         if port.owner not in owners:
             reason = "its guest is gone"
-        elif self._host.links.find(port.name) is None:
+        elif not around.has_link(port.name):
             reason = f"network device {port.name} does not exist"
         try:
             if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):

@@ -9,6 +9,8 @@ from typing import Optional
 HEAD_BYTES = 6
 #: how many bytes a process without CAP_SYS_ADMIN can read (pci_read_config() in the kernel's drivers/pci/pci-sysfs.c)
 PUBLIC_BYTES = 64
+#: where the part that holds the capabilities ends: `msix_count` needs all before it
+CAPABILITIES_END = 256
 
 _COMMAND_BUS_MASTER = 0x4
 _STATUS_HAS_CAPABILITIES = 0x10
@@ -19,7 +21,7 @@ _MOST_CAPABILITIES = 48
 
 def msix_count(space: bytes) -> Optional[int]:
     """The size of the MSI-X table (6.8.2); None when there is none."""
-    if len(space) < 256 or not space[6] & _STATUS_HAS_CAPABILITIES:
+    if len(space) < CAPABILITIES_END or not space[6] & _STATUS_HAS_CAPABILITIES:
         return None
     offset = space[0x34] & ~3
     for _ in range(_MOST_CAPABILITIES):

@@ -25,7 +25,8 @@ from vfmigrate.host.devlink_messages import (
     CardVersions,
     DevlinkMessage,
     Port,
-    decoded,
+    device_of,
+    eswitch_mode_of,
     local_vf_ports,
     port_of,
     versions_of,
@@ -87,7 +88,7 @@ class Devlink:
     def eswitch_mode(self, pf: PciAddress) -> str:
         """The mode of the PF's eswitch: legacy, switchdev or switchdev_inactive."""
         (answer,) = self._ask(pf, _CMD_ESWITCH_GET, "read the eswitch mode")
-        number = answer.get_attr("DEVLINK_ATTR_ESWITCH_MODE")
+        number = eswitch_mode_of(answer)
         return _MODE_NAMES.get(number, f"unknown mode {number}")
 
     def set_eswitch_mode(self, pf: PciAddress, mode: str) -> None:
@@ -111,7 +112,7 @@ class Devlink:
             raise self._host_error(pf, "list the ports", refusal) from None
         ports: dict[str, list[Port]] = {str(pf): []}
         for answer in answers:
-            ports.setdefault(answer.get_attr("DEVLINK_ATTR_DEV_NAME"), []).append(port_of(answer))
+            ports.setdefault(device_of(answer), []).append(port_of(answer))
         if len(ports) > 1:
             self._learn_all(ports)
         else:
@@ -238,7 +239,7 @@ class Devlink:
         purpose: str,
         attributes: Sequence[tuple[str, object]] = (),
         connection: Optional[NetlinkSocket] = None,
-    ) -> list[Any]:
+    ) -> list[bytes]:
         try:
             return self._request(pf, command, attributes, connection=connection)
         except KernelRefusalError as refusal:
@@ -252,19 +253,18 @@ class Devlink:
         *,
         dump: bool = False,
         connection: Optional[NetlinkSocket] = None,
-    ) -> list[Any]:
+    ) -> list[bytes]:
         """Ask the kernel about a PF, over the PF's connection or the one that is given."""
         message = DevlinkMessage()
         message["cmd"] = command
         message["version"] = 1
         message["attrs"] = [("DEVLINK_ATTR_BUS_NAME", "pci"), ("DEVLINK_ATTR_DEV_NAME", str(pf)), *attributes]
         try:
-            answers = self._send(pf, message, dump, connection).result()
+            return self._send(pf, message, dump, connection).result()
         except KernelRefusalError as refusal:
             if refusal.number == errno.ENODEV and not _is_about_port(attributes):
                 self._forget(pf)
             raise
-        return [decoded(DevlinkMessage, answer) for answer in answers]
 
     def _send(
         self, pf: PciAddress, message: Any, dump: bool, connection: Optional[NetlinkSocket]
@@ -313,7 +313,9 @@ class Devlink:
                 raise HostError(
                     f"this kernel has no devlink: {refusal.text}", "load the card's host driver"
                 ) from None
-            self._family = int(decoded(ctrlmsg, answer).get_attr("CTRL_ATTR_FAMILY_ID"))
+            described = ctrlmsg(answer)
+            described.decode()
+            self._family = int(described.get_attr("CTRL_ATTR_FAMILY_ID"))
         return self._family
 
 

@@ -21,7 +21,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from vfmigrate.errors import HostError
-from vfmigrate.host.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket
+from vfmigrate.host.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket, split_attributes
 
 _RTM_NEWLINK = 16
 _RTM_GETLINK = 18
@@ -33,9 +33,8 @@ _IFNAMSIZ = 16
 _HEADER_BYTES = 16  # struct nlmsghdr
 _IFINFOMSG = struct.Struct("=4xiI")  # of struct ifinfomsg: index and flags
 _CHANGE_BYTES = 4  # its last field, which answers do not use
-_ATTRIBUTE = struct.Struct("=HH")
-_NLA_TYPE_MASK = 0x3FFF
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_STATS64 = 1, 3, 4, 10, 23
+_SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: they are more than half of a list
 _STATS64 = struct.Struct("=QQ")  # the first two of struct rtnl_link_stats64: packets received and sent
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, length of prefix, flags, scope, index
@@ -91,6 +90,17 @@ class Links:
         except KernelRefusalError as refusal:
             raise _host_error(f"look up interface {ifindex}", refusal) from None
 
+    def all(self) -> dict[int, Link]:
+        """Every device by its interface index; those that come or go meanwhile may be missing."""
+        message = ifinfmsg()
+        message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATISTICS)]
+        try:
+            answers = self._netlink.ask(message, _RTM_GETLINK, dump=True, consistent=False)
+        except KernelRefusalError as refusal:
+            raise _host_error("list the interfaces", refusal) from None
+        links = map(_link, answers)
+        return {link.index: link for link in links}
+
     def find(self, name: str) -> Optional[Link]:
         """Look up a device by its name; None when there is none."""
         if not 0 < len(name.encode()) < _IFNAMSIZ:
@@ -129,7 +139,7 @@ class Links:
             family, prefix, _, _, index = _IFADDRMSG.unpack_from(answer, _HEADER_BYTES)
             if family not in (socket.AF_INET, socket.AF_INET6):
                 continue
-            attributes = dict(_attributes(answer[_HEADER_BYTES + _IFADDRMSG.size :]))
+            attributes = dict(split_attributes(answer[_HEADER_BYTES + _IFADDRMSG.size :]))
             # On a point-to-point link, ADDRESS is that of the peer.
             packed = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
             address = ipaddress.ip_address(packed)
@@ -147,7 +157,7 @@ class Links:
             answers += self._list(message, _RTM_GETROUTE, "list the routes")
         for answer in answers:
             family, prefix, _, _, _, protocol, _, kind, flags = _RTMSG.unpack_from(answer, _HEADER_BYTES)
-            attributes = dict(_attributes(answer[_HEADER_BYTES + _RTMSG.size :]))
+            attributes = dict(split_attributes(answer[_HEADER_BYTES + _RTMSG.size :]))
             if ifindex not in _devices(attributes) or family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             if kind == _RTN_UNICAST and protocol != _RTPROT_KERNEL and not flags & _RTM_F_CLONED:
@@ -224,17 +234,7 @@ def _link(answer: bytes) -> Link:
 
 
 def _found(answer: bytes) -> dict[int, bytes]:
-    return dict(_attributes(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :]))
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & _NLA_TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += length + 3 & ~3
+    return dict(split_attributes(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :]))
 
 
 def _host_error(purpose: str, refusal: KernelRefusalError) -> HostError:

@@ -46,6 +46,7 @@ _NLMSGERR_ATTR_MSG = 1
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
+_NLA_TYPE_MASK = 0x3FFF
 _ERRNO = struct.Struct("=i")
 
 #: Twice what the kernel puts into one datagram of a dump (net/netlink/af_netlink.c).
@@ -73,6 +74,8 @@ class Exchange:
     flags: int
     deadline: float
     timeout: float
+    #: a list that changed while it was read is of no use
+    consistent: bool = True
     done: threading.Event = field(default_factory=threading.Event)
     answers: list[bytes] = field(default_factory=list)
     error: Optional[Exception] = None
@@ -108,17 +111,24 @@ class NetlinkSocket:
         self._closed = False
         threading.Thread(target=self._serve, name="netlink", daemon=True).start()
 
-    def ask(self, message: Any, message_type: int, *, dump: bool = False) -> list[bytes]:
+    def ask(
+        self, message: Any, message_type: int, *, dump: bool = False, consistent: bool = True
+    ) -> list[bytes]:
         """Send a pyroute2 message and wait for the answers to it. Returns and raises as `Exchange.result()`."""
-        return self.send(message, message_type, dump=dump).result()
+        return self.send(message, message_type, dump=dump, consistent=consistent).result()
 
-    def send(self, message: Any, message_type: int, *, dump: bool = False) -> Exchange:
-        """Send a pyroute2 message, and do not wait for the answers. Raises HostError after `close()`."""
+    def send(
+        self, message: Any, message_type: int, *, dump: bool = False, consistent: bool = True
+    ) -> Exchange:
+        """Send a pyroute2 message, and do not wait for the answers. Raises HostError after `close()`.
+
+        A dump that changed while it was read is read again; unless `consistent`, it is good enough.
+        """
         locks.may_take_long("sends a netlink request")
         flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_DUMP if dump else 0)
         message.encode()
         deadline = time.monotonic() + self._timeout
-        request = Exchange(bytes(message.data), message_type, flags, deadline, self._timeout)
+        request = Exchange(bytes(message.data), message_type, flags, deadline, self._timeout, consistent)
         with self._closing:
             if self._closed:
                 raise HostError("the netlink socket was closed")
@@ -152,7 +162,7 @@ class NetlinkSocket:
             _HEADER.pack_into(data, 0, len(data), request.kind, request.flags, self._sequence, 0)
             self._send(data, request)
             answers, torn = self._answers(request)
-            if not torn:
+            if not (torn and request.consistent):
                 return answers
         raise HostError(
             f"the kernel's list changed during each of {_DUMP_ATTEMPTS} attempts to read it", "try again"
@@ -249,15 +259,20 @@ def _raise_refusal(message: bytes, kind: int, flags: int) -> None:
     raise KernelRefusalError(code, text or os.strerror(code))
 
 
-def _extended_ack(attributes: bytes) -> str:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        if kind == _NLMSGERR_ATTR_MSG:
-            return (
-                attributes[offset + _ATTRIBUTE.size : offset + length].rstrip(b"\0").decode(errors="replace")
-            )
+def _extended_ack(data: bytes) -> str:
+    text = dict(split_attributes(data)).get(_NLMSGERR_ATTR_MSG, b"")
+    return text.rstrip(b"\0").decode(errors="replace")
+
+
+def split_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes in a payload, each with its number and content; what follows a malformed one is left out.
+
+    pyroute2 decodes whole messages, which takes ten times as long: too much for each of thousands of ports and links.
+    """
+    offset, end = 0, len(data)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4:
+            return
+        yield kind & _NLA_TYPE_MASK, data[offset + 4 : offset + length]
         offset += length + 3 & ~3
-    return ""

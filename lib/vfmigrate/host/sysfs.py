@@ -20,7 +20,7 @@ from vfmigrate import locks
 from vfmigrate.errors import HostError
 from vfmigrate.host import config_space
 from vfmigrate.host.holders import guest_of, holders
-from vfmigrate.host.sysfs_files import link_name, names, read_bytes, read_text, write_text
+from vfmigrate.host.sysfs_files import exists, link_name, names, read_bytes, read_text, write_text
 from vfmigrate.host.variants import VfioVariants
 from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.model.vfio import GENERIC_DRIVER
@@ -67,7 +67,7 @@ class Sysfs:
         config: Optional[Callable[[PciAddress], bytes]] = None,
     ) -> None:
         self._root = root
-        self._devices = root / "bus/pci/devices"
+        self._devices = os.fspath(root / "bus/pci/devices")
         self._drivers = root / "bus/pci/drivers"
         self._dev = dev
         self._proc = proc
@@ -84,16 +84,16 @@ class Sysfs:
 
     def exists(self, device: PciAddress) -> bool:
         """Whether the device exists."""
-        return self._path(device).exists()
+        return exists(self._file(device))
 
     def is_pf(self, device: PciAddress) -> bool:
         """Whether a device can have VFs."""
-        return (self._path(device) / "sriov_totalvfs").exists()
+        return exists(self._file(device, "sriov_totalvfs"))
 
     def pci_id(self, device: PciAddress) -> Optional[PciId]:
         """The vendor and device ID of a device; None when it does not exist."""
         try:
-            vendor, number = (read_text(self._path(device) / name) for name in ("vendor", "device"))
+            vendor, number = (read_text(self._file(device, name)) for name in ("vendor", "device"))
         except HostError:
             return None
         return PciId(int(vendor, 16), int(number, 16))
@@ -101,13 +101,13 @@ class Sysfs:
     def is_infiniband(self, device: PciAddress) -> bool:
         """Whether a device is an InfiniBand adapter: its PCI class; False when that cannot be read."""
         try:
-            return read_text(self._path(device) / "class").startswith(_INFINIBAND_CLASS)
+            return read_text(self._file(device, "class")).startswith(_INFINIBAND_CLASS)
         except HostError:
             return False
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         """The PF of a VF; None when the device is not a VF, or does not exist."""
-        name = link_name(self._path(device) / "physfn")
+        name = link_name(self._file(device, "physfn"))
         return PciAddress.parse(name) if name is not None else None
 
     def vfs(self, pf: PciAddress) -> list[PciAddress]:
@@ -117,18 +117,22 @@ class Sysfs:
     def vf_index(self, vf: PciAddress) -> int:
         """The number of a VF on its PF."""
         pf = self.physfn(vf)
-        for number, address in self._numbered_vfs(pf) if pf is not None else ():
-            if address == vf:
+        if pf is not None:
+            number = self._likely_index(pf, vf)
+            if link_name(self._file(pf, f"virtfn{number}")) == str(vf):
                 return number
+            for number, address in self._numbered_vfs(pf):
+                if address == vf:
+                    return number
         raise HostError(f"PCI device {vf} is not a VF of this host", "see sriov_numvfs of its PF")
 
     def netdevs(self, device: PciAddress) -> list[str]:
         """The names of a device's network devices; those of a PF include the representors of its VFs."""
-        return sorted(names(self._path(device) / "net"))
+        return sorted(names(self._file(device, "net")))
 
     def iommu_group(self, device: PciAddress) -> list[PciAddress]:
         """The devices in the IOMMU group of a device, itself included; empty without an IOMMU."""
-        return sorted(PciAddress.parse(name) for name in names(self._path(device) / "iommu_group/devices"))
+        return sorted(PciAddress.parse(name) for name in names(self._file(device, "iommu_group/devices")))
 
     def msix_count(self, device: PciAddress) -> Optional[int]:
         """The size of a device's MSI-X table; None when it has none.
@@ -136,7 +140,7 @@ class Sysfs:
         It is in configuration space, which is read without a driver, but beyond its head only with CAP_SYS_ADMIN.
         """
         locks.may_take_long("reads a device's configuration space")
-        space = read_bytes(self._path(device) / "config")
+        space = read_bytes(self._file(device, "config"), config_space.CAPABILITIES_END)
         if len(space) == config_space.PUBLIC_BYTES and self._config is not None:
             space = self._config(device)
         return config_space.msix_count(space)
@@ -149,24 +153,24 @@ class Sysfs:
         guest is bound to it (drivers/vfio/pci/vfio_pci_config.c, vfio_basic_config_write()).
         """
         locks.may_take_long("reads a device's configuration space")
-        return config_space.is_bus_master(read_bytes(self._path(device) / "config", config_space.HEAD_BYTES))
+        return config_space.is_bus_master(read_bytes(self._file(device, "config"), config_space.HEAD_BYTES))
 
     def vf_modalias(self, pf: PciAddress) -> Optional[str]:
         """The modalias of a PF's VFs, as far as it is known before they exist; None when the kernel does not show it.
 
         Vendor and class are the PF's (SR-IOV specification 3.4.1), the device is in `sriov_vf_device`.
         """
-        path = self._path(pf) / "sriov_vf_device"
-        if not path.exists():
+        path = self._file(pf, "sriov_vf_device")
+        if not exists(path):
             return None
         device = int(read_text(path), 16)
-        return re.sub(r"d[0-9A-F]{8}sv", f"d{device:08X}sv", read_text(self._path(pf) / "modalias"), count=1)
+        return re.sub(r"d[0-9A-F]{8}sv", f"d{device:08X}sv", read_text(self._file(pf, "modalias")), count=1)
 
     # -- drivers
 
     def driver(self, device: PciAddress) -> Optional[str]:
         """The driver of a device; None when it is bound to none, or does not exist."""
-        return link_name(self._path(device) / "driver")
+        return link_name(self._file(device, "driver"))
 
     def unbind(self, device: PciAddress) -> None:
         """Unbind a device from its driver, if it has one, and reset driver_override.
@@ -182,7 +186,7 @@ class Sysfs:
 
     def driver_override(self, device: PciAddress) -> Optional[str]:
         """The only driver that a device may be bound to; None when any may."""
-        text = read_text(self._path(device) / "driver_override")
+        text = read_text(self._file(device, "driver_override"))
         return text if text not in ("", _NO_OVERRIDE) else None
 
     def reset_override(self, device: PciAddress) -> None:
@@ -192,7 +196,7 @@ class Sysfs:
 
     def _reset_override(self, device: PciAddress) -> None:
         if self.driver_override(device) is not None:
-            write_text(self._path(device) / "driver_override", "\n")
+            write_text(self._file(device, "driver_override"), "\n")
 
     def bind(self, device: PciAddress, driver: str) -> None:
         """Bind a device to a driver, whatever it is bound to; as for `unbind()`, call `in_use()` before.
@@ -227,7 +231,7 @@ class Sysfs:
 
         libvirt (10.0 and later) makes the same choice, so that a VF is prepared with the driver that libvirt uses.
         """
-        return self.driver_for(read_text(self._path(device) / "modalias"))
+        return self.driver_for(read_text(self._file(device, "modalias")))
 
     def driver_for(self, modalias: str) -> str:
         """The VFIO driver for a device of this modalias, as `variant_driver()` for one that exists."""
@@ -264,7 +268,7 @@ class Sysfs:
         enabled. True where it does not, and where another has enabled the device.
         """
         try:
-            return read_text(self._path(vf) / "enable") != "0"
+            return read_text(self._file(vf, "enable")) != "0"
         except HostError:
             return True
 
@@ -293,7 +297,7 @@ class Sysfs:
 
     def set_autoprobe(self, pf: PciAddress, on: bool) -> None:
         """Set whether the kernel binds new VFs of the PF to drivers by itself."""
-        write_text(self._path(pf) / "sriov_drivers_autoprobe", str(int(on)))
+        write_text(self._file(pf, "sriov_drivers_autoprobe"), str(int(on)))
         if self.autoprobe(pf) != on:
             raise HostError(f"sriov_drivers_autoprobe of PF {pf} is not {int(on)} after it was written")
 
@@ -317,7 +321,7 @@ class Sysfs:
                 )
         if self.driver(pf) is None:
             raise HostError(f"PF {pf} has no driver, so it can have no VFs", "bind it to its host driver")
-        write_text(self._path(pf) / "sriov_numvfs", str(count), _NUMVFS_REMEDIES)
+        write_text(self._file(pf, "sriov_numvfs"), str(count), _NUMVFS_REMEDIES)
         present = self.numvfs(pf)
         if present != count:
             raise HostError(f"PF {pf} has {present} VFs after sriov_numvfs was set to {count}", "see dmesg")
@@ -325,7 +329,7 @@ class Sysfs:
     def vf_addresses(self, pf: PciAddress, count: int) -> list[PciAddress]:
         """The addresses that the first `count` VFs of a PF have, or would have (SR-IOV specification 3.3.9)."""
         offset, stride = (self._read_number(pf, f"sriov_{name}") for name in ("offset", "stride"))
-        first = (pf.bus << 8 | pf.slot << 3 | pf.function) + offset
+        first = pf.routing_id + offset
         numbers = range(first, first + stride * count, stride) if stride else [first] * count
         return [PciAddress(pf.domain, rid >> 8, rid >> 3 & 0x1F, rid & 7) for rid in numbers]
 
@@ -333,8 +337,8 @@ class Sysfs:
         """Set the number of MSI-X vectors of a VF without a driver, if it has another one."""
         if self.msix_count(vf) == count:
             return
-        path = self._path(vf) / "sriov_vf_msix_count"
-        if not path.exists():
+        path = self._file(vf, "sriov_vf_msix_count")
+        if not exists(path):
             raise HostError(
                 f"the MSI-X count of VF {vf} cannot be set: its PF's driver or this kernel does not support it",
                 "remove msix from the pool, and set the same vfs on all hosts",
@@ -346,17 +350,24 @@ class Sysfs:
 
     # -- inside
 
-    def _path(self, device: PciAddress) -> Path:
-        return self._devices / str(device)
+    def _file(self, device: PciAddress, name: str = "") -> str:
+        # Text, not Path: joining paths takes longer than reading a link, and a look at all VFs reads thousands.
+        return f"{self._devices}/{device}/{name}"
 
     def _numbered_vfs(self, pf: PciAddress) -> list[tuple[int, PciAddress]]:
+        directory = self._file(pf)
         numbered = []
-        for name in names(self._path(pf)):
+        for name in names(directory):
             if name.startswith("virtfn") and name[6:].isdigit():
-                address = link_name(self._path(pf) / name)
+                address = link_name(directory + name)
                 if address is not None:
                     numbered.append((int(name[6:]), PciAddress.parse(address)))
         return numbered
+
+    def _likely_index(self, pf: PciAddress, vf: PciAddress) -> int:
+        """The number of a VF if the addresses of the PF's VFs follow each other, as nearly all do; else any number."""
+        first = link_name(self._file(pf, "virtfn0"))
+        return vf.routing_id - PciAddress.parse(first).routing_id if first is not None else 0
 
     def _driver_of(self, module: str) -> str:
         """The driver of a module: from sysfs when the module is loaded, else its name, with one known exception."""
@@ -367,8 +378,8 @@ class Sysfs:
 
     def _vfio_nodes(self, vf: PciAddress) -> list[Path]:
         """The device nodes by which a process can use a VF: that of its group, and since Linux 6.6 its own."""
-        group = link_name(self._path(vf) / "iommu_group")
-        nodes = [self._dev / "vfio/devices" / name for name in names(self._path(vf) / "vfio-dev")]
+        group = link_name(self._file(vf, "iommu_group"))
+        nodes = [self._dev / "vfio/devices" / name for name in names(self._file(vf, "vfio-dev"))]
         if group is not None:
             nodes += [self._dev / "vfio" / group, self._dev / "vfio" / f"noiommu-{group}"]
         return nodes
@@ -394,7 +405,7 @@ class Sysfs:
     @contextmanager
     def _override(self, device: PciAddress, driver: str) -> Iterator[None]:
         """Allow only `driver` to bind to a device meanwhile."""
-        path = self._path(device) / "driver_override"
+        path = self._file(device, "driver_override")
         write_text(path, driver)
         try:
             yield
@@ -423,7 +434,7 @@ class Sysfs:
     def _read_number(self, pf: PciAddress, name: str) -> int:
         if not self.exists(pf):
             raise HostError(f"there is no PCI device {pf}", "see 'lspci -D'")
-        path = self._path(pf) / name
-        if not path.exists():
+        path = self._file(pf, name)
+        if not exists(path):
             raise HostError(f"PCI device {pf} is not an SR-IOV physical function", f"it has no {name}")
         return int(read_text(path))

@@ -6,12 +6,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Optional
+from typing import Optional, Union
 
 from vfmigrate import locks
 from vfmigrate.errors import HostError
+
+AnyPath = Union[str, "os.PathLike[str]"]
 
 _REMEDIES = {
     errno.EACCES: "run as root",
@@ -22,22 +23,22 @@ _REMEDIES = {
 }
 
 
-def read_bytes(path: Path, count: int = -1) -> bytes:
+def read_bytes(path: AnyPath, count: int = -1) -> bytes:
     """The first `count` bytes of a file, or all of it. Raises HostError."""
     try:
         # Configuration space is slow to read: read no more than wanted.
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read(count)
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: AnyPath) -> str:
     """The text of a file, without white space around it. Raises HostError."""
     return read_bytes(path).decode(errors="replace").strip()
 
 
-def write_text(path: Path, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:
+def write_text(path: AnyPath, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:
     """Write a file that exists. Raises HostError, with the remedy for the errno from `remedies` if it has one."""
     locks.may_take_long("writes to sysfs")
     try:
@@ -53,17 +54,22 @@ def write_text(path: Path, text: str, remedies: Mapping[int, str] = MappingProxy
         raise HostError(problem, remedies.get(number) or _REMEDIES.get(number, "")) from None
 
 
-def link_name(path: Path) -> Optional[str]:
+def exists(path: AnyPath) -> bool:
+    """Whether there is such a file, link target or directory."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def link_name(path: AnyPath) -> Optional[str]:
     """The name that a link points to; None when there is no such link. Raises HostError where that cannot be seen."""
     try:
-        return os.path.basename(os.readlink(path))  # noqa: PTH115, PTH119
+        return os.readlink(path).rpartition("/")[2]  # noqa: PTH115
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def names(directory: Path) -> Sequence[str]:
+def names(directory: AnyPath) -> Sequence[str]:
     """The names in a directory; empty when it does not exist. Raises HostError where it cannot be read."""
     try:
         return os.listdir(directory)  # noqa: PTH208
@@ -73,6 +79,6 @@ def names(directory: Path) -> Sequence[str]:
         raise _unreadable(directory, error) from None
 
 
-def _unreadable(path: Path, error: OSError) -> HostError:
+def _unreadable(path: AnyPath, error: OSError) -> HostError:
     number = error.errno or 0
     return HostError(f"cannot read {path}: {os.strerror(number)}", _REMEDIES.get(number, ""))

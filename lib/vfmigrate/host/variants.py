@@ -27,6 +27,12 @@ class _Alias:
         return self.pattern.count("*")
 
 
+@dataclass(frozen=True)
+class _Table:
+    aliases: tuple[_Alias, ...] = ()
+    modules: frozenset[str] = frozenset()
+
+
 class VfioVariants:
     """The VFIO drivers named in the `modules.alias` at a path; read again when depmod has written a new one."""
 
@@ -34,31 +40,32 @@ class VfioVariants:
         self._path = modules_alias
         self._lock = threading.Lock()
         self._read_at: Optional[tuple[int, int, int]] = None
-        self._aliases: tuple[_Alias, ...] = ()
+        self._table = _Table()
 
     def best_module(self, modalias: str) -> Optional[str]:
         """Name the module for a device, by its modalias in sysfs (`pci:v0000VVVVd0000DDDD…`); None when none fits."""
         identity = modalias.split(":", 1)[-1]
-        fitting = [alias for alias in self._current() if fnmatch.fnmatchcase(identity, alias.pattern)]
+        fitting = [alias for alias in self._current().aliases if fnmatch.fnmatchcase(identity, alias.pattern)]
         best = min(fitting, key=lambda alias: alias.wildcards, default=None)
         return best.module if best is not None else None
 
     def modules(self) -> frozenset[str]:
         """All modules that declare themselves VFIO drivers of PCI devices."""
-        return frozenset(alias.module for alias in self._current())
+        return self._current().modules
 
-    def _current(self) -> tuple[_Alias, ...]:
+    def _current(self) -> _Table:
         try:
             status = self._path.stat()
         except FileNotFoundError:  # a kernel without modules
-            return ()
+            return _Table()
         version = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             if version != self._read_at:
                 text = self._path.read_text(encoding="utf-8", errors="replace")
-                self._aliases = tuple(_parse(line) for line in text.splitlines() if line.startswith(_ALIAS))
+                aliases = tuple(_parse(line) for line in text.splitlines() if line.startswith(_ALIAS))
+                self._table = _Table(aliases, frozenset(alias.module for alias in aliases))
                 self._read_at = version
-            return self._aliases
+            return self._table
 
 
 def _parse(line: str) -> _Alias:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vfmigrate.errors import InputError
 
@@ -22,6 +23,7 @@ class PciAddress:
     function: int
 
     @classmethod
+    @lru_cache(maxsize=1 << 14)  # the same thousands are read from sysfs again and again
     def parse(cls, text: str) -> PciAddress:
         """Read `0000:e1:00.1`, the form of sysfs and devlink.
 
@@ -34,6 +36,11 @@ class PciAddress:
         if slot > 0x1F:
             raise InputError(f"'{text}' is not a PCI address: a slot is at most 1f")
         return cls(domain, bus, slot, function)
+
+    @property
+    def routing_id(self) -> int:
+        """Bus, slot and function as one number, in which VFs are counted (SR-IOV specification 3.3.9)."""
+        return self.bus << 8 | self.slot << 3 | self.function
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"

@@ -7,7 +7,7 @@ one transaction with its own conditions: if what was read has changed, nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
@@ -22,6 +22,8 @@ __all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
 
 _RUNDIR = Path("/run/openvswitch")
 _ATTEMPTS = 10
+# Up to so many rows are searched by name.
+_SEARCHES = 200
 # For what is done once after boot, while no guest waits: ovs-vswitchd can have to load its kernel module first.
 _SETTING_UP_SECONDS = 60.0
 
@@ -67,22 +69,34 @@ class OpenVswitch:
     def owned_ports(self) -> list[SwitchPort]:
         """Every port that vfmigrate made, by name. Its cost grows with these ports, not with the others."""
         marked = [["external_ids", "includes", ovsdb.to_map(switchport.MARK)]]
-        columns = ("name", *switchport.INTERFACE_COLUMNS)
-        interfaces = {row["name"]: row for row in self._select("Interface", marked, *columns)}
-        looks = [
-            ovsdb.select("Port", ovsdb.named(name), *switchport.PORT_COLUMNS) for name in sorted(interfaces)
-        ]
-        ports = [
-            row for result in (self._database.transact(*looks) if looks else []) for row in result["rows"]
-        ]
+        rows = self._select("Interface", marked, *switchport.SHOWN_INTERFACE_COLUMNS)
+        if not rows:
+            return []
+        interfaces = {row["name"]: row for row in rows}
+        ports = self._ports_with_bridges(sorted(interfaces))
+        found = [switchport.shown(bridge, port, interfaces[port["name"]]) for port, bridge in ports]
+        return [port for port in found if port.owner is not None]
+
+    def _ports_with_bridges(self, names: Sequence[str]) -> list[tuple[ovsdb.Row, str]]:
+        """The rows of those of the named ports that exist, each with the name of its bridge, in the order given."""
+        if len(names) > _SEARCHES:
+            # Each search by name compares all rows of the table: for many names, reading it once is quicker.
+            every, bridge_rows = self._database.transact(
+                ovsdb.select("Port", [], *switchport.SHOWN_PORT_COLUMNS),
+                ovsdb.select("Bridge", [], "name", "ports"),
+            )
+            of_name = {row["name"]: row for row in every["rows"]}
+            ports = [of_name[name] for name in names if name in of_name]
+            holders = {
+                uuid: row["name"] for row in bridge_rows["rows"] for _, uuid in ovsdb.atoms(row["ports"])
+            }
+            return [(port, holders[port["_uuid"][1]]) for port in ports if port["_uuid"][1] in holders]
+        looks = [ovsdb.select("Port", ovsdb.named(name), *switchport.SHOWN_PORT_COLUMNS) for name in names]
+        ports = [row for result in self._database.transact(*looks) for row in result["rows"]]
         where = [ovsdb.select("Bridge", [["ports", "includes", port["_uuid"]]], "name") for port in ports]
         bridges_of = [result["rows"] for result in (self._database.transact(*where) if where else [])]
-        found = [
-            PortRows.parse(holders[0]["name"], port, interfaces[port["name"]]).port
-            for port, holders in zip(ports, bridges_of)
-            if holders  # else removed meanwhile
-        ]
-        return [port for port in found if port.owner is not None]
+        # Without a bridge: removed meanwhile.
+        return [(port, rows[0]["name"]) for port, rows in zip(ports, bridges_of) if rows]
 
     def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
         """Plug `netdev` into `bridge` for `owner`, with these settings; idempotent.

@@ -25,6 +25,9 @@ _INTEGRATION_KEYS = ("iface-id", "attached-mac", "vm-id", "iface-status")
 
 PORT_COLUMNS = ("_uuid", "name", "interfaces", "tag", "trunks", "vlan_mode", "qos")
 INTERFACE_COLUMNS = ("_uuid", "external_ids", "ofport", "error", "mtu_request")
+# What a SwitchPort is read from.
+SHOWN_PORT_COLUMNS = ("_uuid", "name", "tag", "trunks")
+SHOWN_INTERFACE_COLUMNS = ("name", "external_ids", "ofport", "error")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,23 @@ class SwitchPort:
     error: Optional[str]
 
 
+def shown(bridge: str, port: Row, interface: Row) -> SwitchPort:
+    """Read a port with a single interface from its rows: SHOWN_PORT_COLUMNS and SHOWN_INTERFACE_COLUMNS."""
+    external_ids = ovsdb.pairs(interface["external_ids"])
+    number = ovsdb.optional(interface["ofport"])
+    return SwitchPort(
+        name=port["name"],
+        bridge=bridge,
+        tag=ovsdb.optional(port["tag"]),
+        trunks=tuple(sorted(ovsdb.atoms(port["trunks"]))),
+        external_ids=external_ids,
+        owner=external_ids.get(OWNER_KEY),
+        # ovs-vswitchd writes -1 when it could not create the port.
+        ofport=number if number is not None and number > 0 else None,
+        error=ovsdb.optional(interface["error"]),
+    )
+
+
 @dataclass(frozen=True)
 class PortRows:
     """The rows of a port: what transactions need besides SwitchPort."""
@@ -70,20 +90,8 @@ class PortRows:
     @classmethod
     def parse(cls, bridge: str, port: Row, interface: Row) -> PortRows:
         """Read the rows of a port with a single interface: PORT_COLUMNS and INTERFACE_COLUMNS."""
-        external_ids = ovsdb.pairs(interface["external_ids"])
-        number = ovsdb.optional(interface["ofport"])
         return cls(
-            port=SwitchPort(
-                name=port["name"],
-                bridge=bridge,
-                tag=ovsdb.optional(port["tag"]),
-                trunks=tuple(sorted(ovsdb.atoms(port["trunks"]))),
-                external_ids=external_ids,
-                owner=external_ids.get(OWNER_KEY),
-                # ovs-vswitchd writes -1 when it could not create the port.
-                ofport=number if number is not None and number > 0 else None,
-                error=ovsdb.optional(interface["error"]),
-            ),
+            port=shown(bridge, port, interface),
             port_uuid=port["_uuid"],
             interface_uuid=interface["_uuid"],
             vlan_mode=ovsdb.optional(port["vlan_mode"]),

@@ -17,7 +17,7 @@ from vfmigrate.cards.vendor import Vendor
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge import plan, vf_use
-from vfmigrate.converge.observe import Host, VfState
+from vfmigrate.converge.observe import Host, Surroundings, VfState
 from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.converge.vf_use import VfUse
 from vfmigrate.errors import HostError, Refused
@@ -49,12 +49,14 @@ class PfState:
     uses: Mapping[PciAddress, VfUse]
 
 
-def observe(host: Host, store: ClaimStore, pool: Pool, pf: PciAddress) -> PfState:
-    """Look at a PF of a pool and all its VFs. Raises HostError or Unreachable."""
+def observe(
+    host: Host, store: ClaimStore, pool: Pool, pf: PciAddress, around: Optional[Surroundings] = None
+) -> PfState:
+    """Look at a PF of a pool and all its VFs; `around` as for `Host.survey()`. Raises HostError or Unreachable."""
     pci_id = host.sysfs.pci_id(pf)
     if pci_id is None:
         raise HostError(f"there is no PCI device {pf}", "see lspci -D")
-    vfs = tuple(host.survey(pf))
+    vfs = tuple(host.survey(pf, around))
     return PfState(
         pf=pf,
         pci_id=pci_id,

@@ -59,22 +59,31 @@ class MigrationSlots:
 
     def guests(self, pf: PciAddress) -> list[str]:
         """The guests whose VFs of a physical function are migrating: once for each VF."""
+        return [name for of_pf, name in self._moving() if of_pf == pf]
+
+    def _moving(self) -> list[tuple[Optional[PciAddress], str]]:
+        """The physical function and the guest of each VF that is migrating."""
         now = self._store.clock()
-        moving = [claim.domain_name for claim in self._store.all() if self._is_moving(claim, pf, now)]
+        moving = [
+            (self._sysfs.physfn(claim.vf), claim.domain_name)
+            for claim in self._store.all()
+            if claim.incoming and self._is_moving(claim, now)
+        ]
         with self._changed:
             for one in self._expected.values():
                 if one.expires > now:
-                    moving += [one.name] * one.pfs.count(pf)
+                    moving += [(pf, one.name) for pf in one.pfs]
         return moving
 
-    def _is_moving(self, claim: Claim, pf: PciAddress, now: float) -> bool:
-        if not claim.incoming or not claim.traits.uses_slot or claim.id in self._arrived:
+    def _is_moving(self, claim: Claim, now: float) -> bool:
+        if not claim.traits.uses_slot or claim.id in self._arrived:
             return False
-        return not claim.has_expired(now) and self._sysfs.physfn(claim.vf) == pf
+        return not claim.has_expired(now)
 
     def full(self, pool: Pool) -> frozenset[PciAddress]:
         """The physical functions of a pool that must not have another VF migrating now."""
-        return frozenset(pf for pf in pool.pfs if len(self.guests(pf)) >= at_most(self._host, pool, pf))
+        moving = Counter(pf for pf, _ in self._moving())
+        return frozenset(pf for pf in pool.pfs if moving[pf] and moving[pf] >= at_most(self._host, pool, pf))
 
     def expect(self, domain: Domain, pfs: Iterable[PciAddress]) -> None:
         """Expect a guest for which libvirt will choose VFs, presumably of these physical functions."""

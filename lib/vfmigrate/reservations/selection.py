@@ -133,7 +133,7 @@ class Selection:
         if besides is not None:
             free = [vf for vf in free if vf not in besides][:1]
         full = self._slots.full(pool) if moves and free else frozenset()
-        fitting = [vf for vf in free if self._host.sysfs.physfn(vf) not in full]
+        fitting = {vf for vf in free if not full or self._host.sysfs.physfn(vf) not in full}
         if free and not fitting:
             most = min(at_most(self._host, pool, pf) for pf in full)
             raise TooManyMigrating(pool, {pf: self._slots.guests(pf) for pf in pool.pfs if pf in full}, most)

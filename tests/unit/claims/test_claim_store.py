@@ -54,6 +54,23 @@ def test_a_dropped_claim_is_gone_from_disk(store: ClaimStore, tmp_path: Path) ->
     assert store.get(VF) is None
 
 
+def test_claims_are_listed_in_the_order_of_their_vfs_after_every_change(store: ClaimStore) -> None:
+    vfs = [PciAddress(0, 1, slot, 0) for slot in range(4)]
+    later, first, last = (store.put(replace(CLAIM, vf=vfs[slot], id=str(slot))) for slot in (2, 0, 3))
+    assert store.all() == store.of_domain(DOMAIN) == [first, later, last]
+    between = store.put(replace(CLAIM, vf=vfs[1], id="1"))
+    assert store.all() == [first, between, later, last]
+    changed = store.change(later, state=claim_store.PREPARED)
+    assert store.all() == [first, between, changed, last]
+    releasing = store.release(first)
+    assert store.all() == store.of_domain(DOMAIN) == [between, changed, last]
+    assert store.all_releasing() == [releasing]
+    assert store.drop(between)
+    assert store.all() == [changed, last]
+    store.all().clear()
+    assert store.all() == [changed, last]
+
+
 def test_a_late_clean_up_changes_no_newer_claim(store: ClaimStore) -> None:
     old = store.put(CLAIM)
     store.drop(old)

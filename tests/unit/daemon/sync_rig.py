@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional, cast
 
+from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import Rig
+from vfmigrate.config.configuration import Config
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
@@ -84,8 +86,10 @@ class MemoryHypervisor(MemoryNetworks):
 class SyncRig(Rig):
     """The rig with everything that the daemon has, its threads not started."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(
+        self, directory: Path, memory: Optional[MemoryHost] = None, config: Optional[Config] = None
+    ) -> None:
+        super().__init__(directory, memory, config)
         self.libvirt = MemoryHypervisor()
         libvirt = cast(Any, self.libvirt)
         #: never started: work that is put back for later is done at once

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional
 
 import pytest
 
+from tests.fakes.card import Card
+from tests.fakes.counted import counted
+from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
-from tests.fakes.rig import PF
+from tests.fakes.rig import PF, POOL
 from tests.unit.daemon.sync_rig import SyncRig, arrived
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
-from vfmigrate.errors import HostError
+from vfmigrate.config.configuration import Config
+from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.ovs.openvswitch import PortSettings
 
 
@@ -213,3 +219,49 @@ def test_a_port_that_cannot_be_removed_is_no_obstacle_for_another(
 
     monkeypatch.setattr(sync_rig.memory.ovs, "unplug", refusing)
     assert sync_rig.reconciler.reconcile() == ["unplugged vanished1 from br-data: its guest is gone"]
+
+
+def questions_of_a_reconcile(directory: Path, vfs: int) -> Counter[str]:
+    """What a reconcile asks of devlink, rtnetlink and Open vSwitch on a host whose VFs all belong to guests."""
+    directory.mkdir()
+    memory = MemoryHost(vfs=vfs)
+    counts = counted(memory)
+    with SyncRig(directory, memory) as rig:
+        for number, vf in enumerate(memory.vfs, start=1):
+            rig.start(guest(number, vf))
+        rig.reconciler.reconcile()
+        counts.clear()
+        assert rig.reconciler.reconcile() == []
+    return Counter({name: count for name, count in counts.items() if not name.startswith("sysfs.")})
+
+
+def test_a_reconcile_asks_as_much_for_many_vfs_as_for_few(tmp_path: Path) -> None:
+    few, many = (questions_of_a_reconcile(tmp_path / str(vfs), vfs) for vfs in (2, 8))
+    assert many == few
+    assert (many["links.all"], many["ovs.owned_ports"], many["devlink.vf_ports"]) == (1, 1, 1)
+
+
+def test_a_reconcile_of_several_pfs_looks_once_at_what_they_share(tmp_path: Path) -> None:
+    pfs = (PF, replace(PF, function=1))
+    memory = MemoryHost(card=Card(tuple(map(str, pfs))))
+    memory.card.set_eswitch_mode(str(pfs[1]), "switchdev")
+    memory.card.numvfs(str(pfs[1]), "2")
+    counts = counted(memory)
+    with SyncRig(tmp_path, memory, Config({"data": replace(POOL, pfs=pfs)})) as rig:
+        rig.reconciler.reconcile()
+        counts.clear()
+        rig.reconciler.reconcile()
+    shared = ("sysfs.held", "links.all", "ovs.owned_ports")
+    assert {name: counts[name] for name in shared} == dict.fromkeys(shared, 1)
+    assert counts["devlink.vf_ports"] == 2
+
+
+def test_an_open_vswitch_that_does_not_answer_is_asked_once_in_a_look() -> None:
+    memory = MemoryHost()
+    memory.ovs.down = True
+    counts = counted(memory)
+    around = memory.host.surroundings([PF])
+    for _ in range(3):
+        with pytest.raises(Unreachable):
+            memory.host.survey(PF, around)
+    assert counts["ovs.owned_ports"] == 1

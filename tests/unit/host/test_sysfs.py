@@ -73,6 +73,18 @@ def test_vfs_are_in_the_order_of_their_numbers(show: Show) -> None:
     assert [sysfs.vf_index(vf) for vf in sysfs.vfs(PF)] == list(range(12))
 
 
+def test_vfs_whose_addresses_do_not_follow_each_other_have_their_numbers(show: Show, tmp_path: Path) -> None:
+    sysfs = show(card_with(4))
+    vfs = sysfs.vfs(PF)
+    device = tmp_path / "sys/bus/pci/devices" / str(PF)
+    links = [device / f"virtfn{number}" for number in (1, 2)]
+    targets = [link.readlink() for link in links]
+    for link, target in zip(links, reversed(targets)):
+        link.unlink()
+        link.symlink_to(target)
+    assert [sysfs.vf_index(vf) for vf in vfs] == [0, 2, 1, 3]
+
+
 def test_an_absent_device_has_no_attributes(show: Show) -> None:
     sysfs = show(card_with(0))
     assert not sysfs.exists(ABSENT)
