@@ -126,7 +126,7 @@ class Daemon:
 
         def look(running: Container[str]) -> None:
             departures.look(running)
-            self.remote_server.remove_stale()
+            self.remote_server.sweep_soon()
 
         self.reconciler = Reconciler(
             services, domain_sync, self.announcer, hypervisor, on_arrived=resumed, on_running=look

@@ -63,7 +63,8 @@ class RemoteServer:
         self._changed: OrderedDict[Place, None] = OrderedDict()
         #: answers whose own event has not come yet
         self._echoes: set[Place] = set()
-        self._overflow = False
+        #: all networks are to be looked through
+        self._sweep = False
         self._stopping = False
 
     def start(self) -> None:
@@ -91,7 +92,13 @@ class RemoteServer:
             elif len(self._changed) < _MOST_CHANGES:
                 self._changed[place] = None
             else:
-                self._overflow = True
+                self._sweep = True
+            self._lock.notify_all()
+
+    def sweep_soon(self) -> None:
+        """Have all networks looked through, in the thread of this server: libvirt takes long for many messages."""
+        with self._lock:
+            self._sweep = True
             self._lock.notify_all()
 
     # -- what is there
@@ -99,7 +106,7 @@ class RemoteServer:
     def _keep(self) -> None:
         while True:
             with self._lock:
-                while not (self._changed or self._stopping):
+                while not (self._changed or self._sweep or self._stopping):
                     if not self._lock.wait(_LOOK_SECONDS if self._table else None):
                         break
                 if self._stopping:
@@ -116,10 +123,10 @@ class RemoteServer:
             self._log.attempt("remote-request-failed", functools.partial(self._inspect, network, uri))
         with self._lock:
             expired = list(self._table.expired(self._clock()))
-            overflow, self._overflow = self._overflow, False
+            sweep, self._sweep = self._sweep, False
         for network, uri in expired:
             self._log.attempt("remote-request-failed", functools.partial(self._remove, network, uri))
-        if overflow:
+        if sweep:
             self.remove_stale()
 
     def _inspect(self, network: str, uri: str) -> None:

@@ -337,6 +337,15 @@ def test_requests_that_nobody_can_list_any_more_are_removed_by_their_events(host
     assert present(host) == []
 
 
+def test_a_sweep_is_done_in_the_thread_of_the_server(host: Host) -> None:
+    host.box.write(NETWORK, REQUEST, request_element())
+    host.server.sweep_soon()
+    assert present(host) == [REQUEST]  # whoever asks for it does not wait
+    host.server.start()
+    wait_until(lambda: present(host) == [])
+    assert host.asked == []
+
+
 def test_the_namespaces_in_what_libvirt_saved() -> None:
     piece = 1048576
     other = REQUEST.replace("1", "9")
