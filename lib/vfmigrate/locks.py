@@ -16,6 +16,9 @@ import threading
 from types import TracebackType
 from typing import Optional
 
+from vfmigrate import deadline
+from vfmigrate.deadline import Door
+
 #: set in the environment of a process, it has the process check its locks
 CHECKED_BY = "VFMIGRATE_CHECK_LOCKS"
 
@@ -62,19 +65,31 @@ def may_take_long(what: str) -> None:
 class RankedLock:
     """A lock that its own thread may take again."""
 
-    def __init__(self, rank: Rank, name: str) -> None:
-        """`name` says in a LockOrderError which lock it is."""
+    def __init__(self, rank: Rank, name: str, door: Optional[Door] = None) -> None:
+        """`name` says in a LockOrderError which lock it is.
+
+        A lock that can be held for long is a `door`: it is waited for as long as the work of this thread may take.
+        """
         self.rank = rank
         self.name = name
+        self._door = door
         self._lock = threading.RLock()
 
     def acquire(self) -> None:
-        """Wait for the lock. Raises LockOrderError, where checked, under a lock of the same or a higher rank."""
+        """Wait for the lock. Raises LockOrderError, where checked, under a lock of the same or a higher rank.
+
+        Raises the door's error or deadline.OutOfTimeError when this lock is a door and the time is up.
+        """
         if _checking and self not in _held.locks:
             for other in _held.locks:
                 if other.rank >= self.rank:
                     raise LockOrderError(f"takes the lock of {self.name} while it holds that of {other.name}")
-        self._lock.acquire()
+        if self._door is None:
+            self._lock.acquire()
+        else:
+            with deadline.waiting(self._door, threading.TIMEOUT_MAX) as seconds:
+                if not self._lock.acquire(timeout=seconds):
+                    raise self._door.silent(seconds)
         _held.locks.append(self)
 
     def release(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import Callable, Optional, TypeVar
 
+from vfmigrate import deadline
+
 T = TypeVar("T")
 
 
@@ -24,9 +26,10 @@ def poll(
 
     Observes at once, then every `period` seconds, and a last time after the end. Where `longest` is more than `period`,
     each pause is twice the one before, up to `longest` seconds. `pause` waits for a number of seconds; when it returns
-    True, as threading.Event.wait() does for an event that is set, the rest of the time is given up.
+    True, as threading.Event.wait() does for an event that is set, the rest of the time is given up. That is also
+    given up when the time of the work is up (deadline).
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + min(seconds, deadline.left())
     while True:
         over = time.monotonic() >= end
         found = observe()

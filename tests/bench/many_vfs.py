@@ -101,7 +101,7 @@ def _reconcile() -> Result:
         services = crowded.services
         announcer = Announcer(services.config, services.host, services.store, services.log)
         handler = HookHandler(services)
-        domain_sync = DomainSync(services, handler.adoption, hypervisor, lambda _seconds, _work: None)
+        domain_sync = DomainSync(services, handler.adoption, hypervisor, lambda _seconds, _uuid, _work: None)
         reconciler = Reconciler(services, domain_sync, announcer, hypervisor)
         changes = reconciler.reconcile()
         if changes:

@@ -45,6 +45,7 @@ def tree(tmp_path: Path) -> Path:
             "the command never reaches",
         ),
         ("lib/vfmigrate/model/pci.py", "from vfmigrate.host import sysfs", "only from those below it"),
+        ("lib/vfmigrate/deadline.py", "from vfmigrate import polling", "only from those below it"),
         (
             "vdsm_plugin/vfmigrate_vdsm/points.py",
             "from vfmigrate import errors",

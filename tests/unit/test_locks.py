@@ -14,7 +14,9 @@ from typing import Callable
 
 import pytest
 
-from vfmigrate import locks
+from vfmigrate import deadline, locks
+from vfmigrate.deadline import Door
+from vfmigrate.errors import HostError
 from vfmigrate.host.holders import holders
 from vfmigrate.host.netlink import NETLINK_ROUTE, NetlinkSocket
 from vfmigrate.host.sysfs import Sysfs
@@ -125,3 +127,25 @@ with RankedLock(Rank.CLAIMS, "the claims"), RankedLock(Rank.VF, "a VF"):
     )
     assert ("LockOrderError" in done.stderr) is checked
     assert (done.returncode != 0) is checked
+
+
+def test_a_lock_that_is_held_for_long_is_waited_for_as_long_as_the_work_may_take() -> None:
+    lock = RankedLock(Rank.VF, "VF 0000:01:00.4", Door("other work", "see the log", verb="did not end"))
+    failed: list[str] = []
+
+    def take() -> None:
+        try:
+            with deadline.within(0.02), lock:
+                pass
+        except HostError as error:
+            failed.append(error.problem)
+
+    with lock:
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+    assert failed == ["other work did not end within 0.02 s"]
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    assert len(failed) == 1

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmigrate import journal
+from vfmigrate import deadline, journal
 from vfmigrate.announce.method import BridgePort, Method, method_for
 from vfmigrate.announce.rarp import ROUNDS
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
@@ -25,6 +25,9 @@ from vfmigrate.model.pci import PciAddress
 #: seconds before each round for a VF that its guest has taken while its standby carries: the guest's driver needs a
 #: second or more until it has a link, and frames sent there before are lost as surely as frames for the standby after
 JOIN_ROUNDS = (1.5, 1.5, 3.0, 10.0)
+
+# For looking up the port of one VF: where that hangs, the others' are announced.
+_LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Announcer:
         known = self._exits.pop(claim.vf, None)
         if known is not None and known[0] == claim.id:
             return known[1]
-        port = self._host.observe(claim.vf).switch_port
+        with deadline.within(_LOOK_SECONDS):
+            port = self._host.observe(claim.vf).switch_port
         if port is None or port.ofport is None or port.owner != claim.id:
             raise VfmigrateError(f"VF {claim.vf} has no working port to announce {claim.mac} from")
         enters = BridgePort(port.bridge, port.ofport)

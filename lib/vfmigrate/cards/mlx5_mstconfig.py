@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from vfmigrate import deadline
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.text import command
@@ -67,15 +69,17 @@ class FirmwareSettings:
         if tool is None:
             return None
         words = [tool, "-d", str(pf), "query", _MIGRATION]
+        door = Door(f"{tool} for PF {pf}", f"see: {command(*words)}")
         try:
-            done = subprocess.run(
-                words,
-                capture_output=True,
-                text=True,
-                timeout=self._timeout,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
+            with deadline.waiting(door, self._timeout) as seconds:
+                done = subprocess.run(
+                    words,
+                    capture_output=True,
+                    text=True,
+                    timeout=seconds,
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HostError(f"{tool} failed for PF {pf}: {error}") from None
         if done.returncode != 0:

@@ -29,6 +29,7 @@ from vfmigrate.converge.plan import (
     unplug_steps,
     wanted,
 )
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.locks import Rank, RankedLock
 from vfmigrate.model.pci import PciAddress
@@ -59,7 +60,11 @@ class Converger:
 
     def _lock(self, vf: PciAddress) -> RankedLock:
         # setdefault() is one step for all threads, which a defaultdict's __missing__ is not
-        return self._locks.setdefault(vf, RankedLock(Rank.VF, f"VF {vf}"))
+        lock = self._locks.get(vf)
+        if lock is not None:
+            return lock
+        door = Door(f"other work on VF {vf}", "see journalctl -u vfmigrated", verb="did not end")
+        return self._locks.setdefault(vf, RankedLock(Rank.VF, f"VF {vf}", door))
 
     def converge(self, vf: PciAddress) -> list[str]:
         """Make the host match the claim on `vf`; returns the changes made, in words.

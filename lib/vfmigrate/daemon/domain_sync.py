@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _ATTEMPTS = 6
 _ATTEMPT_SECONDS = 1.0
 
-#: has the event loop do some work after a number of seconds
-Later = Callable[[float, Callable[[], object]], None]
+#: has the event loop do some work for a domain, given by UUID, after a number of seconds
+Later = Callable[[float, str, Callable[[], object]], None]
 
 
 def _is_unplugged(claim: Claim, running: domain_xml.Domain) -> bool:
@@ -124,7 +124,7 @@ class DomainSync:
 
     def settle_soon(self, uuid: str) -> None:
         """Have the event loop call `settle` for a domain."""
-        self._later(0.0, lambda: self.settle(uuid))
+        self._later(0.0, uuid, lambda: self.settle(uuid))
 
     def settle(self, uuid: str, attempt: int = 1) -> None:
         """Write to a domain that runs here what its next migration and its next boot need: metadata and definition.
@@ -136,7 +136,7 @@ class DomainSync:
             self._mend_definition(uuid)
         except VfmigrateError as error:
             if attempt < _ATTEMPTS:
-                self._later(_ATTEMPT_SECONDS, lambda: self.settle(uuid, attempt + 1))
+                self._later(_ATTEMPT_SECONDS, uuid, lambda: self.settle(uuid, attempt + 1))
                 return
             self._log.event("settle-failed", f"domain {uuid}: {error}", level=journal.WARNING, uuid=uuid)
         for claim in self._store.of_domain(uuid):

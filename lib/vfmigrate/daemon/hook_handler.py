@@ -16,6 +16,7 @@ from vfmigrate import journal
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim
 from vfmigrate.converge.services import HostServices
 from vfmigrate.converge.vf_use import Sight
+from vfmigrate.daemon.watchdog import EVENT_SECONDS
 from vfmigrate.domain.domain_xml import Domain, read
 from vfmigrate.errors import Refused, UsageError, VfmigrateError
 from vfmigrate.model.pci import PciAddress
@@ -33,6 +34,15 @@ REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
 ENDING = frozenset({"stopped", "release"})
 # Less than the hook waits (GRACE in hooks/qemu): as long as it waits, libvirt has begun nothing else with the guest.
 _LATE_SECONDS = 1.0
+
+
+def seconds(operation: str, happened: Optional[float], now: float) -> float:
+    """How long handling an operation may take, which happened when libvirt called the hook.
+
+    Where libvirt waits for the answer, it has waited since then; where it does not, the daemon has the whole time.
+    """
+    waited = now - happened if happened is not None and operation in REFUSING else 0.0
+    return EVENT_SECONDS - min(max(waited, 0.0), EVENT_SECONDS)
 
 
 class HookHandler:
@@ -63,11 +73,11 @@ class HookHandler:
         self._on_started = on_started
 
     def handle(
-        self, operation: str, sub_operation: str, extra: str, xml: str, *, happened_ms: Optional[int] = None
+        self, operation: str, sub_operation: str, extra: str, xml: str, *, happened: Optional[float] = None
     ) -> Optional[str]:
         """Handle an operation; returns the XML that replaces the domain's, or None to leave it unchanged.
 
-        `happened_ms`: when libvirt called the hook, in milliseconds of CLOCK_BOOTTIME.
+        `happened`: when libvirt called the hook, in seconds of the claims' clock.
         Raises Refused, HostError, Unreachable or InputError where libvirt must not go on.
         """
         operations: dict[str, Callable[[Domain, str], Optional[str]]] = {
@@ -84,7 +94,7 @@ class HookHandler:
             raise UsageError(f"unknown hook operation of libvirt: '{operation[:20]}'")
         domain = read(xml, lenient=operation not in REFUSING)
         before = self._store.clock()
-        if happened_ms is not None and self._is_overtaken(operation, domain, before - happened_ms / 1000):
+        if happened is not None and self._is_overtaken(operation, domain, before - happened):
             self._log.event(
                 operation,
                 f"{operation} of guest '{domain.name}' ignored: it came late, and the guest runs again",

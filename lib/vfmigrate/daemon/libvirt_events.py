@@ -41,7 +41,7 @@ class LibvirtEvents:
         """Handle an event; returns at once."""
         uuid = event.uuid
         if event.event in (PLUGGED_IN, UNPLUGGED):
-            self._event_loop.soon(lambda: self._domain_sync.follow(uuid))
+            self._event_loop.soon(uuid, lambda: self._domain_sync.follow(uuid))
             return
         if not self._store.of_domain(uuid):
             return

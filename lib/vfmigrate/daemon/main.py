@@ -22,7 +22,7 @@ from vfmigrate.config import configuration
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.services import HostServices
-from vfmigrate.daemon import pci_reader
+from vfmigrate.daemon import hook_handler, pci_reader
 from vfmigrate.daemon.config_reload import ConfigReload, fingerprint
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
@@ -34,7 +34,12 @@ from vfmigrate.daemon.options import arguments
 from vfmigrate.daemon.reconciler import Reconciler
 from vfmigrate.daemon.remote_requests import RemoteRequests
 from vfmigrate.daemon.status import Status
-from vfmigrate.daemon.watchdog import LONG_SECONDS, REQUEST_SECONDS, Watchdog, notify
+from vfmigrate.daemon.watchdog import (
+    PROVISION_SECONDS,
+    REQUEST_SECONDS,
+    Watchdog,
+    notify,
+)
 from vfmigrate.errors import ConfigError, VfmigrateError
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
@@ -95,7 +100,7 @@ class Daemon:
         self.event_loop = EventLoop(
             log,
             period=lambda: settings.reconcile_interval,
-            working=lambda: self.watchdog.working("work of the event loop", LONG_SECONDS),
+            working=self.watchdog.working,
         )
         domain_sync = DomainSync(
             services,
@@ -109,15 +114,12 @@ class Daemon:
             # The guest may take long to release the VF, and all other work must not wait for it.
             self.event_loop.apart(lambda: domain_sync.plug_again(claim), "plug-again")
 
-        self.primaries = PrimaryWatch(services, self.announcer, replug=replug)
-        self.arrivals = Arrivals(services, hypervisor, on_plugged=domain_sync.settle_soon)
-        remote_requests = RemoteRequests(settings, self.do, hypervisor.xml)
-        self.remote_server = RemoteServer(
-            hypervisor.network_metadata,
-            remote_requests.answer,
-            log,
-            request_seconds=REQUEST_SECONDS + settings.migrating_wait,
+        self.primaries = PrimaryWatch(services, self.announcer, replug=replug, apart=self.event_loop.apart)
+        self.arrivals = Arrivals(
+            services, hypervisor, on_plugged=domain_sync.settle_soon, apart=self.event_loop.apart
         )
+        remote_requests = RemoteRequests(settings, self.do, hypervisor.xml)
+        self.remote_server = RemoteServer(hypervisor.network_metadata, remote_requests.answer, log)
 
         def resumed(uuid: str) -> None:
             self.hook_handler.slots.arrived(uuid)
@@ -177,13 +179,9 @@ class Daemon:
             self.log.event("provision-failed", str(error), level=journal.WARNING)
         self.remote_server.start()
         self.watchdog.start()
-        self.event_loop.soon(self.reconciler.finish_releases)
+        self.event_loop.apart(self.reconciler.finish_releases, "finish-releases")
         self.event_loop.start(self.reconciler.reconcile)
-        self._hypervisor.start(
-            self._on_event,
-            lambda: self.event_loop.soon(self.reconciler.reconcile),
-            self.remote_server.enqueue,
-        )
+        self._hypervisor.start(self._on_event, self.event_loop.period_now, self.remote_server.enqueue)
         self.primaries.start()
         self.arrivals.start()
 
@@ -206,10 +204,8 @@ class Daemon:
 
     def do(self, request: protocol.Request) -> dict[str, Any]:
         """Answer a request of somebody who may ask it; raises VfmigrateError and nothing else."""
-        seconds = LONG_SECONDS if request.name in ("provision", "reconcile") else REQUEST_SECONDS
-        seconds += self.config.migrating_wait
         try:
-            with self.watchdog.working(f"request '{request.name}'", seconds):
+            with self.watchdog.working(f"request '{request.name}'", self._seconds(request)):
                 return self._do(request)
         except VfmigrateError as error:
             raise self.config_reload.explained(error) from None
@@ -218,6 +214,22 @@ class Daemon:
             message = self.log.bug(error)
             raise VfmigrateError(message, "report it with the output of journalctl -t vfmigrated") from None
 
+    def _seconds(self, request: protocol.Request) -> float:
+        """How long a request may take."""
+        if request.name == "hook":
+            return hook_handler.seconds(
+                request.text("operation"), self._happened(request), self.store.clock()
+            )
+        if request.name == "provision":
+            return PROVISION_SECONDS + request.seconds("wait", at_most=protocol.LONGEST_WAIT)
+        return REQUEST_SECONDS
+
+    @staticmethod
+    def _happened(request: protocol.Request) -> Optional[float]:
+        """When libvirt called the hook, in seconds of the claims' clock."""
+        at_ms = request.optional_number("at_ms", 0, 1 << 62)
+        return None if at_ms is None else at_ms / 1000
+
     def _do(self, request: protocol.Request) -> dict[str, Any]:
         if request.name == "hook":
             xml = self.hook_handler.handle(
@@ -225,7 +237,7 @@ class Daemon:
                 request.text("sub_operation"),
                 request.text("extra"),
                 request.text("xml"),
-                happened_ms=request.optional_number("at_ms", 0, 1 << 62),
+                happened=self._happened(request),
             )
             return {} if xml is None else {"xml": xml}
         if request.name == "reconcile":

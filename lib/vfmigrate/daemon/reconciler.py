@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Callable, Optional
 
-from vfmigrate import journal
+from vfmigrate import deadline, journal
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.observe import Surroundings
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # A domain may be missing from libvirt's list for a moment around its hooks; a claim younger than this stays.
 _GRACE_SECONDS = 15.0
+# For looking at one PF: one that hangs must leave time for the others.
+_PF_SECONDS = 60.0
 
 
 class Reconciler:
@@ -71,12 +73,12 @@ class Reconciler:
         """
         changes: list[str] = []
         before = self._store.clock()
-        running: Optional[dict[str, str]] = None
+        running: Optional[dict[str, Optional[str]]] = None
         try:
             running = self._hypervisor.running()
         except VfmigrateError as error:
             self._log.event("reconcile", f"libvirt is not available: {error}", level=journal.DEBUG)
-        domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items()}
+        domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items() if xml is not None}
         self._store.rewrite()
         changes += self._release(before, running)
         for each in domains.values():
@@ -94,7 +96,7 @@ class Reconciler:
             self._log.event("reconcile", change)
         return changes
 
-    def _release(self, now: float, running: Optional[dict[str, str]]) -> list[str]:
+    def _release(self, now: float, running: Optional[Container[str]]) -> list[str]:
         """Release the claims that have no guest, and those whose release was interrupted."""
         reasons = {}
         with self._store.lock:  # a guest that is late, and starts now, renews its claim before or after this
@@ -110,7 +112,7 @@ class Reconciler:
         return changes
 
     @staticmethod
-    def _reason_to_drop(claim: Claim, now: float, running: Optional[dict[str, str]]) -> str:
+    def _reason_to_drop(claim: Claim, now: float, running: Optional[Container[str]]) -> str:
         if claim.has_expired(now):
             return "it expired before the guest started"
         if running is None or claim.expires is not None or claim.since > now - _GRACE_SECONDS:
@@ -150,8 +152,9 @@ class Reconciler:
         different: list[PciAddress] = []
         for pf in pfs:
             try:
-                if self._host.sysfs.exists(pf):
-                    different += self._converger.survey(pf, around)
+                with deadline.within(_PF_SECONDS):
+                    if self._host.sysfs.exists(pf):
+                        different += self._converger.survey(pf, around)
             except VfmigrateError as error:
                 self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
                 if isinstance(error, Unreachable):

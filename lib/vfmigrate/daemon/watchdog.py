@@ -3,7 +3,8 @@
 
 systemd ends a service that is silent for WatchdogSec= and starts it again (systemd.service(5)): claims are files, and
 hooks that wait ask the new daemon. A process that does nothing but send a heartbeat proves little. So each piece of
-work says when it should be over, and the heartbeat pauses while one is overdue.
+work says how long it may take. The doors keep to that (deadline), so it fails in time where something outside hangs;
+and the heartbeat pauses while a piece is overdue in spite of that, which is a fault of the daemon.
 """
 
 from __future__ import annotations
@@ -19,14 +20,24 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Callable, Optional
 
-from vfmigrate import journal
+from vfmigrate import deadline, journal
 from vfmigrate.journal import Journal
 
-#: seconds after which a request is overdue: longer than a hook waits for its answer (hooks/qemu)
-REQUEST_SECONDS = 120.0
-#: the same for work of the event loop: a reconcile converges VFs one after the other, each for seconds if Open vSwitch
-#: is slow, and for provisioning, in which a card may take minutes
-LONG_SECONDS = 1800.0
+#: seconds for an event of a guest: with what cleaning up may take (reservations/cleanup.py), less than the hook waits
+#: for its answer (PATIENCE in hooks/qemu)
+EVENT_SECONDS = 50.0
+#: seconds for any other request: less than a client waits (rpc/protocol.py)
+REQUEST_SECONDS = 50.0
+#: seconds for provisioning, in which a card may take minutes to create its VFs
+PROVISION_SECONDS = 1800.0
+#: seconds for a reconcile; what is left over, the next one does
+RECONCILE_SECONDS = 300.0
+#: seconds for any other work of the event loop
+WORK_SECONDS = 60.0
+#: seconds for work that waits for a guest, in a thread of its own
+APART_SECONDS = 180.0
+#: seconds after its end that work is overdue: it may have had to clean up, and the machine may be busy
+OVERDUE_SECONDS = 60.0
 
 
 def notify(state: str) -> None:
@@ -85,12 +96,13 @@ class Watchdog:
 
     @contextlib.contextmanager
     def working(self, what: str, seconds: float) -> Iterator[None]:
-        """A piece of work of this thread, overdue after so many seconds."""
+        """A piece of work of this thread, which may take `seconds`: the doors keep to that (deadline)."""
         number = next(self._numbers)
         with self._lock:
-            self._working[number] = (what, self._clock() + seconds)
+            self._working[number] = (what, self._clock() + seconds + OVERDUE_SECONDS)
         try:
-            yield
+            with deadline.within(seconds):
+                yield
         finally:
             with self._lock:
                 del self._working[number]

@@ -19,6 +19,8 @@ from typing import Any, Callable, Optional
 
 from pyroute2.netlink import ctrlmsg
 
+from vfmigrate import deadline
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, InputError
 from vfmigrate.host.devlink_messages import (
     CAP_MIGRATABLE,
@@ -31,7 +33,7 @@ from vfmigrate.host.devlink_messages import (
     port_of,
     versions_of,
 )
-from vfmigrate.host.netlink import NETLINK_GENERIC, Exchange, KernelRefusalError, NetlinkSocket
+from vfmigrate.host.netlink import NETLINK_GENERIC, REMEDY, Exchange, KernelRefusalError, NetlinkSocket
 from vfmigrate.model.mac import parse_mac
 from vfmigrate.model.pci import PciAddress
 
@@ -259,8 +261,10 @@ class Devlink:
         message["cmd"] = command
         message["version"] = 1
         message["attrs"] = [("DEVLINK_ATTR_BUS_NAME", "pci"), ("DEVLINK_ATTR_DEV_NAME", str(pf)), *attributes]
+        door = Door(f"devlink of PF {pf}", REMEDY)
         try:
-            return self._send(pf, message, dump, connection).result()
+            with deadline.waiting(door, self._timeout):
+                return self._send(pf, message, dump, connection).result()
         except KernelRefusalError as refusal:
             if refusal.number == errno.ENODEV and not _is_about_port(attributes):
                 self._forget(pf)

@@ -15,7 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Optional
 
+from vfmigrate import uninterruptible
+from vfmigrate.deadline import Door
 from vfmigrate.domain.storage_xml import KnownStorage
+from vfmigrate.errors import HostError
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts, digest
 
 HOOK = "etc/libvirt/hooks/qemu.d/50-vfmigrate"
@@ -28,6 +31,9 @@ _HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "run/user", "tmp", "var
 # The most files in the directory of a storage pool; of a larger one nothing is reported.
 _MOST_NAMES = 20000
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+# A file system of another host may hang for ever.
+_FILES = Door("a file system", "see findmnt")
+_LOOK_SECONDS = 5.0
 
 
 class LocalFiles:
@@ -100,19 +106,17 @@ class LocalFiles:
         if f"{directory}/".startswith(_HIDDEN):
             return None
         try:
-            with os.scandir(self._root / directory.lstrip("/")) as entries:
-                names = [entry.name for entry in itertools.islice(entries, _MOST_NAMES + 1)]
-        except OSError:
+            names = uninterruptible.call(_FILES, _LOOK_SECONDS, self._listed, directory)
+        except (OSError, HostError):
             return None
         return names if len(names) <= _MOST_NAMES else None
 
     def _file(self, path: str, mounts: dict[str, str]) -> FileFacts:
         if not path.startswith("/") or "\0" in path or path.startswith(_HIDDEN):
             return FileFacts(path)
-        real = os.path.realpath(self._root / path.lstrip("/"))
         try:
-            found = Path(real).stat()
-        except OSError as error:
+            real, found = uninterruptible.call(_FILES, _LOOK_SECONDS, self._look, path)
+        except (OSError, HostError) as error:
             absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
             return FileFacts(path, exists=False if absent else None)
         kind = "block" if stat.S_ISBLK(found.st_mode) else "file" if stat.S_ISREG(found.st_mode) else "other"
@@ -123,6 +127,14 @@ class LocalFiles:
             filesystem=filesystem(mounts, real) if kind == "file" else None,
             size=found.st_size if kind == "file" else None,
         )
+
+    def _listed(self, directory: str) -> list[str]:
+        with os.scandir(self._root / directory.lstrip("/")) as entries:
+            return [entry.name for entry in itertools.islice(entries, _MOST_NAMES + 1)]
+
+    def _look(self, path: str) -> tuple[str, os.stat_result]:
+        real = os.path.realpath(self._root / path.lstrip("/"))
+        return real, Path(real).stat()
 
     def _mounts(self) -> dict[str, str]:
         try:

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from vfmigrate import locks
+from vfmigrate import deadline, locks
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError
 
 NETLINK_ROUTE = 0
@@ -54,6 +55,9 @@ _LARGEST_DATAGRAM = 1 << 16
 
 #: Times a dump is asked for again because what it showed changed meanwhile.
 _DUMP_ATTEMPTS = 10
+#: what to do about a kernel that does not answer
+REMEDY = "see dmesg for what its driver is doing"
+_DOOR = Door("the kernel (netlink)", REMEDY)
 
 
 class KernelRefusalError(Exception):
@@ -115,20 +119,23 @@ class NetlinkSocket:
         self, message: Any, message_type: int, *, dump: bool = False, consistent: bool = True
     ) -> list[bytes]:
         """Send a pyroute2 message and wait for the answers to it. Returns and raises as `Exchange.result()`."""
-        return self.send(message, message_type, dump=dump, consistent=consistent).result()
+        with deadline.waiting(_DOOR, self._timeout):
+            return self.send(message, message_type, dump=dump, consistent=consistent).result()
 
     def send(
         self, message: Any, message_type: int, *, dump: bool = False, consistent: bool = True
     ) -> Exchange:
         """Send a pyroute2 message, and do not wait for the answers. Raises HostError after `close()`.
 
-        A dump that changed while it was read is read again; unless `consistent`, it is good enough.
+        A dump that changed while it was read is read again; unless `consistent`, it is good enough. The answers are
+        waited for no longer than the work of this thread may take.
         """
         locks.may_take_long("sends a netlink request")
         flags = _NLM_F_REQUEST | _NLM_F_ACK | (_NLM_F_DUMP if dump else 0)
         message.encode()
-        deadline = time.monotonic() + self._timeout
-        request = Exchange(bytes(message.data), message_type, flags, deadline, self._timeout, consistent)
+        seconds = min(self._timeout, deadline.left())
+        end = time.monotonic() + seconds
+        request = Exchange(bytes(message.data), message_type, flags, end, seconds, consistent)
         with self._closing:
             if self._closed:
                 raise HostError("the netlink socket was closed")
@@ -220,8 +227,8 @@ def _remaining(request: Exchange) -> float:
 
 def _silence(timeout: float) -> HostError:
     return HostError(
-        f"the kernel did not answer a netlink request within {timeout:g} seconds",
-        "see dmesg for what its driver is doing",
+        f"the kernel did not answer a netlink request within {timeout:.3g} seconds",
+        REMEDY,
     )
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Optional
 
-from vfmigrate import locks
+from vfmigrate import deadline, locks
 from vfmigrate.errors import HostError
 from vfmigrate.host import config_space
 from vfmigrate.host.holders import guest_of, holders
@@ -39,6 +39,8 @@ _NUMVFS_REMEDIES = {
     errno.ENOSPC: "the firmware gave the PF no bus numbers for its VFs: enable SR-IOV in the BIOS,"
     " or boot with pci=assign-busses",
 }
+# For resetting driver_override when the time is up: it would keep every other driver from the device.
+_RESET_SECONDS = 2.0
 
 #: network controller, InfiniBand (PCI Code and ID Assignment Specification, 1.3)
 _INFINIBAND_CLASS = "0x0207"
@@ -410,7 +412,8 @@ class Sysfs:
         try:
             yield
         except HostError:
-            with suppress(HostError):  # the first error is more useful
+            # the first error is more useful
+            with suppress(HostError), deadline.at_least(_RESET_SECONDS):
                 write_text(path, "\n")
             raise
         write_text(path, "\n")

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Optional, Union
 
-from vfmigrate import locks
+from vfmigrate import locks, uninterruptible
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError
 
 AnyPath = Union[str, "os.PathLike[str]"]
@@ -21,6 +22,10 @@ _REMEDIES = {
     errno.ENOENT: "the device or driver is gone",
     errno.ENODEV: "the device is gone, or bound otherwise than it was",
 }
+
+_KERNEL = Door("the kernel", "see journalctl -k for what its driver is doing")
+# A driver can take minutes to create hundreds of VFs.
+_WRITE_SECONDS = 300.0
 
 
 def read_bytes(path: AnyPath, count: int = -1) -> bytes:
@@ -41,17 +46,22 @@ def read_text(path: AnyPath) -> str:
 def write_text(path: AnyPath, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:
     """Write a file that exists. Raises HostError, with the remedy for the errno from `remedies` if it has one."""
     locks.may_take_long("writes to sysfs")
+    what = f"write '{text.strip()}' to {path}"
     try:
-        # In a single write() and without creating the file: each write is a command to the kernel.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
+        uninterruptible.call(_KERNEL, _WRITE_SECONDS, _write, path, text, what=what)
     except OSError as error:
         number = error.errno or 0
-        problem = f"cannot write '{text.strip()}' to {path}: {os.strerror(number)}"
+        problem = f"cannot {what}: {os.strerror(number)}"
         raise HostError(problem, remedies.get(number) or _REMEDIES.get(number, "")) from None
+
+
+def _write(path: AnyPath, text: str) -> None:
+    """In a single write() and without creating the file: each write is a command to the kernel."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def exists(path: AnyPath) -> bool:

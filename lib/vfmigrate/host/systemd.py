@@ -11,7 +11,8 @@ from typing import Any
 import dbus
 import dbus.bus
 
-from vfmigrate import locks
+from vfmigrate import deadline, locks
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.polling import until
 from vfmigrate.text import quoted
@@ -21,6 +22,7 @@ _PATH = "/org/freedesktop/systemd1"
 _UNIT = f"{_NAME}.Unit"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _POLL_SECONDS = 0.1
+_DOOR = Door("systemd", "see systemctl list-jobs", Unreachable)
 
 
 class Systemd:
@@ -56,7 +58,8 @@ class Systemd:
                 f"systemd does not answer, so {unit} cannot be started: {_message(error)}"
             ) from None
         try:
-            return self._run(bus, method, unit)
+            with deadline.waiting(_DOOR, self._timeout) as seconds:
+                return self._run(bus, method, unit, seconds)
         except dbus.exceptions.DBusException as error:
             raise HostError(
                 f"systemd does not start {unit}: {_message(error)}", f"see systemctl status {quoted(unit)}"
@@ -64,16 +67,20 @@ class Systemd:
         finally:
             bus.close()
 
-    def _run(self, bus: Any, method: str, unit: str) -> str:
+    def _run(self, bus: Any, method: str, unit: str, seconds: float) -> str:
         manager = dbus.Interface(bus.get_object(_NAME, _PATH), f"{_NAME}.Manager")
-        job = str(manager.get_dbus_method(method)(unit, "replace", timeout=self._timeout))
-        path = manager.LoadUnit(unit)
+        job = str(manager.get_dbus_method(method)(unit, "replace", timeout=seconds))
+        path = manager.LoadUnit(unit, timeout=seconds)
         properties = dbus.Interface(bus.get_object(_NAME, path), _PROPERTIES)
-        if not until(lambda: str(properties.Get(_UNIT, "Job")[1]) != job, self._timeout, _POLL_SECONDS):
+
+        def get(name: str) -> Any:
+            return properties.Get(_UNIT, name, timeout=seconds)
+
+        if not until(lambda: str(get("Job")[1]) != job, seconds, _POLL_SECONDS):
             raise HostError(
-                f"{unit} did not start within {self._timeout:g} s", f"see systemctl status {quoted(unit)}"
+                f"{unit} did not start within {seconds:.3g} s", f"see systemctl status {quoted(unit)}"
             )
-        return str(properties.Get(_UNIT, "ActiveState"))
+        return str(get("ActiveState"))
 
 
 def _message(error: Any) -> str:

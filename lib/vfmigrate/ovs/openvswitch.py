@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
-from vfmigrate.errors import HostError
+from vfmigrate import deadline
+from vfmigrate.deadline import Door
+from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.ovs import bridge as bridges
-from vfmigrate.ovs import openflow, ovsdb, switchport
+from vfmigrate.ovs import ovsdb, switchport
+from vfmigrate.ovs.openflow import OpenFlowConnection
 from vfmigrate.ovs.ovsdb import ConnectionLost, GuardError, Operation, TransactionError
 from vfmigrate.ovs.switchport import OWNER_KEY, PortRows, PortSettings, SwitchPort
 from vfmigrate.text import quoted
@@ -26,6 +29,9 @@ _ATTEMPTS = 10
 _SEARCHES = 200
 # For what is done once after boot, while no guest waits: ovs-vswitchd can have to load its kernel module first.
 _SETTING_UP_SECONDS = 60.0
+# For removing a port that ovs-vswitchd did not take in time, of which nobody but us knows.
+_REMOVAL_SECONDS = 2.0
+_SWITCH = Door("ovs-vswitchd", "see systemctl status ovs-vswitchd", Unreachable)
 
 _Result = TypeVar("_Result")
 
@@ -186,8 +192,12 @@ class OpenVswitch:
 
         An access port's VLAN applies to it as to any frame of that port. Raises HostError or Unreachable.
         """
-        with openflow.OpenFlowConnection(self._rundir / f"{bridge}.mgmt", self._timeout) as conversation:
-            conversation.inject(ofport, frame)
+        path = self._rundir / f"{bridge}.mgmt"
+        with (
+            deadline.waiting(_SWITCH, self._timeout) as seconds,
+            OpenFlowConnection(path, seconds) as connection,
+        ):
+            connection.inject(ofport, frame)
 
     def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
         try:
@@ -204,7 +214,8 @@ class OpenVswitch:
         try:
             return self._at_work(number, bridge, netdev, port_uuid, interface_uuid)
         except HostError:
-            self.unplug(netdev, owner)
+            with deadline.at_least(_REMOVAL_SECONDS):
+                self.unplug(netdev, owner)
             raise
 
     def _plug_again(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
@@ -242,7 +253,8 @@ class OpenVswitch:
         removed again): it confirms a configuration also when it failed. `seconds` replaces the time-out of the
         constructor if it is longer.
         """
-        seconds = max(seconds, self._timeout)
+        # The server ends the wait, before our own time is up, which is for a server that does not.
+        seconds = min(max(seconds, self._timeout), deadline.left() / 2)
         confirmed = {
             "op": "wait",
             "table": "Open_vSwitch",
@@ -253,7 +265,6 @@ class OpenVswitch:
             "timeout": int(seconds * 1000),
         }
         try:
-            # The server ends the wait; our own, longer time-out is for a server that does not.
             _, ports, interfaces = self._database.transact(
                 confirmed,
                 ovsdb.select("Port", ovsdb.row(port_uuid), *switchport.PORT_COLUMNS),
@@ -262,7 +273,7 @@ class OpenVswitch:
             )
         except GuardError as failure:
             raise HostError(
-                f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {seconds:g} s",
+                f"ovs-vswitchd did not configure port {netdev} of bridge {bridge} within {seconds:.3g} s",
                 "see systemctl status ovs-vswitchd",
             ) from failure
         if not ports["rows"] or not interfaces["rows"]:

@@ -19,7 +19,8 @@ import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
 
-from vfmigrate import locks
+from vfmigrate import deadline, locks
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable
 
 Operation = Mapping[str, Any]
@@ -28,6 +29,9 @@ Condition = list[Any]
 """Column, function and value (RFC 7047, 5.1)."""
 
 _START = "run: systemctl start openvswitch-switch (Debian) or systemctl start openvswitch (Fedora, EL)"
+
+
+DOOR = Door("ovsdb-server", "see systemctl status ovsdb-server", Unreachable)
 
 
 class TransactionError(HostError):
@@ -124,9 +128,9 @@ def guard(table: str, where: list[Condition], rows: list[Row]) -> Operation:
 class _Connection:
     """One JSON-RPC connection; every wait is bounded."""
 
-    def __init__(self, remote: str, deadline: float) -> None:
+    def __init__(self, remote: str, end: float) -> None:
         opened = ovs.stream.Stream.open(remote)
-        error, stream = ovs.stream.Stream.open_block(opened, timeout=_milliseconds_until(deadline))
+        error, stream = ovs.stream.Stream.open_block(opened, timeout=_milliseconds_until(end))
         if error:
             raise Unreachable(f"ovsdb-server at {remote} does not answer: {os.strerror(error)}", _START)
         self._remote = remote
@@ -143,17 +147,17 @@ class _Connection:
                 return bool(error == errno.EAGAIN)
             self._answer_probe(message)
 
-    def call(self, method: str, params: list[Any], deadline: float) -> Any:
-        """The result of a request. `deadline` is of time.monotonic().
+    def call(self, method: str, params: list[Any], end: float) -> Any:
+        """The result of a request. `end` is of time.monotonic().
 
-        Raises ConnectionLost, Unreachable when the deadline passed, HostError when the server said error.
+        Raises ConnectionLost, Unreachable when it has passed, HostError when the server said error.
         """
         request = ovs.jsonrpc.Message.create_request(method, params)
         self._rpc.send(request)
         while True:
             error, message = self._rpc.recv()
             if error == errno.EAGAIN:
-                self._wait(deadline)
+                self._wait(end)
             elif error:
                 reason = os.strerror(error) if error > 0 else "connection closed"
                 raise ConnectionLost(f"lost ovsdb-server at {self._remote}: {reason}", _START)
@@ -169,8 +173,8 @@ class _Connection:
         if message.type == message.T_REQUEST and message.method == "echo":
             self._rpc.send(ovs.jsonrpc.Message.create_reply(message.params, message.id))
 
-    def _wait(self, deadline: float) -> None:
-        remaining = _milliseconds_until(deadline)
+    def _wait(self, end: float) -> None:
+        remaining = _milliseconds_until(end)
         if remaining <= 0:
             raise Unreachable(f"ovsdb-server at {self._remote} did not answer in time", _START)
         poller = ovs.poller.Poller()
@@ -202,14 +206,15 @@ class Database:
         ConnectionLost (it may have been committed) or Unreachable.
         """
         locks.may_take_long("asks Open vSwitch's database")
-        deadline = time.monotonic() + (self._timeout if patience is None else patience)
-        connection = self._take(deadline)
-        try:
-            results = connection.call("transact", ["Open_vSwitch", *operations], deadline)
-        except BaseException:
-            # A late answer would be read as that of the next request.
-            connection.close()
-            raise
+        with deadline.waiting(DOOR, self._timeout if patience is None else patience) as seconds:
+            end = time.monotonic() + seconds
+            connection = self._take(end)
+            try:
+                results = connection.call("transact", ["Open_vSwitch", *operations], end)
+            except BaseException:
+                # A late answer would be read as that of the next request.
+                connection.close()
+                raise
         with self._lock:
             self._idle.append(connection)
         _raise_failure(results)
@@ -222,12 +227,12 @@ class Database:
         for connection in idle:
             connection.close()
 
-    def _take(self, deadline: float) -> _Connection:
+    def _take(self, end: float) -> _Connection:
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
-                return _Connection(self._remote, deadline)
+                return _Connection(self._remote, end)
             if connection.alive():
                 return connection
             connection.close()
@@ -241,5 +246,5 @@ def _raise_failure(results: Iterable[Any]) -> None:
             raise kind(error, str(result.get("details", "")))
 
 
-def _milliseconds_until(deadline: float) -> int:
-    return max(0, int((deadline - time.monotonic()) * 1000))
+def _milliseconds_until(end: float) -> int:
+    return max(0, int((end - time.monotonic()) * 1000))

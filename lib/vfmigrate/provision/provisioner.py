@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Optional
 
-from vfmigrate import journal
+from vfmigrate import deadline, journal
 from vfmigrate.cards.vendor import CardState
 from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
 from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.converge.services import HostServices
+from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.devlink import NoDevlinkError
 from vfmigrate.host.udev import Udev
@@ -38,6 +40,7 @@ from vfmigrate.text import quoted
 SCHEMA = 1
 # What was planned on a prediction (the addresses of VFs to come) is planned again on what came.
 _ROUNDS = 3
+_OTHER_RUN = Door("another provisioning", "see journalctl -u vfmigrated", verb="did not end")
 
 
 @dataclass
@@ -99,11 +102,21 @@ class Provisioner:
             if name not in self._config.pools:
                 there_are = ", ".join(sorted(self._config.pools)) or "none"
                 raise UsageError(f"there is no pool '{name}'", f"the pools are: {there_are}")
-        with self._running:
+        with self._alone():
             pools = [self._config.pools[name] for name in names or self._config.pools]
-            deadline = time.monotonic() + patience  # one for all: several absent cards are waited for once
-            outcomes = [self._pool(pool, dry_run, deadline) for pool in pools]
+            end = time.monotonic() + patience  # one for all: several absent cards are waited for once
+            outcomes = [self._pool(pool, dry_run, end) for pool in pools]
         return {"schema": SCHEMA, "dry_run": dry_run, "pools": [outcome.plain() for outcome in outcomes]}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with deadline.waiting(_OTHER_RUN, threading.TIMEOUT_MAX) as seconds:
+            if not self._running.acquire(timeout=seconds):
+                raise _OTHER_RUN.silent(seconds)
+        try:
+            yield
+        finally:
+            self._running.release()
 
     def provision_pf(
         self, address: PciAddress, *, dry_run: bool = False, patience: float = 0.0
@@ -134,10 +147,10 @@ class Provisioner:
 
     # -- one pool
 
-    def _pool(self, pool: Pool, dry_run: bool, deadline: float) -> PoolResult:
+    def _pool(self, pool: Pool, dry_run: bool, end: float) -> PoolResult:
         outcome = PoolResult(pool.name)
         try:
-            remaining = deadline - time.monotonic()
+            remaining = end - time.monotonic()
             if remaining > 0:
                 until(lambda: self._has_appeared(pool), remaining, pf.POLL_SECONDS)
             self._check(pool, outcome)

@@ -17,6 +17,10 @@ from vfmigrate.errors import Unreachable, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 
+#: seconds for giving back what a guest was given that is refused after all, also when the time of the event is up; the
+#: next reconcile does the rest
+CLEAN_UP_SECONDS = 6.0
+
 
 class Cleanup:
     """Releases claims, and converges VFs whose claim changed; raises nothing."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Optional, TypeVar
 
+from vfmigrate import deadline
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
@@ -123,7 +124,8 @@ class MigrationSlots:
 
         Calls `on_wait` once, before it waits. Raises what `take` raises; TooManyMigrating after `migrating_wait`.
         """
-        until = time.monotonic() + self._config.migrating_wait
+        # a part of the time for the event is for what comes after the wait
+        until = time.monotonic() + min(self._config.migrating_wait, 0.9 * deadline.left())
         waits = False
         while True:
             try:

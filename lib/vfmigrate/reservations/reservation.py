@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
+from vfmigrate import deadline
 from vfmigrate.claims.claim_store import RESERVED, Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.services import HostServices
@@ -13,7 +14,7 @@ from vfmigrate.converge.vf_use import Sight
 from vfmigrate.domain.domain_xml import Domain, readdress
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.reservations.cleanup import CLEAN_UP_SECONDS, Cleanup
 from vfmigrate.reservations.migration_slots import MigrationSlots
 from vfmigrate.reservations.placement import Placement, Placements
 from vfmigrate.reservations.selection import Selection
@@ -176,7 +177,8 @@ class Reservations:
         return sight.is_idle(claim.vf) and not claim.traits.teamed
 
     def _take_back(self, domain: Domain, claims: dict[int, Claim]) -> None:
-        self._cleanup.release(*claims.values())
+        with deadline.at_least(CLEAN_UP_SECONDS):
+            self._cleanup.release(*claims.values())
         self._slots.settled(domain.uuid)
 
     def _expect(self, domain: Domain, vfs: list[PciAddress]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import libvirt
 
 from vfmigrate import locks
-from vfmigrate.errors import HostError
+from vfmigrate.deadline import OutOfTimeError
+from vfmigrate.errors import HostError, Unreachable
 
 
 class LibvirtError(HostError):
@@ -37,4 +38,4 @@ def libvirt_call(what: str) -> Iterator[None]:
 def failure_ignored() -> contextlib.suppress:
     """For calls after whose failure nothing is to be done, such as for a guest that has ended in the meantime."""
     locks.may_take_long("calls libvirt")
-    return contextlib.suppress(libvirt.libvirtError)
+    return contextlib.suppress(libvirt.libvirtError, Unreachable, OutOfTimeError)

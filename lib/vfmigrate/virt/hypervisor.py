@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 import libvirt
 
-from vfmigrate import journal
+from vfmigrate import deadline, journal
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.domain import metadata, storage_xml
 from vfmigrate.domain.domain_xml import device, read
@@ -22,6 +22,7 @@ from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
 from vfmigrate.journal import Journal
+from vfmigrate.virt.bounded import Bounded
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.virt.login import open_connection
@@ -29,6 +30,10 @@ from vfmigrate.virt.network_metadata import STATE, NetworkMetadata
 from vfmigrate.virt.unplug import unplug
 
 _RETRY_SECONDS = 2.0
+# For looking at all domains of the host, of which some may not be answered about.
+_SURVEY_SECONDS = 30.0
+# For what a client that asks for the facts of this host waits for.
+_STORAGE_SECONDS = 4.0
 # How long a guest can take to release a device.
 _UNPLUG_SECONDS = 45.0
 
@@ -153,7 +158,7 @@ class Hypervisor:
             new = self._connect()
             if self._network_problem is not None:
                 with failure_ignored():
-                    new.close()
+                    Bounded(new).close()
                 return
             self._use(new)
         except VfmigrateError:
@@ -161,7 +166,7 @@ class Hypervisor:
         if old is not None:
             with failure_ignored():  # it would call back as lost
                 old.unregisterCloseCallback()
-                old.close()
+                Bounded(old).close()
         self._on_connect()
 
     @contextlib.contextmanager
@@ -197,7 +202,9 @@ class Hypervisor:
             self._register(connection)
         try:
             with libvirt_call("networks"):
-                connection.numOfNetworks()
+                Bounded(connection).numOfNetworks()
+        except Unreachable as error:
+            self._network_problem = error
         except LibvirtError as error:
             # A libvirt without a network driver has no networks, and then none is missing.
             missing = error.code == libvirt.VIR_ERR_NO_SUPPORT
@@ -209,13 +216,14 @@ class Hypervisor:
     def _register(self, connection: Any) -> None:
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(5, 3)
-        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        bounded = Bounded(connection)
+        bounded.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
         changed = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
         with failure_ignored():  # a libvirt without its network driver
             if changed is not None:
-                connection.networkEventRegisterAny(None, changed, self._network_metadata, None)
+                bounded.networkEventRegisterAny(None, changed, self._network_metadata, None)
         for event, name in _DEVICE_EVENTS.items():
-            connection.domainEventRegisterAny(None, event, self._device, name)
+            bounded.domainEventRegisterAny(None, event, self._device, name)
 
     def _network_metadata(
         self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
@@ -242,19 +250,26 @@ class Hypervisor:
                 f"no connection to libvirt at {self._access.uri} yet",
                 "see systemctl status libvirtd virtqemud",
             )
-        return self._connection
+        return Bounded(self._connection)
 
     def known_version(self) -> int:
         """The running libvirt's version as libvirt counts: 10.3.2 is 10003002. Makes no call."""
         return self._version
 
-    def running(self) -> dict[str, str]:
-        """The XML of every running domain, by UUID."""
-        domains = {}
-        with libvirt_call("list of running domains"):
+    def running(self) -> dict[str, Optional[str]]:
+        """The XML of every running domain, by UUID; None for one about which libvirt does not answer.
+
+        That is one for which libvirt is just waiting for something, such as a hook or QEMU. It runs all the same.
+        """
+        domains: dict[str, Optional[str]] = {}
+        with deadline.within(_SURVEY_SECONDS), libvirt_call("list of running domains"):
             for domain in self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with failure_ignored():  # it has ended meanwhile
-                    domains[domain.UUIDString()] = domain.XMLDesc(0)
+                try:
+                    with libvirt_call("XML of a domain"):
+                        domains[domain.UUIDString()] = domain.XMLDesc(0)
+                except VfmigrateError as error:
+                    if not (isinstance(error, LibvirtError) and error.code == libvirt.VIR_ERR_NO_DOMAIN):
+                        domains[domain.UUIDString()] = None  # else it has ended meanwhile
         return domains
 
     def xml(self, uuid: str) -> Optional[str]:
@@ -352,14 +367,14 @@ class Hypervisor:
     # -- storage
 
     def storage(self) -> KnownStorage:
-        """What domains and running storage pools of this host name."""
+        """What domains and running storage pools of this host name, as far as libvirt says so in a few seconds."""
         disks: list[str] = []
         pools: list[str] = []
-        with libvirt_call("list of domains"):
+        with deadline.within(_STORAGE_SECONDS), libvirt_call("list of domains"):
             for domain in self._connected().listAllDomains():
                 with failure_ignored():  # it has ended meanwhile
                     disks += storage_xml.disks(str(domain.XMLDesc(0)))
-        with failure_ignored():  # a libvirt without its storage driver
+        with deadline.within(_STORAGE_SECONDS), failure_ignored():  # a libvirt without its storage driver
             for pool in self._connected().listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
                 with failure_ignored():
                     target = storage_xml.pool_target(str(pool.XMLDesc(0)))

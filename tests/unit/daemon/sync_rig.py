@@ -40,6 +40,8 @@ class MemoryHypervisor(MemoryNetworks):
         self.moving: set[str] = set()
         self.plugged: list[str] = []
         self.did_plug = threading.Event()
+        #: the UUIDs of domains about which libvirt does not answer
+        self.silent: set[str] = set()
         #: happens after libvirt has answered and before the answer is read
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -49,7 +51,10 @@ class MemoryHypervisor(MemoryNetworks):
     def stop(self) -> None:
         """Nothing runs."""
 
-    def running(self) -> Mapping[str, str]:
+    def running(self) -> Mapping[str, Optional[str]]:
+        return {uuid: None if uuid in self.silent else xml for uuid, xml in self._answer().items()}
+
+    def _answer(self) -> dict[str, str]:
         if self.domains is None:
             raise Unreachable("no connection to libvirt")
         answer = dict(self.domains)
@@ -57,18 +62,18 @@ class MemoryHypervisor(MemoryNetworks):
         return answer
 
     def xml(self, uuid: str) -> Optional[str]:
-        return self.running().get(uuid)
+        return self._answer().get(uuid)
 
     def migrating(self, uuid: str) -> bool:
         return uuid in self.moving
 
     def plug_again(self, uuid: str, mac: str, spare: Callable[[str], str]) -> None:
-        assert mac in self.running()[uuid]
-        self.plugged.append(spare(self.running()[uuid]))
+        assert mac in self._answer()[uuid]
+        self.plugged.append(spare(self._answer()[uuid]))
         self.did_plug.set()
 
     def executing(self) -> frozenset[str]:
-        return frozenset(self.running()) - self.paused
+        return frozenset(self._answer()) - self.paused
 
     def stamp(self, uuid: str, marks: tuple[Mark, ...]) -> None:
         if self.refusals:
@@ -101,7 +106,7 @@ class SyncRig(Rig):
             self.services,
             self.hook_handler.adoption,
             libvirt,
-            lambda _seconds, work: self.event_loop.do(work),
+            lambda _seconds, _uuid, work: self.log.attempt("event-loop-failed", work),
             on_unplugged=lambda claim: self.unplugged.append(str(claim.mac)),
         )
         self.reconciler = Reconciler(

@@ -85,6 +85,18 @@ def test_no_claim_is_dropped_while_libvirt_does_not_answer(sync_rig: SyncRig) ->
     assert sync_rig.reconciler.reconcile() == []
 
 
+def test_a_guest_about_which_libvirt_does_not_answer_is_not_gone(sync_rig: SyncRig) -> None:
+    """As while libvirt waits for the guest's QEMU: it was taken for one that had ended, and lost its VF."""
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    other = sync_rig.start(guest(2, sync_rig.memory.vfs[1]))
+    assert sync_rig.libvirt.domains is not None
+    del sync_rig.libvirt.domains[other]
+    sync_rig.libvirt.silent.add(uuid)
+    sync_rig.now += 1000
+    assert "guest 'guest2'" in sync_rig.reconciler.reconcile()[0]
+    assert [claim.domain for claim in sync_rig.store.all()] == [uuid]
+
+
 def test_running_guests_are_adopted(sync_rig: SyncRig) -> None:
     xml = guest(1, sync_rig.memory.vfs[0])
     sync_rig.change(xml)

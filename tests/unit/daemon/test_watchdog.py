@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vfmigrate.daemon.watchdog import Watchdog, interval
+from vfmigrate import deadline
+from vfmigrate.daemon.watchdog import OVERDUE_SECONDS, Watchdog, interval
 from vfmigrate.journal import Journal
 
 
@@ -33,7 +34,7 @@ def heart(tmp_path: Path) -> Iterator[Heart]:
 def test_the_heartbeat_goes_on_without_work_and_with_work_in_time(heart: Heart) -> None:
     assert heart.watchdog.beat()
     with heart.watchdog.working("request 'hook'", 10):
-        heart.now += 9
+        heart.now += 9 + OVERDUE_SECONDS
         assert heart.watchdog.beat()
     heart.now += 100
     assert heart.watchdog.beat()
@@ -41,13 +42,19 @@ def test_the_heartbeat_goes_on_without_work_and_with_work_in_time(heart: Heart) 
 
 
 def test_the_heartbeat_stops_while_work_is_overdue(heart: Heart, capsys: pytest.CaptureFixture[str]) -> None:
-    with heart.watchdog.working("request 'hook'", 10), heart.watchdog.working("request 'status'", 100):
-        heart.now += 11
+    with heart.watchdog.working("request 'hook'", 10), heart.watchdog.working("request 'status'", 200):
+        heart.now += 11 + OVERDUE_SECONDS
         assert not heart.watchdog.beat()
         assert not heart.watchdog.beat()
     assert heart.sent == []
     assert capsys.readouterr().err.count("request 'hook': not finished in time") == 1
     assert heart.watchdog.beat()
+
+
+def test_work_has_a_deadline(heart: Heart) -> None:
+    with heart.watchdog.working("request 'hook'", 10):
+        assert 9 < deadline.left() <= 10
+    assert deadline.left() == float("inf")
 
 
 def test_the_heartbeat_stops_while_a_thread_is_deadlocked(heart: Heart) -> None:
@@ -62,7 +69,7 @@ def test_the_heartbeat_stops_while_a_thread_is_deadlocked(heart: Heart) -> None:
     thread = threading.Thread(target=hang, daemon=True)
     thread.start()
     assert held.wait(20)
-    heart.now += 11
+    heart.now += 11 + OVERDUE_SECONDS
     assert not heart.watchdog.beat()
     locked.release()
     thread.join(20)

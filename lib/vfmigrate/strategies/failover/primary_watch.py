@@ -18,7 +18,7 @@ from typing import Callable, Optional
 from vfmigrate import journal
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import PLUGGED, Claim
-from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.services import Apart, HostServices
 from vfmigrate.errors import VfmigrateError
 
 #: seconds between two looks while there are failover pairs: what a guest may lose when its VF comes or goes
@@ -46,6 +46,8 @@ class _Look:
     attempts: int = 0
     #: when the guest took it
     joined: float = 0.0
+    #: a change is being followed
+    busy: bool = False
 
 
 class PrimaryWatch:
@@ -57,14 +59,19 @@ class PrimaryWatch:
         announcer: Announcer,
         *,
         replug: Callable[[Claim], None],
+        apart: Apart = lambda work, _name: work(),
     ) -> None:
-        """`replug` plugs the VF of a claim into its guest again; it may wait, in a thread of its own."""
+        """`replug` plugs the VF of a claim into its guest again; it may wait, in a thread of its own.
+
+        `apart` does work in a thread of its own, so that a card or switch that hangs delays no other guest.
+        """
         self._host = services.host
         self._store = services.store
         self._converger = services.converger
         self._announcer = announcer
         self._log = services.log
         self._replug = replug
+        self._apart = apart
         self._looks: dict[str, _Look] = {}
         self._lock = threading.Lock()
         self._expected: set[str] = set()
@@ -102,9 +109,10 @@ class PrimaryWatch:
             try:
                 self._look_at(claim, expected=claim.domain in expected)
             except VfmigrateError as error:
-                self._log.event(
-                    "converge-failed", f"VF {claim.vf}: {error}", level=journal.WARNING, vf=str(claim.vf)
-                )
+                self._log_failure(claim, error)
+
+    def _log_failure(self, claim: Claim, error: VfmigrateError) -> None:
+        self._log.event("converge-failed", f"VF {claim.vf}: {error}", level=journal.WARNING, vf=str(claim.vf))
 
     def _look_at(self, claim: Claim, *, expected: bool) -> None:
         driven = self._host.sysfs.bus_master(claim.vf)
@@ -116,18 +124,26 @@ class PrimaryWatch:
             look.joined = now
         # An unplug that was asked for as part of an attempt may be granted late, to a guest that has its VF by then.
         late = look.driven and not driven and look.attempts > 0 and now < look.joined + _PATIENCE
-        if driven != look.driven and now >= look.again:
-            look.again = now + _PAUSE
-            self._converger.converge(claim.vf)
-            if driven or look.driven is not None:
-                self._log_change(claim, driven)
-            look.driven, look.again = driven, 0.0
+        if driven != look.driven and now >= look.again and not look.busy:
+            look.again, look.busy = now + _PAUSE, True
+            self._apart(lambda: self._follow(claim, look, driven), "primary-changed")
         if late:
             look.due = now + _PATIENCE
         if driven:
             look.due = None
         elif look.due is not None and now >= look.due:
             self._try_again(claim, look, now)
+
+    def _follow(self, claim: Claim, look: _Look, driven: bool) -> None:
+        try:
+            self._converger.converge(claim.vf)
+            if driven or look.driven is not None:
+                self._log_change(claim, driven)
+            look.driven, look.again = driven, 0.0
+        except VfmigrateError as error:
+            self._log_failure(claim, error)
+        finally:
+            look.busy = False
 
     def _log_change(self, claim: Claim, driven: bool) -> None:
         what = "has its VF" if driven else "is on its standby"

@@ -9,6 +9,7 @@ never sent back: it uses the other port of its bond meanwhile.
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass
 from html import escape
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import journal
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
-from vfmigrate.converge.services import HostServices
+from vfmigrate.converge.services import Apart, HostServices
 from vfmigrate.domain import pci_xml
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
@@ -65,15 +66,22 @@ class Arrivals:
         hypervisor: Hypervisor,
         *,
         on_plugged: Callable[[str], None],
+        apart: Apart = lambda work, _name: work(),
     ) -> None:
-        """`on_plugged` is called with a domain that has its VF; it must return at once."""
+        """`on_plugged` is called with a domain that has its VF; it must return at once.
+
+        `apart` does work in a thread of its own, so that a guest or card that hangs delays no other guest.
+        """
         self._store = services.store
         self._converger = services.converger
         self._cleanup = Cleanup(services.store, services.converger, services.log)
         self._hypervisor = hypervisor
         self._log = services.log
         self._on_plugged = on_plugged
-        #: changed by the thread that looks, and by no other
+        self._apart = apart
+        #: the ids of the claims that are being worked on
+        self._busy: set[str] = set()
+        #: changed for a claim by what works on it; a claim is worked on once at a time
         self._tries: dict[str, _Try] = {}
         self._forget = threading.Event()
         self._wake = threading.Event()
@@ -118,16 +126,22 @@ class Arrivals:
             self._tries.clear()
         claims = [claim for claim in self._store.all() if claim.slot is not None and claim.mac is not None]
         for gone in self._tries.keys() - {claim.id for claim in claims}:
-            del self._tries[gone]
+            self._tries.pop(gone, None)
         if not claims:
             return
         executing = self._hypervisor.executing()
         for claim in claims:
-            if claim.domain in executing and self._is_due(claim):
-                try:
-                    self._settle(claim)
-                except VfmigrateError as error:
-                    self._fail(claim, error)
+            if claim.domain in executing and claim.id not in self._busy and self._is_due(claim):
+                self._busy.add(claim.id)
+                self._apart(functools.partial(self._try, claim), "replug")
+
+    def _try(self, claim: Claim) -> None:
+        try:
+            self._settle(claim)
+        except VfmigrateError as error:
+            self._fail(claim, error)
+        finally:
+            self._busy.discard(claim.id)
 
     def _is_due(self, claim: Claim) -> bool:
         now = self._store.clock()

@@ -20,7 +20,7 @@ def test_a_late_end_event_of_a_guest_that_runs_again_is_ignored(rig: Rig, operat
     rig.run(xml)
     rig.memory.sysfs.open_groups.update(held(rig, 2))
     before = rig.store.all()
-    rig.hook_handler.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 5) * 1000))
+    rig.hook_handler.handle(operation, "end", "-", xml, happened=rig.now - 5)
     assert rig.store.all() == before
     assert len(rig.memory.ovs.ports) == 1
 
@@ -29,7 +29,7 @@ def test_a_late_end_event_of_a_guest_that_runs_again_is_ignored(rig: Rig, operat
 def test_a_late_end_event_of_a_guest_that_is_gone_removes_its_port(rig: Rig, operation: str) -> None:
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)
-    rig.hook_handler.handle(operation, "end", "-", xml, happened_ms=int((rig.now - 500) * 1000))
+    rig.hook_handler.handle(operation, "end", "-", xml, happened=rig.now - 500)
     assert not rig.memory.ovs.ports
 
 
@@ -38,5 +38,5 @@ def test_an_end_event_in_time_is_handled_while_qemu_still_has_the_vf(rig: Rig) -
     xml = guest(1, rig.memory.vfs[2])
     rig.run(xml)
     rig.memory.sysfs.open_groups.update(held(rig, 2))
-    rig.hook_handler.handle("stopped", "end", "-", xml, happened_ms=int(rig.now * 1000))
+    rig.hook_handler.handle("stopped", "end", "-", xml, happened=rig.now)
     assert not rig.memory.ovs.ports
