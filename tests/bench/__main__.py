@@ -3,9 +3,9 @@
 
     python -m tests.bench [NAME...]
 
-NAME selects measurements by their module: hook, vdsm, switch, status, many_vfs, bound_vfs, slow_card, manual; the
-default is all of them. Each row is measured several times; it shows the median and the spread. The exit status is 1
-when the median of a row misses its limit.
+NAME selects measurements by their module: hook, vdsm, switch, status, many_vfs, bound_vfs, slow_card, hung_daemon,
+manual; the default is all of them. Each row is measured several times; it shows the median and the spread. The exit
+status is 1 when the median of a row misses its limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ from rich.table import Table
 from tests.bench.measure import RUNS, Result
 
 #: modules of this package; each has a function `results`
-MEASUREMENTS = ("hook", "vdsm", "switch", "status", "many_vfs", "bound_vfs", "slow_card", "manual")
+MEASUREMENTS = (
+    "hook",
+    "vdsm",
+    "switch",
+    "status",
+    "many_vfs",
+    "bound_vfs",
+    "slow_card",
+    "hung_daemon",
+    "manual",
+)
 REPORT = Path(__file__).resolve().parents[2] / "build" / "bench" / "report.json"
 # where python3-openvswitch is (tests/packages.txt)
 DISTRIBUTION = Path("/usr/lib/python3/dist-packages")

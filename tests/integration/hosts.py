@@ -130,6 +130,17 @@ class Host:
             return None
         return pid if self.path(f"/proc/{pid}").exists() else None
 
+    @contextmanager
+    def halted(self, pid_file: str) -> Iterator[None]:
+        """Stop the process that a pid file names by SIGSTOP during a `with` block."""
+        pid = self.pid_of(pid_file)
+        assert pid is not None
+        self.run("kill", "-STOP", str(pid))
+        try:
+            yield
+        finally:
+            self.run("kill", "-CONT", str(pid))
+
     def stop(self, pid_file: str, signal: str = "TERM") -> None:
         """End the process that a pid file names and wait until it is gone."""
         pid = self.pid_of(pid_file)

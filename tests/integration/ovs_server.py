@@ -134,12 +134,14 @@ class OvsServer:
     @contextmanager
     def switch_halted(self) -> Iterator[None]:
         """Stop ovs-vswitchd by SIGSTOP during a `with` block."""
-        assert self._switch is not None
-        self._switch.send_signal(signal.SIGSTOP)
-        try:
+        with _halted(self._switch):
             yield
-        finally:
-            self._switch.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def database_halted(self) -> Iterator[None]:
+        """Stop ovsdb-server by SIGSTOP during a `with` block."""
+        with _halted(self._database):
+            yield
 
     def add_bridge(self, name: str, *options: str) -> None:
         """Make a bridge with the userspace datapath; `options` are further settings of its row."""
@@ -255,6 +257,16 @@ def eventually(
         assert process is None or process.poll() is None, f"ended before this was so: {what}"
         assert time.monotonic() < deadline, f"not so within {PATIENCE_S:g} s: {what}"
         time.sleep(0.01)
+
+
+@contextmanager
+def _halted(process: Optional[subprocess.Popen[bytes]]) -> Iterator[None]:
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def _listens(path: Path) -> bool:

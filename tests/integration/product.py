@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -132,12 +133,24 @@ class Product:
         with socket.socket(socket.AF_UNIX) as client:
             return client.connect_ex(os.fspath(self._host.path(SOCKET))) == 0
 
-    def stop(self, signal: str = "TERM") -> None:
+    def stop(self, signal_name: str = "TERM") -> None:
         """End the daemon if it runs; its claims stay."""
         if self._daemon is not None:
-            signal_child(self._daemon, signal)
+            signal_child(self._daemon, signal_name)
             self._daemon.wait(timeout=10)
             self._daemon = None
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Stop the daemon by SIGSTOP during a `with` block."""
+        assert self._daemon is not None
+        signal_child(self._daemon, "STOP")
+        try:
+            yield
+        finally:
+            signal_child(self._daemon, "CONT")
+            # nsenter stops itself when its child is stopped
+            self._daemon.send_signal(signal.SIGCONT)
 
     def has_died(self) -> bool:
         """Whether the daemon that was started last has ended by itself."""
