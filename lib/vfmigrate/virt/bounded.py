@@ -10,7 +10,7 @@ made in a thread that can be given up (vfmigrate.uninterruptible).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from vfmigrate import uninterruptible
 from vfmigrate.deadline import Door
@@ -27,6 +27,8 @@ _CHANGES = frozenset({"attachDeviceFlags", "detachDeviceFlags", "create", "destr
 #: calls that ask nobody
 _LOCAL = frozenset({"UUIDString", "name"})
 
+T = TypeVar("T")
+
 
 class Bounded:
     """An object of libvirt-python whose calls return in time, or raise Unreachable or OutOfTimeError.
@@ -37,6 +39,11 @@ class Bounded:
     def __init__(self, wrapped: Any) -> None:
         self._wrapped = wrapped
 
+    @property
+    def unbounded(self) -> Any:
+        """The object itself, for `together`."""
+        return self._wrapped
+
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._wrapped, name)
         return attribute if name in _LOCAL else functools.partial(self._call, name, attribute)
@@ -46,6 +53,16 @@ class Bounded:
         seconds = _SECONDS_OF_CHANGES if name in _CHANGES else _SECONDS
         door = NETWORKS if of_network else DOMAINS
         return _bounded(uninterruptible.call(door, seconds, function, *arguments, what=name))
+
+
+def together(connection: Any, function: Callable[[Any], T]) -> T:
+    """What `function` returns for a connection, bounded or not; its calls, about networks, have one limit together.
+
+    Each bounded call changes threads twice, which takes longer on a busy host than the call itself.
+    """
+    if not isinstance(connection, Bounded):
+        return function(connection)
+    return uninterruptible.call(NETWORKS, _SECONDS, function, connection.unbounded, what="metadata")
 
 
 def _class_of(value: Any) -> str:

@@ -19,6 +19,7 @@ import libvirt
 
 from vfmigrate.domain import network_xml
 from vfmigrate.rpc import network_message
+from vfmigrate.virt.bounded import together
 from vfmigrate.virt.errors import LibvirtError, libvirt_call
 
 # Older libvirts have no metadata of networks: there are no requests through them.
@@ -80,9 +81,7 @@ class NetworkMetadata:
 
     def read(self, name: str, uri: str) -> Optional[str]:
         """The element of a namespace; None when there is none, and in a network that no vfmigrated has defined."""
-        with self._call(_WHAT):
-            found = self._network(name)
-        return self._metadata(found, uri) if self._metadata(found, network_xml.URI) is not None else None
+        return together(self._connected(), lambda connection: self._look(connection, name, uri)[1])
 
     def write(self, name: str, uri: str, element: str) -> None:
         """Set an element."""
@@ -91,9 +90,21 @@ class NetworkMetadata:
 
     def erase(self, name: str, uri: str) -> None:
         """Remove an element, if it is there."""
-        if self.read(name, uri) is not None:
-            with self._call(_WHAT):
-                self._network(name).setMetadata(_ELEMENT, None, network_message.PREFIX, uri, _LIVE)
+
+        def erase(connection: Any) -> None:
+            network, element = self._look(connection, name, uri)
+            if element is not None:
+                with self._call(_WHAT):
+                    network.setMetadata(_ELEMENT, None, network_message.PREFIX, uri, _LIVE)
+
+        together(self._connected(), erase)
+
+    def _look(self, connection: Any, name: str, uri: str) -> tuple[Any, Optional[str]]:
+        """A network and the element of a namespace in it, as for `read`."""
+        with self._call(_WHAT):
+            found = connection.networkLookupByName(name)
+        owned = self._metadata(found, network_xml.URI) is not None
+        return found, self._metadata(found, uri) if owned else None
 
     def _network(self, name: str) -> Any:
         return self._connected().networkLookupByName(name)

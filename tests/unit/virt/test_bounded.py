@@ -12,7 +12,7 @@ import pytest
 from vfmigrate import deadline, uninterruptible
 from vfmigrate.errors import Unreachable
 from vfmigrate.polling import until
-from vfmigrate.virt.bounded import DOMAINS, NETWORKS, Bounded
+from vfmigrate.virt.bounded import DOMAINS, NETWORKS, Bounded, together
 
 
 class virDomain:  # noqa: N801 - libvirt-python's name
@@ -87,3 +87,12 @@ def test_networks_are_a_door_of_their_own(hangs: threading.Event) -> None:
         connection.networkLookupByName("data")
     assert uninterruptible.hung() == {NETWORKS.name: 1}
     assert len(connection.listAllDomains(1)) == 1
+
+
+def test_calls_that_belong_together_have_one_limit(hangs: threading.Event) -> None:
+    connection = virConnect(hangs)
+    assert together(connection, lambda each: each is connection)
+    assert together(Bounded(connection), lambda each: each is connection)
+    expected = pytest.raises(Unreachable, match=r"libvirt \(networks\) did not answer within .*: metadata")
+    with deadline.within(0.05), expected:
+        together(Bounded(connection), lambda each: each.networkLookupByName("data"))
