@@ -164,7 +164,7 @@ class Daemon:
     def reload(self) -> None:
         """Take over a changed configuration, and reconcile with it."""
         notify("RELOADING=1")
-        self.config_reload.reload(lambda: self.event_loop.soon(self.reconciler.reconcile))
+        self.config_reload.reload(self.event_loop.period_now)
         notify("READY=1")
 
     def start(self) -> None:

@@ -100,7 +100,7 @@ def test_a_reconcile_that_takes_long_delays_no_event(log: Journal) -> None:
         began.set()
         go_on.wait(PATIENCE)
 
-    loop = EventLoop(log, period=3600)
+    loop = EventLoop(log, period=lambda: 3600)
     loop.start(periodic)
     loop.period_now()
     assert began.wait(PATIENCE)
@@ -118,7 +118,7 @@ def test_a_reconcile_that_is_asked_for_meanwhile_is_done_afterwards(log: Journal
         done.release()
         go_on.wait(PATIENCE)
 
-    loop = EventLoop(log, period=3600)
+    loop = EventLoop(log, period=lambda: 3600)
     loop.start(periodic)
     loop.period_now()
     assert done.acquire(timeout=PATIENCE)
@@ -156,7 +156,7 @@ def test_all_work_has_a_deadline(log: Journal) -> None:
     def note() -> None:
         left.put(deadline.left())
 
-    loop = EventLoop(log, period=3600, working=Watchdog(log).working)
+    loop = EventLoop(log, period=lambda: 3600, working=Watchdog(log).working)
     loop.start(note)
     loop.soon("guest", note)
     assert WORK_SECONDS - 20 < left.get(timeout=PATIENCE) <= WORK_SECONDS

@@ -133,7 +133,7 @@ class Arrivals:
         for claim in claims:
             if claim.domain in executing and claim.id not in self._busy and self._is_due(claim):
                 self._busy.add(claim.id)
-                self._apart(functools.partial(self._try, claim), "replug")
+                self._apart(functools.partial(self._try, claim), "plug-in")
 
     def _try(self, claim: Claim) -> None:
         try:
