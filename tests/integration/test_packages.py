@@ -37,12 +37,15 @@ LISTS = {
         /run/vfmigrate
         /usr/bin/vfmigrate
         /usr/lib/systemd/system-preset/85-vfmigrate.preset
+        /usr/lib/systemd/system/vfmigrate-pci.service
+        /usr/lib/systemd/system/vfmigrate-pci.socket
         /usr/lib/systemd/system/vfmigrate-provision.service
         /usr/lib/systemd/system/vfmigrate-provision@.service
         /usr/lib/systemd/system/vfmigrated.service
         /usr/lib/systemd/system/vfmigrated.socket
         /usr/lib/tmpfiles.d/vfmigrate.conf
         /usr/lib/udev/rules.d/70-vfmigrate.rules
+        /usr/libexec/vfmigrate-pci
         /usr/sbin/vfmigrated
         /usr/share/bash-completion/completions/vfmigrate
         /usr/share/bash-completion/completions/vfmigrated
@@ -312,7 +315,11 @@ def test_installing_and_removing_leaves_the_root_as_it_was(built: dict[str, Path
     before = root.files()
     root.rpm("-U", *for_a_host(built))
     assert root.rpm("-V", *packages.FOR_A_HOST) == ""
-    for wants in ("multi-user.target.wants/vfmigrated.service", "sockets.target.wants/vfmigrated.socket"):
+    for wants in (
+        "multi-user.target.wants/vfmigrated.service",
+        "sockets.target.wants/vfmigrated.socket",
+        "sockets.target.wants/vfmigrate-pci.socket",
+    ):
         assert root.path(f"/etc/systemd/system/{wants}").is_symlink(), wants
     assert run("chroot", root.tree, "vfmigrate", "--version").strip()
     assert run("chroot", root.tree, "vfmigrated", "--check") == ""
