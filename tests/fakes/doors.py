@@ -172,6 +172,9 @@ class CardSysfs:
             return []
         return [netdev.name for netdev, _ in self.card.netdevs(str(device))]
 
+    def msix_counts(self, devices: Iterable[PciAddress]) -> dict[PciAddress, Optional[int]]:
+        return {device: self.msix_count(device) for device in devices}
+
     def msix_count(self, device: PciAddress) -> int:
         locks.may_take_long("reads a device's configuration space")
         return self.card.function(str(device)).msix

@@ -152,7 +152,7 @@ def test_another_process_reads_configuration_space_for_the_daemon(installed: Sit
     assert host.active("vfmigrate-pci.socket")
     read = (
         "from vfmigrate.daemon.pci_reader import PciReader; from vfmigrate.model.pci import PciAddress; import sys; "
-        "print(len(PciReader().config_space(PciAddress.parse(sys.argv[1]))))"
+        "print(*map(len, PciReader().config_spaces([PciAddress.parse(sys.argv[1])]).values()))"
     )
     device = next(Path("/sys/bus/pci/devices").iterdir()).name
     assert host.run("python3", "-c", read, device).stdout == "256\n"

@@ -84,7 +84,7 @@ class Daemon:
             for vendor in vendors.all:
                 vendor.read_setting_by(reader.migration_setting)
         self.host = Host(
-            Sysfs(load=systemd.load_module, config=reader.config_space if reader is not None else None),
+            Sysfs(load=systemd.load_module, config=reader.config_spaces if reader is not None else None),
             Devlink(remedies=vendors.kernel_remedies()),
             Links(),
             OpenVswitch(settings.ovsdb),

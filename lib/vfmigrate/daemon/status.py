@@ -8,7 +8,7 @@ wrong is said in words, as `problems` of the pool, the PF or the VF that has the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from vfmigrate.claims import claim_store
@@ -66,7 +66,8 @@ class PfStatus:
 
     def plain(self) -> dict[str, Any]:
         """The PF as in the answer."""
-        fields = asdict(self)
+        # not asdict(), which copies each value deeply: that took half of the time of a status
+        fields = {**vars(self), "vfs": [dict(vars(vf)) for vf in self.vfs]}
         if not fields.pop("observed"):
             for key in ("psid", "firmware", "mode"):
                 del fields[key]
@@ -87,7 +88,7 @@ class PoolStatus:
 
     def plain(self) -> dict[str, Any]:
         """The pool as in the answer."""
-        return {**asdict(self), "pfs": [each.plain() for each in self.pfs]}
+        return {**vars(self), "pfs": [each.plain() for each in self.pfs]}
 
 
 class Status:

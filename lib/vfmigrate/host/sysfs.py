@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Optional
@@ -66,7 +66,7 @@ class Sysfs:
         dev: Path = Path("/dev"),
         proc: Path = Path("/proc"),
         load: Callable[[str], object] = lambda _driver: None,
-        config: Optional[Callable[[PciAddress], bytes]] = None,
+        config: Optional[Callable[[Sequence[PciAddress]], Mapping[PciAddress, bytes]]] = None,
     ) -> None:
         self._root = root
         self._devices = os.fspath(root / "bus/pci/devices")
@@ -137,15 +137,24 @@ class Sysfs:
         return sorted(PciAddress.parse(name) for name in names(self._file(device, "iommu_group/devices")))
 
     def msix_count(self, device: PciAddress) -> Optional[int]:
-        """The size of a device's MSI-X table; None when it has none.
+        """The size of a device's MSI-X table; None when it has none."""
+        return self.msix_counts([device])[device]
 
-        It is in configuration space, which is read without a driver, but beyond its head only with CAP_SYS_ADMIN.
+    def msix_counts(self, devices: Iterable[PciAddress]) -> dict[PciAddress, Optional[int]]:
+        """The size of the MSI-X table of each device; None for one that has none.
+
+        It is in configuration space, which is read without a driver, but beyond its head only with CAP_SYS_ADMIN. Who
+        has that is asked once for all devices.
         """
         locks.may_take_long("reads a device's configuration space")
-        space = read_bytes(self._file(device, "config"), config_space.CAPABILITIES_END)
-        if len(space) == config_space.PUBLIC_BYTES and self._config is not None:
-            space = self._config(device)
-        return config_space.msix_count(space)
+        spaces = {
+            device: read_bytes(self._file(device, "config"), config_space.CAPABILITIES_END)
+            for device in devices
+        }
+        if self._config is not None:
+            heads = [device for device, space in spaces.items() if len(space) == config_space.PUBLIC_BYTES]
+            spaces.update(self._config(heads))
+        return {device: config_space.msix_count(space) for device, space in spaces.items()}
 
     def bus_master(self, device: PciAddress) -> bool:
         """Whether a driver has enabled bus mastering of a device.

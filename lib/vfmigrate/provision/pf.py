@@ -65,7 +65,7 @@ def observe(
         autoprobe=host.sysfs.autoprobe(pf),
         mode=host.devlink.eswitch_mode(pf),
         vfs=vfs,
-        msix={state.vf: host.sysfs.msix_count(state.vf) for state in vfs},
+        msix=host.sysfs.msix_counts(state.vf for state in vfs),
         uses=_uses(host, store, pool, vfs),
     )
 

@@ -92,11 +92,12 @@ class Selection:
             pf = self._host.sysfs.physfn(vf)
             if pf is not None:
                 of_pf.setdefault(pf, []).append(vf)
+        msix = self._host.sysfs.msix_counts(vf for own in of_pf.values() for vf in own)
         facts = {}
         for pf, own in of_pf.items():
             card = self._host.card(pf)
             for vf in own:
-                facts[vf] = CardFacts(card.psid, card.firmware, self._host.sysfs.msix_count(vf))
+                facts[vf] = CardFacts(card.psid, card.firmware, msix[vf])
         return facts
 
     def choose(  # noqa: PLR0913 - all that the choice depends on

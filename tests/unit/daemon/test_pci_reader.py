@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -66,9 +67,22 @@ def reader(sys: Path, tmp_path: Path) -> Iterator[PciReader]:
 
 
 def test_configuration_space_is_read(reader: PciReader) -> None:
-    assert reader.config_space(VF) == SPACE
+    assert reader.config_spaces([VF]) == {VF: SPACE}
     with pytest.raises(HostError, match="cannot read"):
-        reader.config_space(BROKEN)
+        reader.config_spaces([VF, BROKEN])
+
+
+def test_many_devices_are_read_with_few_requests(
+    reader: PciReader, sys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pci_reader, "_DEVICES_AT_ONCE", 2)
+    spaces = {replace(VF, bus=bus): SPACE[:255] + bytes([bus]) for bus in range(2, 7)}
+    for device, space in spaces.items():
+        directory = sys / "bus/pci/devices" / str(device)
+        directory.mkdir()
+        (directory / "config").write_bytes(space)
+    assert reader.config_spaces(list(spaces)) == spaces
+    assert reader.config_spaces([]) == {}
 
 
 def test_a_setting_of_the_firmware_is_read(reader: PciReader) -> None:
@@ -93,7 +107,7 @@ def test_only_root_is_answered(sys: Path) -> None:
 @pytest.mark.parametrize("device", ["../../../etc/shadow", "0000:01:00.2/../x", "", "x"])
 def test_only_a_pci_address_is_read(sys: Path, device: str) -> None:
     with pytest.raises(InputError):
-        PciReads(sys).answer(Request("config_space", {"device": device}), 0)
+        PciReads(sys).answer(Request("config_spaces", {"devices": [device]}), 0)
 
 
 def test_requests_of_the_daemon_are_unknown_here_and_these_there() -> None:
@@ -102,14 +116,14 @@ def test_requests_of_the_daemon_are_unknown_here_and_these_there() -> None:
 
 def test_without_the_process_the_remedy_names_its_units(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="systemctl restart vfmigrate-pci"):
-        PciReader(tmp_path / "absent").config_space(VF)
+        PciReader(tmp_path / "absent").config_spaces([VF])
 
 
 def test_the_size_of_the_msix_table_is_read_by_another_process_where_only_the_head_is_seen(sys: Path) -> None:
     assert Sysfs(sys).msix_count(VF) == 11
     (sys / "bus/pci/devices" / str(VF) / "config").write_bytes(SPACE[:64])
     assert Sysfs(sys).msix_count(VF) is None
-    assert Sysfs(sys, config=lambda _device: SPACE).msix_count(VF) == 11
+    assert Sysfs(sys, config=lambda devices: dict.fromkeys(devices, SPACE)).msix_count(VF) == 11
 
 
 def test_the_right_is_seen_in_the_status_of_a_process(tmp_path: Path) -> None:
