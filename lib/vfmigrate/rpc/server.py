@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -32,6 +33,8 @@ _EXHAUSTED_SECONDS = 0.1
 _IDLE_SECONDS = 120.0
 # Longer than a hook's request takes, shorter than systemd's time-out (TimeoutStopSec).
 _FINISH_SECONDS = 30.0
+# how long a server that waits for room does not notice that it is to stop
+_LOOK_AGAIN_SECONDS = 0.2
 
 #: answers a request of a user; raises VfmigrateError
 Answer = Callable[[protocol.Request, int], Mapping[str, Any]]
@@ -85,12 +88,16 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no new requests, finish those at hand (a migration may hang on one), then return."""
+        """Take no new requests, finish those at hand (a migration may hang on one), then return.
+
+        Waits for at most the time in which a request must be answered.
+        """
+        until = time.monotonic() + _FINISH_SECONDS
         self._stopping.set()
         self._wake[1].send(b"x")
-        self._thread.join()
+        self._thread.join(_FINISH_SECONDS)
         with self._answered:
-            self._answered.wait_for(lambda: self._answering == 0, timeout=_FINISH_SECONDS)
+            self._answered.wait_for(lambda: self._answering == 0, timeout=max(until - time.monotonic(), 0))
         for end in (*self._wake, self._listener):
             end.close()
 
@@ -111,6 +118,9 @@ class Server:
         """Give a connection a thread; where a user has too many already, root waits and others are sent away."""
         uid = protocol.peer_uid(connection)
         slots = self._take_slots(uid)
+        if slots is None and self._stopping.is_set():
+            connection.close()  # whoever has no answer asks the next daemon
+            return
         if slots is None:
             with connection, contextlib.suppress(OSError):
                 connection.setblocking(False)
@@ -137,10 +147,17 @@ class Server:
             wanted = [of_user, self._slots_of_others]
         with contextlib.ExitStack() as taken:
             for slots in wanted:
-                if not slots.acquire(blocking=uid == 0):
+                if not (self._wait_for(slots) if uid == 0 else slots.acquire(blocking=False)):
                     return None
                 taken.callback(slots.release)
             return taken.pop_all()
+
+    def _wait_for(self, slots: threading.BoundedSemaphore) -> bool:
+        """Wait for room; False when the server stops before there is any."""
+        while not slots.acquire(timeout=_LOOK_AGAIN_SECONDS):
+            if self._stopping.is_set():
+                return False
+        return True
 
     def _converse(self, connection: socket.socket, uid: int, slots: contextlib.ExitStack) -> None:
         limit = protocol.MAX_LINE_BYTES if uid == 0 else protocol.MAX_LINE_BYTES_OF_OTHERS

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,25 @@ def test_stopping_waits_for_the_request_that_runs(path: Path) -> None:
     stopping.join(10)
     client.join(10)
     assert told == [{"changes": []}]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root waits for room")
+def test_stopping_does_not_wait_for_a_client_of_root_that_waits_for_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vfmigrate.rpc.server._MAX_CONNECTIONS", 2)
+    server = Server(listening_socket(path), Answers())
+    server.start()
+    with ExitStack() as connections:
+        for _ in range(3):  # the third is accepted and finds no room
+            connection = connections.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            connection.settimeout(10)
+            connection.connect(str(path))
+        connection.settimeout(0.5)
+        with pytest.raises(socket.timeout):
+            connection.recv(100)
+        stopping = threading.Thread(target=server.stop, daemon=True)
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        assert connection.recv(100) == b""  # without an answer, so that it asks the next daemon
