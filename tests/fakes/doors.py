@@ -157,9 +157,13 @@ class CardSysfs:
             self.card.driver_override(str(device), "\n")
 
     def bind(self, device: PciAddress, driver: str) -> None:
-        self.unbind(device)
+        current = self.driver(device)
+        if current == driver:
+            return
         with _kernel(f"bind {device}"):
             self.card.driver_override(str(device), driver)
+            if current is not None:
+                self.card.unbind(current, str(device))
             self.card.drivers_probe(str(device))
             self.card.driver_override(str(device), "\n")
 

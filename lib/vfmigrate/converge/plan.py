@@ -43,6 +43,8 @@ class Wanted:
     migratable: bool
     #: the VFIO driver that the daemon binds, because libvirt does not
     bind: Optional[str] = None
+    #: a guest is about to run with the VFIO driver that libvirt bound: if it must be unbound, it is bound again
+    rebind: bool = False
     #: unbind the VFIO driver, which libvirt left on the VF
     unbind: bool = False
     #: any driver may be bound to the VF
@@ -80,6 +82,7 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Opt
     return Wanted(
         migratable=claim.traits.needs_migratable,
         bind=bind,
+        rebind=claim.state == PLUGGED,
         port=port,
         mac=claim.mac if claim.set_mac else None,
         mtu=pool.mtu,
@@ -156,7 +159,7 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
                 lambda host: host.devlink.set_port_function(state.pf, index, migratable=True),
             )
         )
-    driver = want.bind
+    driver = want.bind or (state.driver if want.rebind and state.vfio else None)
     if driver is not None and (unbind or state.driver != driver):
         steps.append(
             Step(Verb.BIND, f"{state.vf} to {driver}", lambda host: host.sysfs.bind(state.vf, driver))

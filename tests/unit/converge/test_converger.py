@@ -248,6 +248,18 @@ def test_a_reserved_vf_is_as_clean_as_a_free_one(rig: VfRig) -> None:
     ]
 
 
+def test_a_vf_that_libvirt_bound_before_it_was_migratable_is_bound_again_for_its_guest(rig: VfRig) -> None:
+    """A VF of a hostdev network that no reconcile has made migratable: libvirt binds it before any hook shows it."""
+    rig.memory.sysfs.bind(rig.vf, "mlx5_vfio_pci")
+    rig.claim()
+    assert rig.converger.converge(rig.vf)[:3] == [
+        f"unbound {rig.vf} from mlx5_vfio_pci",
+        f"set migratable of {rig.vf}",
+        f"bound {rig.vf} to mlx5_vfio_pci",
+    ]
+    assert rig.memory.card.function(str(rig.vf)).migratable_at_bind
+
+
 def test_a_card_that_refuses_no_mac_gets_libvirts_other_one(
     rig: VfRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional, cast
 
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import Rig
-from vfmigrate.config.configuration import Config
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
@@ -92,11 +90,11 @@ class SyncRig(Rig):
     """The rig with everything that the daemon has, its threads not started."""
 
     def __init__(
-        self, directory: Path, memory: Optional[MemoryHost] = None, config: Optional[Config] = None
+        self, directory: Path, *options: Any, libvirt: Optional[MemoryHypervisor] = None, **more: Any
     ) -> None:
-        super().__init__(directory, memory, config)
-        self.libvirt = MemoryHypervisor()
-        libvirt = cast(Any, self.libvirt)
+        super().__init__(directory, *options, **more)
+        self.libvirt = libvirt if libvirt is not None else MemoryHypervisor()
+        door = cast(Any, self.libvirt)
         #: never started: work that is put back for later is done at once
         self.event_loop = EventLoop(self.log, period=lambda: self.config.reconcile_interval)
         #: the MACs of VFs that were unplugged, and the UUIDs of guests that arrived unnoticed
@@ -105,12 +103,12 @@ class SyncRig(Rig):
         self.domain_sync = DomainSync(
             self.services,
             self.hook_handler.adoption,
-            libvirt,
+            door,
             lambda _seconds, _uuid, work: self.log.attempt("event-loop-failed", work),
             on_unplugged=lambda claim: self.unplugged.append(str(claim.mac)),
         )
         self.reconciler = Reconciler(
-            self.services, self.domain_sync, self.announcer, libvirt, on_arrived=self.arrived.append
+            self.services, self.domain_sync, self.announcer, door, on_arrived=self.arrived.append
         )
         self.events = LibvirtEvents(self.services, self.domain_sync, self.announcer, self.event_loop)
 

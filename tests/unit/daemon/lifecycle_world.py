@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A host with a daemon that can die, a libvirt that runs guests, and what must hold of both.
+
+The libvirt here does what the real one does around its hooks: it binds VFs, sets MACs, and resets them when a guest
+ends, unless it is itself killed. What it does is never undone by the daemon while a guest runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable, Optional, TypeVar
+
+from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.hardware import Function
+from tests.fakes.mortal import Killed, MortalFiles, MortalHost
+from tests.fakes.rig import PF
+from tests.unit.daemon.sync_rig import MemoryHypervisor, SyncRig
+from vfmigrate.claims.claim_store import PLUGGED, ClaimStore
+from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
+from vfmigrate.domain import domain_xml
+from vfmigrate.errors import VfmigrateError
+from vfmigrate.host.devlink import Port
+from vfmigrate.model.mac import NO_MAC
+from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.strategy import STRATEGIES
+from vfmigrate.reservations.client_requests import ClaimRequest
+
+VFS = 3
+VARIANT = "mlx5_vfio_pci"
+_POOL = Pool("data", (PF,), "br-data", vlans=frozenset({42, 43}), mtu=9000, announce=False)
+_OTHER_PF = PciAddress(0, 1, 0, 1)
+#: longer than a claim is left alone because it is young
+GRACE = 20.0
+
+_T = TypeVar("_T")
+
+
+class DownError(Exception):
+    """The daemon is dead, or died while it was asked."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A guest that runs, and what libvirt did with its VFs."""
+
+    xml: str
+    vfs: tuple[PciAddress, ...]
+    #: libvirt binds and unbinds the VFs
+    managed: bool
+
+
+class World:
+    """The host; every method is one thing that happens. `kill` is the number of writes after which the daemon dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.config = Config({"data": _POOL})
+        self.host = MortalHost(vfs=VFS)
+        self.vfs = self.host.vfs
+        self.libvirt = MemoryHypervisor()
+        self.running: dict[int, Running] = {}
+        #: VFs on which something was left that no claim explains
+        self.touched: set[PciAddress] = set()
+        #: VFs of guests that a killed libvirtd forgot
+        self._forgotten: dict[int, tuple[PciAddress, ...]] = {}
+        #: VFs that the host itself uses
+        self.hosts_own: set[PciAddress] = set()
+        self.now = 1000.0
+        self.daemon: Optional[SyncRig] = None
+        self._disk_fault: Optional[tuple[int, Optional[str]]] = None
+        self._touch_others()
+        self._others = self._outside()
+        self.start_daemon()
+
+    # -- the daemon
+
+    def start_daemon(self) -> None:
+        """Start the daemon, if it does not run: a new object graph on the same directory."""
+        if self.daemon is not None:
+            return
+        made: list[MortalFiles] = []
+
+        def files(directory: Path) -> MortalFiles:
+            made.append(MortalFiles(directory, self.host.fate))
+            return made[0]
+
+        def make_store(directory: Path, clock: Callable[[], float]) -> ClaimStore:
+            return ClaimStore(directory, clock, files=files)
+
+        self.daemon = SyncRig(
+            self._directory, self.host, self.config, libvirt=self.libvirt, make_store=make_store
+        )
+        self._files = made[0]
+        self._break_disk()
+        self.daemon.now = self.now
+        assert self.daemon.store.broken == []
+        self.daemon.reconciler.finish_releases()
+
+    def kill_daemon(self) -> None:
+        """SIGKILL."""
+        if self.daemon is not None:
+            self.daemon.close()
+            self.daemon = None
+
+    def ask(self, work: Callable[[SyncRig], _T], kill: Optional[int] = None) -> _T:
+        """Have the daemon do something; raises DownError when it is dead or dies, else what it raises."""
+        if self.daemon is None:
+            raise DownError
+        try:
+            with self.host.fate.until(kill):
+                return work(self.daemon)
+        except Killed:
+            self.kill_daemon()
+            raise DownError from None
+
+    def hook(self, operation: str, xml: str, kill: Optional[int] = None) -> Optional[str]:
+        """Call the hook. Raises as `ask`."""
+        return self.ask(lambda daemon: daemon.call(operation, xml), kill)
+
+    def attempt(self, work: Callable[[SyncRig], object], kill: Optional[int] = None) -> bool:
+        """As `ask`; whether it was done."""
+        try:
+            self.ask(work, kill)
+        except (DownError, VfmigrateError):
+            return False
+        return True
+
+    def reconcile(self, kill: Optional[int] = None) -> bool:
+        """Reconcile; whether the daemon lived through it."""
+        return self.attempt(lambda daemon: daemon.reconciler.reconcile(), kill)
+
+    def pass_time(self, seconds: float) -> None:
+        """The clock of the claims goes on."""
+        self.now += seconds
+        if self.daemon is not None:
+            self.daemon.now = self.now
+
+    def fail_disk(self, number: int, name: Optional[str]) -> None:
+        """Writing and removing claims fails, of one VF or of all."""
+        self._disk_fault = number, name
+        self._break_disk()
+
+    def _break_disk(self) -> None:
+        if self._disk_fault is not None:
+            self._files.fail(*self._disk_fault)
+
+    def heal(self) -> None:
+        """Disk, switch and libvirt work."""
+        self._disk_fault = None
+        self._files.heal()
+        self.host.ovs.down = False
+        self.libvirt.domains = {str(_uuid(one.xml)): one.xml for one in self.running.values()}
+
+    # -- guests
+
+    def boot(
+        self, number: int, vfs: Iterable[PciAddress], *, managed: bool, kills: list[Optional[int]]
+    ) -> None:
+        """A guest whose XML names these VFs starts, if it does not run."""
+        if number not in self.running:
+            xml = guest(number, *vfs)
+            self._boot(number, xml if managed else xml.replace("managed='yes'", "managed='no'"), kills)
+
+    def arrive(self, number: int, count: int, *, begins: bool, kills: list[Optional[int]]) -> None:
+        """A guest with this many VFs migrates here; where it does not begin, libvirt has given up without a hook."""
+        if number in self.running:
+            return
+        elsewhere = [replace(ELSEWHERE, function=ELSEWHERE.function + index) for index in range(count)]
+        try:
+            xml = self.hook("migrate", guest(number, *elsewhere), kills[0])
+        except (DownError, VfmigrateError):
+            return
+        assert xml is not None
+        if begins:
+            self._boot(number, xml, kills[1:])
+
+    def boot_on_network(self, number: int, *, reconciles: bool, kills: list[Optional[int]]) -> None:
+        """As `boot`, with a VF that libvirt chooses: no hook shows it before libvirt has bound it and set its MAC."""
+        free = [vf for vf in self.vfs if self._is_nobodys(vf)]
+        if reconciles:
+            # one that is not ready would be unbound, to set its flag
+            free = [vf for vf in free if self._port(vf).migratable]
+        if number not in self.running and free:
+            self._boot(number, guest(number, free[0]), kills, reconciles=reconciles, on_network=True)
+
+    def claim(self, number: int, kill: Optional[int]) -> None:
+        """A client claims a VF for a guest that does not run."""
+        if number in self.running:
+            return
+        uuid, mac = _uuid(guest(number)), f"52:54:00:00:{number:02x}:00"
+        wanted = ClaimRequest(uuid, f"guest{number}", mac, STRATEGIES["vfio"], pool="data")
+        self.attempt(lambda daemon: daemon.client_requests.claim(wanted), kill)
+
+    def give_back(self, number: int, kill: Optional[int]) -> None:
+        """A client gives the VFs of a guest back, of which those that a process holds stay."""
+        self.attempt(lambda daemon: daemon.client_requests.give_back(_uuid(guest(number))), kill)
+
+    def _boot(
+        self,
+        number: int,
+        xml: str,
+        kills: list[Optional[int]],
+        *,
+        reconciles: bool = False,
+        on_network: bool = False,
+    ) -> None:
+        domain = domain_xml.read(xml)
+        vfs = tuple(one.address for one in domain.interfaces if one.address is not None)
+        managed = all(one.managed for one in domain.interfaces)
+        bound = False
+        # The guest runs without these: it may have plugged them out, and libvirt may be at work on them.
+        self.touched.update(self._forgotten.pop(number, ()))
+        try:
+            if not on_network:
+                self.hook("prepare", xml, kills[0])
+            for one in domain.interfaces:
+                assert one.address is not None
+                self._assert_is_nobodys(one.address)
+                if managed:
+                    self.host.sysfs.bind(one.address, VARIANT)
+                assert self.host.sysfs.driver(one.address) == VARIANT
+                self._set_mac(one.address, one.wanted_mac or NO_MAC)
+                bound = True
+            if reconciles:
+                self.reconcile(kills[0])
+            self.hook("start", xml, kills[1])
+        except (DownError, VfmigrateError):
+            self._end(Running(xml, vfs if bound else (), managed), kills[2:])
+            return
+        self.host.sysfs.open_groups.update(map(str, vfs))
+        self.running[number] = Running(xml, vfs, managed)
+        if self.libvirt.domains is not None:
+            self.libvirt.domains[domain.uuid] = xml
+        self.attempt(lambda daemon: daemon.call("started", xml), kills[2])
+
+    def end(self, number: int, *, killed_libvirtd: bool, kills: list[Optional[int]]) -> None:
+        """A guest ends, if it runs. A libvirtd that was killed calls no hook and resets nothing."""
+        one = self.running.pop(number, None)
+        if one is None:
+            return
+        self.host.sysfs.open_groups.difference_update(map(str, one.vfs))
+        if self.libvirt.domains is not None:
+            del self.libvirt.domains[_uuid(one.xml)]
+        if killed_libvirtd:
+            self._forgotten[number] = one.vfs
+        else:
+            self._end(one, kills)
+
+    def _end(self, one: Running, kills: list[Optional[int]]) -> None:
+        self.attempt(lambda daemon: daemon.call("stopped", one.xml), kills[0])
+        for vf in one.vfs:
+            self._set_mac(vf, NO_MAC)
+            if one.managed:
+                self.host.sysfs.unbind(vf)
+        self.attempt(lambda daemon: daemon.call("release", one.xml), kills[-1])
+
+    def unplug(self, number: int, *, heard: bool, kill: Optional[int]) -> None:
+        """The first VF of a running guest is unplugged; libvirt's event is `heard` by the daemon or lost."""
+        one = self.running.get(number)
+        if one is None or len(one.vfs) < 2 or self.libvirt.domains is None:
+            return
+        vf = one.vfs[0]
+        self.host.sysfs.open_groups.discard(str(vf))
+        self._set_mac(vf, NO_MAC)
+        if one.managed:
+            self.host.sysfs.unbind(vf)
+        begin, end = one.xml.index("<interface"), one.xml.index("</interface>") + len("</interface>")
+        left = replace(one, xml=one.xml[:begin] + one.xml[end:], vfs=one.vfs[1:])
+        self.running[number] = left
+        self.libvirt.domains[_uuid(left.xml)] = left.xml
+        if heard:
+            self.attempt(lambda daemon: daemon.domain_sync.follow(_uuid(left.xml)), kill)
+
+    # -- what others do on the host
+
+    def touch(self, vf: PciAddress, driver: Optional[str]) -> None:
+        """An administrator leaves a MAC, driver_override and a driver on a VF that nobody has."""
+        if self._is_nobodys(vf):
+            self._set_mac(vf, "52:54:00:99:99:99")
+            if driver is not None:
+                self.host.sysfs.bind(vf, driver)
+            self.host.card.driver_override(str(vf), "vfio-pci")
+            self.touched.add(vf)
+
+    def use_by_host(self, vf: PciAddress, on: bool) -> None:
+        """The host takes a VF that nobody has for itself, or no longer uses it."""
+        if on and self._is_nobodys(vf):
+            self.host.sysfs.bind(vf, self.host.card.hardware.host_driver)
+            self.hosts_own.add(vf)
+        elif on or vf not in self.hosts_own:
+            return
+        for name in self.host.sysfs.netdevs(vf):
+            link = self.host.links.find(name)
+            assert link is not None
+            self.host.links.set_up(link.index, on)
+        if not on:
+            self.hosts_own.remove(vf)
+
+    def _is_nobodys(self, vf: PciAddress) -> bool:
+        claimed = (self._directory / "claims" / f"{vf}.json").exists()
+        return not claimed and vf not in self.hosts_own and str(vf) not in self.host.sysfs.open_groups
+
+    def _set_mac(self, vf: PciAddress, mac: str) -> None:
+        self.host.devlink.set_port_function(PF, self._port(vf).index, hw_addr=mac)
+
+    def _port(self, vf: PciAddress) -> Port:
+        return self.host.devlink.vf_ports(PF)[self.host.sysfs.vf_index(vf)]
+
+    # -- what must hold
+
+    def _assert_is_nobodys(self, vf: PciAddress) -> None:
+        """The daemon let libvirt give a VF to a guest."""
+        assert str(vf) not in self.host.sysfs.open_groups, f"{vf} is given to two guests"
+        assert vf not in self.hosts_own, f"{vf} is the host's own"
+        assert vf in self.vfs
+
+    def check_always(self) -> None:
+        """What holds at every moment: guests keep their VFs as libvirt made them, and others' VFs are not touched."""
+        held = [vf for one in self.running.values() for vf in one.vfs]
+        assert len(held) == len(set(held)), "a VF has two guests"
+        for one in self.running.values():
+            for interface in domain_xml.read(one.xml).interfaces:
+                vf = interface.address
+                assert vf is not None
+                assert self.host.sysfs.driver(vf) == VARIANT, f"{vf} was taken from its guest"
+                assert self._port(vf).hw_addr == interface.wanted_mac, f"{vf} lost its guest's MAC"
+        for vf in self.hosts_own:
+            assert self.host.sysfs.driver(vf) == self.host.card.hardware.host_driver, (
+                f"{vf} is the host's own"
+            )
+        assert self._outside() == self._others, "something outside the pools was changed"
+
+    def check_reconciled(self) -> None:
+        """What holds after a reconcile of a host where all works: ports, claims and free VFs agree with the guests."""
+        assert self.daemon is not None
+        store = self.daemon.store
+        assert store.all_releasing() == []
+        claims = {claim.vf: claim for claim in store.all()}
+        assert {path.stem for path in self._files.directory.glob("*.json")} == {str(vf) for vf in claims}
+        ports = {port.owner: port for port in self.host.ovs.owned_ports()}
+        assert set(ports) == {claim.id for claim in claims.values() if claim.state == PLUGGED}
+        for one in self.running.values():
+            for vf in one.vfs:
+                assert ports[claims[vf].id].tag == 42
+        for vf in self.vfs:
+            if vf not in claims and vf not in self.touched | self.hosts_own:
+                self._check_free(vf)
+
+    def check_settled(self) -> None:
+        """What holds when reservations have expired and left-overs are old: only running guests have claims."""
+        self.touched.clear()
+        self.check_reconciled()
+        assert self.daemon is not None
+        held = {vf for one in self.running.values() for vf in one.vfs}
+        assert {claim.vf for claim in self.daemon.store.all()} == held
+
+    def _check_free(self, vf: PciAddress) -> None:
+        state = self.host.host.observe(vf)
+        override = self.host.sysfs.driver_override(vf)
+        assert (state.hw_addr, override) == (NO_MAC, None), f"something is left on {vf}"
+        assert state.driver in (None, VARIANT), f"{vf} is bound to {state.driver}"
+        assert (state.link_up, state.switch_port) == (False, None), f"the port of {vf} is left"
+        assert state.migratable
+
+    # -- outside the pools
+
+    def _touch_others(self) -> None:
+        """The VFs of no pool look like what would be removed from those of a pool."""
+        for index, vf in enumerate(self.host.sysfs.vfs(_OTHER_PF)):
+            port = self.host.devlink.vf_ports(_OTHER_PF)[index].index
+            self.host.devlink.set_port_function(_OTHER_PF, port, hw_addr=f"52:54:00:88:88:0{index}")
+            self.host.sysfs.bind(vf, "vfio-pci")
+            self.host.card.driver_override(str(vf), "vfio-pci")
+
+    def _outside(self) -> list[tuple[Function, Optional[str]]]:
+        ports = self.host.devlink.vf_ports(_OTHER_PF)
+        return [
+            (self.host.card.function(str(vf)), ports[index].hw_addr)
+            for index, vf in enumerate(self.host.sysfs.vfs(_OTHER_PF))
+        ]
+
+
+def _uuid(xml: str) -> str:
+    return domain_xml.read(xml).uuid
