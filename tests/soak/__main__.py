@@ -2,9 +2,7 @@
 """`python -m tests.soak [PART...]`: try thousands of faults, operations and inputs; writes build/soak/report.json.
 
 The parts: `faults` (the integration tests marked long), `claims` (a crowd of processes at the daemon's socket), `fuzz`,
-`users` (forty hostile users, floods of messages), `sweep` (the daemon is killed at every write), `migrations` (there
-and back on the test hosts). The default is all of them. The report keeps the last result of a part until it runs
-again. The exit status is 1 when anything went wrong.
+from tests.soak import crowd, faults, fuzz, hostile_users, lifecycle, migrations, sweep
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from typing import Any, Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak import crowd, faults, fuzz, hostile_users, migrations, sweep
+from tests.soak import crowd, faults, fuzz, hostile_users, lifecycle, migrations, sweep
 from tests.soak.tally import FAULTS, INPUTS, OPERATIONS, Tally
 from vfmigrate import locks
 
@@ -33,6 +31,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--migrations", type=int, default=50, help="to and fro (default: 50)")
     parser.add_argument("--claims", type=int, default=10_000, help="claims and returns (default: 10000)")
+    parser.add_argument("--examples", type=int, default=5_000, help="of events in any order (default: 5000)")
     parser.add_argument("--fuzz-seconds", type=int, default=120, help="for each target (default: 120)")
     parser.add_argument("--stride", type=int, default=1, help="die at every nth write only (default: 1)")
     return parser
@@ -74,6 +73,7 @@ def main() -> int:
     runs: dict[str, Callable[[], list[Tally]]] = {
         "faults": lambda: [faults.run(FOLDER)],
         "claims": lambda: [crowd.run(options.claims)],
+        "lifecycle": lambda: [lifecycle.run(options.examples)],
         "fuzz": lambda: fuzz.run(options.fuzz_seconds, FOLDER / "fuzz"),
         "users": lambda: [hostile_users.run()],
         "sweep": lambda: [sweep.run(options.stride)],

@@ -7,6 +7,7 @@ ends, unless it is itself killed. What it does is never undone by the daemon whi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from vfmigrate.claims.claim_store import PLUGGED, ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.domain import domain_xml
-from vfmigrate.errors import VfmigrateError
-from vfmigrate.host.devlink import Port
+from vfmigrate.domain.domain_xml import VfInterface
+from vfmigrate.errors import HostError, VfmigrateError
+from vfmigrate.host.devlink_messages import Port
 from vfmigrate.model.mac import NO_MAC
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.strategy import STRATEGIES
@@ -42,14 +44,23 @@ class DownError(Exception):
     """The daemon is dead, or died while it was asked."""
 
 
+#: how a guest has its VFs: libvirt binds them and sets their MACs; sets the MACs only; binds them only
+INTERFACE, UNMANAGED, PLAIN = "interface", "unmanaged", "plain"
+FORMS = (INTERFACE, UNMANAGED, PLAIN)
+
+#: how a guest ends: as it should; libvirt does not reset its VFs, as when that fails; libvirtd is killed, calls no hook
+#: and resets nothing; the same, and QEMU, which cannot be killed, still holds the VFs
+CLEAN, NOT_RESET, FORGOTTEN, LINGERING = "clean", "not reset", "forgotten", "lingering"
+ENDINGS = (CLEAN, NOT_RESET, FORGOTTEN, LINGERING)
+
+
 @dataclass(frozen=True)
 class Running:
     """A guest that runs, and what libvirt did with its VFs."""
 
     xml: str
     vfs: tuple[PciAddress, ...]
-    #: libvirt binds and unbinds the VFs
-    managed: bool
+    form: str = INTERFACE
 
 
 class World:
@@ -64,8 +75,10 @@ class World:
         self.running: dict[int, Running] = {}
         #: VFs on which something was left that no claim explains
         self.touched: set[PciAddress] = set()
-        #: VFs of guests that a killed libvirtd forgot
+        #: VFs of guests of whose end the daemon does not know
         self._forgotten: dict[int, tuple[PciAddress, ...]] = {}
+        #: VFs of a QEMU that cannot be killed
+        self._lingering: set[PciAddress] = set()
         #: VFs that the host itself uses
         self.hosts_own: set[PciAddress] = set()
         self.now = 1000.0
@@ -148,7 +161,9 @@ class World:
             self._files.fail(*self._disk_fault)
 
     def heal(self) -> None:
-        """Disk, switch and libvirt work."""
+        """Disk, switch and libvirt work, and every QEMU has ended that was to end."""
+        self.host.sysfs.open_groups.difference_update(map(str, self._lingering))
+        self._lingering.clear()
         self._disk_fault = None
         self._files.heal()
         self.host.ovs.down = False
@@ -156,26 +171,23 @@ class World:
 
     # -- guests
 
-    def boot(
-        self, number: int, vfs: Iterable[PciAddress], *, managed: bool, kills: list[Optional[int]]
-    ) -> None:
+    def boot(self, number: int, vfs: Iterable[PciAddress], *, form: str, kills: list[Optional[int]]) -> None:
         """A guest whose XML names these VFs starts, if it does not run."""
         if number not in self.running:
-            xml = guest(number, *vfs)
-            self._boot(number, xml if managed else xml.replace("managed='yes'", "managed='no'"), kills)
+            self._boot(number, _xml(number, vfs, form), form, kills)
 
-    def arrive(self, number: int, count: int, *, begins: bool, kills: list[Optional[int]]) -> None:
+    def arrive(self, number: int, count: int, *, form: str, begins: bool, kills: list[Optional[int]]) -> None:
         """A guest with this many VFs migrates here; where it does not begin, libvirt has given up without a hook."""
         if number in self.running:
             return
         elsewhere = [replace(ELSEWHERE, function=ELSEWHERE.function + index) for index in range(count)]
         try:
-            xml = self.hook("migrate", guest(number, *elsewhere), kills[0])
+            xml = self.hook("migrate", _xml(number, elsewhere, form), kills[0])
         except (DownError, VfmigrateError):
             return
         assert xml is not None
         if begins:
-            self._boot(number, xml, kills[1:])
+            self._boot(number, xml, form, kills[1:])
 
     def boot_on_network(self, number: int, *, reconciles: bool, kills: list[Optional[int]]) -> None:
         """As `boot`, with a VF that libvirt chooses: no hook shows it before libvirt has bound it and set its MAC."""
@@ -184,7 +196,9 @@ class World:
             # one that is not ready would be unbound, to set its flag
             free = [vf for vf in free if self._port(vf).migratable]
         if number not in self.running and free:
-            self._boot(number, guest(number, free[0]), kills, reconciles=reconciles, on_network=True)
+            self._boot(
+                number, guest(number, free[0]), INTERFACE, kills, reconciles=reconciles, on_network=True
+            )
 
     def claim(self, number: int, kill: Optional[int]) -> None:
         """A client claims a VF for a guest that does not run."""
@@ -196,12 +210,15 @@ class World:
 
     def give_back(self, number: int, kill: Optional[int]) -> None:
         """A client gives the VFs of a guest back, of which those that a process holds stay."""
+        # The daemon cannot know whether libvirt has finished with them.
+        self.touched.update(self._forgotten.pop(number, ()))
         self.attempt(lambda daemon: daemon.client_requests.give_back(_uuid(guest(number))), kill)
 
     def _boot(
         self,
         number: int,
         xml: str,
+        form: str,
         kills: list[Optional[int]],
         *,
         reconciles: bool = False,
@@ -209,64 +226,82 @@ class World:
     ) -> None:
         domain = domain_xml.read(xml)
         vfs = tuple(one.address for one in domain.interfaces if one.address is not None)
-        managed = all(one.managed for one in domain.interfaces)
+        one = Running(xml, vfs, form)
         bound = False
         # The guest runs without these: it may have plugged them out, and libvirt may be at work on them.
         self.touched.update(self._forgotten.pop(number, ()))
         try:
             if not on_network:
                 self.hook("prepare", xml, kills[0])
-            for one in domain.interfaces:
-                assert one.address is not None
-                self._assert_is_nobodys(one.address)
-                if managed:
-                    self.host.sysfs.bind(one.address, VARIANT)
-                assert self.host.sysfs.driver(one.address) == VARIANT
-                self._set_mac(one.address, one.wanted_mac or NO_MAC)
+            for interface in domain.interfaces:
+                assert interface.address is not None
+                self._bind(interface, form)
                 bound = True
             if reconciles:
                 self.reconcile(kills[0])
             self.hook("start", xml, kills[1])
         except (DownError, VfmigrateError):
-            self._end(Running(xml, vfs if bound else (), managed), kills[2:])
+            if not self._end(one if bound else replace(one, vfs=()), CLEAN, kills[2:]):
+                self._forgotten[number] = vfs
             return
         self.host.sysfs.open_groups.update(map(str, vfs))
-        self.running[number] = Running(xml, vfs, managed)
+        self.running[number] = one
         if self.libvirt.domains is not None:
             self.libvirt.domains[domain.uuid] = xml
         self.attempt(lambda daemon: daemon.call("started", xml), kills[2])
 
-    def end(self, number: int, *, killed_libvirtd: bool, kills: list[Optional[int]]) -> None:
-        """A guest ends, if it runs. A libvirtd that was killed calls no hook and resets nothing."""
+    def _bind(self, interface: VfInterface, form: str) -> None:
+        """What libvirt does between `prepare` and `start`."""
+        vf = interface.address
+        assert vf is not None
+        if vf in self._lingering:
+            raise HostError("QEMU cannot open the VFIO group: another holds it")
+        self._assert_is_nobodys(vf)
+        if form != UNMANAGED:
+            self.host.sysfs.bind(vf, VARIANT)
+            self.host.card.driver_override(str(vf), VARIANT)  # it stays until libvirt unbinds the VF
+        assert self.host.sysfs.driver(vf) == VARIANT
+        if form != PLAIN:
+            self._set_mac(vf, interface.wanted_mac or NO_MAC)
+
+    def end(self, number: int, ending: str, kills: list[Optional[int]]) -> None:
+        """A guest ends, if it runs."""
         one = self.running.pop(number, None)
         if one is None:
             return
-        self.host.sysfs.open_groups.difference_update(map(str, one.vfs))
         if self.libvirt.domains is not None:
             del self.libvirt.domains[_uuid(one.xml)]
-        if killed_libvirtd:
-            self._forgotten[number] = one.vfs
+        if ending == LINGERING:
+            self._lingering.update(one.vfs)
         else:
-            self._end(one, kills)
+            self.host.sysfs.open_groups.difference_update(map(str, one.vfs))
+        if ending in (FORGOTTEN, LINGERING) or not self._end(one, ending, kills):
+            self._forgotten[number] = one.vfs
 
-    def _end(self, one: Running, kills: list[Optional[int]]) -> None:
-        self.attempt(lambda daemon: daemon.call("stopped", one.xml), kills[0])
-        for vf in one.vfs:
+    def _end(self, one: Running, ending: str, kills: list[Optional[int]]) -> bool:
+        """The hooks of an end; whether the daemon lived through the last."""
+        stopped = self.attempt(lambda daemon: daemon.call("stopped", one.xml), kills[0])
+        if stopped and not self.host.ovs.down:
+            # whatever the disk does
+            assert _uuid(one.xml) not in {port.external_ids["vm-id"] for port in self.host.ovs.ports.values()}
+        for vf in one.vfs if ending == CLEAN else ():
+            self._reset(vf, one.form)
+        return self.attempt(lambda daemon: daemon.call("release", one.xml), kills[-1])
+
+    def _reset(self, vf: PciAddress, form: str) -> None:
+        if form != PLAIN:
             self._set_mac(vf, NO_MAC)
-            if one.managed:
-                self.host.sysfs.unbind(vf)
-        self.attempt(lambda daemon: daemon.call("release", one.xml), kills[-1])
+        if form != UNMANAGED:
+            self.host.sysfs.unbind(vf)
 
     def unplug(self, number: int, *, heard: bool, kill: Optional[int]) -> None:
         """The first VF of a running guest is unplugged; libvirt's event is `heard` by the daemon or lost."""
         one = self.running.get(number)
-        if one is None or len(one.vfs) < 2 or self.libvirt.domains is None:
+        if one is None or len(one.vfs) < 2 or self.libvirt.domains is None or one.form == PLAIN:
             return
         vf = one.vfs[0]
         self.host.sysfs.open_groups.discard(str(vf))
-        self._set_mac(vf, NO_MAC)
-        if one.managed:
-            self.host.sysfs.unbind(vf)
+        self._reset(vf, one.form)
         begin, end = one.xml.index("<interface"), one.xml.index("</interface>") + len("</interface>")
         left = replace(one, xml=one.xml[:begin] + one.xml[end:], vfs=one.vfs[1:])
         self.running[number] = left
@@ -327,6 +362,8 @@ class World:
                 assert vf is not None
                 assert self.host.sysfs.driver(vf) == VARIANT, f"{vf} was taken from its guest"
                 assert self._port(vf).hw_addr == interface.wanted_mac, f"{vf} lost its guest's MAC"
+        for vf in self._lingering:
+            assert self.host.sysfs.driver(vf) == VARIANT, f"{vf} was taken from a QEMU that has not ended"
         for vf in self.hosts_own:
             assert self.host.sysfs.driver(vf) == self.host.card.hardware.host_driver, (
                 f"{vf} is the host's own"
@@ -381,6 +418,20 @@ class World:
             (self.host.card.function(str(vf)), ports[index].hw_addr)
             for index, vf in enumerate(self.host.sysfs.vfs(_OTHER_PF))
         ]
+
+
+def _xml(number: int, vfs: Iterable[PciAddress], form: str) -> str:
+    """A guest with these VFs; the mark of a plain hostdev finds it by its address."""
+    xml = guest(number, *vfs)
+    if form == UNMANAGED:
+        return xml.replace("managed='yes'", "managed='no'")
+    if form == INTERFACE:
+        return xml
+    xml = re.sub(r"<interface[^>]*><mac[^>]*>", "<hostdev mode='subsystem' type='pci' managed='yes'>", xml)
+    for index, vf in enumerate(vfs):
+        mac = f"mac='52:54:00:00:{number:02x}:{index:02x}'"
+        xml = xml.replace(mac, f"{mac} address='{vf}'", 1)
+    return xml.replace("</interface>", "</hostdev>")
 
 
 def _uuid(xml: str) -> str:

@@ -15,16 +15,27 @@ from typing import Optional
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.daemon.lifecycle_world import GRACE, VFS, World
+from tests.unit.daemon.lifecycle_world import CLEAN, ENDINGS, FORMS, GRACE, VFS, World
 
 GUESTS = st.integers(1, 3)
 INDEX = st.integers(0, VFS - 1)
 INDEXES = st.lists(INDEX, min_size=1, max_size=2, unique=True)
-#: after how many writes the daemon dies; mostly it does not
-KILL = st.one_of(st.none(), st.none(), st.integers(0, 14))
-KILLS = st.lists(KILL, min_size=6, max_size=6)
+#: after how many writes the daemon dies, if it does
+KILL = st.none() | st.integers(0, 12)
+
+
+def _kills(call: int, kill: int) -> list[Optional[int]]:
+    return [kill if call == number else None for number in range(CALLS)]
+
+
+#: the calls of a guest's start or end, and what of them the daemon dies in, if in any
+CALLS = 6
+KILLS = st.builds(_kills, st.integers(0, 2 * CALLS), st.integers(0, 12))
+NO_KILLS: list[Optional[int]] = [None] * CALLS
+#: whether all works, and the daemon runs, before an event
+CALM = st.booleans()
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -35,16 +46,27 @@ class Lifecycle(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="lifecycle-"))
         self.world = World(self.directory)
 
-    @rule(number=GUESTS, indexes=INDEXES, managed=st.booleans(), kills=KILLS)
-    def boot(self, number: int, indexes: list[int], managed: bool, kills: list[Optional[int]]) -> None:
-        self.world.boot(number, [self.world.vfs[index] for index in indexes], managed=managed, kills=kills)
+    def _begin(self, calm: bool) -> None:
+        if calm:
+            self.world.heal()
+            self.world.start_daemon()
 
-    @rule(number=GUESTS, count=st.integers(1, 2), begins=st.booleans(), kills=KILLS)
-    def arrive(self, number: int, count: int, begins: bool, kills: list[Optional[int]]) -> None:
-        self.world.arrive(number, count, begins=begins, kills=kills)
+    @rule(calm=CALM, number=GUESTS, indexes=INDEXES, form=st.sampled_from(FORMS), kills=KILLS)
+    def boot(
+        self, calm: bool, number: int, indexes: list[int], form: str, kills: list[Optional[int]]
+    ) -> None:
+        self._begin(calm)
+        self.world.boot(number, [self.world.vfs[index] for index in indexes], form=form, kills=kills)
 
-    @rule(number=GUESTS, reconciles=st.booleans(), kills=KILLS)
-    def boot_on_network(self, number: int, reconciles: bool, kills: list[Optional[int]]) -> None:
+    @rule(
+        number=GUESTS, count=st.integers(1, 2), form=st.sampled_from(FORMS), begins=st.booleans(), kills=KILLS
+    )
+    def arrive(self, number: int, count: int, form: str, begins: bool, kills: list[Optional[int]]) -> None:
+        self.world.arrive(number, count, form=form, begins=begins, kills=kills)
+
+    @rule(calm=CALM, number=GUESTS, reconciles=st.booleans(), kills=KILLS)
+    def boot_on_network(self, calm: bool, number: int, reconciles: bool, kills: list[Optional[int]]) -> None:
+        self._begin(calm)
         self.world.boot_on_network(number, reconciles=reconciles, kills=kills)
 
     @rule(number=GUESTS, kill=KILL)
@@ -55,16 +77,43 @@ class Lifecycle(RuleBasedStateMachine):
     def give_back(self, number: int, kill: Optional[int]) -> None:
         self.world.give_back(number, kill)
 
-    @rule(number=GUESTS, killed_libvirtd=st.booleans(), kills=KILLS)
-    def end(self, number: int, killed_libvirtd: bool, kills: list[Optional[int]]) -> None:
-        self.world.end(number, killed_libvirtd=killed_libvirtd, kills=kills)
+    @precondition(lambda self: self.world.running)
+    @rule(calm=CALM, which=GUESTS, ending=st.sampled_from(ENDINGS), kills=KILLS)
+    def end(self, calm: bool, which: int, ending: str, kills: list[Optional[int]]) -> None:
+        self._begin(calm)
+        self.world.end(self._running(which), ending, kills)
 
-    @rule(number=GUESTS, heard=st.booleans(), kill=KILL)
-    def unplug(self, number: int, heard: bool, kill: Optional[int]) -> None:
-        self.world.unplug(number, heard=heard, kill=kill)
+    def _running(self, which: int) -> int:
+        running = sorted(self.world.running)
+        return running[which % len(running)]
+
+    @rule(
+        number=GUESTS,
+        count=st.integers(1, 2),
+        form=st.sampled_from(FORMS),
+        ending=st.sampled_from(ENDINGS),
+        kills=KILLS,
+    )
+    def live(self, number: int, count: int, form: str, ending: str, kills: list[Optional[int]]) -> None:
+        """A guest comes and goes, and the daemon dies while it goes, if it dies."""
+        self._begin(calm=True)
+        self.world.end(number, CLEAN, NO_KILLS)
+        self.world.arrive(number, count, form=form, begins=True, kills=NO_KILLS)
+        self.world.end(number, ending, kills)
+
+    @precondition(lambda self: self.world.running)
+    @rule(which=GUESTS, heard=st.booleans(), kill=KILL)
+    def unplug(self, which: int, heard: bool, kill: Optional[int]) -> None:
+        self.world.unplug(self._running(which), heard=heard, kill=kill)
 
     @rule(kill=KILL)
     def reconcile(self, kill: Optional[int]) -> None:
+        self.world.reconcile(kill)
+
+    @rule(kill=KILL)
+    def reconcile_later(self, kill: Optional[int]) -> None:
+        """When claims of guests that are gone are no longer young."""
+        self.world.pass_time(GRACE)
         self.world.reconcile(kill)
 
     @rule()
@@ -138,5 +187,5 @@ class Lifecycle(RuleBasedStateMachine):
 
 TestLifecycle = Lifecycle.TestCase
 TestLifecycle.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, derandomize=True, database=None
+    max_examples=50, stateful_step_count=25, deadline=None, derandomize=True, database=None
 )
