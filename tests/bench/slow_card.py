@@ -34,6 +34,7 @@ from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.udev import Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import HardwareOffload
+from vfmigrate.provision.device_query import DeviceQuery
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
 
@@ -84,6 +85,7 @@ class TwoCards(Rig):
             networks,
             udev=Udev(place / "udev", place / "representors"),
             offload=HardwareOffload(lambda _unit: None, note=place / "note"),
+            query=DeviceQuery(self.services),
         ).provision(["other"])
 
     def close(self) -> None:

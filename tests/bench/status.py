@@ -13,6 +13,7 @@ from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.status import Status
 from vfmigrate.host.udev import Udev
 from vfmigrate.ovs.offload import HardwareOffload
+from vfmigrate.provision.device_query import DeviceQuery
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
 from vfmigrate.reservations.migration_slots import MigrationSlots
@@ -49,6 +50,7 @@ def status() -> Iterator[Status]:
             services.store,
             cast("Hypervisor", None),  # status calls no libvirt
         )
-        provisioner = Provisioner(services, networks, udev=Udev(), offload=offload)
+        query = DeviceQuery(services)
+        provisioner = Provisioner(services, networks, udev=Udev(), offload=offload, query=query)
         slots = MigrationSlots(services.config, services.host, services.store)
-        yield Status(services, Observer(services, offload, provisioner.check), slots)
+        yield Status(services, Observer(services, offload, provisioner.check, query.known), slots)

@@ -36,6 +36,7 @@ LEGACY = "legacy"
 SWITCHDEV = "switchdev"
 UPLINK_VPORT = 0xFFFF
 _NO_MAC = "00:00:00:00:00:00"
+_MELLANOX = 0x15B3
 
 
 @dataclass
@@ -193,6 +194,19 @@ class Card:
         with self._changing("drivers_probe", address):
             self._function(address)
             self._probe(address)
+
+    def vfio_answer(self, address: str) -> tuple[int, bool, int]:
+        """What a VF's driver answers through VFIO: migration flags, whether it logs DMA, size of its state.
+
+        mlx5_vfio_pci answers by the flag that it read when it bound; other variant drivers know no flag.
+        """
+        with self._lock:
+            function, hardware = self._function(address), self.hardware
+            flagged = hardware.migration or hardware.vendor == _MELLANOX
+            able = bool(function.migratable_at_bind) if flagged else True
+            if function.driver != hardware.variant_driver or not able:
+                return 0, False, -1
+            return hardware.migration_flags, hardware.dma_logging, hardware.state_size
 
     def new_id(self, driver: str, text: str) -> None:
         """Write a driver's `new_id`, vendor and device in hexadecimal; the driver binds matching devices at once."""

@@ -27,7 +27,9 @@ from vfmigrate.host.devlink import Devlink, NoDevlinkError
 from vfmigrate.host.devlink_messages import CardVersions, Port, local_vf_ports
 from vfmigrate.host.links import Link, Links, Traffic
 from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.host.vfio import Vfio, VfioNodes
 from vfmigrate.model.pci import PciAddress, PciId
+from vfmigrate.model.vfio import MigrationSupport
 from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings, SwitchPort
 
 
@@ -49,6 +51,7 @@ class CardSysfs:
         self.card = card
         self.open_groups: set[str] = set()  # VFs that a QEMU holds
         self.in_containers: set[str] = set()  # VFs whose network device is in another network namespace
+        self.driver_identities = {"vfio-pci": 1, str(card.hardware.variant_driver): 2}
 
     def exists(self, device: PciAddress) -> bool:
         return any(function.address == str(device) for function in self.card.functions())
@@ -182,6 +185,31 @@ class CardSysfs:
     def msix_count(self, device: PciAddress) -> int:
         locks.may_take_long("reads a device's configuration space")
         return self.card.function(str(device)).msix
+
+    def vfio_nodes(self, vf: PciAddress) -> VfioNodes:
+        return VfioNodes(group=f"vfio/{self.card.function(str(vf)).iommu_group}")
+
+    def driver_identity(self, driver: str) -> Optional[int]:
+        return self.driver_identities.get(driver)
+
+
+class CardVfio:
+    """What `vfmigrate.host.vfio.Vfio` shows of a card; `asked` are the VFs that were opened."""
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+        self.asked: list[PciAddress] = []
+        self.refusal: Optional[HostError] = None
+
+    def ask(self, vf: PciAddress, nodes: VfioNodes, driver: str) -> MigrationSupport:
+        assert nodes.group == f"vfio/{self._card.function(str(vf)).iommu_group}"
+        assert self._card.function(str(vf)).driver == driver
+        self.asked.append(vf)
+        if self.refusal is not None:
+            raise self.refusal
+        flags, logs, size = self._card.vfio_answer(str(vf))
+        able, p2p, pre_copy = (bool(flags & bit) for bit in (1, 2, 4))
+        return MigrationSupport(driver, able, p2p, pre_copy, logs, size if able else None)
 
 
 class CardDevlink:
@@ -386,6 +414,7 @@ class MemoryHost:
         self.sysfs = CardSysfs(self.card)
         self.devlink = CardDevlink(self.card)
         self.links = MemoryLinks(self.card)
+        self.vfio = CardVfio(self.card)
         self.ovs = MemorySwitch(bridge)
         self.vfs = self.sysfs.vfs(self.pf)
         self.host = Host(
@@ -394,4 +423,5 @@ class MemoryHost:
             cast(Links, self.links),
             cast(OpenVswitch, self.ovs),
             vendors,
+            cast(Vfio, self.vfio),
         )

@@ -31,6 +31,10 @@ class Hardware:
     # False: the host side of a DPU, whose own processors manage the eswitch
     eswitch_manager: bool = True
     iommu: bool = True
+    # what the variant driver answers through VFIO for a VF that can migrate: the flags of linux/vfio.h, and the rest
+    migration_flags: int = 7
+    dma_logging: bool = True
+    state_size: int = 4 << 20
 
     def modalias(self, function: Function) -> str:
         """Show a function's modalias."""

@@ -22,7 +22,7 @@ from vfmigrate.daemon.hook_handler import HookHandler
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.client_requests import ClientRequests
-from vfmigrate.rules.driver_binding import CHOOSES_VARIANT
+from vfmigrate.rules.driver_binding import KNOWS_VARIANTS
 
 PF = PciAddress(0, 1, 0, 0)
 POOL = Pool("data", (PF,), "br-data", vlans=frozenset({42, 43}))
@@ -42,7 +42,7 @@ class Rig:
         config: Optional[Config] = None,
         *,
         make_store: Callable[[Path, Callable[[], float]], ClaimStore] = ClaimStore,
-        libvirt_version: int = CHOOSES_VARIANT,
+        libvirt_version: int = KNOWS_VARIANTS,
         journal: str = "no-journal",
     ) -> None:
         """`directory` is the test's own; `journal` is the name of the journal's socket in it."""

@@ -71,6 +71,7 @@ class PluggedCard(Card):
         super().__init__([pf], hardware=replace(Hardware(), total_vfs=TOTAL_VFS), netdevs=representors)
         self._representors = representors
         self._vfio = vfio
+        (vfio / "vfio").touch(mode=0o600)
 
     def changes(self) -> list[tuple[str, ...]]:
         """Every change of the card that was requested so far, also those that were refused."""
@@ -98,13 +99,16 @@ class PluggedCard(Card):
 
     def _match_vfio(self) -> None:
         drivers = set(self.drivers()) - {self.hardware.host_driver}
-        wanted = {str(each.iommu_group) for each in self.functions() if each.driver in drivers}
+        wanted = {str(each.iommu_group): each for each in self.functions() if each.driver in drivers}
         present = {each.name for each in self._vfio.iterdir() if each.name.isdigit()}
-        for name in present - wanted:
+        for name in present - wanted.keys():
             (self._vfio / name).unlink()
-        for name in wanted - present:
-            # A file instead of a device: programs only look for it and hold it open.
-            (self._vfio / name).touch(mode=0o600)
+        for name, function in wanted.items():
+            # A file instead of a device: QEMU only holds it open, and vfio_shim.c answers vfmigrate by what it says.
+            flags, logs, size = self.vfio_answer(function.address)
+            node = self._vfio / name
+            node.touch(mode=0o600)
+            node.write_text(f"{function.address} {flags} {int(logs)} {size} 1\n")
 
 
 class Control(BaseManager):

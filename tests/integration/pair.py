@@ -32,6 +32,12 @@ EMULATOR_SOURCE = Path(__file__).with_name("emulator.sh")
 MONITOR_PROXY = "/usr/local/lib/monitor_proxy.py"
 RTNL_SHIM = "/usr/local/lib/rtnl_shim.so"
 GENL_SHIM = "/usr/local/lib/genl_shim.so"
+VFIO_SHIM = "/usr/local/lib/vfio_shim.so"
+SHIMS = {
+    "LD_PRELOAD": f"{GENL_SHIM}:{VFIO_SHIM}",
+    "FAKE_GENL": "/run/slot/devlink",
+    "FAKE_VFIO": "/dev/vfio",
+}
 VFS = 4
 # The cards are in different slots, so that a VF has another address on the other host.
 PFS = {"host-a": "0000:01:00.0", "host-b": "0000:41:00.0"}
@@ -93,7 +99,7 @@ class Node:
         self.pf = pf
         self.card = card
         self.hooks = HookCalls(host)
-        self.product = Product(host, self.pf, {"LD_PRELOAD": GENL_SHIM, "FAKE_GENL": "/run/slot/devlink"})
+        self.product = Product(host, self.pf, dict(SHIMS))
         host.write(EMULATOR, EMULATOR_SOURCE.read_text(), 0o755)
         host.write(MONITOR_PROXY, Path(__file__).with_name(Path(MONITOR_PROXY).name).read_text())
         host.write(f"/usr/lib/modules/{os.uname().release}/modules.alias", Hardware().modules_alias())
@@ -325,7 +331,7 @@ def started_pair(
             pf = PFS[host.name]
             node = Node(host, pf, stack.enter_context(host.card(pf)))
             node.product.install(place / "staged")
-            for name in (RTNL_SHIM, GENL_SHIM):
+            for name in (RTNL_SHIM, GENL_SHIM, VFIO_SHIM):
                 shutil.copy(preload.build(Path(name).stem, place), host.path(name))
             host.start_openvswitch()
             node.start_libvirtd()

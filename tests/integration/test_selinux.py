@@ -100,6 +100,7 @@ def test_the_hook_writes_nothing_but_pipes_and_the_socket(policy: Path) -> None:
 
 def test_the_daemon_may_use_sysfs_netlink_open_vswitch_and_libvirt(policy: Path) -> None:
     assert "write" in allowed(policy, "vfmigrated_t", "sysfs_t", "file")
+    assert allowed(policy, "vfmigrated_t", "vfio_device_t", "chr_file") >= {"open", "read", "write", "ioctl"}
     assert "connectto" in allowed(policy, "vfmigrated_t", "openvswitch_t", "unix_stream_socket")
     assert "connectto" in allowed(policy, "vfmigrated_t", "virtd_t", "unix_stream_socket")
     assert "create" in allowed(policy, "vfmigrated_t", "vfmigrated_t", "netlink_generic_socket")

@@ -24,7 +24,7 @@ from typing import Callable
 from tests.fakes import preload
 from tests.integration.hosts import wait_for
 from tests.integration.journey import NAME, PATIENCE_S, Journey, told
-from tests.integration.pair import GENL_SHIM, Node, Outcome, Pair, start_products, started_pair
+from tests.integration.pair import SHIMS, Node, Outcome, Pair, start_products, started_pair
 from tests.soak.tally import FAULTS, Tally
 from tests.testbed import images
 from tests.testbed.run import CommandError
@@ -51,7 +51,7 @@ class Mortal:
         file.write_bytes(bytes(16))
         with file.open("r+b") as opened:
             self._shared = mmap.mmap(opened.fileno(), 16)
-        node.product.environment.update(LD_PRELOAD=f"{KILL_SHIM}:{GENL_SHIM}", KILL_AT=COUNTER)
+        node.product.environment.update(LD_PRELOAD=f"{KILL_SHIM}:{SHIMS['LD_PRELOAD']}", KILL_AT=COUNTER)
 
     def arm(self, die_at: int) -> None:
         """Start counting at 0; die at this call, or never if 0."""

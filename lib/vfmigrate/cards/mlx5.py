@@ -107,7 +107,7 @@ class Mlx5(Vendor):
         if card.firmware is None:
             yield Finding(WARNING, f"PF {card.pf} does not report its firmware", see)
         else:
-            yield from self.older(card, _oldest(version(card.firmware)[0], card.firmware_min))
+            yield from self.older(card, _oldest(version(card.firmware)[0], card))
             yield from self.pending(card)
         if card.psid is None:
             text = f"PF {card.pf} does not report its PSID, so hosts with other cards cannot be distinguished"
@@ -125,11 +125,14 @@ class Mlx5(Vendor):
             yield Finding(ERROR, text, self.enable_migration(str(pf)))
 
 
-def _oldest(family: int, configured: Optional[tuple[int, ...]]) -> Optional[tuple[int, ...]]:
-    """The oldest firmware of a family that migrates VFs; a pool's setting applies to the family it begins with."""
-    if configured is not None and configured[0] == family:
-        return configured
-    return FIRMWARE_MIN.get(family)
+def _oldest(family: int, card: CardState) -> Optional[tuple[int, ...]]:
+    """The oldest firmware of a family that migrates VFs, or that a pool asks for of the family that it begins with.
+
+    A card whose VFs answer that they can migrate needs no minimum of ours.
+    """
+    if card.firmware_min is not None and card.firmware_min[0] == family:
+        return card.firmware_min
+    return None if card.can_migrate else FIRMWARE_MIN.get(family)
 
 
 def _reset(pf: str) -> str:

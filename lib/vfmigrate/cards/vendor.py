@@ -14,8 +14,9 @@ but a VFIO variant driver, so a vendor overrides only what is different about it
    the driver is bound, whatever the vendor.
 3. **Firmware.** `firmware()` judges the versions that devlink reports. Numbers of different families of card do not
    compare: keep a minimum for each family. Prefer what the kernel shows (the variant driver, the flag); judge by a
-   version only if nothing else shows it. `settings()` is for what only the vendor's own tool can read, which may take
-   a second; it is called while provisioning, never while a hook waits.
+   version only if nothing else shows it. What a free VF answers (`CardState.can_migrate`) goes before all of this.
+   `settings()` is for what only the vendor's own tool can read, which may take a second; it is called while
+   provisioning, never while a hook waits.
 4. **Remedies.** `load_driver`, `install_variant`, `manage_eswitch`, `enable_sriov()`, `enable_migration()`,
    `enable_ethernet()` and `update_firmware()` say what to run on the host of the card, as a command that can be
    pasted. `kernel_remedies` has one for each text by which the card's driver refuses a change through devlink.
@@ -58,6 +59,8 @@ class CardState:
     firmware_min: Optional[tuple[int, ...]] = None
     #: the PF is in switchdev mode, and the port of a VF lacks the `migratable` flag that the VF needs
     lacks_flag: bool = False
+    #: what the driver of a free VF answered when it was asked whether it can migrate
+    can_migrate: Optional[bool] = None
 
 
 class Vendor:
@@ -142,10 +145,10 @@ class Vendor:
     def findings(self, card: CardState, *, ask_tool: bool = False) -> Iterator[Finding]:
         """Everything that is wrong with a card; `ask_tool` also asks the vendor's tool."""
         yield from self.firmware(card)
-        settings = list(self.settings(card.pf)) if ask_tool else []
+        settings = list(self.settings(card.pf)) if ask_tool and not card.can_migrate else []
         yield from settings
         reported = any(finding.severity == ERROR for finding in settings)
-        if card.lacks_flag and self.needs_flag and not reported:
+        if card.lacks_flag and self.needs_flag and not reported and not card.can_migrate:
             yield self.cannot_migrate(str(card.pf))
 
     def remedies(self, pf: PciAddress, vfs: Optional[int]) -> Remedies:
@@ -156,6 +159,7 @@ class Vendor:
             variant=self.install_variant,
             eswitch=self.manage_eswitch,
             ethernet=self.enable_ethernet(pf),
+            migration=self.enable_migration(str(pf)),
         )
 
     def older(self, card: CardState, oldest: Optional[tuple[int, ...]]) -> Iterator[Finding]:

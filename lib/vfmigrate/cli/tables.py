@@ -121,6 +121,9 @@ def _pf(pf: Answer, width: Width) -> Iterator[str]:
         f"fw {pf.get('firmware') or '-'}",
         f"offload {pf['offload'] or 'unknown'}",
     ]
+    support = pf.get("support")
+    if "support" in pf and not (support and support["stop_copy"]):
+        facts.append("migration no" if support else "migration unknown")
     if pf.get("migrating"):
         facts.append(f"{pf['migrating']} of at most {pf['max_migrating']} VFs migrating to this host")
     yield from wrapped(f"PF {pf['address']}: {', '.join(facts)}", width, "  ")

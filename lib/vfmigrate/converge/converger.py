@@ -7,6 +7,7 @@ is idempotent and keeps no record of what it did: whatever was interrupted is fi
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Callable, Optional
 
@@ -46,7 +47,7 @@ class Converger:
         config: Config,
         store: ClaimStore,
         *,
-        libvirt_version: Callable[[], int] = lambda: driver_binding.CHOOSES_VARIANT,
+        libvirt_version: Callable[[], int] = lambda: driver_binding.KNOWS_VARIANTS,
     ) -> None:
         """`libvirt_version` returns the version in libvirt's numbering, without a call of libvirt."""
         self._libvirt_version = libvirt_version
@@ -65,6 +66,10 @@ class Converger:
             return lock
         door = Door(f"other work on VF {vf}", "see journalctl -u vfmigrated", verb="did not end")
         return self._locks.setdefault(vf, RankedLock(Rank.VF, f"VF {vf}", door))
+
+    def hold(self, vf: PciAddress) -> AbstractContextManager[object]:
+        """Keep everybody else from changing a VF; a hook operation on this VF waits meanwhile."""
+        return self._lock(vf)
 
     def converge(self, vf: PciAddress) -> list[str]:
         """Make the host match the claim on `vf`; returns the changes made, in words.
@@ -150,7 +155,10 @@ class Converger:
             will_do = claim.managed or self._host.sysfs.is_vfio(self._host.sysfs.driver(claim.vf))
             return None if will_do else self._host.sysfs.variant_driver(claim.vf)
         driver = driver_binding.driver(
-            self._libvirt_version(), managed=claim.managed, started=claim.state == PLUGGED
+            self._libvirt_version(),
+            managed=claim.managed,
+            started=claim.state == PLUGGED,
+            bound=self._host.sysfs.driver(claim.vf),
         )
         return self._host.sysfs.variant_driver(claim.vf) if driver == driver_binding.VARIANT else driver
 

@@ -19,6 +19,7 @@ from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.devlink_messages import CardVersions, Port
 from vfmigrate.host.links import Link, Links
 from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.host.vfio import Vfio
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import OpenVswitch, SwitchPort
 
@@ -122,13 +123,14 @@ class Surroundings(_Neighbours):
 
 @dataclass(frozen=True)
 class Host:
-    """Sysfs, devlink, network devices, Open vSwitch and card vendors of this host, in one value."""
+    """Sysfs, devlink, network devices, Open vSwitch, card vendors and VFIO of this host, in one value."""
 
     sysfs: Sysfs
     devlink: Devlink
     links: Links
     ovs: OpenVswitch
     vendors: Vendors = field(default_factory=registry.known)
+    vfio: Vfio = field(default_factory=Vfio)
 
     def observe(self, vf: PciAddress) -> VfState:
         """Look at one VF. Raises HostError when it does not exist, Unreachable when Open vSwitch is down."""

@@ -161,6 +161,8 @@ class Inventory:
             firmware=card.firmware,
             mode=state.mode,
             variant_driver=variant,
+            support=observed.answer.support,
+            support_unknown=observed.answer.unknown,
             vfs=tuple(self._vf(each, moving) for each in observed.vfs),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import os
 import signal
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.ovs.openvswitch import OpenVswitch
+from vfmigrate.provision.device_query import DeviceQuery
 from vfmigrate.provision.provisioner import Provisioner
 from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.reservations.departures import Departures
@@ -84,7 +86,11 @@ class Daemon:
             for vendor in vendors.all:
                 vendor.read_setting_by(reader.migration_setting)
         self.host = Host(
-            Sysfs(load=systemd.load_module, config=reader.config_spaces if reader is not None else None),
+            Sysfs(
+                load=systemd.load_module,
+                config=reader.config_spaces if reader is not None else None,
+                own=(os.getpid(),),  # a VF that we ask ourselves is free all the same
+            ),
             Devlink(remedies=vendors.kernel_remedies()),
             Links(),
             OpenVswitch(settings.ovsdb),
@@ -133,6 +139,8 @@ class Daemon:
         self.reconciler = Reconciler(
             services, domain_sync, self.announcer, hypervisor, on_arrived=resumed, on_running=look
         )
+        query = DeviceQuery(services)
+        self.reconciler.ask = query.ask
         events = LibvirtEvents(
             services,
             domain_sync,
@@ -149,8 +157,10 @@ class Daemon:
             slots=self.hook_handler.slots,
         )
         offload = HardwareOffload(systemd.restart)
-        self.provisioner = Provisioner(services, self.reconciler.networks, udev=Udev(), offload=offload)
-        observer = Observer(services, offload, self.provisioner.check)
+        self.provisioner = Provisioner(
+            services, self.reconciler.networks, udev=Udev(), offload=offload, query=query
+        )
+        observer = Observer(services, offload, self.provisioner.check, query.known)
         self.status = Status(
             services,
             observer,

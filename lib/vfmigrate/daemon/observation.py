@@ -8,7 +8,7 @@ VFs there are; what a door cannot answer is reported as such, and the rest is an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
 from vfmigrate.claims.claim_store import Claim
@@ -22,12 +22,15 @@ from vfmigrate.model.host_facts import SwitchFacts
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.provision import pf
+from vfmigrate.provision.device_query import DeviceAnswer
 from vfmigrate.provision.pf import PfState
 from vfmigrate.reservations.migration_slots import at_most
 from vfmigrate.rules.findings import Finding
 
 #: all that is wrong with a pool, given how its PFs are
 Check = Callable[[Pool, Mapping[PciAddress, PfState]], Sequence[Finding]]
+#: what is known of the VFs of a PF from one that was asked
+Known = Callable[[PfState, CardVersions], DeviceAnswer]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class ObservedPf:
     problem: Optional[str] = None
     state: Optional[PfState] = None
     card: Optional[CardVersions] = None
+    answer: DeviceAnswer = field(default_factory=DeviceAnswer)
     vfs: tuple[ObservedVf, ...] = ()
 
 
@@ -84,12 +88,13 @@ class ObservedPool:
 class Observer:
     """Looks at the switch and the pools of this host."""
 
-    def __init__(self, services: HostServices, offload: HardwareOffload, check: Check) -> None:
+    def __init__(self, services: HostServices, offload: HardwareOffload, check: Check, known: Known) -> None:
         self._config = services.config
         self._host = services.host
         self._store = services.store
         self._offload = offload
         self._check = check
+        self._known = known
 
     @property
     def switch_unit(self) -> str:
@@ -141,4 +146,8 @@ class Observer:
             ObservedVf(vf, self._store.valid(vf.vf), state.msix[vf.vf], state.uses.get(vf.vf))
             for vf in state.vfs
         )
-        return ObservedPf(address, most, state=state, card=card, vfs=vfs)
+        try:
+            answer = self._known(state, card)
+        except VfmigrateError as error:
+            answer = DeviceAnswer(unknown=str(error))
+        return ObservedPf(address, most, state=state, card=card, answer=answer, vfs=vfs)

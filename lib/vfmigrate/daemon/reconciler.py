@@ -60,6 +60,8 @@ class Reconciler:
         self.networks = Networks(services.config, services.host, services.store, hypervisor)
         self._on_arrived = on_arrived
         self._on_running = on_running
+        #: asks a free VF of a PF whether it can migrate, unless that is known
+        self.ask: Callable[[PciAddress], object] = lambda _pf: None
 
     def finish_releases(self) -> None:
         """Finish what an earlier daemon began to release; what fails is logged and left for a reconcile."""
@@ -160,6 +162,9 @@ class Reconciler:
                 if isinstance(error, Unreachable):
                     return False
         changes += self._cleanup.converge_vfs(different)
+        for pf in pfs:
+            if self._host.sysfs.exists(pf):
+                self.ask(pf)
         return True
 
     def _keep_networks(self) -> list[str]:

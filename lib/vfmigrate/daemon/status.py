@@ -21,6 +21,7 @@ from vfmigrate.converge.vf_use import User
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.host_facts import SwitchFacts
+from vfmigrate.model.vfio import MigrationSupport
 from vfmigrate.ovs.offload import OFF, RESTART
 from vfmigrate.provision import pf
 from vfmigrate.provision.pf import PfState
@@ -63,13 +64,16 @@ class PfStatus:
     psid: Optional[str] = None
     firmware: Optional[str] = None
     mode: Optional[str] = None
+    #: what the driver answered for a free VF, or why none was asked
+    support: Optional[MigrationSupport] = None
+    support_unknown: Optional[str] = None
 
     def plain(self) -> dict[str, Any]:
         """The PF as in the answer."""
         # not asdict(), which copies each value deeply: that took half of the time of a status
         fields = {**vars(self), "vfs": [dict(vars(vf)) for vf in self.vfs]}
         if not fields.pop("observed"):
-            for key in ("psid", "firmware", "mode"):
+            for key in ("psid", "firmware", "mode", "support", "support_unknown"):
                 del fields[key]
         return fields
 
@@ -193,6 +197,8 @@ class Status:
             psid=card.psid,
             firmware=card.firmware,
             mode=state.mode,
+            support=observed.answer.support,
+            support_unknown=observed.answer.unknown,
         )
 
     def _vf(self, pool: Pool, state: PfState, observed: ObservedVf) -> VfStatus:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Optional, Union
 
@@ -18,8 +18,10 @@ from vfmigrate import locks
 from vfmigrate.errors import HostError
 
 
-def holders(nodes: Iterable[Path], *, proc: Path = Path("/proc")) -> dict[Path, int]:
-    """The process ID of one process that has it open, for each of `nodes` that is open.
+def holders(
+    nodes: Iterable[Path], *, proc: Path = Path("/proc"), own: Container[int] = ()
+) -> dict[Path, int]:
+    """The process ID of one process that has it open, for each of `nodes` that is open, except for processes of `own`.
 
     QEMU often lives in a mount namespace with a /dev of its own, so a node is recognised by its device number.
     Needs root with CAP_SYS_PTRACE; raises HostError when the files of another process cannot be read, because
@@ -33,7 +35,7 @@ def holders(nodes: Iterable[Path], *, proc: Path = Path("/proc")) -> dict[Path, 
     names = {node.name for node in wanted.values()}
     filesystems = _Filesystems(wanted.values())
     for entry in os.listdir(proc):  # noqa: PTH208  (thousands of processes: names alone are quick)
-        if entry.isdigit():
+        if entry.isdigit() and int(entry) not in own:
             for node in _held_by(f"{proc}/{entry}", wanted, names, filesystems):
                 found.setdefault(node, int(entry))
     return found

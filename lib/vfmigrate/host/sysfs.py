@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Optional
@@ -22,6 +22,7 @@ from vfmigrate.host import config_space
 from vfmigrate.host.holders import guest_of, holders
 from vfmigrate.host.sysfs_files import exists, link_name, names, read_bytes, read_text, write_text
 from vfmigrate.host.variants import VfioVariants
+from vfmigrate.host.vfio import VfioNodes
 from vfmigrate.model.pci import PciAddress, PciId
 from vfmigrate.model.vfio import GENERIC_DRIVER
 from vfmigrate.text import quoted
@@ -54,11 +55,11 @@ class Sysfs:
 
     `root` is where sysfs is mounted, `modules` the directory of the running kernel's modules, `dev` holds the
     device nodes, `proc` the processes; `load` loads a kernel module by its driver's name, `config`
-    reads configuration space where this process has no right to more than its head. All raise HostError:
-    which device, what the kernel said, what to do.
+    reads configuration space where this process has no right to more than its head; processes of `own` never count as
+    users of a VF. All raise HostError: which device, what the kernel said, what to do.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part of the host that tests replace
         self,
         root: Path = Path("/sys"),
         *,
@@ -67,6 +68,7 @@ class Sysfs:
         proc: Path = Path("/proc"),
         load: Callable[[str], object] = lambda _driver: None,
         config: Optional[Callable[[Sequence[PciAddress]], Mapping[PciAddress, bytes]]] = None,
+        own: Container[int] = (),
     ) -> None:
         self._root = root
         self._devices = os.fspath(root / "bus/pci/devices")
@@ -79,6 +81,7 @@ class Sysfs:
             places = [place / os.uname().release for place in _MODULES]
             # isdir: a unit can make a place inaccessible
             modules = next((place for place in places if os.path.isdir(place)), places[-1])  # noqa: PTH112
+        self._own = own
         self._variants = VfioVariants(modules / "modules.alias")
         self._binding: dict[PciAddress, threading.Lock] = {}
 
@@ -269,7 +272,7 @@ class Sysfs:
         Walks through the processes once, and not at all where no VF is bound to a VFIO driver.
         """
         nodes = {node: vf for vf in vfs if self.is_vfio(self.driver(vf)) for node in self._vfio_nodes(vf)}
-        return {nodes[node]: pid for node, pid in holders(nodes, proc=self._proc).items()}
+        return {nodes[node]: pid for node, pid in self._holders(nodes).items()}
 
     def may_be_open(self, vf: PciAddress) -> bool:
         """Whether a process may have opened a VF that is bound to a VFIO driver; cheap, without looking at processes.
@@ -291,6 +294,22 @@ class Sysfs:
         """What messages call a process of `held()`: the guest that it runs, or the process."""
         guest = guest_of(pid, proc=self._proc)
         return f"guest '{guest}'" if guest is not None else f"process {pid}"
+
+    def vfio_nodes(self, vf: PciAddress) -> VfioNodes:
+        """The device nodes by which a VF that is bound to a VFIO driver can be opened."""
+        group = link_name(self._file(vf, "iommu_group"))
+        devices = names(self._file(vf, "vfio-dev"))
+        return VfioNodes(
+            group=f"vfio/{group}" if group is not None else None,
+            device=f"vfio/devices/{devices[0]}" if devices else None,
+        )
+
+    def driver_identity(self, driver: str) -> Optional[int]:
+        """A number that changes when a driver is loaded again, perhaps another build of it; None without the driver."""
+        try:
+            return (self._drivers / driver).stat().st_ino
+        except OSError:
+            return None
 
     # -- SR-IOV
 
@@ -394,6 +413,9 @@ class Sysfs:
         if group is not None:
             nodes += [self._dev / "vfio" / group, self._dev / "vfio" / f"noiommu-{group}"]
         return nodes
+
+    def _holders(self, nodes: Iterable[Path]) -> dict[Path, int]:
+        return holders(nodes, proc=self._proc, own=self._own)
 
     def _refuse_if_held(self, pf: PciAddress, count: int) -> None:
         held = self.users(pf)

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Optional, Union
 
+from vfmigrate.model.migration_options import USUAL_DOWNTIME_MS
 from vfmigrate.model.progress import Progress
 
-#: QEMU's default downtime, in ms (migration parameter downtime-limit)
-USUAL_DOWNTIME_MS = 300
 #: seconds without convergence before a verdict
 PATIENCE = 10.0
 #: the remaining memory must shrink by this part to count as convergence

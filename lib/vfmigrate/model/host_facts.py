@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from vfmigrate.errors import InputError
 from vfmigrate.model import from_json
+from vfmigrate.model.vfio import MigrationSupport
 
 SCHEMA = 1
 _SAME_VERSION = "install the same version on both hosts"
@@ -60,6 +61,9 @@ class PfFacts:
     mode: Optional[str] = None
     #: the VFIO driver that this kernel has for its VFs
     variant_driver: Optional[str] = None
+    #: what this driver answered for a free VF, or why none was asked
+    support: Optional[MigrationSupport] = None
+    support_unknown: Optional[str] = None
     vfs: tuple[VfFacts, ...] = ()
 
     @property

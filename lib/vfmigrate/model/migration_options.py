@@ -6,6 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+#: QEMU's default downtime, in ms (migration parameter downtime-limit)
+USUAL_DOWNTIME_MS = 300
+
 
 @dataclass(frozen=True)
 class MigrationOptions:

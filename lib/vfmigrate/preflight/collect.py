@@ -102,6 +102,7 @@ class Collector:
             address=self._address(there, from_destination.facts),
             dirty_mibs=self._measured(state) if measuring else None,
             bandwidth_mibs=most if most < UNLIMITED_MIBS else None,
+            downtime_ms=state.downtime_ms,
             copies_storage=options.copies_storage,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vfmigrate.preflight.checks import guest, host, network, vf
+from vfmigrate.preflight.checks import device, guest, host, network, vf
 from vfmigrate.preflight.snapshot import DESTINATION, PAIR, SOURCE, CheckResult, Snapshot
 from vfmigrate.rules.findings import ERROR
 
@@ -24,6 +24,7 @@ def judge(snapshot: Snapshot) -> list[CheckResult]:
         *guest.results(snapshot),
         *host.results(snapshot, snapshot.source),
         *host.results(snapshot, snapshot.destination),
+        *device.results(snapshot),
         *vf.results(snapshot),
         *network.results(snapshot),
     ]

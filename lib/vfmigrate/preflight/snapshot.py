@@ -81,6 +81,8 @@ class Snapshot:
     dirty_mibs: Optional[float] = None
     #: bandwidth limit of the migration in MiB/s; None: no limit
     bandwidth_mibs: Optional[int] = None
+    #: the longest downtime that libvirt allows the guest's migration, in ms
+    downtime_ms: Optional[int] = None
     #: disks are copied (--copy-storage-all)
     copies_storage: bool = False
 

@@ -30,6 +30,7 @@ from vfmigrate.ovs.bridge import OFFLOAD, differing
 from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.polling import until
 from vfmigrate.provision import pf, uplink
+from vfmigrate.provision.device_query import DeviceQuery
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.pf import PfState
 from vfmigrate.rpc import protocol
@@ -73,6 +74,7 @@ class Provisioner:
         *,
         udev: Udev,
         offload: HardwareOffload,
+        query: DeviceQuery,
     ) -> None:
         self._config = services.config
         self._host = services.host
@@ -81,6 +83,7 @@ class Provisioner:
         self._log = services.log
         self._udev = udev
         self._offload = offload
+        self._query = query
         self._running = threading.Lock()
 
     def name_representors(self) -> None:
@@ -153,6 +156,8 @@ class Provisioner:
             remaining = end - time.monotonic()
             if remaining > 0:
                 until(lambda: self._has_appeared(pool), remaining, pf.POLL_SECONDS)
+            if not dry_run:
+                self._ask(pool, again=True)
             self._check(pool, outcome)
             if dry_run:
                 outcome.changes = [step.text for step in self._plan(pool, outcome) if not step.silent]
@@ -187,6 +192,7 @@ class Provisioner:
         for _ in range(_ROUNDS):
             todo = self._plan(pool, outcome)
             if not todo:
+                self._ask(pool)
                 self._check(pool, outcome)  # also of the VFs that were not there before
                 return
             if any(pf.is_disruptive(pool, state) for state in self._states(pool)):
@@ -200,6 +206,17 @@ class Provisioner:
                 f"the host does not keep pool '{pool.name}' as it should be: still to do: {left[0]}",
                 "see journalctl -k and whether something else configures this card",
             )
+
+    def _ask(self, pool: Pool, *, again: bool = False) -> None:
+        """Ask a free VF of each PF whether it can migrate, unless that is known.
+
+        `again`: an answer that it cannot may be out of date, since an administrator has perhaps changed the firmware.
+        """
+        for address in pool.pfs:
+            if again:
+                self._query.forget(address)
+            if self._host.sysfs.exists(address):
+                self._query.ask(address)
 
     def _run(self, todo: Sequence[Step], outcome: PoolResult) -> None:
         for step in todo:
@@ -305,6 +322,7 @@ class Provisioner:
         except HostError as error:
             return replace(facts, refusal=error.problem)
         vfs = [vf.vf for vf in state.vfs]
+        support = self._query.known(state, card).support
         of_card = CardState(
             address,
             psid=card.psid,
@@ -312,6 +330,7 @@ class Provisioner:
             stored_firmware=card.stored_firmware,
             firmware_min=pool.firmware_min,
             lacks_flag=pf.lacks_flag(state),
+            can_migrate=support.stop_copy if support is not None else None,
         )
         return PfObservation(
             address,
@@ -321,6 +340,7 @@ class Provisioner:
             totalvfs=sysfs.totalvfs(address),
             numvfs=sysfs.numvfs(address),
             vfio_driver=self._vfio_driver(address, vfs),
+            support=support,
             shared_groups=self._shared_groups(vfs),
             of_card=list(vendor.findings(of_card, ask_tool=ask_tool and card.psid is not None)),
         )

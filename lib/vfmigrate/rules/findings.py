@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from vfmigrate.config.pool import UPLINK_OF_PF, Pool
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.model.vfio import GENERIC_DRIVER
+from vfmigrate.model.vfio import GENERIC_DRIVER, MigrationSupport
 
 ERROR = "error"
 WARNING = "warning"
@@ -50,6 +50,8 @@ class Remedies:
     eswitch: str
     #: its port speaks InfiniBand
     ethernet: str
+    #: the card does not offer migration of its VFs
+    migration: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class PfObservation:
     numvfs: int = 0
     #: the VFIO driver for its VFs; None when it is not known yet
     vfio_driver: Optional[str] = None
+    #: what that driver answered for one of the VFs; None when it was not asked
+    support: Optional[MigrationSupport] = None
     #: VFs that share their IOMMU group, with the devices they share it with
     shared_groups: Mapping[PciAddress, Sequence[PciAddress]] = field(default_factory=dict)
     #: the findings of the vendor's module
@@ -96,7 +100,7 @@ def of_pf(pool: Pool, facts: PfObservation) -> list[Finding]:
     if facts.driver is None or not facts.devlink:
         state = f"its driver {facts.driver} has no devlink" if facts.driver else "it is bound to no driver"
         return [Finding(ERROR, f"PF {facts.pf} cannot be configured: {state}", facts.remedies.driver)]
-    found = [*facts.of_card, *_kernel(facts), *_counts(pool, facts)]
+    found = [*facts.of_card, *_kernel(facts), *_device(facts), *_counts(pool, facts)]
     return sorted(found, key=lambda finding: finding.severity != ERROR)
 
 
@@ -146,6 +150,28 @@ def _kernel(facts: PfObservation) -> Iterator[Finding]:
             f"VF {vf} shares its IOMMU group with {', '.join(map(str, others))}, "
             "so it cannot be given to a guest alone",
             "enable ACS in the BIOS, or put the card into a slot whose root port has it",
+        )
+
+
+def _device(facts: PfObservation) -> Iterator[Finding]:
+    support = facts.support
+    if support is None:
+        return
+    if not support.stop_copy:
+        # An error of the card's vendor says why.
+        if not any(finding.severity == ERROR for finding in facts.of_card):
+            yield Finding(
+                ERROR,
+                f"the VFs of PF {facts.pf} cannot migrate: their driver {support.driver} offers no migration",
+                facts.remedies.migration,
+            )
+    elif not support.dma_logging:
+        # vfio_migration_realize() in QEMU's hw/vfio/migration.c, since 9.1
+        yield Finding(
+            WARNING,
+            f"the VFs of PF {facts.pf} do not log the memory that they write, so QEMU migrates them only if the IOMMU "
+            "of both hosts does",
+            f"update {support.driver}: it must support DMA logging",
         )
 
 

@@ -34,6 +34,8 @@ class GuestState:
     migratable: str
     #: the bandwidth limit of its migrations in MiB/s
     bandwidth_mibs: int
+    #: the longest downtime that its migration may have, in ms; None where libvirt does not report it
+    downtime_ms: Optional[int] = None
 
 
 class Capabilities:
@@ -76,6 +78,7 @@ class Capabilities:
                 if running
                 else str(domain.XMLDesc(0)),
                 bandwidth_mibs=self._bandwidth(domain),
+                downtime_ms=self._downtime(domain),
             )
 
     @staticmethod
@@ -83,6 +86,14 @@ class Capabilities:
         with failure_ignored():
             return int(domain.migrateGetMaxSpeed())
         return UNLIMITED_MIBS
+
+    @staticmethod
+    def _downtime(domain: Any) -> Optional[int]:
+        with failure_ignored():
+            # libvirt-python returns None, and raises nothing, for a guest that does not run
+            downtime = domain.migrateGetMaxDowntime(0)
+            return int(downtime) if downtime is not None else None
+        return None
 
     def namesake(self, name: str, uuid: str) -> Optional[str]:
         """What blocks a guest of this name and UUID on this host, in words; None when nothing does."""

@@ -397,6 +397,17 @@ def test_a_vf_has_the_variant_driver_with_each_version_of_libvirt(
     assert memory.card.function(str(rig.vf)).migratable_at_bind
 
 
+def test_what_libvirt_bound_decides_and_not_its_version(make_rig: MakeVfRig) -> None:
+    """A libvirt of a number that chooses variant drivers elsewhere, and has bound vfio-pci all the same."""
+    rig = make_rig(libvirt_version=10_000_000)
+    claim = rig.claim(state=claim_store.PREPARED)
+    rig.converger.converge(rig.vf)
+    rig.memory.sysfs.bind(rig.vf, "vfio-pci")
+    rig.store.change(claim, state=claim_store.PLUGGED)
+    rig.converger.converge(rig.vf)
+    assert rig.memory.sysfs.driver(rig.vf) == "mlx5_vfio_pci"
+
+
 def test_the_driver_of_a_vf_in_use_is_not_changed(make_rig: MakeVfRig) -> None:
     """A guest that older libvirt gave vfio-pci, as when it plugged the VF in: it cannot migrate, and must live."""
     rig = make_rig(libvirt_version=9_000_000)

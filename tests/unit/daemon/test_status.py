@@ -41,7 +41,7 @@ def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
     check = rig.provisioner(pool).check
     moves = MigrationSlots(config, rig.memory.host, rig.store)
     services = replace(rig.services, config=config)
-    told = Status(services, Observer(services, rig.offload, check), moves).collect()
+    told = Status(services, Observer(services, rig.offload, check, rig.query.known), moves).collect()
     return dict(json.loads(json.dumps(told)))
 
 
@@ -81,6 +81,24 @@ def test_a_card_whose_vfs_lack_the_flag_is_a_problem(tmp_path: Path, vendor: int
         rig.card.set_eswitch_mode(str(PF), SWITCHDEV)
         (pf,) = tell(rig)["pools"][0]["pfs"]
         assert [vf["problems"] for vf in pf["vfs"]] == [said] * 4
+
+
+def test_what_a_free_vf_answered(rig: ProvisionRig) -> None:
+    (pool,) = (told := tell(rig))["pools"]
+    (pf,) = pool["pfs"]
+    assert (pf["support"]["driver"], pf["support"]["stop_copy"], pf["support_unknown"]) == (
+        "mlx5_vfio_pci",
+        True,
+        None,
+    )
+    assert "migration" not in "".join(tables.status(told, 80))
+    rig.card.hardware = replace(rig.card.hardware, firmware="28.43.1000", stored_firmware=None)
+    (pool,) = (told := tell(rig))["pools"]
+    (pf,) = pool["pfs"]
+    assert (pf["support"], pf["support_unknown"]) == (None, "no VF has been asked yet")
+    assert "migration unknown" in "".join(tables.status(told, 80))
+    pf["support"] = {"stop_copy": False}
+    assert "migration no\n" in "".join(f"{line}\n" for line in tables.status(told, 80))
 
 
 def test_vfs_that_are_migrating_are_counted(rig: ProvisionRig) -> None:

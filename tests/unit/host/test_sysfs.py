@@ -17,6 +17,7 @@ from tests.fakes.card import Card
 from tests.fakes.hardware import Hardware
 from vfmigrate.errors import HostError
 from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.host.vfio import VfioNodes
 from vfmigrate.model.pci import PciAddress, PciId
 
 PF = PciAddress.parse("0000:e1:00.0")
@@ -314,3 +315,15 @@ def test_a_refused_write_has_the_kernels_text(show: Show, tmp_path: Path) -> Non
     attribute.symlink_to("/proc/self/attr/absent")
     with pytest.raises(HostError, match=r"cannot write '1' to .*sriov_drivers_autoprobe: No such file"):
         sysfs.set_autoprobe(PF, True)
+
+
+def test_the_nodes_by_which_a_vf_is_opened(show: Show) -> None:
+    card = card_with(2, "mlx5_vfio_pci")
+    sysfs = show(card)
+    vf = PciAddress.parse(card.vf(1))
+    group = card.function(str(vf)).iommu_group
+    assert sysfs.vfio_nodes(vf) == VfioNodes(f"vfio/{group}", f"vfio/devices/vfio{group}")
+    assert sysfs.vfio_nodes(ABSENT) == VfioNodes()
+    assert isinstance(sysfs.driver_identity("mlx5_vfio_pci"), int)
+    assert sysfs.driver_identity("mlx5_vfio_pci") != sysfs.driver_identity("vfio-pci")
+    assert sysfs.driver_identity("no_such_driver") is None

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfmigrate.migrate.convergence import (
-    USUAL_DOWNTIME_MS,
     ConvergenceLimits,
     ConvergenceWatch,
     GiveUp,
@@ -19,6 +18,7 @@ from vfmigrate.migrate.convergence import (
     Verdict,
     read,
 )
+from vfmigrate.model.migration_options import USUAL_DOWNTIME_MS
 
 MIB = 2**20
 PAGE = 4096

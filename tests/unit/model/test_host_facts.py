@@ -56,7 +56,9 @@ def gather(
     converger = Converger(rig.memory.host, config, rig.store)
     converger.bindings = bindings
     services = replace(rig.services, config=config, converger=converger)
-    inventory = Inventory(services, Observer(services, rig.offload, check), migrating, local_files, storage)
+    inventory = Inventory(
+        services, Observer(services, rig.offload, check, rig.query.known), migrating, local_files, storage
+    )
     files = host_facts.file_arguments("5a17", PATHS)
     request = Request("facts", {"bridges": ["br-data", "br-none"], **files})
     answer = host_facts.read(json.loads(json.dumps(inventory.answer(request))))

@@ -18,6 +18,7 @@ from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.host.udev import Udev
 from vfmigrate.ovs.offload import HardwareOffload
+from vfmigrate.provision.device_query import DeviceQuery
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.provisioner import Provisioner
 
@@ -39,6 +40,7 @@ class ProvisionRig(Rig):
         self.libvirt = MemoryNetworks()
         self.udev = Udev(place / "udev", place / "representors")
         self.restarted: list[str] = []
+        self.query = DeviceQuery(self.services)
         self.pid_file = place / "vswitchd.pid"
         self.proc = place / "proc"
         self.run_switch(100)
@@ -63,6 +65,7 @@ class ProvisionRig(Rig):
             Networks(config, self.memory.host, self.store, cast(Any, self.libvirt)),
             udev=self.udev,
             offload=self.offload,
+            query=self.query,
         )
 
     def provision(self, pool: Pool = POOL, **options: Any) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def provisioner_of(rig: Rig, pool: Pool) -> Provisioner:
         Networks(config, rig.memory.host, rig.store, cast(Any, MemoryNetworks())),
         udev=Udev(rig.directory / "udev", rig.directory / "representors"),
         offload=HardwareOffload(lambda _unit: None, note=rig.directory / "note"),
+        query=DeviceQuery(rig.services),
     )
 
 

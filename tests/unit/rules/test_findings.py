@@ -10,6 +10,7 @@ import pytest
 
 from vfmigrate.config.pool import Pool
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.model.vfio import MigrationSupport
 from vfmigrate.rules import findings
 from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfObservation, Remedies
 
@@ -21,6 +22,7 @@ REMEDIES = Remedies(
     sriov="run: more-vfs",
     driver="modprobe it",
     variant="install it",
+    migration="enable it",
     eswitch="ask the Arm side",
     ethernet="set LINK_TYPE",
 )
@@ -80,6 +82,18 @@ def test_a_good_pf_has_no_findings() -> None:
             "install it",
         ),
         (
+            {"support": MigrationSupport("mlx5_vfio_pci")},
+            ERROR,
+            "the VFs of PF 0000:e1:00.0 cannot migrate: their driver mlx5_vfio_pci offers no migration",
+            "enable it",
+        ),
+        (
+            {"support": MigrationSupport("mlx5_vfio_pci", stop_copy=True)},
+            WARNING,
+            "the VFs of PF 0000:e1:00.0 do not log the memory that they write, so QEMU migrates them only if",
+            "update mlx5_vfio_pci",
+        ),
+        (
             {"shared_groups": {VF: [OTHER]}},
             ERROR,
             "VF 0000:e1:00.2 shares its IOMMU group with 0000:e1:00.3",
@@ -100,6 +114,17 @@ def test_each_fault_of_a_pf_has_a_finding_with_a_remedy(
     assert finding.severity == severity
     assert text in finding.text
     assert remedy in finding.remedy
+
+
+def test_a_driver_that_can_migrate_is_no_finding() -> None:
+    support = MigrationSupport("mlx5_vfio_pci", stop_copy=True, dma_logging=True)
+    assert findings.of_pf(POOL, replace(GOOD, support=support)) == []
+
+
+def test_what_the_vendor_knows_of_a_card_that_cannot_migrate_is_the_one_finding() -> None:
+    of_card = [Finding(ERROR, "its firmware is too old", "update it")]
+    facts = replace(GOOD, support=MigrationSupport("mlx5_vfio_pci"), of_card=of_card)
+    assert findings.of_pf(POOL, facts) == of_card
 
 
 def test_a_pf_without_vfs_is_a_warning() -> None:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.ovs.offload import UNIT
+from vfmigrate.preflight.checks.device import number
 from vfmigrate.preflight.snapshot import (
     DESTINATION,
     CheckResult,
@@ -19,19 +19,14 @@ from vfmigrate.preflight.snapshot import (
 )
 from vfmigrate.rules.findings import Finding
 
-LIBVIRT_MIN = 10_000_000
-QEMU_MIN = 8_001_000
-KERNEL_MIN = (6, 7)
+#: the release of libvirt, without its last number, that crashes when an interface of a hostdev network is attached
+_CRASHES_AT_ATTACH = 12_001
 
 
 def results(snapshot: Snapshot, host: HostSnapshot) -> Iterator[CheckResult]:
     """The results for one host."""
-    vfio = any(vf.strategy.state_travels for vf in snapshot.vfs)
     yield from as_results(
-        host.side,
-        "libvirt",
-        f"libvirt {number(host.libvirt.libvirt)}, QEMU {number(host.libvirt.qemu)}",
-        _software(host, vfio),
+        host.side, "libvirt", f"libvirt {number(host.libvirt.libvirt)}", _libvirt(snapshot, host)
     )
     if not snapshot.vfs:
         return
@@ -42,8 +37,6 @@ def results(snapshot: Snapshot, host: HostSnapshot) -> Iterator[CheckResult]:
         return
     yield CheckResult(host.side, "daemon", "ok", f"vfmigrated {host.facts.vfmigrate} answers")
     pools = {vf.pool for vf in snapshot.vfs if vf.pool is not None}
-    if vfio:
-        yield from as_results(host.side, "kernel", f"kernel {host.facts.kernel}", _kernel(host, host.facts))
     yield from as_results(host.side, "hook", "libvirt's hook is in place", _hook(host, host.facts))
     yield from as_results(host.side, "openvswitch", "Open vSwitch runs", _switch(host, host.facts))
     yield from as_results(
@@ -52,31 +45,16 @@ def results(snapshot: Snapshot, host: HostSnapshot) -> Iterator[CheckResult]:
     yield from as_results(host.side, "cards", "the cards are ready", _cards(host, host.facts, pools))
 
 
-def number(version: int) -> str:
-    """The text of a version number as libvirt counts."""
-    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
+def _libvirt(snapshot: Snapshot, host: HostSnapshot) -> Iterator[Finding]:
+    """There is no minimum: libvirt reports what it refuses, and vfmigrate binds the driver that an older one does not.
 
-
-def _software(host: HostSnapshot, vfio: bool) -> Iterator[Finding]:
-    if host.libvirt.libvirt < LIBVIRT_MIN:
-        yield error(
-            f"{host.name}: libvirt {number(host.libvirt.libvirt)} is too old; {number(LIBVIRT_MIN)} is required",
-            f"update libvirt on {host.name}",
-        )
-    if vfio and host.libvirt.qemu < QEMU_MIN:
-        yield error(
-            f"{host.name}: QEMU {number(host.libvirt.qemu)} is too old; "
-            f"device state of VFs requires {number(QEMU_MIN)}",
-            f"update QEMU on {host.name}",
-        )
-
-
-def _kernel(host: HostSnapshot, facts: HostFacts) -> Iterator[Finding]:
-    found = re.match(r"(\d+)\.(\d+)", facts.kernel)
-    if found and (int(found.group(1)), int(found.group(2))) < KERNEL_MIN:
-        yield error(
-            f"{host.name}: kernel {facts.kernel} is too old; device state of VFs requires 6.7",
-            f"update the kernel on {host.name}",
+    A fault is known by the version only.
+    """
+    if snapshot.vfs and host.libvirt.libvirt // 1000 == _CRASHES_AT_ATTACH:
+        yield warning(
+            f"{host.name}: libvirt {number(host.libvirt.libvirt)} crashes when an interface of a hostdev network is "
+            "attached",
+            f"update libvirt on {host.name}: 12.2 corrects it",
         )
 
 

@@ -141,7 +141,8 @@ def _source_vf(facts: HostFacts, running: bool, vf: GuestVf) -> Iterator[Finding
     _, pf, now = known
     restart = "then restart the guest, or unplug the VF and plug it again"
     vendor = registry.known().named(pf.pci_id)
-    if pf.mode == "switchdev" and vendor.lacks_flag(now.migratable):
+    answered = pf.support is not None and pf.support.stop_copy
+    if pf.mode == "switchdev" and vendor.lacks_flag(now.migratable) and not answered:
         found = vendor.cannot_migrate(pf.address)
         yield error(f"{facts.host}: {found.text}", found.remedy)
     elif now.migratable is False:

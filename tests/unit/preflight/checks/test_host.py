@@ -14,7 +14,6 @@ from tests.unit.preflight.snapshots import (
     check_error,
     check_warning,
     good,
-    libvirt,
     on,
     pf,
     pool,
@@ -26,9 +25,6 @@ from vfmigrate.model.host_facts import FindingFacts, SwitchFacts
 
 #: by what is wrong
 ERRORS: Mapping[str, Fault] = {
-    "old libvirt": (libvirt("source", libvirt=9_000_000), "source", "libvirt", "libvirt 9.0.0"),
-    "old QEMU": (libvirt("source", qemu=7_002_003), "source", "libvirt", "QEMU 7.2.3"),
-    "old kernel": (told("source", kernel="6.6.9-1.el9"), "source", "kernel", "kernel 6.6.9-1.el9"),
     "no hook": (told("destination", hook=False), "destination", "hook", "does not find vfmigrate's hook"),
     "no switch": (
         told("destination", switch=SwitchFacts(problem="it is down")),
