@@ -228,7 +228,8 @@ class CardDevlink:
 
     def ports(self, pf: PciAddress) -> list[Port]:
         locks.may_take_long("asks devlink")
-        return [_port(port) for port in self.card.ports(str(pf))]
+        with _kernel(f"devlink: ports of {pf}"):
+            return [_port(port) for port in self.card.ports(str(pf))]
 
     def vf_ports(self, pf: PciAddress, _count: Optional[int] = None) -> dict[int, Port]:
         return local_vf_ports(pf, self.ports(pf))
@@ -319,6 +320,7 @@ class MemorySwitch:
 
     def __init__(self, *bridges: str) -> None:
         self.bridges = set(bridges)
+        self.datapaths: dict[str, str] = {}
         self.ports: dict[str, SwitchPort] = {}
         self.frames: list[tuple[str, int, bytes]] = []
         self.sent = threading.Event()
@@ -351,6 +353,10 @@ class MemorySwitch:
         locks.may_take_long("asks Open vSwitch's database")
         if self.down:
             raise Unreachable("ovsdb-server does not answer")
+
+    def datapath(self, name: str) -> Optional[str]:
+        self._reach()
+        return self.datapaths.get(name, "system") if name in self.bridges else None
 
     def bridge_exists(self, name: str) -> bool:
         self._reach()

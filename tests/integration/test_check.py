@@ -21,6 +21,8 @@ NETWORK = "vfmigrate-data"
 CHECK = "vfmigrate check g qemu+tcp://host-b/system"
 # `vfmigrate provision`, which switches it on, has not run.
 UNPROVISIONED = {(side, "offload", "warning") for side in ("source", "destination")}
+# The switch of these hosts is no kernel's, which is a warning of every check.
+USERSPACE = f"bridge {BRIDGE} has the userspace datapath"
 
 
 @dataclass
@@ -46,7 +48,8 @@ def check(source: Node, target: Node, *words: str, guest: str = "g") -> Answer:
     done = source.host.run("vfmigrate", "check", "--json", *words, guest, uri, check=False, timeout=180)
     told: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
     assert told.get("can_go") == (done.returncode == 0)
-    return Answer(done.returncode, list(told.get("checks", [])), done.stderr)
+    lines = [line for line in told.get("checks", []) if USERSPACE not in line["text"]]
+    return Answer(done.returncode, lines, done.stderr)
 
 
 @pytest.fixture
@@ -65,6 +68,8 @@ def test_a_guest_without_findings_migrates(guest: Pair) -> None:
     assert (answer.status, answer.bad()) == (0, [])
     assert {line["side"] for line in answer.lines} == {"source", "destination", "pair"}
     before = (a.state(), b.state())
+    said = a.host.run("vfmigrate", "check", "g", "qemu+tcp://host-b/system", check=False).stdout
+    assert said.count(USERSPACE) == 2
     check(a, b)
     assert (a.state(), b.state()) == before  # check changes nothing
     outcome = a.migrate("g", b)

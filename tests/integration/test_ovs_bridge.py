@@ -71,6 +71,7 @@ def check_bridge_and_uplink(server: OvsServer, door: OpenVswitch) -> None:
     door.add_bridge("br-new")
     door.add_bridge("br-new")
     assert server.vsctl("get", "Bridge", "br-new", "datapath_type") == "netdev"
+    assert (door.datapath("br-new"), door.datapath("br-absent")) == ("netdev", None)
     door.add_uplink("br-new", "rep0")
     door.add_uplink("br-new", "rep0")
     assert server.vsctl("list-ports", "br-new") == "rep0"

@@ -64,7 +64,7 @@ class Pool:
             "mtu",
             setting.number(68, 65535),
             "The MTU of the representors, in bytes.",
-            otherwise="not changed",
+            otherwise="that of the uplink; with uplink = none it is not changed",
         ),
     )
     announce: bool = field(

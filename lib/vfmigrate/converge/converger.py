@@ -14,8 +14,8 @@ from typing import Callable, Optional
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim, ClaimStore
 from vfmigrate.config.configuration import Config
-from vfmigrate.config.pool import Pool
-from vfmigrate.converge import vf_use
+from vfmigrate.config.pool import NONE, Pool
+from vfmigrate.converge import uplinks, vf_use
 from vfmigrate.converge.bindings import Bindings
 from vfmigrate.converge.leftovers import Leftovers
 from vfmigrate.converge.observe import Host, Surroundings, VfState
@@ -54,6 +54,7 @@ class Converger:
         self._host = host
         self._config = config
         self._store = store
+        self._uplink_indexes: dict[PciAddress, int] = {}
         self._locks: dict[PciAddress, RankedLock] = {}
         self._leftovers = Leftovers(store.clock, config.claim_timeout)
         #: which VFs were bound before they were migratable, as far as observed
@@ -112,6 +113,8 @@ class Converger:
             return state, []
         if claim is None and self._is_hosts_own(state, pool):
             return state, unplug_steps(state) if releasing is not None else []
+        if claim is not None:
+            pool = self._with_mtu(pool, state.pf)
         state, want = self._target(state, claim, pool, releasing)
         if state.vfio and (releasing is not None or takes_driver(state, want)):
             # A driver cannot be taken from a QEMU: the kernel would wait until that ends.
@@ -142,6 +145,25 @@ class Converger:
             want = cleaned(want, state, ready=ready, free_mac=free_mac)
         return state, want
 
+    def _with_mtu(self, pool: Pool, pf: PciAddress) -> Pool:
+        """The pool with the MTU of its uplink, if it has none of its own.
+
+        The index of the device is remembered, because a list of the card's ports is slow.
+        """
+        if pool.mtu is not None or pool.uplink == NONE:
+            return pool
+        try:
+            if pf in self._uplink_indexes:
+                return replace(pool, mtu=self._host.links.link(self._uplink_indexes[pf]).mtu)
+        except HostError:  # made again, with another index
+            self._uplink_indexes.pop(pf, None)
+        try:
+            link = uplinks.of_pf(self._host, pool, pf)
+        except HostError:
+            return pool  # a finding of the pool
+        self._uplink_indexes[pf] = link.index
+        return replace(pool, mtu=link.mtu)
+
     def _with_override(self, state: VfState) -> VfState:
         return replace(state, override=self._host.sysfs.driver_override(state.vf))
 
@@ -171,6 +193,7 @@ class Converger:
         pool = self._config.pool_of(pf)
         if pool is None:
             return []
+        pool = self._with_mtu(pool, pf)
         different = []
         for state in self._host.survey(pf, around):
             if self._store.releasing(state.vf) is not None:

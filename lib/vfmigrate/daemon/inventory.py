@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
+from vfmigrate.config.pool import Pool
+from vfmigrate.converge import uplinks
 from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.domain.storage_xml import KnownStorage
@@ -136,6 +138,7 @@ class Inventory:
             name=pool.name,
             bridge=pool.bridge,
             bridge_exists=observed.bridge_exists,
+            mtu=self._mtu(pool),
             vlan=pool.vlan,
             vlans=tuple(sorted(pool.vlans)),
             network=pool.libvirt_network,
@@ -143,6 +146,14 @@ class Inventory:
             pfs=tuple(self._pf(each, moving) for each in observed.pfs),
             findings=tuple(FindingFacts(each.severity, each.text, each.remedy) for each in observed.findings),
         )
+
+    def _mtu(self, pool: Pool) -> Optional[int]:
+        if pool.mtu is not None:
+            return pool.mtu
+        try:
+            return min((link.mtu for link in uplinks.devices(self._host, pool)), default=None)
+        except VfmigrateError:
+            return None  # it is among the pool's findings
 
     def _pf(self, observed: ObservedPf, moving: frozenset[PciAddress]) -> PfFacts:
         address, state, card = str(observed.address), observed.state, observed.card

@@ -72,6 +72,7 @@ class PfStatus:
         """The PF as in the answer."""
         # not asdict(), which copies each value deeply: that took half of the time of a status
         fields = {**vars(self), "vfs": [dict(vars(vf)) for vf in self.vfs]}
+        fields["support"] = dict(vars(self.support)) if self.support is not None else None
         if not fields.pop("observed"):
             for key in ("psid", "firmware", "mode", "support", "support_unknown"):
                 del fields[key]

@@ -94,6 +94,8 @@ class PoolFacts:
     bridge: str
     #: None while Open vSwitch does not answer
     bridge_exists: Optional[bool] = None
+    #: of its representors; None when it is unknown, or the pool has no uplink
+    mtu: Optional[int] = None
     vlan: Optional[int] = None
     #: VLANs that metadata can name, besides `vlan`
     vlans: tuple[int, ...] = ()

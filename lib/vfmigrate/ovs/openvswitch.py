@@ -67,6 +67,12 @@ class OpenVswitch:
         """Whether the database has a bridge of that name. Raises Unreachable, as all methods below do."""
         return bool(self._select("Bridge", ovsdb.named(name), "_uuid"))
 
+    def datapath(self, name: str) -> Optional[str]:
+        """The datapath_type of a bridge, `system` being the kernel's; None without the bridge."""
+        found = self._select("Bridge", ovsdb.named(name), "datapath_type")
+        # an empty one is the kernel's, too (ovs-vswitchd.conf.db(5))
+        return (found[0]["datapath_type"] or bridges.KERNEL_DATAPATH) if found else None
+
     def port(self, name: str) -> Optional[SwitchPort]:
         """The port of that name, on any bridge, or None."""
         rows = self._look_at(name)

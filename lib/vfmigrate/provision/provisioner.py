@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Optional
@@ -19,6 +19,7 @@ from typing import Any, Optional
 from vfmigrate import deadline, journal
 from vfmigrate.cards.vendor import CardState
 from vfmigrate.config.pool import NONE, UPLINK_OF_PF, Pool
+from vfmigrate.converge import uplinks
 from vfmigrate.converge.plan import Step, Verb
 from vfmigrate.converge.services import HostServices
 from vfmigrate.deadline import Door
@@ -143,10 +144,20 @@ class Provisioner:
         is slow.
         """
         found = findings.of_bridge(pool, list(self._config.pools.values()))
+        found += self._of_traffic(pool)
         for address in pool.pfs:
             facts = self._facts(pool, address, states.get(address), ask_tool)
             found += findings.of_pf(pool, facts)
         return list(dict.fromkeys(found))  # what holds for every card of the host is reported once
+
+    def _of_traffic(self, pool: Pool) -> list[Finding]:
+        """The findings about the way of a guest's frames, as far as it can be seen; the rest reports what cannot."""
+        datapath, mtus = None, {}
+        with suppress(Unreachable):
+            datapath = self._host.ovs.datapath(pool.bridge)
+        with suppress(HostError):
+            mtus = {link.name: link.mtu for link in uplinks.devices(self._host, pool)}
+        return findings.of_traffic(pool, datapath, mtus)
 
     # -- one pool
 
@@ -278,7 +289,7 @@ class Provisioner:
             todo.append(
                 Step(Verb.CREATE, f"bridge {pool.bridge}", lambda host: host.ovs.add_bridge(pool.bridge))
             )
-        for link in uplink.devices(self._host, pool):
+        for link in uplinks.devices(self._host, pool):
             todo += uplink.steps(self._host, pool, link)
             warning = uplink.cut_off(self._host, pool, link)
             _warn(outcome, [warning] if warning else [])

@@ -12,9 +12,10 @@ from typing import Optional
 
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import ClaimStore
-from vfmigrate.config.pool import NONE, PLUG, UPLINK_OF_PF, Pool
+from vfmigrate.config.pool import PLUG, Pool
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.plan import Step, Verb
+from vfmigrate.converge.uplinks import physical_port
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.links import Link
 from vfmigrate.model.pci import PciAddress
@@ -22,29 +23,6 @@ from vfmigrate.text import quoted
 
 #: the device to which the kernel module of Open vSwitch enslaves its ports
 _DATAPATH = "ovs-system"
-
-
-def devices(host: Host, pool: Pool) -> list[Link]:
-    """The uplinks of a pool. Raises HostError for one that is not there."""
-    if pool.uplink == NONE:
-        return []
-    if pool.uplink != UPLINK_OF_PF:
-        link = host.links.find(pool.uplink)
-        if link is None:
-            problem = f"{pool.origin}: [pool {pool.name}] uplink: there is no network device {pool.uplink}"
-            raise HostError(problem, "see ip link")
-        return [link]
-    return [_physical_port(host, address) for address in pool.pfs]
-
-
-def _physical_port(host: Host, address: PciAddress) -> Link:
-    for port in host.devlink.ports(address):
-        if port.flavour == "physical" and port.ifindex is not None:
-            return host.links.link(port.ifindex)
-    raise HostError(
-        f"PF {address} has no network device of its physical port",
-        "see devlink port show, or name an uplink in the pool's section",
-    )
 
 
 def steps(host: Host, pool: Pool, link: Link) -> list[Step]:
@@ -106,7 +84,7 @@ def refuse_to_break_bond(host: Host, store: ClaimStore, pf: PciAddress, others: 
 def _master(host: Host, pf: PciAddress) -> Optional[int]:
     """The index of the device to which the physical port of a PF is enslaved."""
     try:
-        return _physical_port(host, pf).master
+        return physical_port(host, pf).master
     except HostError:
         return None
 

@@ -15,6 +15,7 @@ from typing import Any, Optional
 from vfmigrate.config.pool import UPLINK_OF_PF, Pool
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.vfio import GENERIC_DRIVER, MigrationSupport
+from vfmigrate.text import quoted
 
 ERROR = "error"
 WARNING = "warning"
@@ -124,6 +125,31 @@ def of_bridge(pool: Pool, pools: Sequence[Pool]) -> list[Finding]:
             "set uplink to the bond of these ports, or set it to none and plug the uplink yourself",
         )
     ]
+
+
+def of_traffic(pool: Pool, datapath: Optional[str], mtus: Mapping[str, int]) -> list[Finding]:
+    """The findings about the way of the frames: the datapath of the bridge (None: unknown), and the uplinks' MTUs."""
+    found = []
+    if datapath == "netdev":
+        # A representor is an AF_PACKET port of that datapath (lib/netdev-linux.c in Open vSwitch).
+        text = (
+            f"bridge {pool.bridge} has the userspace datapath (datapath_type=netdev, as with DPDK), which offloads no "
+            "traffic of VFs to the card"
+        )
+        remedy = (
+            f"use a bridge of the kernel, or: ovs-vsctl set bridge {quoted(pool.bridge)} datapath_type=system"
+        )
+        found.append(Finding(WARNING, text, remedy))
+    for name, mtu in sorted(mtus.items()):
+        if pool.mtu is not None and mtu < pool.mtu:
+            text = (
+                f"uplink {name} of pool '{pool.name}' has MTU {mtu}, and the pool {pool.mtu}: larger frames of guests "
+                "are dropped"
+            )
+            command = f"ip link set {quoted(name)} mtu {quoted(pool.mtu)}"
+            remedy = f"run: {command}; or lower mtu in section [pool {pool.name}]"
+            found.append(Finding(WARNING, text, remedy))
+    return found
 
 
 def _key(pool: Pool, key: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.doors import MemoryHost
 from tests.fakes.rig import POOL
+from vfmigrate.converge import uplinks
 from vfmigrate.errors import Refused
 from vfmigrate.host.links import Link
 from vfmigrate.provision import uplink
@@ -24,7 +25,7 @@ def memory() -> MemoryHost:
 
 def the_uplink(memory: MemoryHost, master: Optional[str] = None) -> Link:
     """The uplink of the pool, enslaved to a device of this name."""
-    (link,) = uplink.devices(memory.host, POOL)
+    (link,) = uplinks.devices(memory.host, POOL)
     if master is not None:
         memory.links.links[77] = Link(77, master, True, 1500, "02:00:00:00:00:01")
         link = memory.links.links[link.index] = replace(link, master=77)
@@ -81,7 +82,7 @@ def test_an_uplink_that_is_a_member_of_a_bond_is_refused(memory: MemoryHost) -> 
 def test_the_bond_of_the_pool_is_an_uplink_like_any_other(memory: MemoryHost) -> None:
     the_uplink(memory, "bond0")
     pool = replace(POOL, uplink="bond0")
-    (bond,) = uplink.devices(memory.host, pool)
+    (bond,) = uplinks.devices(memory.host, pool)
     assert [step.text for step in uplink.steps(memory.host, pool, bond)] == ["plug bond0 into br-data"]
 
 

@@ -148,3 +148,22 @@ def test_two_uplinks_in_one_bridge_make_a_loop() -> None:
     assert findings.of_bridge(replace(two, uplink="bond0"), [replace(two, uplink="bond0")]) == []
     assert findings.of_bridge(POOL, [POOL, replace(POOL, name="more", pfs=(OTHER,), bridge="br-more")]) == []
     assert findings.of_bridge(POOL, [POOL, replace(POOL, name="more", pfs=(OTHER,), uplink="none")]) == []
+
+
+def test_a_bridge_of_the_userspace_datapath_is_a_warning() -> None:
+    (finding,) = findings.of_traffic(POOL, "netdev", {"p0": 1500})
+    assert finding.severity == WARNING
+    assert "bridge br-data has the userspace datapath (datapath_type=netdev, as with DPDK)" in finding.text
+    assert finding.remedy.endswith("ovs-vsctl set bridge br-data datapath_type=system")
+    assert findings.of_traffic(POOL, "system", {"p0": 1500}) == []
+    assert findings.of_traffic(POOL, None, {}) == []
+
+
+def test_an_uplink_with_a_smaller_mtu_than_the_pool_is_a_warning() -> None:
+    pool = replace(POOL, mtu=9000)
+    (finding,) = findings.of_traffic(pool, "system", {"p0": 1500, "p1": 9000, "p2": 9216})
+    assert finding.severity == WARNING
+    assert finding.text == (
+        "uplink p0 of pool 'data' has MTU 1500, and the pool 9000: larger frames of guests are dropped"
+    )
+    assert finding.remedy == "run: ip link set p0 mtu 9000; or lower mtu in section [pool data]"

@@ -67,6 +67,11 @@ def _destination(snapshot: Snapshot, facts: HostFacts) -> Iterator[CheckResult]:
         yield from as_results(
             DESTINATION, "bridge", f"bridge '{pool.bridge}' exists", _bridge(snapshot.destination, pool)
         )
+        here = snapshot.source.facts.pool(name) if snapshot.source.facts is not None else None
+        if here is not None and here.mtu is not None and pool.mtu is not None:
+            yield from as_results(
+                PAIR, "mtu", f"the MTU of pool '{name}' is large enough", _mtu(snapshot, here.mtu, pool)
+            )
         yield from as_results(
             DESTINATION, "vlan", "the pool allows the VLANs", _vlans(pool, carried, snapshot)
         )
@@ -209,6 +214,16 @@ def _bridge(host: HostSnapshot, pool: PoolFacts) -> Iterator[Finding]:
     if pool.bridge_exists is False:
         yield error(
             f"{host.name}: there is no bridge '{pool.bridge}'", f"run on {host.name}: vfmigrate provision"
+        )
+
+
+def _mtu(snapshot: Snapshot, here: int, pool: PoolFacts) -> Iterator[Finding]:
+    if pool.mtu is not None and pool.mtu < here:
+        there = snapshot.destination.name
+        yield error(
+            f"{there}: pool '{pool.name}' has MTU {pool.mtu}, and {here} on {snapshot.source.name}: larger frames of "
+            "the guest would be dropped",
+            f"raise the MTU of its uplink on {there}, or set mtu in section [pool {pool.name}] on both hosts",
         )
 
 

@@ -42,6 +42,12 @@ STANDBY = Standby("ua-s", MAC, "virtio", "bridge", "br0", openvswitch=True, vlan
 ERRORS: Mapping[str, Fault] = {
     "no pool": (told("destination", pools=ON_ONE), "destination", "pool", "its pools: other"),
     "no bridge": (pool("destination", bridge_exists=False), "destination", "bridge", "'br-data'"),
+    "smaller MTU": (
+        lambda snapshot: pool("source", mtu=9000)(pool("destination", mtu=1500)(snapshot)),
+        "pair",
+        "mtu",
+        "there: pool 'data' has MTU 1500, and 9000 on here: larger frames of the guest would be dropped",
+    ),
     "other VLANs": (pool("destination", vlans=(43,)), "destination", "vlan", "VLAN 42"),
     "no free VF": (
         pf("destination", vfs=(vf(1, holder="held by guest 'x'"),)),
@@ -189,3 +195,8 @@ def test_strategy_failover_without_a_standby_is_an_error() -> None:
     interface = replace(INTERFACE, mark=Mark(mac=MAC, pool="data", strategy="failover"))
     line = the(good(interface, "failover"))
     assert "no standby" in line.text
+
+
+@pytest.mark.parametrize(("here", "there"), [(1500, 9000), (9000, 9000), (None, 1500), (9000, None)])
+def test_an_mtu_that_is_no_smaller_or_not_known(here: Optional[int], there: Optional[int]) -> None:
+    assert bad(pool("source", mtu=here)(pool("destination", mtu=there)(good()))) == []
