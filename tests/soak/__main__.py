@@ -2,7 +2,10 @@
 """`python -m tests.soak [PART...]`: try thousands of faults, operations and inputs; writes build/soak/report.json.
 
 The parts: `faults` (the integration tests marked long), `claims` (a crowd of processes at the daemon's socket), `fuzz`,
-from tests.soak import crowd, faults, fuzz, hostile_users, lifecycle, migrations, sweep
+`users` (forty hostile users, floods of messages), `lifecycle` (guests, kills and faults in any order, on a host in
+memory), `sweep` (the daemon is killed at every write), `migrations` (there and back on the test hosts). The default is
+all of them. The report keeps the last result of a part until it runs again. The exit status is 1 when anything went
+wrong.
 """
 
 from __future__ import annotations
