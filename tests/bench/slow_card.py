@@ -83,7 +83,7 @@ class TwoCards(Rig):
         Provisioner(
             self.services,
             networks,
-            udev=Udev(place / "udev", place / "representors"),
+            udev=Udev(place / "udev", place / "owned"),
             offload=HardwareOffload(lambda _unit: None, note=place / "note"),
             query=DeviceQuery(self.services),
         ).provision(["other"])

@@ -116,6 +116,10 @@ class CardSysfs:
     def set_autoprobe(self, pf: PciAddress, on: bool) -> None:
         self.card.autoprobe(str(pf), str(int(on)))
 
+    def announce_change(self, device: PciAddress) -> None:
+        locks.may_take_long("writes to sysfs")
+        self.card.function(str(device))  # which is there
+
     def set_numvfs(self, pf: PciAddress, count: int) -> None:
         with _kernel(f"sriov_numvfs of {pf}"):
             self.card.numvfs(str(pf), str(count))

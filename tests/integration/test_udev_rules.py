@@ -17,7 +17,7 @@ from tests.integration.pair import Node, Pair
 
 DATABASE = "/run/udev/data"
 LOCAL_RULES = "/etc/udev/rules.d/60-local.rules"
-REPRESENTORS = "/run/vfmigrate/representors"
+OWNED = "/run/vfmigrate/udev"
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,35 @@ class Udev:
 def node(pair: Pair) -> Iterator[Node]:
     yield pair.a
     pair.a.host.path(LOCAL_RULES).unlink(missing_ok=True)
-    for place in (DATABASE, REPRESENTORS):
+    for place in (DATABASE, OWNED):
         shutil.rmtree(pair.a.host.path(place), ignore_errors=True)
 
 
 @pytest.fixture
 def udev(node: Node) -> Udev:
+    """The rules on a host whose pool has the card, without stable names for representors."""
+    own(node)
     return Udev(node)
+
+
+def own(node: Node, prefix: str = "") -> None:
+    """Have the card's devices be those of a pool, as the daemon does it."""
+    names = f"VFMIGRATE_REPRESENTOR_PREFIX={prefix}\n" if prefix else ""
+    node.host.write(f"{OWNED}/{node.pf}", f"VFMIGRATE_PF=1\n{names}")
+    node.host.write(f"{OWNED}/{node.vf(1)}", "VFMIGRATE_VF=1\n")
+
+
+def test_a_card_of_no_pool_is_left_alone(node: Node) -> None:
+    udev = Udev(node)
+    for event in (udev.pci(node.pf), udev.pci(node.vf(1)), udev.net(node.representor(1))):
+        assert (event.ours(), event.written) == ({}, {})
+
+
+def test_the_daemon_says_which_devices_are_those_of_its_pools(node: Node) -> None:
+    node.product.start()
+    udev = Udev(node)
+    assert udev.pci(node.pf).written == {"sriov_drivers_autoprobe": "0"}
+    assert udev.pci(node.vf(3)).ours() == {"VFMIGRATE_VF": "1"}
 
 
 def test_a_pf_is_kept_from_probing_and_provisioned(node: Node, udev: Udev) -> None:
@@ -114,15 +136,15 @@ def test_representors_are_unmanaged_and_keep_their_names(node: Node, udev: Udev)
 
 
 def test_representors_get_stable_names_where_the_pool_says_so(node: Node, udev: Udev) -> None:
+    own(node, "r0100")
     udev.pci(node.pf)
-    node.host.write(f"{REPRESENTORS}/{node.pf}", "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
     assert udev.net(node.representor(1)).name == "r0100pf0vf1"
     assert udev.net(node.representor(1), action="change").name == node.representor(1)
 
 
 def test_networkmanager_keeps_managing_the_uplink(node: Node, udev: Udev) -> None:
+    own(node, "r0100")
     udev.pci(node.pf)
-    node.host.write(f"{REPRESENTORS}/{node.pf}", "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
     event = udev.net("p0")
     assert (event.ours(), event.name) == ({"VFMIGRATE_PF": "1"}, "p0")
 

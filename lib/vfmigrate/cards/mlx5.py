@@ -39,8 +39,6 @@ class Mlx5(Vendor):
     """These cards; `tool` reads their firmware settings."""
 
     pci_vendor = 0x15B3
-    udev_pfs = MappingProxyType({0x1021: "ConnectX-7", 0x1023: "ConnectX-8", 0xA2DC: "BlueField-3"})
-    udev_vfs = MappingProxyType({0x101E: "ConnectX-6 Dx and newer"})
 
     needs_flag = True
     # Red Hat's documents: four VFs of one PF at the same time

@@ -23,8 +23,6 @@ but a VFIO variant driver, so a vendor overrides only what is different about it
 5. **How many at once.** `max_migrating`: how many VFs of one PF can migrate at the same time.
 6. **The MAC of a free VF.** `free_mac`: what the port function shows for a VF to which nobody gave a MAC. The core
    resets any other MAC of a free VF to it. Leave it None for a card that gives its VFs MACs by itself.
-7. **udev.** `udev_pfs` and `udev_vfs`: the cards that `udev/70-vfmigrate.rules` prepares when they appear. Add
-   their lines there; a test compares the two.
 
 Then write `tests/unit/cards/test_NAME.py`: each finding once, with what it says and its remedy.
 
@@ -69,9 +67,6 @@ class Vendor:
     #: PCI vendor ID, and the device IDs of the PFs that are meant (None: all of that vendor)
     pci_vendor: Optional[int] = None
     pci_devices: Optional[frozenset[int]] = None
-    #: device IDs of the PFs that udev is to prepare, with the card's name, and of their VFs
-    udev_pfs: Mapping[int, str] = MappingProxyType({})
-    udev_vfs: Mapping[int, str] = MappingProxyType({})
 
     #: a VF can migrate only if its port has the `migratable` flag and its driver was bound after the flag was set
     needs_flag = False

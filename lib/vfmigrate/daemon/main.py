@@ -174,8 +174,18 @@ class Daemon:
     def reload(self) -> None:
         """Take over a changed configuration, and reconcile with it."""
         notify("RELOADING=1")
-        self.config_reload.reload(self.event_loop.period_now)
+        self.config_reload.reload(self._reloaded)
         notify("READY=1")
+
+    def _reloaded(self) -> None:
+        self._publish_devices()
+        self.event_loop.period_now()
+
+    def _publish_devices(self) -> None:
+        try:
+            self.provisioner.publish_devices()
+        except VfmigrateError as error:
+            self.log.event("provision-failed", str(error), level=journal.WARNING)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -183,10 +193,7 @@ class Daemon:
             self.log.event("claim-broken", broken, level=journal.WARNING)
         pools = ", ".join(sorted(self.config.pools)) or "none (see vfmigrate.conf(5))"
         self.log.event("up", f"vfmigrated {VERSION}; pools: {pools}; claims: {len(self.store.all())}")
-        try:
-            self.provisioner.name_representors()
-        except VfmigrateError as error:
-            self.log.event("provision-failed", str(error), level=journal.WARNING)
+        self._publish_devices()
         self.remote_server.start()
         self.watchdog.start()
         self.event_loop.apart(self.reconciler.finish_releases, "finish-releases")

@@ -331,6 +331,16 @@ class Sysfs:
         if self.autoprobe(pf) != on:
             raise HostError(f"sriov_drivers_autoprobe of PF {pf} is not {int(on)} after it was written")
 
+    def announce_change(self, device: PciAddress) -> None:
+        """Have udev look again at a device and its network devices (their `uevent` files)."""
+        locks.may_take_long("writes to sysfs")
+        for file in (
+            self._file(device, "uevent"),
+            *(self._file(device, f"net/{name}/uevent") for name in self.netdevs(device)),
+        ):
+            with suppress(HostError):  # it has just gone
+                write_text(file, "change")
+
     def set_numvfs(self, pf: PciAddress, count: int) -> None:
         """Create `count` VFs on a PF, if it has another number.
 

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""udev: whether it has finished with a network device, and the names of representors.
+"""udev: whether it has finished with a network device, and which devices are vfmigrate's.
 
-Owns `/run/vfmigrate/representors`, which udev/70-vfmigrate.rules reads: a file for each PF whose representors are to
-have stable names. A file and not a program, so that naming 127 representors starts no process.
+Owns `/run/vfmigrate/udev`, which udev/70-vfmigrate.rules reads: a file for each PF of a pool, and for each VF that such
+a PF can have. Devices of no pool have none, so that the rules leave them alone. Files and not a program, so that 127
+VFs start no process.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
 
-REPRESENTORS = Path("/run/vfmigrate/representors")
+OWNED = Path("/run/vfmigrate/udev")
+PF_PROPERTY = "VFMIGRATE_PF"
+VF_PROPERTY = "VFMIGRATE_VF"
 PREFIX_PROPERTY = "VFMIGRATE_REPRESENTOR_PREFIX"
 
 # Leaves 9 of the 15 characters of a name for the port's own, such as pf0vf127.
@@ -38,12 +42,21 @@ def representor_prefix(pf: PciAddress) -> str:
     return text[-_MAX_PREFIX:]
 
 
-class Udev:
-    """udev of this host: `run` is where it keeps its state, `representors` the directory our rules read."""
+@dataclass(frozen=True)
+class OwnedPf:
+    """A PF of a pool, the VFs that it has or can have, and whether its representors get stable names."""
 
-    def __init__(self, run: Path = Path("/run/udev"), representors: Path = REPRESENTORS) -> None:
+    address: PciAddress
+    vfs: Sequence[PciAddress]
+    stable_names: bool
+
+
+class Udev:
+    """udev of this host: `run` is where it keeps its state, `owned` the directory that our rules read."""
+
+    def __init__(self, run: Path = Path("/run/udev"), owned: Path = OWNED) -> None:
         self._run = run
-        self._representors = representors
+        self._owned = owned
 
     def settled(self, ifindex: int) -> bool:
         """Whether udev has given a network device its final name; true where no udev runs.
@@ -54,18 +67,29 @@ class Udev:
             return True
         return (self._run / f"data/n{ifindex}").exists()
 
-    def name_representors(self, pfs: Iterable[PciAddress]) -> None:
-        """Have udev name the representors of exactly these PFs, when they appear the next time."""
-        wanted = {str(pf): f"{PREFIX_PROPERTY}={representor_prefix(pf)}\n" for pf in pfs}
+    def publish(self, pfs: Iterable[OwnedPf]) -> list[PciAddress]:
+        """Have udev treat exactly these PFs and their VFs as vfmigrate's, from their next event on.
+
+        Returns those that it did not know before. Raises HostError when the files cannot be written.
+        """
+        wanted: dict[str, str] = {}
+        for pf in pfs:
+            prefix = f"{PREFIX_PROPERTY}={representor_prefix(pf.address)}\n" if pf.stable_names else ""
+            wanted[str(pf.address)] = f"{PF_PROPERTY}=1\n{prefix}"
+            wanted.update((str(vf), f"{VF_PROPERTY}=1\n") for vf in pf.vfs)
         try:
-            self._representors.mkdir(mode=0o755, parents=True, exist_ok=True)
-            for file in self._representors.iterdir():
-                if file.name not in wanted:
-                    with suppress(FileNotFoundError):
-                        file.unlink()
+            self._owned.mkdir(mode=0o755, parents=True, exist_ok=True)
+            present = {file.name for file in self._owned.iterdir()}
+            for name in present - set(wanted):
+                with suppress(FileNotFoundError):
+                    (self._owned / name).unlink()
             for name, text in wanted.items():
-                new = self._representors / f".{name}"
-                new.write_text(text)
-                os.replace(new, self._representors / name)  # noqa: PTH105  (udev sees it whole or not at all)
+                if name not in present or (self._owned / name).read_text() != text:
+                    new = self._owned / f".{name}"
+                    new.write_text(text)
+                    os.replace(new, self._owned / name)  # noqa: PTH105  (udev sees it whole or not at all)
         except OSError as error:
-            raise HostError(f"cannot write the names of representors for udev: {error}") from None
+            raise HostError(
+                f"cannot write {self._owned}, from which udev knows the devices of the pools: {error}"
+            ) from None
+        return [PciAddress.parse(name) for name in wanted if name not in present]

@@ -25,7 +25,7 @@ from vfmigrate.converge.services import HostServices
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable, UsageError, VfmigrateError
 from vfmigrate.host.devlink import NoDevlinkError
-from vfmigrate.host.udev import Udev
+from vfmigrate.host.udev import OwnedPf, Udev
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.bridge import OFFLOAD, differing
 from vfmigrate.ovs.offload import HardwareOffload
@@ -87,12 +87,30 @@ class Provisioner:
         self._query = query
         self._running = threading.Lock()
 
-    def name_representors(self) -> None:
-        """Tell udev which representors are to have stable names; before any of them appears."""
-        pools = self._config.pools.values()
-        self._udev.name_representors(
-            address for pool in pools if pool.representor_names == "stable" for address in pool.pfs
+    def publish_devices(self) -> None:
+        """Have udev know the PFs of all pools and their VFs: when the configuration is read, and when a card appears.
+
+        Raises HostError.
+        """
+        sysfs = self._host.sysfs
+        new = self._udev.publish(
+            OwnedPf(
+                address,
+                list(dict.fromkeys([*self._possible_vfs(address), *sysfs.vfs(address)])),
+                pool.representor_names == "stable",
+            )
+            for pool in self._config.pools.values()
+            for address in pool.pfs
+            if sysfs.exists(address)
         )
+        for address in new:
+            if sysfs.exists(address):
+                sysfs.announce_change(address)
+
+    def _possible_vfs(self, pf: PciAddress) -> list[PciAddress]:
+        """The VFs that a PF can have; none for a device that can have no VFs, which is among the findings."""
+        sysfs = self._host.sysfs
+        return sysfs.vf_addresses(pf, sysfs.totalvfs(pf)) if sysfs.is_pf(pf) else []
 
     def provision(
         self, names: Sequence[str] = (), *, dry_run: bool = False, patience: float = 0.0
@@ -173,6 +191,7 @@ class Provisioner:
             if dry_run:
                 outcome.changes = [step.text for step in self._plan(pool, outcome) if not step.silent]
             else:
+                self.publish_devices()
                 self._apply(pool, outcome)
         except VfmigrateError as error:
             outcome.error = error

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfmigrate.host.udev import Udev, representor_prefix
+from vfmigrate.host.udev import OwnedPf, Udev, representor_prefix
 from vfmigrate.model.pci import PciAddress
 
 PFS = st.builds(
@@ -36,3 +36,15 @@ def test_a_device_is_settled_when_its_rules_have_run(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/n7").touch()
     assert udev.settled(7)
+
+
+def test_only_devices_that_were_not_published_before_are_new(tmp_path: Path) -> None:
+    udev = Udev(owned=tmp_path / "owned")
+    pf, vf, other = PciAddress(0, 1, 0, 0), PciAddress(0, 1, 0, 2), PciAddress(0, 2, 0, 0)
+    assert udev.publish([OwnedPf(pf, [vf], stable_names=False)]) == [pf, vf]
+    assert udev.publish([OwnedPf(pf, [vf], stable_names=True), OwnedPf(other, [], stable_names=False)]) == [
+        other
+    ]
+    assert (tmp_path / "owned" / str(pf)).read_text().endswith("VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
+    assert udev.publish([]) == []
+    assert list((tmp_path / "owned").iterdir()) == []

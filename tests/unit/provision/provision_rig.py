@@ -38,7 +38,7 @@ class ProvisionRig(Rig):
         self.memory.ovs.bridges.clear()
         self.card = card
         self.libvirt = MemoryNetworks()
-        self.udev = Udev(place / "udev", place / "representors")
+        self.udev = Udev(place / "udev", place / "owned")
         self.restarted: list[str] = []
         self.query = DeviceQuery(self.services)
         self.pid_file = place / "vswitchd.pid"
@@ -84,7 +84,7 @@ def provisioner_of(rig: Rig, pool: Pool) -> Provisioner:
     return Provisioner(
         replace(rig.services, config=config),
         Networks(config, rig.memory.host, rig.store, cast(Any, MemoryNetworks())),
-        udev=Udev(rig.directory / "udev", rig.directory / "representors"),
+        udev=Udev(rig.directory / "udev", rig.directory / "owned"),
         offload=HardwareOffload(lambda _unit: None, note=rig.directory / "note"),
         query=DeviceQuery(rig.services),
     )

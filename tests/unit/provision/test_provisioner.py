@@ -215,9 +215,15 @@ def test_a_change_without_effect_is_an_error(rig: ProvisionRig) -> None:
     )
 
 
-def test_representors_are_named_where_the_pool_says_so(rig: ProvisionRig, tmp_path: Path) -> None:
-    rig.provisioner(replace(POOL, representor_names="stable")).name_representors()
-    file = tmp_path / "representors" / str(PF)
-    assert file.read_text() == "VFMIGRATE_REPRESENTOR_PREFIX=r0100\n"
-    rig.provisioner(POOL).name_representors()
-    assert not file.exists()
+def test_udev_is_told_of_the_devices_of_pools_and_of_no_others(rig: ProvisionRig, tmp_path: Path) -> None:
+    owned = tmp_path / "owned"
+    rig.provisioner(replace(POOL, representor_names="stable")).publish_devices()
+    assert (owned / str(PF)).read_text() == "VFMIGRATE_PF=1\nVFMIGRATE_REPRESENTOR_PREFIX=r0100\n"
+    sysfs = rig.memory.host.sysfs
+    vfs = {str(vf) for vf in sysfs.vf_addresses(PF, sysfs.totalvfs(PF))}
+    assert {file.name for file in owned.iterdir()} == {str(PF), *vfs}
+    assert {(owned / name).read_text() for name in vfs} == {"VFMIGRATE_VF=1\n"}
+    rig.provisioner(POOL).publish_devices()
+    assert (owned / str(PF)).read_text() == "VFMIGRATE_PF=1\n"
+    rig.provisioner(replace(POOL, pfs=())).publish_devices()
+    assert list(owned.iterdir()) == []

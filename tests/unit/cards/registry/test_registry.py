@@ -89,33 +89,6 @@ def test_no_other_package_imports_a_vendor() -> None:
     assert used <= {"registry", "vendor"}
 
 
-def test_udev_prepares_the_cards_that_the_vendors_name() -> None:
+def test_the_rules_of_udev_name_no_card() -> None:
     rules = (TREE / "udev" / "70-vfmigrate.rules").read_text(encoding="utf-8")
-    line = re.compile(
-        r'^ENV\{VFMIGRATE_(PF|VF)\}=="", ATTR\{vendor\}=="0x(\w{4})", ATTR\{device\}=="([^"]*)", '
-        r'TEST=="(\w+)", ENV\{VFMIGRATE_\1\}="1"$',
-        re.MULTILINE,
-    )
-    written = {
-        (kind, PciId(int(vendor, 16), int(device, 16)))
-        for kind, vendor, devices, _ in line.findall(rules)
-        for device in devices.split("|")
-    }
-    named = {
-        (kind, PciId(vendor.pci_vendor, device))
-        for vendor in registry.known().all
-        if vendor.pci_vendor is not None
-        for kind, devices in (("PF", vendor.udev_pfs), ("VF", vendor.udev_vfs))
-        for device in devices
-    }
-    assert written == named
-    assert rules.count("ATTR{vendor}") == len(line.findall(rules)), (
-        "a line of another form than the test reads"
-    )
-    assert {(kind, test) for kind, _, _, test in line.findall(rules)} <= {
-        ("PF", "sriov_numvfs"),
-        ("VF", "physfn"),
-    }
-    for vendor in registry.known().all:
-        for name in vendor.udev_pfs.values():
-            assert name in rules
+    assert "ATTR{vendor}" not in rules

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 from vfmigrate.cards.vendor import Vendor
 
 
@@ -13,8 +11,6 @@ class Acme(Vendor):
 
     pci_vendor = 0xAC3E
     pci_devices = frozenset({0x0001})
-    udev_pfs = MappingProxyType({0x0001: "Acme One"})
-    udev_vfs = MappingProxyType({0x0002: "Acme One"})
     max_migrating = 2
     load_driver = "modprobe acme"
     install_variant = "install acme-kmod"
