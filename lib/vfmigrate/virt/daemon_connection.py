@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's connection to libvirt: kept open, opened again when it is lost, and the source of libvirt's events."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+import libvirt
+
+from vfmigrate import journal
+from vfmigrate.config.libvirt_access import LibvirtAccess
+from vfmigrate.errors import Unreachable, VfmigrateError
+from vfmigrate.journal import Journal
+from vfmigrate.virt.bounded import Bounded
+from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
+from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
+from vfmigrate.virt.login import open_connection
+from vfmigrate.virt.network_metadata import STATE, NetworkMetadata
+
+_RETRY_SECONDS = 2.0
+
+# virDomainEventType and the details that we distinguish (libvirt-domain.h)
+_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+}
+_DETAILS = {
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED): "booted",
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED): "restored",
+    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED): "migrated",
+}
+
+
+_DEVICE_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: PLUGGED_IN,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: UNPLUGGED,
+}
+# Aliases of assigned devices, VFs of type interface included (qemuAssignDeviceHostdevAlias in
+# src/qemu/qemu_alias.c), and those that users choose.
+_HOSTDEV_ALIASES = ("hostdev", "ua-")
+
+
+def _networks_unavailable(error: LibvirtError) -> VfmigrateError:
+    return Unreachable(
+        f"libvirt's networks cannot be asked: {error.reason}", "see systemctl status virtnetworkd libvirtd"
+    )
+
+
+class DaemonConnection:
+    """A connection to libvirt that is reopened when it is lost; thread-safe."""
+
+    def __init__(self, access: LibvirtAccess, log: Journal) -> None:
+        self._access = access
+        self._log = log
+        #: what keeps the daemon from libvirt, if anything does; of one connection attempt or lost connection
+        self._problem: Optional[VfmigrateError] = None
+        #: what keeps it from the networks of a libvirt that answers otherwise
+        self._network_problem: Optional[VfmigrateError] = None
+        self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
+        self._on_connect: Callable[[], None] = lambda: None
+        self._on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
+        self.network_metadata = NetworkMetadata(self._connected, self._network_call, state=STATE)
+        self._connection: Optional[Any] = None
+        # until libvirtd answers, that of the library, which is of the same build
+        self._version = int(libvirt.getVersion())
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+
+    def start(
+        self,
+        on_event: Callable[[LifecycleEvent], None],
+        on_connect: Callable[[], None],
+        on_network_metadata: Callable[[str, str], None],
+    ) -> None:
+        """Connect and receive events, in threads of its own.
+
+        `on_event` is called for every event, `on_connect` after each (re)connection, `on_network_metadata` with a
+        network and the URI of changed metadata, all from those threads: they must return at once and must not call
+        libvirt.
+        """
+        self._on_event = on_event
+        self._on_connect = on_connect
+        self._on_network_metadata = on_network_metadata
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print errors on stderr
+        libvirt.virEventRegisterDefaultImpl()  # before the connection is opened
+        threading.Thread(target=self._run_events, name="libvirt-events", daemon=True).start()
+        threading.Thread(target=self._keep_connected, name="libvirt-connect", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop reconnecting; the threads end with the process."""
+        self._stop.set()
+        self._lost.set()
+
+    def _run_events(self) -> None:
+        while not self._stop.is_set():
+            libvirt.virEventRunDefaultImpl()
+
+    def _keep_connected(self) -> None:
+        while not self._stop.is_set():
+            self._lost.clear()
+            try:
+                self._use(self._connect())
+            except VfmigrateError as error:
+                self._connection = None
+                self._note(error)
+                self._stop.wait(_RETRY_SECONDS)
+                continue
+            self._on_connect()
+            while not self._lost.wait(_RETRY_SECONDS):
+                if self._network_problem is not None:
+                    self._replace_for_networks()
+            self._connection = None
+
+    def _use(self, connection: Any) -> None:
+        with libvirt_call("connection"):
+            self._version = int(connection.getLibVersion())
+        self._connection = connection
+        self._note(self._network_problem)
+
+    def _replace_for_networks(self) -> None:
+        """Take a new connection if networks can be asked over it: the present one cannot, but is open all the same.
+
+        virtqemud has a connection to virtnetworkd for each of its clients, and keeps it when virtnetworkd restarts.
+        """
+        old = self._connection
+        try:
+            new = self._connect()
+            if self._network_problem is not None:
+                with failure_ignored():
+                    Bounded(new).close()
+                return
+            self._use(new)
+        except VfmigrateError:
+            return  # the present one still serves for the rest
+        if old is not None:
+            with failure_ignored():  # it would call back as lost
+                old.unregisterCloseCallback()
+                Bounded(old).close()
+        self._on_connect()
+
+    @contextlib.contextmanager
+    def _network_call(self, what: str) -> Iterator[None]:
+        """As libvirt_call, for the networks: remembers when they cannot be asked, which _keep_connected then mends."""
+        try:
+            with libvirt_call(what):
+                yield
+        except LibvirtError as error:
+            # Errors of this domain come from the connection itself, not from the network driver behind it.
+            if error.domain == libvirt.VIR_FROM_RPC and self._connection is not None:
+                self._network_problem = _networks_unavailable(error)
+                self._note(self._network_problem)
+            raise
+
+    def _note(self, problem: Optional[VfmigrateError]) -> None:
+        """Keep what is wrong with the connection for `status`, and log it when it changes: attempts are frequent."""
+        if str(problem) != str(self._problem):
+            if problem is None:
+                self._log.event("libvirt-connected", f"connected to libvirt at {self._access.uri}")
+            else:
+                self._log.event("libvirt-unavailable", str(problem), level=journal.WARNING)
+        self._problem = problem
+
+    def problem(self) -> Optional[str]:
+        """What keeps the daemon from libvirt, or None. Makes no call."""
+        return None if self._problem is None else str(self._problem)
+
+    def _connect(self) -> Any:
+        """Open a connection and receive its events; `_network_problem` is what keeps it from the networks."""
+        connection = open_connection(self._access.uri, lambda: self._access)
+        with libvirt_call("connection"):
+            self._register(connection)
+        try:
+            with libvirt_call("networks"):
+                Bounded(connection).numOfNetworks()
+        except Unreachable as error:
+            self._network_problem = error
+        except LibvirtError as error:
+            # A libvirt without a network driver has no networks, and then none is missing.
+            missing = error.code == libvirt.VIR_ERR_NO_SUPPORT
+            self._network_problem = None if missing else _networks_unavailable(error)
+        else:
+            self._network_problem = None
+        return connection
+
+    def _register(self, connection: Any) -> None:
+        connection.registerCloseCallback(lambda *_: self._lost.set(), None)
+        connection.setKeepAlive(5, 3)
+        bounded = Bounded(connection)
+        bounded.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        changed = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
+        with failure_ignored():  # a libvirt without its network driver
+            if changed is not None:
+                bounded.networkEventRegisterAny(None, changed, self._network_metadata, None)
+        for event, name in _DEVICE_EVENTS.items():
+            bounded.domainEventRegisterAny(None, event, self._device, name)
+
+    def _network_metadata(
+        self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
+    ) -> None:
+        if uri is not None:
+            self._on_network_metadata(network.name(), uri)
+
+    def _lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
+        name = _EVENTS.get(event)
+        if name is not None:
+            detail_name = _DETAILS.get((event, detail), str(detail))
+            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, detail_name))
+
+    def _device(self, _connection: object, domain: Any, alias: str, name: str) -> None:
+        if alias.startswith(_HOSTDEV_ALIASES):
+            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, alias))
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            problem = self._problem
+            if problem is not None:
+                raise Unreachable(problem.problem, problem.remedy)
+            raise Unreachable(
+                f"no connection to libvirt at {self._access.uri} yet",
+                "see systemctl status libvirtd virtqemud",
+            )
+        return Bounded(self._connection)
+
+    def known_version(self) -> int:
+        """The running libvirt's version as libvirt counts: 10.3.2 is 10003002. Makes no call."""
+        return self._version
