@@ -146,7 +146,8 @@ class DeviceQuery:
             return None, f"PF {state.pf} has no VFs"
         if driver == GENERIC_DRIVER:
             return None, f"this kernel has no variant driver for the VFs of PF {state.pf}"
-        if state.mode != pf.SWITCHDEV and state.vendor.needs_flag:
+        # The VFs of another mode can answer no, and a provisioning would stop at that before it changes the mode.
+        if state.mode != pf.SWITCHDEV:
             return None, f"the eswitch of PF {state.pf} is in {state.mode} mode"
         claims = [self._store.get(vf.vf) for vf in state.vfs]
         if any(claim is not None and claim.state != PLUGGED for claim in claims):

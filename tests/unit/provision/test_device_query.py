@@ -139,9 +139,12 @@ def test_a_kernel_without_a_variant_driver(make_rig: MakeQueryRig) -> None:
     assert rig.ask().unknown == f"this kernel has no variant driver for the VFs of PF {PF}"
 
 
-def test_an_eswitch_in_legacy_mode(rig: QueryRig) -> None:
+@pytest.mark.parametrize("vendor", [0x15B3, 0x8086])
+def test_a_vf_is_not_asked_while_the_eswitch_is_in_legacy_mode(make_rig: MakeQueryRig, vendor: int) -> None:
+    rig = make_rig(vendor=vendor)
     rig.memory.card.set_eswitch_mode(str(PF), LEGACY)
     assert rig.ask().unknown == f"the eswitch of PF {PF} is in legacy mode"
+    assert rig.asked == []
 
 
 def test_a_pf_without_vfs(rig: QueryRig) -> None:
