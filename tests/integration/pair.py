@@ -247,11 +247,13 @@ class Node:
         return self.begin_migration(name, target, *options).finish()
 
     def wait_until_ready(self) -> None:
-        """Wait until the daemon has prepared the pool's VFs for guests."""
+        """Wait until the daemon has prepared the pool's VFs for guests, and has asked one of them what it can do."""
         wait_for(
             f"the VFs of {self.host.name} to be migratable",
             lambda: all(port.migratable for port in self.card.ports(self.pf) if port.vf is not None),
         )
+        # It asks during the same reconcile, at whose end it logs what it changed.
+        wait_for(f"the reconcile of {self.host.name}", lambda: "<6>reconcile: set" in self.product.log())
 
     def wait_until_settled(self, seconds: float = 10) -> None:
         """Wait until the daemon has written the metadata of all running guests, at most this many seconds."""

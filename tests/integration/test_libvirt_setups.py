@@ -175,7 +175,8 @@ def test_the_command_logs_in_with_the_daemons_user(asking: Pair) -> None:
     done = node.host.run(*without, "vfmigrate", "failover", "show", "g", check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
-    node.host.path("/etc/passwd").open("a").write("someone:x:1234:1234::/:/bin/sh\n")
+    with node.host.path("/etc/passwd").open("a") as users:
+        users.write("someone:x:1234:1234::/:/bin/sh\n")
     done = node.host.run(
         *without, "setpriv", "--reuid=1234", "--clear-groups", "vfmigrate", "failover", "show", "g",
         "-c", "qemu:///system", check=False,

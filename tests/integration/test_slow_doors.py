@@ -54,8 +54,8 @@ MARGIN_S = 1.5 * PATIENCE
 TWO_S, EIGHT_S, FOR_EVER = 2 / SCALE, 8 / SCALE, 3600.0
 PFS = PciAddress.parse("0000:01:00.0"), PciAddress.parse("0000:02:00.0")
 POOLS = (
-    Pool("data", (PFS[0],), "br-data", vlans=frozenset({42}), max_migrating=12),
-    Pool("other", (PFS[1],), "br-data", vlans=frozenset({42})),
+    Pool("data", (PFS[0],), "br-data", vlans=frozenset({42}), mtu=1500, max_migrating=12),
+    Pool("other", (PFS[1],), "br-data", vlans=frozenset({42}), mtu=1500),
 )
 VFS = 12
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from vfmigrate.errors import HostError, Unreachable, VfmigrateError
+from vfmigrate.errors import Denied, HostError, Unreachable, VfmigrateError
 from vfmigrate.polling import poll
 from vfmigrate.rpc import network_message, protocol
 
@@ -75,9 +75,9 @@ class RemoteClient:
         """Send one request and wait at most `timeout` seconds for its result.
 
         The daemon answers about the pool of the network through which it is asked. So a request with a `pool` goes
-        through the network of that pool, and one without to all pools: their answers are joined. Networks that the user
-        may not write are left out, unless that leaves none. Raises the error that the daemon answers with, Unreachable
-        without an answer, HostError when libvirt refuses.
+        through the network of that pool, and one without to all pools: their answers are joined. Left out are networks
+        that the user may not write and those of pools that are not configured any more, unless that leaves none. Raises
+        the error that the daemon answers with, Unreachable without an answer, HostError when libvirt refuses.
         """
         line = network_message.wrap(
             protocol.encode_request(name, arguments), network_message.MAX_REQUEST_BYTES
@@ -85,14 +85,12 @@ class RemoteClient:
         end = time.monotonic() + timeout
         wanted = arguments.get("pool")
         answers: list[Mapping[str, Any]] = []
-        refused: Optional[HostError] = None
+        refused: Optional[VfmigrateError] = None
         for network in self._networks(wanted, joined=name in _JOINED):
             try:
-                answer = self._ask(network, line, end)
-            except HostError as error:
+                answers.append(protocol.result_of(self._ask(network, line, end), self._name))
+            except (HostError, Denied) as error:
                 refused = refused or error
-            else:
-                answers.append(protocol.result_of(answer, self._name))
         if refused is not None and not answers:
             raise refused
         return _joined(name, answers)

@@ -38,6 +38,8 @@ class Host:
         self.asked: list[Request] = []
         self.networks: list[str] = []
         self.padding = ""
+        #: networks whose pool is not configured any more
+        self.stale: set[str] = set()
         self.server = RemoteServer(
             cast("NetworkMetadata", self.box), self.answer, log, clock=lambda: self.now
         )
@@ -45,6 +47,8 @@ class Host:
     def answer(self, network: str, request: Request) -> dict[str, Any]:
         self.asked.append(request)
         self.networks.append(network)
+        if network in self.stale:
+            raise Denied(f"'{network}' is not that of a pool")
         if request.name == "counters":
             return {"ports": [network]}
         if request.name == "claim":
@@ -380,4 +384,14 @@ def test_networks_that_the_user_may_not_write_are_left_out(host: Host) -> None:
     assert host.remote().ask("counters", {})["ports"] == ["vfmigrate-other"]
     host.box.locked.add("vfmigrate-other")
     with pytest.raises(HostError, match="read only"):
+        host.remote().ask("counters", {})
+
+
+def test_networks_of_pools_that_are_gone_are_left_out(host: Host) -> None:
+    host.box.elements["vfmigrate-other"] = {}
+    host.stale.add(NETWORK)
+    host.open()
+    assert host.remote().ask("counters", {})["ports"] == ["vfmigrate-other"]
+    host.stale.add("vfmigrate-other")
+    with pytest.raises(Denied, match="is not that of a pool"):
         host.remote().ask("counters", {})
