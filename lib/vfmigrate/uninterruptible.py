@@ -18,7 +18,7 @@ from typing import Any, Callable, Optional, TypeVar
 
 from vfmigrate import deadline
 from vfmigrate.deadline import Door
-from vfmigrate.errors import HostError
+from vfmigrate.errors import HostError, VfmigrateError
 
 #: calls of one door that may hang at the same time; further ones fail at once
 MOST_HUNG = 32
@@ -66,6 +66,15 @@ def hung() -> dict[str, int]:
     """How many calls of each door were given up and have not returned."""
     with _lock:
         return {name: count for name, count in sorted(_hung.items()) if count}
+
+
+def problem() -> Optional[VfmigrateError]:
+    """The calls that were given up and have not returned, as an error; None when there are none."""
+    counts = hung()
+    if not counts:
+        return None
+    named = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    return HostError(f"calls that were given up have not returned: {named}", "see journalctl -u vfmigrated")
 
 
 def call(door: Door, limit: float, function: Callable[..., T], *arguments: Any, what: str = "") -> T:

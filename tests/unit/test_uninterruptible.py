@@ -13,7 +13,7 @@ from vfmigrate import deadline
 from vfmigrate.deadline import Door, OutOfTimeError
 from vfmigrate.errors import Unreachable
 from vfmigrate.polling import until
-from vfmigrate.uninterruptible import MOST_HUNG, call, hung
+from vfmigrate.uninterruptible import MOST_HUNG, call, hung, problem
 
 #: a door of its own for each test: the count is the process's
 DOORS = (Door(f"service {number}", "see systemctl status it", Unreachable) for number in range(99))
@@ -45,9 +45,11 @@ def test_what_does_not_return_is_given_up_and_counted(door: Door, go_on: threadi
     with pytest.raises(Unreachable, match=r"did not answer within 0.01 s: wait; see systemctl status it"):
         call(door, 0.01, go_on.wait, what="wait")
     assert hung() == {door.name: 1}
+    assert f"have not returned: 1 of {door.name}; see" in str(problem())
     assert call(door, 20.0, str, 1) == "1"
     go_on.set()
     assert until(lambda: hung() == {}, 20.0, 0.01)
+    assert problem() is None
 
 
 def test_it_has_no_more_time_than_the_work(door: Door, go_on: threading.Event) -> None:

@@ -11,10 +11,10 @@ from typing import Callable, Optional
 from vfmigrate import journal
 from vfmigrate.config import configuration
 from vfmigrate.config.configuration import Config
-from vfmigrate.errors import Refused, VfmigrateError
+from vfmigrate.errors import HostError, Refused, VfmigrateError
 from vfmigrate.journal import Journal
 
-CHANGED = "the configuration changed since vfmigrated read it: systemctl reload vfmigrated"
+CHANGED = HostError("the configuration changed since vfmigrated read it", "systemctl reload vfmigrated")
 
 
 def fingerprint(path: Path) -> str:
@@ -42,15 +42,15 @@ class ConfigReload:
         self._lock = threading.Lock()
         self._read = read
 
-    def problem(self) -> Optional[str]:
-        """That the files differ from what the daemon works with, in words; else None."""
+    def problem(self) -> Optional[VfmigrateError]:
+        """That the files differ from what the daemon works with, or None."""
         return CHANGED if fingerprint(self._path) != self._read else None
 
     def explained(self, error: VfmigrateError) -> VfmigrateError:
         """The error with a remark where a configuration that was not taken over yet may explain it: a refusal."""
         if not isinstance(error, Refused) or self.problem() is None:
             return error
-        remedy = f"{error.remedy}; {CHANGED}" if error.remedy else CHANGED
+        remedy = f"{error.remedy}; {CHANGED}" if error.remedy else str(CHANGED)
         explained = type(error).__new__(type(error))
         explained.__dict__.update(error.__dict__)
         VfmigrateError.__init__(explained, error.problem, remedy)

@@ -96,6 +96,9 @@ class Inventory:
             hook=self._local_files.hook(),
             bridges=self._bridges(bridges),
             files=self._files(*files),
+            problems=tuple(
+                FindingFacts("warning", each.problem, each.remedy) for each in self._observer.problems()
+            ),
         )
 
     def _files(self, salt: str, files: Sequence[str], directories: Sequence[str]) -> tuple[FileFacts, ...]:

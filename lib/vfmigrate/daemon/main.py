@@ -15,7 +15,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from vfmigrate import journal
+from vfmigrate import journal, uninterruptible
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.cards import registry
 from vfmigrate.claims.claim_store import Claim, ClaimStore
@@ -160,13 +160,13 @@ class Daemon:
         self.provisioner = Provisioner(
             services, self.reconciler.networks, udev=Udev(), offload=offload, query=query
         )
-        observer = Observer(services, offload, self.provisioner.check, query.known)
+        problems = (hypervisor.problem, self.config_reload.problem, uninterruptible.problem)
+        observer = Observer(services, offload, self.provisioner.check, query.known, problems)
         self.status = Status(
             services,
             observer,
             self.hook_handler.slots,
             missing=self.arrivals.missing,
-            problems=(hypervisor.problem, self.config_reload.problem),
         )
         local_files = LocalFiles(self.host.ovs.bridge_exists)
         self.inventory = Inventory(services, observer, hypervisor.migrating, local_files, hypervisor.storage)

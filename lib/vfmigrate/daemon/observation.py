@@ -85,16 +85,34 @@ class ObservedPool:
         return {each.address: each.state for each in self.pfs if each.state is not None}
 
 
+#: says what is wrong, or None
+Problem = Callable[[], Optional[VfmigrateError]]
+
+
 class Observer:
     """Looks at the switch and the pools of this host."""
 
-    def __init__(self, services: HostServices, offload: HardwareOffload, check: Check, known: Known) -> None:
+    def __init__(
+        self,
+        services: HostServices,
+        offload: HardwareOffload,
+        check: Check,
+        known: Known,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        """Each of `problems` says what is wrong with the host as a whole, if anything is."""
         self._config = services.config
         self._host = services.host
         self._store = services.store
         self._offload = offload
         self._check = check
         self._known = known
+        self._problems = problems
+
+    def problems(self) -> tuple[VfmigrateError, ...]:
+        """What is wrong with the host as a whole."""
+        found = (ask() for ask in self._problems)
+        return tuple(problem for problem in found if problem is not None)
 
     @property
     def switch_unit(self) -> str:

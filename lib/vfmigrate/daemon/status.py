@@ -7,7 +7,6 @@ wrong is said in words, as `problems` of the pool, the PF or the VF that has the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
@@ -106,15 +105,13 @@ class Status:
         slots: MigrationSlots,
         *,
         missing: Callable[[Claim], Optional[str]] = lambda _claim: None,
-        problems: Sequence[Callable[[], Optional[str]]] = (),
     ) -> None:
-        """`missing` says what keeps a VF from its guest, each of `problems` what is wrong with the host as a whole."""
+        """`missing` says what keeps a VF from its guest."""
         self._host = services.host
         self._store = services.store
         self._observer = observer
         self._slots = slots
         self._missing = missing
-        self._problems = problems
 
     def collect(self) -> dict[str, Any]:
         """Pools with their PFs and VFs, and every claim. What cannot be looked at says why in `problems`."""
@@ -122,7 +119,7 @@ class Status:
         pools = [self._pool(observed, switch).plain() for observed in self._observer.pools()]
         return {
             "schema": SCHEMA,
-            "problems": [problem for problem in (ask() for ask in self._problems) if problem is not None],
+            "problems": list(map(str, self._observer.problems())),
             "pools": pools,
             "claims": [claim_store.plain(claim) for claim in self._store.all()],
         }

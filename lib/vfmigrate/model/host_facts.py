@@ -79,7 +79,7 @@ class PfFacts:
 
 @dataclass(frozen=True)
 class FindingFacts:
-    """A finding about a pool, independent of any guest (findings.py)."""
+    """A finding about a pool or the host, independent of any guest (findings.py)."""
 
     severity: str
     text: str
@@ -181,6 +181,8 @@ class HostFacts:
     #: what the request named
     bridges: tuple[BridgeFacts, ...] = ()
     files: tuple[FileFacts, ...] = ()
+    #: what is wrong with the host as a whole
+    problems: tuple[FindingFacts, ...] = ()
     schema: int = SCHEMA
 
     def pool(self, name: str) -> Optional[PoolFacts]:

@@ -166,9 +166,9 @@ class DaemonConnection:
                 self._log.event("libvirt-unavailable", str(problem), level=journal.WARNING)
         self._problem = problem
 
-    def problem(self) -> Optional[str]:
+    def problem(self) -> Optional[VfmigrateError]:
         """What keeps the daemon from libvirt, or None. Makes no call."""
-        return None if self._problem is None else str(self._problem)
+        return self._problem
 
     def _connect(self) -> Any:
         """Open a connection and receive its events; `_network_problem` is what keeps it from the networks."""

@@ -103,4 +103,4 @@ def test_a_refusal_of_a_kind_of_its_own_keeps_what_it_carries(rig: Rig) -> None:
     explained = rig.reloading.explained(crowded)
     assert isinstance(explained, TooManyMigrating)
     assert vars(explained) == {**vars(crowded), "remedy": explained.remedy}
-    assert explained.remedy.endswith(CHANGED)
+    assert explained.remedy.endswith(str(CHANGED))

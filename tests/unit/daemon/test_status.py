@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from vfmigrate.cli import tables
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.converger import Converger
-from vfmigrate.daemon.observation import Observer
+from vfmigrate.daemon.observation import Observer, Problem
 from vfmigrate.daemon.status import Status
+from vfmigrate.errors import Unreachable
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import SwitchPort
 from vfmigrate.reservations.migration_slots import MigrationSlots
@@ -36,12 +37,13 @@ def rig(tmp_path: Path) -> Iterator[ProvisionRig]:
         yield rig
 
 
-def tell(rig: ProvisionRig, pool: Pool = POOL) -> dict[str, Any]:
+def tell(rig: ProvisionRig, pool: Pool = POOL, host_wide: Sequence[Problem] = ()) -> dict[str, Any]:
     config = Config({pool.name: pool})
     check = rig.provisioner(pool).check
     moves = MigrationSlots(config, rig.memory.host, rig.store)
     services = replace(rig.services, config=config)
-    told = Status(services, Observer(services, rig.offload, check, rig.query.known), moves).collect()
+    observer = Observer(services, rig.offload, check, rig.query.known, host_wide)
+    told = Status(services, observer, moves).collect()
     return dict(json.loads(json.dumps(told)))
 
 
@@ -60,6 +62,7 @@ def test_a_good_host_has_no_problems(rig: ProvisionRig) -> None:
     plug(rig, 1)
     told = tell(rig)
     assert problems(told) == []
+    assert told["problems"] == []
     (pool,) = told["pools"]
     assert (pool["name"], pool["bridge"], pool["network"]) == ("data", "br-data", "vfmigrate-data")
     (pf,) = pool["pfs"]
@@ -69,6 +72,12 @@ def test_a_good_host_has_no_problems(rig: ProvisionRig) -> None:
     vf = pf["vfs"][1]
     assert (vf["guest"], vf["tag"], vf["bridge"], vf["migratable"]) == ("guest1", 42, "br-data", True)
     assert vf["claim"] == told["claims"][0]["id"]
+
+
+def test_what_is_wrong_with_the_host_as_a_whole_is_shown(rig: ProvisionRig) -> None:
+    told = tell(rig, host_wide=(lambda: None, lambda: Unreachable("libvirt does not answer", "start it")))
+    assert told["problems"] == ["libvirt does not answer; start it"]
+    assert next(tables.status(told, 80)) == "! libvirt does not answer; start it"
 
 
 @pytest.mark.parametrize(

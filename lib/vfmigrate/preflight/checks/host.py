@@ -35,7 +35,10 @@ def results(snapshot: Snapshot, host: HostSnapshot) -> Iterator[CheckResult]:
         found = [error(trouble.problem, trouble.remedy)] if trouble is not None else []
         yield from as_results(host.side, "daemon", "", found)
         return
-    yield CheckResult(host.side, "daemon", "ok", f"vfmigrated {host.facts.vfmigrate} answers")
+    troubles = (
+        Finding(each.severity, f"{host.name}: {each.text}", each.remedy) for each in host.facts.problems
+    )
+    yield from as_results(host.side, "daemon", f"vfmigrated {host.facts.vfmigrate} answers", troubles)
     pools = {vf.pool for vf in snapshot.vfs if vf.pool is not None}
     yield from as_results(host.side, "hook", "libvirt's hook is in place", _hook(host, host.facts))
     yield from as_results(host.side, "openvswitch", "Open vSwitch runs", _switch(host, host.facts))

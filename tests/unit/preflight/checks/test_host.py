@@ -48,6 +48,12 @@ ERRORS: Mapping[str, Fault] = {
 }
 
 WARNINGS: Mapping[str, Fault] = {
+    "another configuration on disk": (
+        told("destination", problems=(FindingFacts("warning", "the configuration changed", "reload"),)),
+        "destination",
+        "daemon",
+        "there: the configuration changed",
+    ),
     "offload off": (
         told("destination", switch=SwitchFacts(running=True, offload="off")),
         "destination",
