@@ -10,17 +10,19 @@ from typing import Any, Callable, Optional
 
 import libvirt
 
-from vfmigrate import journal
+from vfmigrate import deadline, journal
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.errors import Unreachable, VfmigrateError
 from vfmigrate.journal import Journal
-from vfmigrate.virt.bounded import Bounded
+from vfmigrate.virt.bounded import DOMAINS, Bounded
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.lifecycle import PLUGGED_IN, UNPLUGGED, LifecycleEvent
 from vfmigrate.virt.login import open_connection
 from vfmigrate.virt.network_metadata import STATE, NetworkMetadata
 
 _RETRY_SECONDS = 2.0
+# For the connection that is just being made, as when the daemon has just started.
+_CONNECT_SECONDS = 10.0
 
 # virDomainEventType and the details that we distinguish (libvirt-domain.h)
 _EVENTS = {
@@ -70,6 +72,8 @@ class DaemonConnection:
         # until libvirtd answers, that of the library, which is of the same build
         self._version = int(libvirt.getVersion())
         self._lost = threading.Event()
+        #: whether the present attempt to connect is over, with success or without
+        self._attempted = threading.Event()
         self._stop = threading.Event()
 
     def start(
@@ -109,12 +113,15 @@ class DaemonConnection:
             except VfmigrateError as error:
                 self._connection = None
                 self._note(error)
+                self._attempted.set()
                 self._stop.wait(_RETRY_SECONDS)
                 continue
+            self._attempted.set()
             self._on_connect()
             while not self._lost.wait(_RETRY_SECONDS):
                 if self._network_problem is not None:
                     self._replace_for_networks()
+            self._attempted.clear()
             self._connection = None
 
     def _use(self, connection: Any) -> None:
@@ -217,6 +224,9 @@ class DaemonConnection:
             self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, alias))
 
     def _connected(self) -> Any:
+        if self._connection is None:
+            with deadline.waiting(DOMAINS, _CONNECT_SECONDS) as seconds:
+                self._attempted.wait(seconds)
         if self._connection is None:
             problem = self._problem
             if problem is not None:
