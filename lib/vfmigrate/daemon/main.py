@@ -27,7 +27,7 @@ from vfmigrate.daemon import hook_handler, pci_reader
 from vfmigrate.daemon.config_reload import ConfigReload, fingerprint
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
-from vfmigrate.daemon.hook_handler import HookHandler
+from vfmigrate.daemon.hook_handler import REFUSING, HookHandler
 from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.observation import Observer
@@ -41,7 +41,7 @@ from vfmigrate.daemon.watchdog import (
     Watchdog,
     notify,
 )
-from vfmigrate.errors import ConfigError, VfmigrateError
+from vfmigrate.errors import ConfigError, HostError, VfmigrateError
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links
 from vfmigrate.host.local_files import LocalFiles
@@ -249,8 +249,14 @@ class Daemon:
 
     def _do(self, request: protocol.Request) -> dict[str, Any]:
         if request.name == "hook":
+            operation = request.text("operation")
+            if operation in REFUSING and request.sender_left():
+                # It waited while the daemon stood still, and libvirt has refused the guest since. The hook that says
+                # so may have been answered before this one.
+                self.log.event("hook-left", f"{operation}: the hook has gone, so nothing was done")
+                raise HostError(f"the hook that asked for {operation} has gone")
             xml = self.hook_handler.handle(
-                request.text("operation"),
+                operation,
                 request.text("sub_operation"),
                 request.text("extra"),
                 request.text("xml"),

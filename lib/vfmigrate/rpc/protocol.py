@@ -17,9 +17,9 @@ import pwd
 import socket
 import struct
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO, Callable, Optional
 
 from vfmigrate.errors import KINDS, Denied, InputError, Unreachable, UsageError, VfmigrateError
 from vfmigrate.model.limits import MAX_XML_BYTES
@@ -52,6 +52,8 @@ class Request:
 
     name: str
     arguments: Mapping[str, Any]
+    #: whether who sent it has gone, and will never read an answer
+    sender_left: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
 
     def text(self, key: str) -> str:
         """A text argument. Raises UsageError when it is missing or anything else."""

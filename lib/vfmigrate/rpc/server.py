@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -173,7 +174,7 @@ class Server:
                     if not line:
                         return
                     with self._busy():
-                        connection.sendall(self._reply(line, uid))
+                        connection.sendall(self._reply(line, uid, connection))
         except OSError:
             pass  # the client went away
         finally:
@@ -190,8 +191,18 @@ class Server:
                 self._answering -= 1
                 self._answered.notify_all()
 
-    def _reply(self, line: bytes, uid: int) -> bytes:
+    def _reply(self, line: bytes, uid: int, connection: socket.socket) -> bytes:
         try:
-            return protocol.encode_result(self._answer(protocol.decode_request(line, self._known), uid))
+            request = replace(
+                protocol.decode_request(line, self._known), sender_left=lambda: _is_hung_up(connection)
+            )
+            return protocol.encode_result(self._answer(request, uid))
         except VfmigrateError as error:
             return protocol.encode_error(error)
+
+
+def _is_hung_up(connection: socket.socket) -> bool:
+    """Whether the other end has closed a connection altogether (unix_poll() in the kernel's net/unix/af_unix.c)."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -30,12 +31,15 @@ class Answers:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.go_on = threading.Event()
+        #: whether the sender of each `reconcile` had left when it was answered
+        self.left: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def __call__(self, request: protocol.Request, uid: int) -> Mapping[str, Any]:
         protocol.authorize(request, uid, frozenset())
         if request.name == "reconcile":
             self.asked.set()
             self.go_on.wait(10)
+            self.left.put(request.sender_left())
             return {"changes": []}
         if request.arguments.get("refuse"):
             raise Refused("no free VF", "add one")
@@ -335,3 +339,16 @@ def test_stopping_does_not_wait_for_a_client_of_root_that_waits_for_room(
         stopping.join(10)
         assert not stopping.is_alive()
         assert connection.recv(100) == b""  # without an answer, so that it asks the next daemon
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_it_is_known_whether_who_sent_a_request_has_left(answers: Answers, path: Path, leaves: bool) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(path))
+        client.sendall(protocol.encode_request("reconcile", {}))
+        client.shutdown(socket.SHUT_WR)  # who sends no more can still read
+        assert answers.asked.wait(10)
+        if leaves:
+            client.close()
+        answers.go_on.set()
+        assert answers.left.get(timeout=10) == leaves
