@@ -158,7 +158,11 @@ class Host:
         )
         return [
             *("-name", self.hostname, "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", PROCESSOR),
+            # Both processors in one thread. With a thread for each, QEMU 10.0 at times looks an address up in a memory
+            # map that another thread has just replaced, which happens whenever VFs come or go. Then it ends
+            # ("iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed"), or the access goes to another
+            # device and, say, a timer is lost.
+            *("-machine", "q35", "-accel", "tcg,thread=single,tb-size=512", "-cpu", PROCESSOR),
             *("-smp", "2", "-m", str(MEMORY_MIB)),
             *("-uuid", f"7f000000-0000-4000-8000-00000000000{self.number}"),
             *("-device", "intel-iommu,intremap=on"),
