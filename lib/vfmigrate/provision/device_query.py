@@ -166,7 +166,7 @@ class DeviceQuery:
             if self._store.get(vf) is not None or bound not in (None, driver) or sysfs.in_use(vf):
                 return None
             try:
-                # bound anew: what the driver read at an earlier bind may not hold any more
+                # Bind it again: what the driver read when it was bound earlier may have changed.
                 sysfs.unbind(vf)
                 sysfs.bind(vf, driver)
                 self._converger.bindings.rebound(vf)
