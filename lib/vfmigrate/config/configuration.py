@@ -103,6 +103,10 @@ class Config:
                 setattr(self, target.name, after)
         return late
 
+    def pool_names(self) -> str:
+        """The names of the pools, for the log."""
+        return ", ".join(sorted(self.pools)) or "none (see vfmigrate.conf(5))"
+
     def pool_of(self, pf: PciAddress) -> Optional[Pool]:
         """The pool that names this physical function, or None when no pool does."""
         return next((pool for pool in self.pools.values() if pf in pool.pfs), None)

@@ -68,8 +68,7 @@ class ConfigReload:
                 )
                 return
             self._read = read
-        pools = ", ".join(sorted(self._config.pools)) or "none (see vfmigrate.conf(5))"
-        self._log.event("reloaded", f"took over the configuration; pools: {pools}")
+        self._log.event("reloaded", f"took over the configuration; pools: {self._config.pool_names()}")
         if late:
             self._log.event(
                 "reload-incomplete",

@@ -191,8 +191,8 @@ class Daemon:
         """Tell of claims that could not be read, and begin to keep the host."""
         for broken in self.store.broken:
             self.log.event("claim-broken", broken, level=journal.WARNING)
-        pools = ", ".join(sorted(self.config.pools)) or "none (see vfmigrate.conf(5))"
-        self.log.event("up", f"vfmigrated {VERSION}; pools: {pools}; claims: {len(self.store.all())}")
+        pools, claims = self.config.pool_names(), len(self.store.all())
+        self.log.event("up", f"vfmigrated {VERSION}; pools: {pools}; claims: {claims}")
         self._publish_devices()
         self.remote_server.start()
         self.watchdog.start()
