@@ -28,6 +28,10 @@ class VfmigrateError(Exception):
     def __str__(self) -> str:
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
+    def about(self, what: str) -> VfmigrateError:
+        """An error of the same kind that says what it is about; the error itself where `what` is empty."""
+        return KINDS[self.kind](f"{what}: {self.problem}", self.remedy) if what else self
+
 
 class UsageError(VfmigrateError):
     """The command line or the request is not valid."""

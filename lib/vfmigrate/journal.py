@@ -11,14 +11,17 @@ counted and lost, and the count is logged when it reads again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
 import struct
 import sys
 import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.text import printable, say
@@ -36,6 +39,24 @@ Value = Union[str, int, float]
 # How long the first entry waits for a journal that does not read, in seconds; a burst of entries may fill its queue for
 # a moment. Those after it do not wait, until one was taken.
 _PATIENCE = 0.2
+
+
+#: the failures logged by the work in this context, where somebody collects them
+_collected: ContextVar[Optional[list[VfmigrateError]]] = ContextVar("failures", default=None)
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[list[VfmigrateError]]:
+    """The failures that the work in this context logs, in order: for whoever asked for it and must hear of them.
+
+    Another thread has no part in it, unless its work runs in a copy of the context.
+    """
+    collected: list[VfmigrateError] = []
+    token = _collected.set(collected)
+    try:
+        yield collected
+    finally:
+        _collected.reset(token)
 
 
 def encode(fields: dict[str, str]) -> bytes:
@@ -73,6 +94,19 @@ class Journal:
         }
         with self._lock:
             self._log(entry, f"<{level}>{name}: {message}")
+
+    def failed(
+        self, name: str, error: VfmigrateError, *, about: str = "", level: int = WARNING, **fields: Value
+    ) -> None:
+        """Log as the event `name` what failed where nothing can be raised; `about` says what it is about.
+
+        Whoever collects `failures` gets the error.
+        """
+        error = error.about(about)
+        collected = _collected.get()
+        if collected is not None:
+            collected.append(error)
+        self.event(name, str(error), level=level, **fields)
 
     def _log(self, entry: dict[str, str], line: str) -> None:
         try:
@@ -137,7 +171,7 @@ class Journal:
         try:
             work()
         except VfmigrateError as error:
-            self.event(name, str(error), level=WARNING)
+            self.failed(name, error)
         except Exception as error:  # noqa: BLE001 - logged as a bug
             self.bug(error)
 

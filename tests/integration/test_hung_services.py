@@ -12,6 +12,7 @@ from tests.integration.hung_services import MOST_S, beside_stopped_daemon, guest
 from tests.integration.pair import Pair
 from tests.integration.product import HOOK
 from tests.patience import PATIENCE
+from vfmigrate.errors import Unreachable
 
 pytestmark = pytest.mark.hosts
 
@@ -51,7 +52,9 @@ def test_the_daemon_answers_beside_a_stopped_libvirtd(ready: Pair) -> None:
         a.host.run(HOOK, guest(a).name, "prepare", "begin", "-", stdin=xml)
         assert time.monotonic() - begun < 5 * PATIENCE
         assert a.product.claims()[vf]["state"] == "prepared"
-        a.host.run("vfmigrate", "reconcile")
+        reconciled = a.host.run("vfmigrate", "reconcile", check=False)
+        assert reconciled.returncode == Unreachable.exit_code
+        assert "guests and networks were not looked at" in reconciled.stderr
         a.host.run("vfmigrate", "status")
         a.host.run(HOOK, guest(a).name, "release", "end", "failed", stdin=xml)
         assert time.monotonic() - begun < 45 * PATIENCE

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmigrate import deadline, journal
+from vfmigrate import deadline
 from vfmigrate.announce.method import BridgePort, Method, method_for
 from vfmigrate.announce.rarp import ROUNDS
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
@@ -156,10 +156,10 @@ class Announcer:
                     )
 
     def _log_failure(self, claim: Claim, error: VfmigrateError) -> None:
-        self._log.event(
+        self._log.failed(
             "announce-failed",
-            f"guest '{claim.domain_name}': cannot announce {claim.mac}: {error}",
-            level=journal.WARNING,
+            error,
+            about=f"guest '{claim.domain_name}': cannot announce {claim.mac}",
             domain=claim.domain_name,
             vf=str(claim.vf),
         )

@@ -191,7 +191,7 @@ class ClaimStore:
         self.broken: list[str] = []
         self._files = files(directory)
         #: why the file of a claim is not as it should be
-        self._problems: dict[PciAddress, str] = {}
+        self._problems: dict[PciAddress, HostError] = {}
         self._claims: dict[PciAddress, Claim] = dict(self._load())
         #: the same in the order of the VFs' addresses; None after a change, until it is needed
         self._in_order: Optional[list[Claim]] = None
@@ -321,9 +321,14 @@ class ClaimStore:
 
     # -- files that could not be written or removed
 
-    def problem(self, vf: PciAddress) -> Optional[str]:
+    def problem(self, vf: PciAddress) -> Optional[HostError]:
         """Why the file of the claim on a VF is not as it should be; None where it is."""
         return self._problems.get(vf)
+
+    def problems(self) -> list[HostError]:
+        """Why files of claims are not as they should be, in the order of the VFs' addresses."""
+        with self.lock:
+            return [self._problems[vf] for vf in sorted(self._problems)]
 
     def rewrite(self) -> None:
         """Try again to write what could not be written."""
@@ -337,7 +342,7 @@ class ClaimStore:
         try:
             self._files.write(str(claim.vf), encode(claim))
         except HostError as error:
-            self._problems[claim.vf] = str(error)
+            self._problems[claim.vf] = error
         else:
             self._problems.pop(claim.vf, None)
 
@@ -385,7 +390,7 @@ class ClaimStore:
             try:
                 self._files.remove(str(claim.vf))
             except HostError as error:
-                self._problems[claim.vf] = str(error)
+                self._problems[claim.vf] = error
                 raise
             self._problems.pop(claim.vf, None)
             del self._claims[claim.vf]

@@ -286,7 +286,7 @@ def _evacuate(options: argparse.Namespace) -> int:
         destination_hosts = _connect(options.desturi, source, stack)
         hosts = _Hosts(options, destination_hosts, output)
         now, destinations = hosts.observe()
-        guests = [read_guest(xml, now) for xml in _chosen(source.running(), options.only)]
+        guests = [read_guest(xml, now) for xml in _chosen(source.running(options.only), options.only)]
         if now is None and any(guest.vfs for guest in guests):
             protocol.ask("facts", {}, path=options.socket)  # raises the reason
         plan = planner.plan(guests, destinations)
@@ -339,7 +339,7 @@ def _connect(uris: Sequence[str], source: LibvirtConnection, stack: ExitStack) -
 
 
 def _chosen(running: Mapping[str, str], only: Optional[Sequence[str]]) -> list[str]:
-    """The XML of the guests to migrate; `running` has the XML of all by name."""
+    """The XML of the guests to migrate; `running` has that of those that run, by name."""
     for name in only or ():
         if name not in running:
             raise Refused(f"no guest '{name}' runs on this host", "see: virsh list")

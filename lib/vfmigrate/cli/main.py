@@ -50,10 +50,14 @@ def _provision(options: argparse.Namespace) -> int:
         "provision", arguments, path=options.socket, timeout=_PROVISION_SECONDS + options.wait
     )
     _show(answer, options.json, functools.partial(tables.provision, pf=options.pf))
-    errors = [pool["error"] for pool in answer["pools"] if pool["error"] is not None]
+    return _report([protocol.failure(pool["error"]) for pool in answer["pools"] if pool["error"] is not None])
+
+
+def _report(errors: Sequence[VfmigrateError]) -> int:
+    """Print the errors of a request that did what it could; returns the exit status, which is that of the first."""
     for error in errors:
-        complain("vfmigrate", protocol.failure(error))
-    return protocol.failure(errors[0]).exit_code if errors else 0
+        complain("vfmigrate", error)
+    return errors[0].exit_code if errors else 0
 
 
 def _show(answer: Answer, as_json: bool, lines: Callable[[Answer, Width], Iterator[str]]) -> None:
@@ -64,9 +68,10 @@ def _show(answer: Answer, as_json: bool, lines: Callable[[Answer, Width], Iterat
 
 
 def _reconcile(options: argparse.Namespace) -> int:
-    changes = protocol.ask("reconcile", {}, path=options.socket)["changes"]
-    _show({"schema": 1, "changes": changes}, options.json, tables.reconcile)
-    return 0
+    answer = protocol.ask("reconcile", {}, path=options.socket)
+    problems = answer.get("problems", [])  # a daemon that is older has none
+    _show({"schema": 1, "changes": answer["changes"], "problems": problems}, options.json, tables.reconcile)
+    return _report([protocol.failure(problem) for problem in problems])
 
 
 #: the verbs that only need the daemon: their functions, and their help

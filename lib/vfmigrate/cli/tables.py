@@ -177,7 +177,8 @@ def _with_remedy(finding: Answer) -> str:
 
 def reconcile(answer: Answer, width: Width) -> Iterator[str]:
     """The lines of `vfmigrate reconcile`."""
-    for change in answer["changes"] or ["nothing to do"]:
+    nothing = "nothing was changed" if answer["problems"] else "nothing to do"
+    for change in answer["changes"] or [nothing]:
         yield from wrapped(change, width)
 
 

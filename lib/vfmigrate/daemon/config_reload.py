@@ -63,9 +63,7 @@ class ConfigReload:
             try:
                 late = self._config.adopt(configuration.load(self._path))
             except VfmigrateError as error:
-                self._log.event(
-                    "reload-refused", f"the configuration stays as it was: {error}", level=journal.WARNING
-                )
+                self._log.failed("reload-refused", error, about="the configuration stays as it was")
                 return
             self._read = read
         self._log.event("reloaded", f"took over the configuration; pools: {self._config.pool_names()}")

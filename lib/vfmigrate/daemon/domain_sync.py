@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable
 
-from vfmigrate import journal
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.services import HostServices
 from vfmigrate.domain import domain_xml, metadata
@@ -138,7 +137,7 @@ class DomainSync:
             if attempt < _ATTEMPTS:
                 self._later(_ATTEMPT_SECONDS, uuid, lambda: self.settle(uuid, attempt + 1))
                 return
-            self._log.event("settle-failed", f"domain {uuid}: {error}", level=journal.WARNING, uuid=uuid)
+            self._log.failed("settle-failed", error, about=f"domain {uuid}", uuid=uuid)
         for claim in self._store.of_domain(uuid):
             if claim.incoming and claim.state == PLUGGED:
                 self._store.note(claim, incoming=False)

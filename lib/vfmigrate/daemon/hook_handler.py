@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable, Optional
 
-from vfmigrate import journal
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim
 from vfmigrate.converge.services import HostServices
 from vfmigrate.converge.vf_use import Sight
@@ -106,10 +105,10 @@ class HookHandler:
         try:
             answer = operations[operation](domain, xml)
         except VfmigrateError as error:
-            self._log.event(
+            self._log.failed(
                 operation,
-                f"{operation} of guest '{domain.name}': {error}",
-                level=journal.WARNING,
+                error,
+                about=f"{operation} of guest '{domain.name}'",
                 domain=domain.name,
                 uuid=domain.uuid,
                 outcome="refused" if operation in REFUSING else "failed",

@@ -185,7 +185,7 @@ class Daemon:
         try:
             self.provisioner.publish_devices()
         except VfmigrateError as error:
-            self.log.event("provision-failed", str(error), level=journal.WARNING)
+            self.log.failed("provision-failed", error)
 
     def start(self) -> None:
         """Tell of claims that could not be read, and begin to keep the host."""
@@ -265,7 +265,9 @@ class Daemon:
             return {} if xml is None else {"xml": xml}
         if request.name == "reconcile":
             self.arrivals.try_again()
-            return {"changes": self.reconciler.reconcile()}
+            with journal.failures() as failures:
+                changes = self.reconciler.reconcile()
+            return {"changes": changes, "problems": [protocol.plain(each) for each in failures]}
         if request.name == "provision":
             return self._provision(request)
         if request.name in protocol.RESERVING:

@@ -21,6 +21,7 @@ from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import SwitchPort
 from vfmigrate.provision.networks import Networks
 from vfmigrate.reservations.cleanup import Cleanup
+from vfmigrate.text import command
 
 if TYPE_CHECKING:
     from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
@@ -71,7 +72,8 @@ class Reconciler:
     def reconcile(self) -> list[str]:
         """Drop claims without a guest, adopt what running domains hold, converge every VF of every pool.
 
-        Returns the changes made, in words. What fails is logged and left for the next time.
+        Returns the changes made, in words. What fails or cannot be looked at is logged, so that whoever asked can
+        collect it (journal.failures), and left for the next time.
         """
         changes: list[str] = []
         before = self._store.clock()
@@ -79,9 +81,14 @@ class Reconciler:
         try:
             running = self._hypervisor.running()
         except VfmigrateError as error:
-            self._log.event("reconcile", f"libvirt is not available: {error}", level=journal.DEBUG)
-        domains = {uuid: self._read(xml) for uuid, xml in (running or {}).items() if xml is not None}
+            # at DEBUG, because the connection logs it when it changes
+            self._log.failed(
+                "reconcile", error, about="guests and networks were not looked at", level=journal.DEBUG
+            )
+        domains = {uuid: self._read(uuid, xml) for uuid, xml in (running or {}).items()}
         self._store.rewrite()
+        for problem in self._store.problems():
+            self._log.failed("reconcile-failed", problem)
         changes += self._release(before, running)
         for each in domains.values():
             if each is not None:
@@ -121,11 +128,17 @@ class Reconciler:
             return ""
         return "" if claim.domain in running else "the guest does not run here"
 
-    def _read(self, xml: str) -> Optional[domain_xml.Domain]:
+    def _read(self, uuid: str, xml: Optional[str]) -> Optional[domain_xml.Domain]:
+        """A running domain; None where it cannot be looked at."""
         try:
-            return domain_xml.read(xml, lenient=True)
+            if xml is not None:
+                return domain_xml.read(xml, lenient=True)
+            raise Unreachable(
+                f"libvirt does not answer about the running guest {uuid}, so it was not looked at",
+                f"see {command('virsh', 'domcontrol', uuid)}",
+            )
         except VfmigrateError as error:
-            self._log.event("adopt-failed", str(error), level=journal.WARNING)
+            self._log.failed("adopt-failed", error)
             return None
 
     def _catch_up(self) -> list[str]:
@@ -140,7 +153,7 @@ class Reconciler:
         try:
             executing = self._hypervisor.executing()
         except VfmigrateError as error:
-            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            self._log.failed("reconcile-failed", error)
             return []
         here = {uuid: name for uuid, name in arrived.items() if uuid in executing}
         for uuid in here:
@@ -158,7 +171,7 @@ class Reconciler:
                     if self._host.sysfs.exists(pf):
                         different += self._converger.survey(pf, around)
             except VfmigrateError as error:
-                self._log.event("reconcile-failed", f"PF {pf}: {error}", level=journal.WARNING)
+                self._log.failed("reconcile-failed", error, about=f"PF {pf}")
                 if isinstance(error, Unreachable):
                     return False
         changes += self._cleanup.converge_vfs(different)
@@ -169,11 +182,15 @@ class Reconciler:
 
     def _keep_networks(self) -> list[str]:
         """Do what provisioning could not do while libvirt was not running, as at boot."""
-        try:
-            return self.networks.keep()
-        except VfmigrateError as error:
-            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
-            return []
+        done: list[str] = []
+        for pool in self._config.pools.values():
+            try:
+                done += self.networks.keep(pool)
+            except VfmigrateError as error:
+                self._log.failed("reconcile-failed", error)
+                if isinstance(error, Unreachable):
+                    break  # each further question would wait as long
+        return done
 
     def _remove_orphaned_ports(self, around: Surroundings) -> list[str]:
         """Remove ports whose claim or representor no longer exists.
@@ -187,7 +204,7 @@ class Reconciler:
             for port in ports:
                 self._remove_orphaned(port, around, owners, removed)
         except VfmigrateError as error:
-            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            self._log.failed("reconcile-failed", error)
         return removed
 
     def _remove_orphaned(
@@ -202,4 +219,4 @@ class Reconciler:
             if reason and port.owner is not None and self._host.ovs.unplug(port.name, port.owner):
                 removed.append(f"unplugged {port.name} from {port.bridge}: {reason}")
         except HostError as error:
-            self._log.event("reconcile-failed", str(error), level=journal.WARNING)
+            self._log.failed("reconcile-failed", error)

@@ -214,7 +214,7 @@ class Status:
             problems.insert(0, f"guest '{claim.domain_name}' runs without it: {missing}")
         of_file = self._store.problem(vf.vf)
         if of_file is not None:
-            problems.append(of_file)
+            problems.append(str(of_file))
         owner = claim or releasing
         return VfStatus(
             address=str(vf.vf),

@@ -49,13 +49,15 @@ class Networks:
         xml = network_xml.render(name, pool.name, vfs, network_xml.identity(name, state))
         return [self._step(action, name, xml, len(vfs)) for action in actions]
 
-    def keep(self) -> list[str]:
-        """Apply what can be applied without harm to a guest; returns what was done, in words. Raises as `steps()`."""
+    def keep(self, pool: Pool) -> list[str]:
+        """Apply to a pool's network what can be applied without harm to a guest; returns what was done, in words.
+
+        Raises as `steps()`.
+        """
         done = []
-        for pool in self._config.pools.values():
-            for step in self.steps(pool, self._vfs(pool)):
-                step.run(None)  # type: ignore[arg-type]  # of libvirt, not of the host
-                done.append(step.done)
+        for step in self.steps(pool, self._vfs(pool)):
+            step.run(None)  # type: ignore[arg-type]  # of libvirt, not of the host
+            done.append(step.done)
         return done
 
     def unreachable_warning(self, pool: Pool, error: Unreachable) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from vfmigrate import journal
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
 from vfmigrate.converge.observe import Host
@@ -70,7 +69,7 @@ class Adoption:
                         )
                     adopted.append(self._store.put(replace(claim, expires=None, id=lost or claim.id)))
             except VfmigrateError as error:
-                self._log.event("adopt-failed", str(error), level=journal.WARNING, domain=domain.name)
+                self._log.failed("adopt-failed", error, domain=domain.name)
         return adopted
 
     def _follow(self, domain: Domain, interface: VfInterface, claim: Claim) -> list[Claim]:

@@ -8,9 +8,8 @@ answer is asked once and not for each VF: waiting for it would add up.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from typing import Optional
+from typing import Any, Optional
 
-from vfmigrate import journal
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.converge.converger import Converger
 from vfmigrate.errors import Unreachable, VfmigrateError
@@ -80,17 +79,16 @@ class Cleanup:
                 if unanswered is None:
                     changes = self._converger.converge(vf)
                 else:
-                    self._log_failure(vf, claim, f"left for the next reconcile: {unanswered.problem}")
+                    self._log_failure(vf, claim, unanswered.about("left for the next reconcile"))
             except Unreachable as error:
                 unanswered = error
-                self._log_failure(vf, claim, str(error))
+                self._log_failure(vf, claim, error)
             except VfmigrateError as error:
-                self._log_failure(vf, claim, str(error))
+                self._log_failure(vf, claim, error)
             done.append(changes)
         return done
 
-    def _log_failure(self, vf: PciAddress, claim: Optional[Claim], text: str) -> None:
+    def _log_failure(self, vf: PciAddress, claim: Optional[Claim], error: VfmigrateError) -> None:
         whose = f" of guest '{claim.domain_name}'" if claim is not None else ""
-        fields = {"domain": claim.domain_name} if claim is not None else {}
-        text = f"VF {vf}{whose}: {text}"
-        self._log.event("converge-failed", text, level=journal.WARNING, vf=str(vf), **fields)
+        fields: dict[str, Any] = {"domain": claim.domain_name} if claim is not None else {}
+        self._log.failed("converge-failed", error, about=f"VF {vf}{whose}", vf=str(vf), **fields)

@@ -17,7 +17,6 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from vfmigrate import journal
 from vfmigrate.errors import Denied, Refused, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.rpc import network_message, protocol
@@ -164,7 +163,7 @@ class RemoteServer:
                     if not known:
                         self._metadata.erase(network, uri)
         except VfmigrateError as error:
-            self._log.event("remote-request-failed", str(error), level=journal.WARNING)
+            self._log.failed("remote-request-failed", error)
 
     # -- the answers
 

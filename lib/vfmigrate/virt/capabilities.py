@@ -15,7 +15,7 @@ import libvirt
 from vfmigrate.domain.migrating_guest import MigratingGuest, comparable, host_model
 from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
 from vfmigrate.virt.connection import LibvirtConnection
-from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
+from vfmigrate.virt.errors import LibvirtError, absence_ignored, failure_ignored, libvirt_call
 
 _MEASURE_SECONDS = 1
 # virDomainDirtyRateStatus (libvirt-domain.h)
@@ -101,11 +101,11 @@ class Capabilities:
             (self._handle.lookupByUUIDString, uuid),
             (self._handle.lookupByName, name),
         ):
-            try:
-                with libvirt_call("list of guests"):
-                    found = look_up(key)
-                    active, found_uuid, found_name = bool(found.isActive()), found.UUIDString(), found.name()
-            except LibvirtError:
+            found = None
+            with absence_ignored("list of guests"):
+                found = look_up(key)
+                active, found_uuid, found_name = bool(found.isActive()), found.UUIDString(), found.name()
+            if found is None:
                 continue
             if found_uuid != uuid:
                 return f"another guest named '{name}' (UUID {found_uuid})"

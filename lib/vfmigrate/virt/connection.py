@@ -7,6 +7,7 @@ For the command, which changes definitions for an administrator; the daemon has 
 from __future__ import annotations
 
 import threading
+from collections.abc import Container
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
@@ -15,8 +16,9 @@ import libvirt
 from vfmigrate.config import configuration
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.domain import domain_xml, metadata, network_xml
-from vfmigrate.errors import Refused
-from vfmigrate.virt.errors import failure_ignored, libvirt_call
+from vfmigrate.errors import HostError, Refused, VfmigrateError
+from vfmigrate.text import command
+from vfmigrate.virt.errors import absence_ignored, failure_ignored, libvirt_call
 from vfmigrate.virt.login import open_connection
 from vfmigrate.virt.network_metadata import NetworkMetadata
 
@@ -82,7 +84,7 @@ class LibvirtConnection:
     def domain(self, name: str) -> Any:
         """A domain by name or UUID, as libvirt-python has it. Raises Refused when there is none."""
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
-            with failure_ignored():
+            with absence_ignored(f"lookup of guest '{name}'"):
                 return look_up(name)
         raise Refused(f"libvirt at {self._connection.getURI()} has no guest '{name}'", "see virsh list --all")
 
@@ -135,13 +137,26 @@ class LibvirtConnection:
         with libvirt_call(f"XML of guest '{name}'"):
             return str(domain.XMLDesc(0 if resolved else libvirt.VIR_DOMAIN_XML_MIGRATABLE))
 
-    def running(self) -> dict[str, str]:
-        """The XML of the running domains by name."""
+    def running(self, only: Optional[Container[str]] = None) -> dict[str, str]:
+        """The XML of the running domains by name: of those that `only` names, of all without it.
+
+        Raises HostError for a domain about which libvirt does not answer: it runs all the same.
+        """
         found = {}
         with libvirt_call("list of running guests"):
-            for each in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                with failure_ignored():  # it has ended meanwhile
-                    found[str(each.name())] = str(each.XMLDesc(0))
+            running = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            names = [str(each.name()) for each in running]
+        for name, each in zip(names, running):
+            if only is not None and name not in only:
+                continue
+            try:
+                with absence_ignored("XML"):  # it has ended meanwhile
+                    found[name] = str(each.XMLDesc(0))
+            except VfmigrateError as error:
+                raise HostError(
+                    f"libvirt does not answer about the running guest '{name}': {error.problem}",
+                    f"see {command('virsh', 'domcontrol', name)}; name the other guests with --only",
+                ) from None
         return found
 
     def free_memory_mib(self) -> int:

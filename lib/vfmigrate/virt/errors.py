@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""libvirt's errors, turned into ours: every call of libvirt-python is made in `libvirt_call` or `failure_ignored`."""
+"""libvirt's errors, turned into ours: every call of libvirt-python is made in one of the contexts of this module."""
 
 from __future__ import annotations
 
@@ -39,3 +39,17 @@ def failure_ignored() -> contextlib.suppress:
     """For calls after whose failure nothing is to be done, such as for a guest that has ended in the meantime."""
     locks.may_take_long("calls libvirt")
     return contextlib.suppress(libvirt.libvirtError, Unreachable, OutOfTimeError)
+
+
+@contextlib.contextmanager
+def absence_ignored(what: str) -> Iterator[None]:
+    """As libvirt_call, and goes on where libvirt has no such domain; any other failure does not mean that.
+
+    Raises LibvirtError.
+    """
+    try:
+        with libvirt_call(what):
+            yield
+    except LibvirtError as error:
+        if error.code != libvirt.VIR_ERR_NO_DOMAIN:
+            raise

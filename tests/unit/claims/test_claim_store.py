@@ -168,7 +168,7 @@ def test_a_change_that_cannot_be_written_is_kept_in_memory(faulty: tuple[ClaimSt
     noted = store.note(claim, state=claim_store.PREPARED)
     assert noted is not None
     assert store.get(VF) == noted
-    assert "cannot write the claim" in (store.problem(VF) or "")
+    assert "cannot write the claim" in str(store.problem(VF))
     store.rewrite()
     assert store.problem(VF) is not None
     files.heal()
@@ -185,7 +185,7 @@ def test_a_claim_whose_file_cannot_be_removed_stays(faulty: tuple[ClaimStore, Fa
     with pytest.raises(HostError, match="cannot remove the claim"):
         store.drop(releasing)
     assert store.releasing(VF) == releasing
-    assert "cannot remove the claim" in (store.problem(VF) or "")
+    assert "cannot remove the claim" in str(store.problem(VF))
     files.heal()
     assert store.drop(releasing)
     assert store.problem(VF) is None

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import pytest
 
@@ -17,9 +17,11 @@ from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.rig import PF, POOL
 from tests.unit.daemon.sync_rig import SyncRig, arrived
+from vfmigrate import journal
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.configuration import Config
+from vfmigrate.config.pool import Pool
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.ovs.openvswitch import PortSettings
 
@@ -214,7 +216,7 @@ def test_one_claim_that_cannot_be_dropped_is_no_obstacle_for_the_others(sync_rig
     assert [port.external_ids["vm-id"] for port in sync_rig.memory.ovs.ports.values()] == [
         sync_rig.store.all()[0].domain
     ]
-    assert str(file) in (sync_rig.store.problem(first) or "")
+    assert str(file) in str(sync_rig.store.problem(first))
 
 
 def test_a_port_that_cannot_be_removed_is_no_obstacle_for_another(
@@ -231,6 +233,74 @@ def test_a_port_that_cannot_be_removed_is_no_obstacle_for_another(
 
     monkeypatch.setattr(sync_rig.memory.ovs, "unplug", refusing)
     assert sync_rig.reconciler.reconcile() == ["unplugged vanished1 from br-data: its guest is gone"]
+
+
+def without_libvirt(rig: SyncRig) -> None:
+    rig.libvirt.domains = None
+
+
+def without_an_answer_about_a_guest(rig: SyncRig) -> None:
+    rig.libvirt.silent.update(rig.libvirt.domains or ())
+
+
+def without_networks(rig: SyncRig) -> None:
+    rig.libvirt.down = True
+
+
+def without_open_vswitch(rig: SyncRig) -> None:
+    rig.memory.ovs.down = True
+
+
+def with_a_claim_that_cannot_be_written(rig: SyncRig) -> None:
+    (claim,) = rig.store.all()
+    file = rig.directory / "claims" / f"{claim.vf}.json"
+    file.unlink()
+    file.mkdir()
+    rig.store.note(claim, origin=claim.vf)
+
+
+#: what cannot be looked at or done, with the kind of the error and its first words
+UNSEEN: dict[str, tuple[Callable[[SyncRig], None], str, str]] = {
+    "libvirt": (without_libvirt, "unreachable", "guests and networks were not looked at: "),
+    "a guest": (
+        without_an_answer_about_a_guest,
+        "unreachable",
+        "libvirt does not answer about the running guest ",
+    ),
+    "networks": (without_networks, "unreachable", "no connection to libvirt"),
+    "Open vSwitch": (without_open_vswitch, "unreachable", f"PF {PF}: "),
+    "a claim": (with_a_claim_that_cannot_be_written, "host", ""),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_a_reconcile_could_not_look_at_reaches_whoever_asked(sync_rig: SyncRig, what: str) -> None:
+    """It was "nothing to do"."""
+    sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    fail, kind, words = UNSEEN[what]
+    with journal.failures() as failures:
+        assert sync_rig.reconciler.reconcile() == []
+    assert failures == []
+    fail(sync_rig)
+    with journal.failures() as failures:
+        assert sync_rig.reconciler.reconcile() == []
+    assert failures
+    assert failures[0].kind == kind
+    assert failures[0].problem.startswith(words)
+
+
+def test_a_network_that_is_not_ours_is_no_obstacle_for_that_of_another_pool(tmp_path: Path) -> None:
+    pfs = (PF, replace(PF, function=1))
+    memory = MemoryHost(card=Card(tuple(map(str, pfs))))
+    memory.card.set_eswitch_mode(str(pfs[1]), "switchdev")
+    memory.card.numvfs(str(pfs[1]), "2")
+    pools = [Pool(name, (pf,), "br-data", network=name) for name, pf in zip(("data", "other"), pfs)]
+    with SyncRig(tmp_path, memory, Config({pool.name: pool for pool in pools})) as rig:
+        rig.libvirt.define_network("<network><name>data</name></network>")
+        with journal.failures() as failures:
+            changes = rig.reconciler.reconcile()
+        assert "defined libvirt network other with 2 VFs" in changes
+        assert any("data" in failure.problem for failure in failures)
 
 
 def questions_of_a_reconcile(directory: Path, vfs: int) -> Counter[str]:

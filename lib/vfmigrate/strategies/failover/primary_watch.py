@@ -112,7 +112,7 @@ class PrimaryWatch:
                 self._log_failure(claim, error)
 
     def _log_failure(self, claim: Claim, error: VfmigrateError) -> None:
-        self._log.event("converge-failed", f"VF {claim.vf}: {error}", level=journal.WARNING, vf=str(claim.vf))
+        self._log.failed("converge-failed", error, about=f"VF {claim.vf}", vf=str(claim.vf))
 
     def _look_at(self, claim: Claim, *, expected: bool) -> None:
         driven = self._host.sysfs.bus_master(claim.vf)
