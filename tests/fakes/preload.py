@@ -9,9 +9,12 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 
 
-def build(name: str, folder: Path) -> Path:
-    """Compile `name`.c of this directory to `folder`/`name`.so; raises CalledProcessError with gcc's words."""
+def build(name: str, folder: Path, *options: str) -> Path:
+    """Compile `name`.c of this directory to `folder`/`name`.so, with more options for gcc.
+
+    Raises CalledProcessError with gcc's words.
+    """
     target = folder / f"{name}.so"
     flags = ("-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC")
-    subprocess.run(["gcc", *flags, "-o", target, SOURCES / f"{name}.c", "-ldl"], check=True)
+    subprocess.run(["gcc", *flags, *options, "-o", target, SOURCES / f"{name}.c", "-ldl"], check=True)
     return target

@@ -24,7 +24,13 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* newer than some headers */
+/* newer than the headers of Debian 11 (Linux 5.10) and EL 9 (5.14) */
+#ifndef VFIO_DEVICE_FEATURE_MIGRATION
+#define VFIO_DEVICE_FEATURE_MIGRATION 1
+#endif
+#ifndef VFIO_DEVICE_FEATURE_DMA_LOGGING_START
+#define VFIO_DEVICE_FEATURE_DMA_LOGGING_START 6
+#endif
 #ifndef VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
 #define VFIO_DEVICE_FEATURE_MIG_DATA_SIZE 9
 #endif

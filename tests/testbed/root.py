@@ -66,8 +66,18 @@ GUEST_PACKAGES = (
     "procps",
 )
 
-# Beside HOST_PACKAGES, on a host as Enterprise Linux has it: login by SASL, as oVirt sets it up.
-EL_PACKAGES = ("libsasl2-modules", "libsasl2-modules-db", "sasl2-bin")
+# Beside HOST_PACKAGES, on a host as Enterprise Linux has it: login by SASL, as oVirt sets it up; NetworkManager, which
+# owns the network; and SELinux with Debian's reference policy.
+EL_PACKAGES = (
+    "libsasl2-modules",
+    "libsasl2-modules-db",
+    "sasl2-bin",
+    "network-manager",
+    "policycoreutils",
+    "selinux-policy-default",
+    "selinux-policy-dev",
+    "selinux-utils",
+)
 
 COMPILER_PACKAGES = (
     "gcc",

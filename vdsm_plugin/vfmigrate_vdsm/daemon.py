@@ -42,6 +42,11 @@ class Daemon:
                 connection.sendall(line.encode() + b"\n")
                 with connection.makefile("rb") as answers:
                     answer = json.loads(answers.readline() or b"null")
+        except PermissionError as error:
+            raise UnreachableError(
+                f"vfmigrated does not answer ({error}); on this host see which policy denies it: "
+                "ausearch -m avc -ts recent"
+            ) from None
         except (OSError, ValueError) as error:
             raise UnreachableError(
                 f"vfmigrated does not answer ({error}); on this host run: systemctl start vfmigrated.socket"

@@ -67,7 +67,7 @@ class ClaimFiles:
             status = self._directory.lstat()
         except OSError as error:
             raise failure("cannot make the directory of the claims", self._directory, error) from None
-        if self._directory.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise HostError(
                 f"{self._directory} is not a directory that only this user can write",
                 f"remove it: rm -r {quoted(self._directory)}",

@@ -17,6 +17,7 @@ from vfmigrate.cli import common_options, tables
 from vfmigrate.domain import domain_xml
 from vfmigrate.errors import Refused, VfmigrateError
 from vfmigrate.host.sysfs import Sysfs
+from vfmigrate.os_errors import exists
 from vfmigrate.rules import failover_pair
 from vfmigrate.strategies.failover import definition, live_pair
 from vfmigrate.strategies.failover.definition import StandbyOptions
@@ -111,11 +112,11 @@ def difference(before: str, after: str) -> str:
 def _is_openvswitch(bridge: str) -> bool:
     """Whether this host's bridge is one of Open vSwitch: only a Linux bridge has a directory `bridge` in sysfs."""
     device = _NETDEVS / bridge
-    if not device.exists():
+    if not exists(device):
         raise Refused(
             f"there is no bridge '{bridge}' on this host", "create it, or give its type with --switch"
         )
-    return not (device / "bridge").is_dir()
+    return not exists(device / "bridge")
 
 
 def _enable(options: argparse.Namespace) -> int:

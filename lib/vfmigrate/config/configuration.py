@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import configparser
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,8 +21,9 @@ from vfmigrate.config import setting
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.config.pool import TAKE, Pool
 from vfmigrate.config.setting import key as _key
-from vfmigrate.errors import ConfigError, InputError
+from vfmigrate.errors import ConfigError, HostError, InputError
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.os_errors import ABSENT, DENIED_REMEDY, exists
 
 DEFAULT_PATH = Path("/etc/vfmigrate/vfmigrate.conf")
 
@@ -193,7 +195,7 @@ def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[
         try:
             one.read_string(path.read_text(encoding="utf-8"), source=str(path))
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+            raise _unreadable(path, error) from None
         except (configparser.Error, UnicodeDecodeError) as error:
             raise _error_in(path, str(error)) from None
         for section in one.sections():
@@ -207,12 +209,26 @@ def _read(paths: Iterable[Path]) -> tuple[configparser.ConfigParser, dict[tuple[
 
 
 def files(path: Path = DEFAULT_PATH) -> list[Path]:
-    """The files of a configuration that exist, in the order in which they are read."""
+    """The files of a configuration that exist, in the order in which they are read.
+
+    Raises ConfigError where that cannot be seen.
+    """
     directory = path.with_name(path.name + ".d")
-    found = [path] if path.exists() else []
-    if directory.is_dir():
-        found += sorted(directory.glob("*.conf"))
-    return found
+    try:
+        found = [path] if exists(path) else []
+    except HostError as error:
+        raise ConfigError(error.problem, error.remedy) from None
+    try:
+        return found + sorted(directory / name for name in os.listdir(directory) if name.endswith(".conf"))  # noqa: PTH208 - glob() takes a directory that is denied for an empty one
+    except ABSENT:
+        return found
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    denied = isinstance(error, PermissionError)
+    return ConfigError(f"{path}: cannot be read: {error.strerror}", DENIED_REMEDY if denied else "")
 
 
 def load(path: Path = DEFAULT_PATH) -> Config:

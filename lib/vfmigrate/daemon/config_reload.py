@@ -11,7 +11,7 @@ from typing import Callable, Optional
 from vfmigrate import journal
 from vfmigrate.config import configuration
 from vfmigrate.config.configuration import Config
-from vfmigrate.errors import HostError, Refused, VfmigrateError
+from vfmigrate.errors import ConfigError, HostError, Refused, VfmigrateError
 from vfmigrate.journal import Journal
 
 CHANGED = HostError("the configuration changed since vfmigrated read it", "systemctl reload vfmigrated")
@@ -20,7 +20,11 @@ CHANGED = HostError("the configuration changed since vfmigrated read it", "syste
 def fingerprint(path: Path) -> str:
     """A digest of the files of a configuration, their names included; another one when a file cannot be read."""
     total = hashlib.sha256()
-    for file in configuration.files(path):
+    try:
+        files = configuration.files(path)
+    except ConfigError as error:
+        return str(error)
+    for file in files:
         try:
             content = file.read_bytes()
         except OSError as error:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.config.pool import Pool
@@ -27,6 +27,7 @@ from vfmigrate.model.host_facts import (
     FileFacts,
     FindingFacts,
     HostFacts,
+    MigrationFacts,
     PfFacts,
     PoolFacts,
     VfFacts,
@@ -38,6 +39,8 @@ from vfmigrate.version import VERSION
 #: the most bridges or files that may be asked for at once, and the longest name
 _MOST_NAMES = 64
 _LONGEST_NAME = 4096
+
+_Seen = TypeVar("_Seen")
 
 
 class Inventory:
@@ -83,6 +86,9 @@ class Inventory:
         """
         moving = self._moving()
         now = time.time()
+        problems = list(self._observer.problems())
+        migration = _seen(self._local_files.migration, problems)
+        hook = _seen(self._local_files.hook, problems)
         pools = tuple(self._pool(observed, moving) for observed in self._observer.pools(pool))
         return HostFacts(
             host=socket.gethostname(),
@@ -90,15 +96,13 @@ class Inventory:
             kernel=os.uname().release,
             time=now,
             switch=self._observer.switch(),
-            migration=self._local_files.migration(),
+            migration=migration if migration is not None else MigrationFacts(),
             pools=pools,
             moving_at_once=min((pool.max_migrating for pool in pools), default=4),
-            hook=self._local_files.hook(),
+            hook=hook,
             bridges=self._bridges(bridges),
             files=self._files(*files),
-            problems=tuple(
-                FindingFacts("warning", each.problem, each.remedy) for each in self._observer.problems()
-            ),
+            problems=tuple(FindingFacts("warning", each.problem, each.remedy) for each in problems),
         )
 
     def _files(self, salt: str, files: Sequence[str], directories: Sequence[str]) -> tuple[FileFacts, ...]:
@@ -147,7 +151,7 @@ class Inventory:
             network=pool.libvirt_network,
             max_migrating=min(each.at_most for each in observed.pfs),
             pfs=tuple(self._pf(each, moving) for each in observed.pfs),
-            findings=tuple(FindingFacts(each.severity, each.text, each.remedy) for each in observed.findings),
+            findings=_findings(observed),
         )
 
     def _mtu(self, pool: Pool) -> Optional[int]:
@@ -196,6 +200,23 @@ class Inventory:
             bound_early=self._bindings.is_early(vf.vf),
             moving=vf.vf in moving,
         )
+
+
+def _seen(look: Callable[[], _Seen], problems: list[VfmigrateError]) -> Optional[_Seen]:
+    """What a look shows; None, and why in `problems`, where it shows nothing."""
+    try:
+        return look()
+    except VfmigrateError as error:
+        problems.append(error)
+        return None
+
+
+def _findings(observed: ObservedPool) -> tuple[FindingFacts, ...]:
+    found = [FindingFacts(each.severity, each.text, each.remedy) for each in observed.findings]
+    told = (observed.bridge_problem, *(each.problem for each in observed.pfs))
+    if observed.findings_problem is not None and observed.findings_problem not in told:
+        found.append(FindingFacts("warning", observed.findings_problem, ""))
+    return tuple(found)
 
 
 def _names(request: Request, key: str) -> list[str]:

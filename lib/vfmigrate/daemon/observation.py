@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.pool import Pool
@@ -85,8 +85,18 @@ class ObservedPool:
         return {each.address: each.state for each in self.pfs if each.state is not None}
 
 
+_Seen = TypeVar("_Seen")
+
 #: says what is wrong, or None
 Problem = Callable[[], Optional[VfmigrateError]]
+
+
+def _seen(look: Callable[[], _Seen]) -> tuple[Optional[_Seen], Optional[str]]:
+    """What a look shows, or why it shows nothing."""
+    try:
+        return look(), None
+    except VfmigrateError as error:
+        return None, str(error)
 
 
 class Observer:
@@ -121,11 +131,13 @@ class Observer:
 
     def switch(self) -> SwitchFacts:
         """Open vSwitch as it is now."""
-        running = self._offload.running()
+        running, unknown = _seen(self._offload.running)
         try:
-            return SwitchFacts(running=running, offload=self._offload.state(self._host.ovs))
+            enabled = self._offload.enabled(self._host.ovs)
         except VfmigrateError as error:
-            return SwitchFacts(problem=str(error), running=running)
+            return SwitchFacts(problem=str(error), running=running, unknown=unknown)
+        offload, of_offload = _seen(lambda: self._offload.state(enabled))
+        return SwitchFacts(running=running, offload=offload, unknown=unknown or of_offload)
 
     def pools(self, name: Optional[str] = None) -> list[ObservedPool]:
         """Every pool as it is now, or the one of this name."""
@@ -134,19 +146,13 @@ class Observer:
         return [self._pool(pool, around) for pool in wanted]
 
     def _pool(self, pool: Pool, around: Surroundings) -> ObservedPool:
-        exists, bridge_problem = self._bridge(pool)
+        exists, bridge_problem = _seen(lambda: self._host.ovs.bridge_exists(pool.bridge))
         pfs = tuple(self._pf(pool, address, around) for address in pool.pfs)
         found = ObservedPool(pool, exists, bridge_problem, pfs, ())
         try:
             return replace(found, findings=tuple(self._check(pool, found.states)))
         except VfmigrateError as error:
             return replace(found, findings_problem=str(error))
-
-    def _bridge(self, pool: Pool) -> tuple[Optional[bool], Optional[str]]:
-        try:
-            return self._host.ovs.bridge_exists(pool.bridge), None
-        except VfmigrateError as error:
-            return None, str(error)
 
     def _pf(self, pool: Pool, address: PciAddress, around: Surroundings) -> ObservedPf:
         most = at_most(self._host, pool, address)

@@ -41,8 +41,12 @@ _TOOL_SECONDS = 40.0
 
 
 def is_privileged(status: Path = Path("/proc/self/status")) -> bool:
-    """Whether this process has CAP_SYS_ADMIN, and so reads everything itself."""
-    for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+    """Whether this process has CAP_SYS_ADMIN, and so reads everything itself; False where it cannot see its rights."""
+    try:
+        text = status.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    for line in text.splitlines():
         key, _, value = line.partition(":")
         if key == "CapEff":
             return bool(int(value, 16) >> _CAP_SYS_ADMIN & 1)

@@ -127,6 +127,8 @@ class Status:
     def _switch_problems(self, switch: SwitchFacts) -> list[str]:
         if switch.problem is not None:
             return [switch.problem]
+        if switch.unknown is not None:
+            return [switch.unknown]
         if switch.offload == RESTART:
             unit = self._observer.switch_unit
             return [f"hardware offload is on but has no effect yet: systemctl restart {quoted(unit)}"]

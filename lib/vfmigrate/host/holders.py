@@ -16,6 +16,7 @@ from typing import Optional, Union
 
 from vfmigrate import locks
 from vfmigrate.errors import HostError
+from vfmigrate.os_errors import ABSENT, failed
 
 
 def holders(
@@ -34,11 +35,18 @@ def holders(
         return found
     names = {node.name for node in wanted.values()}
     filesystems = _Filesystems(wanted.values())
-    for entry in os.listdir(proc):  # noqa: PTH208  (thousands of processes: names alone are quick)
+    for entry in _processes(proc):
         if entry.isdigit() and int(entry) not in own:
             for node in _held_by(f"{proc}/{entry}", wanted, names, filesystems):
                 found.setdefault(node, int(entry))
     return found
+
+
+def _processes(proc: Path) -> list[str]:
+    try:
+        return os.listdir(proc)  # noqa: PTH208  (thousands of processes: names alone are quick)
+    except OSError as error:
+        raise failed(f"see whether a VF is in use: read {proc}", error) from None
 
 
 class _Filesystems:
@@ -111,8 +119,10 @@ def _identities(nodes: Iterable[Path]) -> dict[_Identity, Path]:
     for node in nodes:
         try:
             identities[_identity(os.stat(node))] = node  # noqa: PTH116
-        except FileNotFoundError:  # no driver offers it, so nobody can hold it
+        except ABSENT:  # no driver offers it, so nobody can hold it
             continue
+        except OSError as error:
+            raise failed(f"see whether a VF is in use: read {node}", error) from None
     return identities
 
 

@@ -20,6 +20,7 @@ from vfmigrate.deadline import Door
 from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import HostError
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts, MigrationFacts, digest
+from vfmigrate.os_errors import ABSENT, exists, failed
 
 HOOK = "etc/libvirt/hooks/qemu.d/50-vfmigrate"
 QEMU_CONF = "etc/libvirt/qemu.conf"
@@ -44,18 +45,27 @@ class LocalFiles:
         self._root = root
 
     def hook(self) -> bool:
-        """Whether libvirt finds our hook, an executable file."""
+        """Whether libvirt finds our hook, an executable file. Raises HostError where that cannot be seen."""
         try:
             return bool((self._root / HOOK).stat().st_mode & stat.S_IXUSR)
-        except OSError:
+        except ABSENT:
             return False
+        except OSError as error:
+            raise failed(f"see whether libvirt finds vfmigrate's hook: read /{HOOK}", error) from None
 
     def migration(self) -> MigrationFacts:
-        """How libvirt is configured to receive migrations; its defaults when the file cannot be read."""
+        """How libvirt is configured to receive migrations; its defaults without the file.
+
+        Raises HostError when the file cannot be read.
+        """
         try:
             text = (self._root / QEMU_CONF).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        except ABSENT:
             return MigrationFacts()
+        except OSError as error:
+            raise failed(
+                f"see how libvirt is configured to receive migrations: read /{QEMU_CONF}", error
+            ) from None
         settings = dict(_SETTING.findall(text))
 
         def number(key: str, otherwise: int) -> int:
@@ -70,11 +80,14 @@ class LocalFiles:
         )
 
     def bridges(self, names: Iterable[str]) -> Iterator[BridgeFacts]:
-        """Which of these bridges exist, and of what kind. Raises Unreachable when Open vSwitch does not answer."""
+        """Which of these bridges exist, and of what kind.
+
+        Raises Unreachable when Open vSwitch does not answer, HostError where a bridge cannot be seen.
+        """
         for name in names:
             if not _NETDEV.fullmatch(name):
                 yield BridgeFacts(name, None)
-            elif (self._root / "sys/class/net" / name / "bridge").is_dir():
+            elif exists(self._root / "sys/class/net" / name / "bridge"):
                 yield BridgeFacts(name, "linux")
             else:
                 yield BridgeFacts(name, "openvswitch" if self._is_switch_bridge(name) else None)
@@ -117,7 +130,7 @@ class LocalFiles:
         try:
             real, found = uninterruptible.call(_FILES, _LOOK_SECONDS, self._look, path)
         except (OSError, HostError) as error:
-            absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            absent = isinstance(error, ABSENT)
             return FileFacts(path, exists=False if absent else None)
         kind = "block" if stat.S_ISBLK(found.st_mode) else "file" if stat.S_ISREG(found.st_mode) else "other"
         return FileFacts(

@@ -26,6 +26,7 @@ from typing import Any, Optional
 from vfmigrate import deadline, locks
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError
+from vfmigrate.os_errors import failed
 
 NETLINK_ROUTE = 0
 NETLINK_GENERIC = 16
@@ -202,7 +203,7 @@ class NetlinkSocket:
         except socket.timeout:
             raise _silence(request.timeout) from None
         except OSError as error:
-            raise HostError(f"cannot send a netlink request: {error}") from None
+            raise failed("send a netlink request", error, remedy=REMEDY) from None
 
     def _receive(self, request: Exchange) -> bytes:
         try:
@@ -211,7 +212,7 @@ class NetlinkSocket:
         except socket.timeout:
             raise _silence(request.timeout) from None
         except OSError as error:
-            raise HostError(f"cannot receive a netlink answer: {error}") from None
+            raise failed("receive a netlink answer", error, remedy=REMEDY) from None
         if not data:
             raise HostError("the netlink socket was closed")
         return data
@@ -239,7 +240,7 @@ def _open(protocol: int) -> socket.socket:
         sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         sock.bind((0, 0))
     except OSError as error:
-        raise HostError(f"cannot open a netlink socket: {error}") from None
+        raise failed("open a netlink socket", error, remedy=REMEDY) from None
     return sock
 
 

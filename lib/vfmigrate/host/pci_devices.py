@@ -52,15 +52,14 @@ class PciDevices:
         try:
             vendor, number = (read_text(self._file(device, name)) for name in ("vendor", "device"))
         except HostError:
+            if self.exists(device):
+                raise
             return None
         return PciId(int(vendor, 16), int(number, 16))
 
     def is_infiniband(self, device: PciAddress) -> bool:
-        """Whether a device is an InfiniBand adapter: its PCI class; False when that cannot be read."""
-        try:
-            return read_text(self._file(device, "class")).startswith(_INFINIBAND_CLASS)
-        except HostError:
-            return False
+        """Whether a device is an InfiniBand adapter: its PCI class."""
+        return read_text(self._file(device, "class")).startswith(_INFINIBAND_CLASS)
 
     def physfn(self, device: PciAddress) -> Optional[PciAddress]:
         """The PF of a VF; None when the device is not a VF, or does not exist."""

@@ -24,6 +24,7 @@ from vfmigrate.host.variants import VfioVariants
 from vfmigrate.host.vfio import VfioNodes
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.vfio import GENERIC_DRIVER
+from vfmigrate.os_errors import ABSENT, failed
 from vfmigrate.text import quoted
 
 # the text of driver_override when it is not set (driver_override_show() in the kernel's pci-sysfs.c)
@@ -121,9 +122,9 @@ class Sysfs(PciDevices):
             current = self.driver(device)
             if current == driver:
                 return
-            if not (self._drivers / driver).exists():
+            if not exists(self._drivers / driver):
                 self._load(driver)
-            if not (self._drivers / driver).exists():
+            if not exists(self._drivers / driver):
                 raise HostError(
                     f"cannot bind {device} to {driver}: this kernel has no such driver loaded",
                     f"modprobe {quoted(driver)}",
@@ -207,8 +208,10 @@ class Sysfs(PciDevices):
         """A number that changes when a driver is loaded again, perhaps another build of it; None without the driver."""
         try:
             return (self._drivers / driver).stat().st_ino
-        except OSError:
+        except ABSENT:
             return None
+        except OSError as error:
+            raise failed(f"see whether driver {driver} is loaded", error) from None
 
     # -- SR-IOV
 

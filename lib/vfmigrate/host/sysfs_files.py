@@ -7,16 +7,16 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Optional, Union
+from typing import Optional
 
 from vfmigrate import locks, uninterruptible
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError
+from vfmigrate.os_errors import ABSENT, AnyPath, exists, failed
 
-AnyPath = Union[str, "os.PathLike[str]"]
+__all__ = ["AnyPath", "exists", "link_name", "names", "read_bytes", "read_text", "write_text"]
 
 _REMEDIES = {
-    errno.EACCES: "run as root",
     errno.EPERM: "run as root; a kernel in lockdown mode refuses this to everyone",
     errno.EROFS: "sysfs is mounted read-only here: see ProtectKernelTunables= of the service",
     errno.ENOENT: "the device or driver is gone",
@@ -50,9 +50,7 @@ def write_text(path: AnyPath, text: str, remedies: Mapping[int, str] = MappingPr
     try:
         uninterruptible.call(_KERNEL, _WRITE_SECONDS, _write, path, text, what=what)
     except OSError as error:
-        number = error.errno or 0
-        problem = f"cannot {what}: {os.strerror(number)}"
-        raise HostError(problem, remedies.get(number) or _REMEDIES.get(number, "")) from None
+        raise failed(what, error, {**_REMEDIES, **remedies}) from None
 
 
 def _write(path: AnyPath, text: str) -> None:
@@ -62,11 +60,6 @@ def _write(path: AnyPath, text: str) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
-
-
-def exists(path: AnyPath) -> bool:
-    """Whether there is such a file, link target or directory."""
-    return os.path.exists(path)  # noqa: PTH110
 
 
 def link_name(path: AnyPath) -> Optional[str]:
@@ -83,12 +76,11 @@ def names(directory: AnyPath) -> Sequence[str]:
     """The names in a directory; empty when it does not exist. Raises HostError where it cannot be read."""
     try:
         return os.listdir(directory)  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
+    except ABSENT:
         return ()
     except OSError as error:
         raise _unreadable(directory, error) from None
 
 
 def _unreadable(path: AnyPath, error: OSError) -> HostError:
-    number = error.errno or 0
-    return HostError(f"cannot read {path}: {os.strerror(number)}", _REMEDIES.get(number, ""))
+    return failed(f"read {path}", error, _REMEDIES)

@@ -14,6 +14,7 @@ import dbus.bus
 from vfmigrate import deadline, locks
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.os_errors import DENIED_REMEDY
 from vfmigrate.polling import until
 from vfmigrate.text import quoted
 
@@ -55,14 +56,16 @@ class Systemd:
             bus = dbus.bus.BusConnection(dbus.bus.BusConnection.TYPE_SYSTEM)
         except dbus.exceptions.DBusException as error:
             raise Unreachable(
-                f"systemd does not answer, so {unit} cannot be started: {_message(error)}"
+                f"systemd does not answer, so {unit} cannot be started: {_message(error)}",
+                "see systemctl status dbus.socket, and ausearch -m avc,user_avc -ts recent",
             ) from None
         try:
             with deadline.waiting(_DOOR, self._timeout) as seconds:
                 return self._run(bus, method, unit, seconds)
         except dbus.exceptions.DBusException as error:
             raise HostError(
-                f"systemd does not start {unit}: {_message(error)}", f"see systemctl status {quoted(unit)}"
+                f"systemd does not start {unit}: {_message(error)}",
+                DENIED_REMEDY if _is_denied(error) else f"see systemctl status {quoted(unit)}",
             ) from None
         finally:
             bus.close()
@@ -81,6 +84,11 @@ class Systemd:
                 f"{unit} did not start within {seconds:.3g} s", f"see systemctl status {quoted(unit)}"
             )
         return str(get("ActiveState"))
+
+
+def _is_denied(error: Any) -> bool:
+    """Whether the bus or systemd refused it for want of a right: SELinux answers the same."""
+    return str(error.get_dbus_name()).endswith(".AccessDenied")
 
 
 def _message(error: Any) -> str:

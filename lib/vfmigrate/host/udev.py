@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.os_errors import exists, failed
 
 OWNED = Path("/run/vfmigrate/udev")
 PF_PROPERTY = "VFMIGRATE_PF"
@@ -61,11 +61,12 @@ class Udev:
     def settled(self, ifindex: int) -> bool:
         """Whether udev has given a network device its final name; true where no udev runs.
 
-        As libudev's udev_device_get_is_initialized(): the device is in the database once its rules have run.
+        As libudev's udev_device_get_is_initialized(): the device is in the database once its rules have run. Raises
+        HostError where that cannot be seen.
         """
-        if not (self._run / "control").exists():
-            return True
-        return (self._run / f"data/n{ifindex}").exists()
+        what = "see whether udev has named a network device: read"
+        control, device = self._run / "control", self._run / f"data/n{ifindex}"
+        return not exists(control, f"{what} {control}") or exists(device, f"{what} {device}")
 
     def publish(self, pfs: Iterable[OwnedPf]) -> list[PciAddress]:
         """Have udev treat exactly these PFs and their VFs as vfmigrate's, from their next event on.
@@ -89,7 +90,9 @@ class Udev:
                     new.write_text(text)
                     os.replace(new, self._owned / name)  # noqa: PTH105  (udev sees it whole or not at all)
         except OSError as error:
-            raise HostError(
-                f"cannot write {self._owned}, from which udev knows the devices of the pools: {error}"
+            raise failed(
+                f"write {self._owned}, from which udev knows the devices of the pools",
+                error,
+                remedy="see df -h /run",
             ) from None
         return [PciAddress.parse(name) for name in wanted if name not in present]

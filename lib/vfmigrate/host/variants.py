@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from vfmigrate.os_errors import ABSENT, failed
+
 _ALIAS = "alias vfio_pci:"
 
 
@@ -34,7 +36,10 @@ class _Table:
 
 
 class VfioVariants:
-    """The VFIO drivers named in the `modules.alias` at a path; read again when depmod has written a new one."""
+    """The VFIO drivers named in the `modules.alias` at a path; read again when depmod has written a new one.
+
+    All methods raise HostError where the file cannot be read: which drivers there are is unknown then.
+    """
 
     def __init__(self, modules_alias: Path) -> None:
         self._path = modules_alias
@@ -56,16 +61,21 @@ class VfioVariants:
     def _current(self) -> _Table:
         try:
             status = self._path.stat()
-        except FileNotFoundError:  # a kernel without modules
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            with self._lock:
+                if version != self._read_at:
+                    self._table = _parsed(self._path.read_text(encoding="utf-8", errors="replace"))
+                    self._read_at = version
+                return self._table
+        except ABSENT:  # a kernel without modules
             return _Table()
-        version = (status.st_ino, status.st_mtime_ns, status.st_size)
-        with self._lock:
-            if version != self._read_at:
-                text = self._path.read_text(encoding="utf-8", errors="replace")
-                aliases = tuple(_parse(line) for line in text.splitlines() if line.startswith(_ALIAS))
-                self._table = _Table(aliases, frozenset(alias.module for alias in aliases))
-                self._read_at = version
-            return self._table
+        except OSError as error:
+            raise failed(f"see which VFIO drivers this kernel has: read {self._path}", error) from None
+
+
+def _parsed(text: str) -> _Table:
+    aliases = tuple(_parse(line) for line in text.splitlines() if line.startswith(_ALIAS))
+    return _Table(aliases, frozenset(alias.module for alias in aliases))
 
 
 def _parse(line: str) -> _Alias:

@@ -21,6 +21,7 @@ from typing import Optional, Union
 from vfmigrate.errors import HostError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.vfio import MigrationSupport
+from vfmigrate.os_errors import exists
 
 _BASE = ord(";") << 8 | 100  # _IO(VFIO_TYPE, VFIO_BASE)
 SET_IOMMU = _BASE + 2
@@ -88,10 +89,10 @@ class Vfio:
 
     def _open_device(self, opened: ExitStack, vf: PciAddress, nodes: VfioNodes) -> int:
         container = self._dev / "vfio/vfio"
-        if nodes.group is not None and (self._dev / nodes.group).exists() and container.exists():
+        if nodes.group is not None and exists(self._dev / nodes.group) and exists(container):
             return _by_group(opened, vf, self._dev / nodes.group, container)
         iommufd = self._dev / "iommu"
-        if nodes.device is not None and (self._dev / nodes.device).exists() and iommufd.exists():
+        if nodes.device is not None and exists(self._dev / nodes.device) and exists(iommufd):
             return _by_iommufd(opened, self._dev / nodes.device, iommufd)
         raise HostError(
             f"VF {vf} has no device node of VFIO", "see ls -l /dev/vfio, and load the module vfio_iommu_type1"

@@ -122,8 +122,10 @@ class SwitchFacts:
 
     #: why its database does not answer
     problem: Optional[str] = None
-    #: ovs-vswitchd runs
-    running: bool = False
+    #: ovs-vswitchd runs; None where that cannot be seen
+    running: Optional[bool] = False
+    #: what cannot be seen of it, and why
+    unknown: Optional[str] = None
     #: `on`, `off`, or `restart` while ovs-vswitchd must be restarted for it
     offload: Optional[str] = None
 

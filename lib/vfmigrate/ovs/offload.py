@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from vfmigrate.errors import HostError
+from vfmigrate.os_errors import ABSENT, failed
 from vfmigrate.ovs.bridge import OFFLOAD
 from vfmigrate.ovs.openvswitch import OpenVswitch
 
@@ -49,27 +50,40 @@ class HardwareOffload:
             try:
                 self._note.write_text(daemon, encoding="utf-8")
             except OSError as error:
-                raise HostError(
-                    f"cannot record that Open vSwitch needs a restart: {self._note}: {error.strerror}",
-                    f"systemctl restart {UNIT}",
+                raise failed(
+                    f"record in {self._note} that Open vSwitch needs a restart",
+                    error,
+                    remedy=f"systemctl restart {UNIT}",
                 ) from None
 
-    def state(self, ovs: OpenVswitch) -> str:
-        """`on`, `off`, or `restart` while it is enabled and not yet in effect. Raises Unreachable."""
-        if ovs.settings().get("hw-offload") != OFFLOAD["hw-offload"]:
+    def enabled(self, ovs: OpenVswitch) -> bool:
+        """Whether it is enabled in the database. Raises Unreachable."""
+        return ovs.settings().get("hw-offload") == OFFLOAD["hw-offload"]
+
+    def state(self, enabled: bool) -> str:
+        """`on`, `off`, or `restart` while it is enabled and not yet in effect.
+
+        Raises HostError where that cannot be seen.
+        """
+        if not enabled:
             return OFF
         return RESTART if self.pending() else ON
 
     def pending(self) -> bool:
-        """Whether ovs-vswitchd was not restarted since hardware offload was enabled."""
+        """Whether ovs-vswitchd was not restarted since hardware offload was enabled.
+
+        Raises HostError where that cannot be seen.
+        """
         try:
             noted = self._note.read_text(encoding="utf-8")
-        except OSError:
+        except ABSENT:
             return False
+        except OSError as error:
+            raise failed(f"see whether Open vSwitch needs a restart: read {self._note}", error) from None
         return noted == self._daemon()
 
     def running(self) -> bool:
-        """Whether ovs-vswitchd runs."""
+        """Whether ovs-vswitchd runs. Raises HostError where that cannot be seen."""
         return self._daemon() is not None
 
     def restart(self) -> None:
@@ -81,11 +95,16 @@ class HardwareOffload:
             )
 
     def _daemon(self) -> Optional[str]:
-        """What identifies the running ovs-vswitchd: its process ID and its start time."""
+        """What identifies the running ovs-vswitchd: its process ID and its start time; None while none runs.
+
+        Raises HostError where that cannot be seen.
+        """
         try:
             pid = int(self._pid_file.read_text(encoding="ascii"))
             # proc_pid_stat(5): the name in parentheses may hold anything; the 22nd field is the start time.
             started = (self._proc / f"{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-        except (OSError, ValueError, IndexError):
+        except (*ABSENT, ProcessLookupError, ValueError, IndexError):
             return None
+        except OSError as error:
+            raise failed(f"see whether ovs-vswitchd runs: read {error.filename}", error) from None
         return f"{pid} {started}"

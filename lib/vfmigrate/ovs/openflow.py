@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.os_errors import DENIED_REMEDY
 
 VERSIONS = (1, 2, 3, 4, 5, 6)
 """The wire versions that we support: OpenFlow 1.0 to 1.5 (7.1.1)."""
@@ -165,5 +166,7 @@ class OpenFlowConnection:
         reason = error.strerror or str(error)
         return Unreachable(
             f"no OpenFlow answer from {self._path}: {reason}",
-            "see whether the bridge exists (ovs-vsctl list-br) and ovs-vswitchd runs",
+            DENIED_REMEDY
+            if isinstance(error, PermissionError)
+            else "see whether the bridge exists (ovs-vsctl list-br) and ovs-vswitchd runs",
         )

@@ -22,6 +22,7 @@ import ovs.stream
 from vfmigrate import deadline, locks
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.os_errors import DENIED_REMEDY
 
 Operation = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -132,7 +133,8 @@ class _Connection:
         opened = ovs.stream.Stream.open(remote)
         error, stream = ovs.stream.Stream.open_block(opened, timeout=_milliseconds_until(end))
         if error:
-            raise Unreachable(f"ovsdb-server at {remote} does not answer: {os.strerror(error)}", _START)
+            problem = f"ovsdb-server at {remote} does not answer: {os.strerror(error)}"
+            raise Unreachable(problem, DENIED_REMEDY if error in (errno.EACCES, errno.EPERM) else _START)
         self._remote = remote
         self._rpc = ovs.jsonrpc.Connection(stream)
 

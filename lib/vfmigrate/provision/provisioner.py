@@ -315,7 +315,11 @@ class Provisioner:
         return todo
 
     def _restart_steps(self, pool: Pool, outcome: PoolResult, switched_on: bool) -> list[Step]:
-        if not switched_on and not self._offload.pending():
+        try:
+            if not switched_on and not self._offload.pending():
+                return []
+        except HostError as error:
+            _warn(outcome, [str(error)])
             return []
         how = f"systemctl restart {quoted(self._offload.unit)}"
         if not pool.restart_openvswitch:

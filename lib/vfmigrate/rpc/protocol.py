@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Callable, Optional
 
 from vfmigrate.errors import KINDS, Denied, InputError, Unreachable, UsageError, VfmigrateError
 from vfmigrate.model.limits import MAX_XML_BYTES
+from vfmigrate.os_errors import failed
 
 VERSION = 1
 SOCKET = Path("/run/vfmigrate/vfmigrated.sock")
@@ -186,7 +187,7 @@ def ask(
 ) -> Mapping[str, Any]:
     """Send one request to the daemon and wait at most `timeout` seconds for its result.
 
-    Raises the error in the answer, or Unreachable without an answer.
+    Raises the error in the answer, Unreachable without an answer, HostError if the connection is denied.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -195,6 +196,8 @@ def ask(
             connection.sendall(encode_request(name, arguments))
             with connection.makefile("rb") as stream:
                 answer = decode_answer(stream.readline())
+    except PermissionError as error:
+        raise failed(f"connect to vfmigrated at {path}", error) from None
     except OSError as error:
         raise Unreachable(
             f"vfmigrated does not answer at {path}: {error}", "run: systemctl start vfmigrated"

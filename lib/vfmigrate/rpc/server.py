@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from vfmigrate.errors import HostError, InputError, Refused, VfmigrateError
+from vfmigrate.os_errors import failed
 from vfmigrate.rpc import protocol
 
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
@@ -62,7 +63,7 @@ def listening_socket(path: Path) -> socket.socket:
         listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
-        raise HostError(f"cannot listen at {path}: {error.strerror}") from None
+        raise failed(f"listen at {path}", error, remedy=f"see ls -ldZ {path.parent}") from None
     return listener
 
 

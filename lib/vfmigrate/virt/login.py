@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any, Callable, Optional
 
 import libvirt
 
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.errors import Unreachable, VfmigrateError
+from vfmigrate.os_errors import DENIED_REMEDY
 from vfmigrate.virt.errors import LibvirtError, libvirt_call
 
 # The answer is the fifth of a credential's five fields, of which the first is its type (libvirt_virConnectOpenAuth in
@@ -71,7 +74,8 @@ def open_connection(
 
 def _remedy(error: LibvirtError, login: _Login) -> str:
     if not login.asked and error.code not in _LOGIN_FAILED:
-        return ""
+        # libvirt passes the reason on in its text only
+        return DENIED_REMEDY if os.strerror(errno.EACCES) in error.reason else ""
     return (
         "libvirt asks for a login: check user and password_file in the section [libvirt] of vfmigrate.conf, "
         "see vfmigrate.conf(5)"

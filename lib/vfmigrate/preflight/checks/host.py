@@ -73,6 +73,8 @@ def _switch(host: HostSnapshot, facts: HostFacts) -> Iterator[Finding]:
     switch = facts.switch
     if switch.problem is not None:
         yield error(f"{host.name}: Open vSwitch: {switch.problem}")
+    elif switch.unknown is not None:
+        yield warning(f"{host.name}: Open vSwitch: {switch.unknown}")
     elif not switch.running:
         # On the source the ports exist already, so the guest can leave.
         grade = error if host.side == DESTINATION else warning
