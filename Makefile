@@ -49,6 +49,12 @@ demo: packages ## show a VF migrating between two test hosts, there and back
 test: packages ## run every test that needs no VM
 	$(PY) -m pytest --numprocesses=$(TEST_JOBS) --dist=loadfile $(PYTEST_ARGS)
 
+# which cells of the matrix run, by name; all of them by default
+CELLS ?=
+.PHONY: matrix
+matrix: packages ## test on hosts of other releases (CELLS="forky bookworm")
+	@$(PY) -m tests.matrix $(CELLS)
+
 .PHONY: testbed
 testbed: packages ## run scenarios on two host VMs (SCENARIOS="a b", RESUME=1)
 	@$(PY) -m tests.testbed run $(if $(RESUME),--resume) $(if $(SHUFFLE),--shuffle=$(SHUFFLE)) $(SCENARIOS)

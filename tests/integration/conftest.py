@@ -7,15 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration import roots
 from tests.integration.pair import Pair, start_products, started_pair
-from tests.testbed import images
+from tests.testbed.root import host_root
 
 FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
 def _started_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with started_pair(images.host_root(), tmp_path_factory.mktemp("hosts")) as pair:
+    first, second = roots.releases()
+    place = tmp_path_factory.mktemp("hosts")
+    with started_pair(host_root(second), place, first=host_root(first)) as pair:
         yield pair
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from tests.integration import roots
 from vfmigrate.model.pci import PciAddress
 
 URI = "urn:vfmigrate:domain:1"
@@ -82,7 +83,7 @@ class Guest:
     #: VFs that the metadata names and that are plugged in later
     marked: Sequence[Vf] = ()
     extra: str = ""
-    machine: str = "pc-q35-10.0"
+    machine: str = roots.machine(*roots.releases())
 
     @property
     def uuid(self) -> str:

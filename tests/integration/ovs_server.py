@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Callable, Optional, TypeVar, Union
 
+from tests.integration import roots
 from tests.integration.namespaces import Namespace, network
-from tests.testbed import images
 
 Word = Union[str, "os.PathLike[str]"]
 _Made = TypeVar("_Made")
@@ -41,7 +41,7 @@ class OvsServer:
         """Start both daemons with their files in the empty `folder`; `dummy` offers interfaces of type dummy."""
         self.folder = folder
         self.remote = f"unix:{folder}/db.sock"
-        self._root = images.host_root()
+        self._root = roots.first_root()
         self._dummy = dummy
         self._database: Optional[subprocess.Popen[bytes]] = None
         self._switch: Optional[subprocess.Popen[bytes]] = None

@@ -17,7 +17,7 @@ import pytest
 from tests.fakes import preload
 from tests.fakes.card import Card
 from tests.fakes.devlink_server import DevlinkServer
-from tests.testbed import images
+from tests.integration import roots
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.model.pci import PciAddress
 
@@ -65,7 +65,7 @@ def card() -> Card:
 
 def run_tool(arguments: str, shim: Path, fake: Path) -> str:
     """Run `devlink` on the fake card; returns what it printed."""
-    root = images.host_root()
+    root = roots.first_root()
     loader = [f"{root}/lib64/ld-linux-x86-64.so.2", "--library-path", f"{root}/usr/lib/x86_64-linux-gnu"]
     command = [*loader, f"{root}/usr/sbin/devlink", *arguments.split()]
     environment = {**os.environ, "LD_PRELOAD": str(shim), "FAKE_GENL": str(fake)}

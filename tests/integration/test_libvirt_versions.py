@@ -10,22 +10,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration import roots
 from tests.integration.guests import Guest, Vf
 from tests.integration.pair import Node, Pair, start_products, started_pair
 from tests.integration.test_migration import MAC, vfs_of
-from tests.testbed import root
+from tests.testbed.releases import BOOKWORM, TRIXIE
+from tests.testbed.root import host_root
 from vfmigrate.rules import driver_binding
 
 pytestmark = pytest.mark.hosts
 
-# Both QEMUs have it.
-MACHINE = "pc-q35-7.2"
+MACHINE = roots.machine(BOOKWORM, TRIXIE)
 
 
 @pytest.fixture(scope="module")
 def _mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     place = tmp_path_factory.mktemp("mixed")
-    with started_pair(root.host_root(), place, first=root.older_host_root()) as pair:
+    with started_pair(host_root(TRIXIE), place, first=host_root(BOOKWORM)) as pair:
         yield pair
 
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from xml.etree import ElementTree
 
+from tests import junit
 from tests.soak.tally import FAULTS, Tally
 
 TREE = Path(__file__).resolve().parents[2]
@@ -32,12 +32,10 @@ def run(folder: Path) -> Tally:
     ]
     with (folder / "faults.log").open("w") as log:
         status = subprocess.run(command, cwd=TREE, stdout=log, stderr=log, check=False).returncode
-    for case in ElementTree.parse(report).iter("testcase"):
-        tally.tried += 1
-        for kind in ("failure", "error"):
-            problem = case.find(kind)
-            if problem is not None:
-                tally.fail(f"{case.get('name')}: {problem.get('message')}; see {folder / 'faults.log'}")
+    found = junit.read(report)
+    tally.tried = found.tried
+    for failure in found.failures:
+        tally.fail(f"{failure}; see {folder / 'faults.log'}")
     if status != 0 and tally.wrong == 0:
         tally.fail(f"pytest ended with status {status}; see {folder / 'faults.log'}")
     tally.seconds = round(time.monotonic() - begun, 1)

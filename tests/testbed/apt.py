@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's archive through this machine's apt: mirrors, versions, downloads, and roots made by mmdebstrap.
 
-The hosts of the test bed run the release RELEASE, which is newer than the machine's. Its mirrors are the
-ones the machine's apt is configured with; its package lists are kept in a private apt state inside the
-cache directory, so the machine's own apt is never touched.
+The hosts run releases of Debian other than the machine's, mostly TRIXIE. The mirrors are those that the machine's apt
+is configured with; the package lists of each release are kept in a private apt state inside the cache directory, so
+the machine's own apt is never touched.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.testbed import cache
+from tests.testbed.releases import TRIXIE, Release
 from tests.testbed.run import CommandError, run
 
-RELEASE = "trixie"
-# What some tests run beside it.
-OLDER_RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LISTS_LIFETIME_S = 24 * 3600
 APT_HELPER = "/usr/lib/apt/apt-helper"
@@ -55,8 +53,8 @@ def codename(os_release: str) -> str:
     return found.group(1) if found else ""
 
 
-def source_lines(targets: str, own: str, release: str) -> list[str]:
-    """The `deb` lines for `release` from the machine's index targets, lines of "URI SUITE COMPONENT".
+def source_lines(targets: str, own: str, release: Release) -> list[str]:
+    """The `deb` lines for a release from the machine's index targets, lines of "URI SUITE COMPONENT".
 
     Only Debian's own suites count: the code name `own`, its -updates and its -security.
     """
@@ -64,14 +62,15 @@ def source_lines(targets: str, own: str, release: str) -> list[str]:
     for target in targets.splitlines():
         uri, suite, component = target.split()
         if component == "main" and re.fullmatch(f"{own}(-updates|-security)?", suite):
-            line = f"deb [signed-by={KEYRING}] {uri} {suite.replace(own, release, 1)} main"
-            if line not in lines:
-                lines.append(line)
-    return lines
+            suites = [suite.replace(own, release.codename, 1)]
+            if suite == own and release.preferred:
+                suites.append(release.preferred)
+            lines += [f"deb [signed-by={KEYRING}] {uri} {each} main" for each in suites]
+    return list(dict.fromkeys(lines))
 
 
 @functools.cache
-def sources(release: str = RELEASE) -> list[str]:
+def sources(release: Release = TRIXIE) -> list[str]:
     """The `deb` lines of a release on the mirrors of this machine. Raises ArchiveError when it has none."""
     targets = run(
         "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"
@@ -85,25 +84,35 @@ def sources(release: str = RELEASE) -> list[str]:
     return lines
 
 
-def state_of(kind: str) -> Path:
+def settings(release: Release) -> dict[str, str]:
+    """The settings of apt that a release needs, of this machine's apt and of that in its roots."""
+    found = {}
+    if release.outdated:
+        found["Acquire::Check-Valid-Until"] = "false"
+    if release.preferred:
+        found["APT::Default-Release"] = release.preferred
+    return found
+
+
+def state_of(release: Release, kind: str) -> Path:
     """The directory of apt's private state for packages ("deb") or for source packages ("deb-src")."""
-    return cache.directory() / (f"apt-{RELEASE}" if kind == "deb" else f"apt-{RELEASE}-{kind}")
+    return cache.directory() / (f"apt-{release.name}" if kind == "deb" else f"apt-{release.name}-{kind}")
 
 
 @functools.cache
-def options(kind: str = "deb") -> list[str]:
-    """Options that make apt work on the private state of RELEASE instead of the machine's.
+def options(release: Release = TRIXIE, kind: str = "deb") -> list[str]:
+    """Options that make apt work on the private state of a release instead of the machine's.
 
     `kind` is "deb" for packages or "deb-src" for source packages.
     """
-    state = state_of(kind)
+    state = state_of(release, kind)
     for folder in ("lists/partial", "archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     listing = state / "sources.list"
-    text = "\n".join(line.replace("deb", kind, 1) for line in sources()) + "\n"
+    text = "\n".join(line.replace("deb", kind, 1) for line in sources(release)) + "\n"
     if not listing.exists() or listing.read_text() != text:
         listing.write_text(text)
-    settings = {
+    chosen = {
         "Dir::State::Lists": state / "lists",
         "Dir::State::status": "/dev/null",
         "Dir::Cache": state,
@@ -116,24 +125,25 @@ def options(kind: str = "deb") -> list[str]:
         "Dir::Etc::Preferences": "-",
         "APT::Architecture": "amd64",
         "APT::Sandbox::User": "root",
+        **settings(release),
     }
-    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    return [word for name, value in chosen.items() for word in ("-o", f"{name}={value}")]
 
 
-def refresh(max_age_s: float = LISTS_LIFETIME_S, kind: str = "deb") -> None:
-    """Download the lists of packages, or of source packages, of RELEASE when they are older than `max_age_s` seconds.
+def refresh(release: Release = TRIXIE, kind: str = "deb", max_age_s: float = LISTS_LIFETIME_S) -> None:
+    """Download the lists of packages, or of source packages, of a release when they are older than `max_age_s` seconds.
 
     Without a network, lists that are there go on being used.
     """
     with cache.lock("apt"):
-        stamp = state_of(kind) / "updated"
+        stamp = state_of(release, kind) / "updated"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < max_age_s:
             return
         try:
-            run("apt-get", *options(kind), "-q", "update", "--error-on=any")
+            run("apt-get", *options(release, kind), "-q", "update", "--error-on=any")
         except CommandError as error:
             if not stamp.exists():
-                raise ArchiveError(f"cannot read the package lists of {RELEASE}: {error}") from error
+                raise ArchiveError(f"cannot read the package lists of {release.name}: {error}") from error
         stamp.touch()
 
 
@@ -143,30 +153,30 @@ def parse_policy(text: str) -> dict[str, str]:
     return {package: version for package, version in found if version != "(none)"}
 
 
-def candidates(packages: Sequence[str]) -> dict[str, str]:
-    """The versions RELEASE would install of the packages. Raises ArchiveError when it lacks one."""
-    return dict(known_candidates(tuple(packages)))
+def candidates(packages: Sequence[str], release: Release = TRIXIE) -> dict[str, str]:
+    """The versions a release would install of the packages. Raises ArchiveError when it lacks one."""
+    return dict(known_candidates(tuple(packages), release))
 
 
 @functools.cache
-def known_candidates(packages: tuple[str, ...]) -> dict[str, str]:
+def known_candidates(packages: tuple[str, ...], release: Release) -> dict[str, str]:
     """What candidates() returns, asked once: the answer must not change within a run."""
-    refresh()
-    versions = parse_policy(run("apt-cache", *options(), "policy", *packages))
+    refresh(release)
+    versions = parse_policy(run("apt-cache", *options(release), "policy", *packages))
     missing = sorted(set(packages) - set(versions))
     if missing:
-        raise ArchiveError(f"{RELEASE} has no package {', '.join(missing)}: is the mirror complete?")
+        raise ArchiveError(f"{release.name} has no package {', '.join(missing)}: is the mirror complete?")
     return versions
 
 
 @functools.cache
 def kernel() -> Kernel:
-    """The kernel that linux-image-amd64 of RELEASE stands for."""
+    """The kernel that linux-image-amd64 of TRIXIE stands for."""
     refresh()
     text = run("apt-cache", *options(), "depends", "--important", "linux-image-amd64")
     found = re.search(r"Depends: linux-image-(\d\S+)", text)
     if not found:
-        raise ArchiveError(f"linux-image-amd64 of {RELEASE} names no kernel: {text.strip()}")
+        raise ArchiveError(f"linux-image-amd64 of {TRIXIE.name} names no kernel: {text.strip()}")
     package = f"linux-image-{found.group(1)}"
     return Kernel(abi=found.group(1), version=candidates([package])[package])
 
@@ -195,7 +205,7 @@ def download_source(package: str, version: str, target: Path) -> None:
     refresh(kind="deb-src")
     answer = run(
         "apt-get",
-        *options("deb-src"),
+        *options(kind="deb-src"),
         "-q",
         "source",
         "--only-source",
@@ -204,23 +214,27 @@ def download_source(package: str, version: str, target: Path) -> None:
     )
     files = [file for file in parse_uris(answer) if ".tar." in file[1] and not file[1].endswith(".asc")]
     if not files:
-        raise ArchiveError(f"{RELEASE} has no source package {package} {version}: is the mirror complete?")
+        raise ArchiveError(
+            f"{TRIXIE.name} has no source package {package} {version}: is the mirror complete?"
+        )
     for uri, name, digest in files:
-        run(APT_HELPER, *options("deb-src"), "download-file", uri, target / name, digest)
+        run(APT_HELPER, *options(kind="deb-src"), "download-file", uri, target / name, digest)
 
 
-def bootstrap(root: Path, packages: Sequence[str], log: Path, release: str = RELEASE) -> None:
+def bootstrap(root: Path, packages: Sequence[str], log: Path, release: Release = TRIXIE) -> None:
     """Make a root of a release with the packages and nothing recommended at `root`."""
     run(
         "mmdebstrap",
         "--variant=apt",
         "--mode=root",
         '--aptopt=APT::Install-Recommends "false"',
+        *(["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"] if release.split_usr else []),
+        *(f'--aptopt={name} "{value}"' for name, value in settings(release).items()),
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         f"--include={','.join(packages)}",
-        release,
+        release.codename,
         root,
         *sources(release),
         env={"DEBIAN_FRONTEND": "noninteractive"},

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.testbed import apt, cache, modular_libvirt
 from tests.testbed.cache import Parts
+from tests.testbed.releases import BULLSEYE, TRIXIE, Release
 from tests.testbed.run import run
 
 # Raise when a recipe below changes in a way that its key does not show.
@@ -22,6 +23,7 @@ ROOT_RECIPE = 1
 GUEST_RECIPE = 1
 COMPILER_RECIPE = 1
 EL_RECIPE = 1
+FLOOR_RECIPE = 1
 
 HOST_PACKAGES = (
     "systemd",
@@ -53,8 +55,8 @@ HOST_PACKAGES = (
     "strace",
 )
 
-# What the tests on hosts of the release before do without.
-NOT_IN_OLDER = ("openssh-server", "tcpdump", "busybox-static", "less", "strace", "rpm")
+# What only the test bed and the tests with systemd need, whose hosts are of one release.
+ONLY_TRIXIE = ("openssh-server", "tcpdump", "busybox-static", "less", "strace")
 
 GUEST_PACKAGES = (
     "network-manager",
@@ -79,6 +81,9 @@ EL_PACKAGES = (
     "selinux-utils",
 )
 
+# Beside HOST_PACKAGES, in the root of the oldest libraries, in which the tests themselves run.
+FLOOR_PACKAGES = ("python3-pytest", "python3-hypothesis", "python3-setuptools", "gcc", "libc6-dev", "make")
+
 COMPILER_PACKAGES = (
     "gcc",
     "make",
@@ -95,25 +100,25 @@ COMPILER_PACKAGES = (
 
 
 @functools.cache
-def host_root() -> Path:
+def host_root(release: Release = TRIXIE) -> Path:
     """The root of a test host: Debian with libvirt, QEMU, Open vSwitch and the product's dependencies.
 
     It holds no kernel.
     """
-    parts: Parts = {"recipe": ROOT_RECIPE, "packages": dict(apt.candidates(HOST_PACKAGES))}
-    log = cache.log("host-root")
-    return cache.entry("host-root", parts, lambda path: apt.bootstrap(path, HOST_PACKAGES, log))
+    packages = [name for name in HOST_PACKAGES if release == TRIXIE or name not in ONLY_TRIXIE]
+    parts: Parts = {"recipe": ROOT_RECIPE, "packages": dict(apt.candidates(packages, release))}
+    name = "host-root" if release == TRIXIE else f"host-root-{release.name}"
+    log = cache.log(name)
+    return cache.entry(name, parts, lambda path: apt.bootstrap(path, packages, log, release))
 
 
 @functools.cache
-def older_host_root() -> Path:
-    """The root of a host of the release before, for the libvirt in it."""
-    packages = [name for name in HOST_PACKAGES if name not in NOT_IN_OLDER]
-    parts: Parts = [ROOT_RECIPE, apt.OLDER_RELEASE, *packages]
-    log = cache.log("older-host-root")
-    return cache.entry(
-        "older-host-root", parts, lambda path: apt.bootstrap(path, packages, log, apt.OLDER_RELEASE)
-    )
+def floor_root() -> Path:
+    """The root with the oldest libraries that vfmigrate runs with, and what the tests need to run in it."""
+    packages = [name for name in (*HOST_PACKAGES, *FLOOR_PACKAGES) if name not in ONLY_TRIXIE]
+    parts: Parts = {"recipe": FLOOR_RECIPE, "packages": dict(apt.candidates(packages, BULLSEYE))}
+    log = cache.log("floor-root")
+    return cache.entry("floor-root", parts, lambda path: apt.bootstrap(path, packages, log, BULLSEYE))
 
 
 @functools.cache

@@ -22,6 +22,7 @@ OTHERS = {
     "fakes": "tests/fakes",
     "guest": "lib/vfmigrate_guest",
     "hook": "hooks",
+    "matrix": "tests/matrix",
     "packaging": "rpm",
     "soak": "tests/soak",
     "testbed": "tests/testbed",

@@ -12,6 +12,7 @@ import pytest
 
 from tests.testbed import apt, fabric, kernel, lab, migrate
 from tests.testbed.guest import Guest, Nic, last_nics, last_tick
+from tests.testbed.releases import TRIXIE, TRIXIE_BACKPORTS
 from tests.testbed.scenarios import replug_bond
 
 GUEST = Guest("g", 3, (Nic("52:54:00:00:00:02", 42, 20, "0000:01:10.2"), Nic("52:54:00:00:00:03", 43, 20)))
@@ -26,11 +27,15 @@ http://mirror.test/debian-security/ bookworm-security main
 http://mirror.test/debian-security/ bookworm-security main
 https://packages.test/apt cloud-sdk-bookworm main
 """
-    assert [line.split("] ")[1] for line in apt.source_lines(targets, "bookworm", "trixie")] == [
+    plain = [
         "http://mirror.test/debian/ trixie main",
         "http://mirror.test/debian/ trixie-updates main",
         "http://mirror.test/debian-security/ trixie-security main",
     ]
+    newer = [plain[0], "http://mirror.test/debian/ trixie-backports main", *plain[1:]]
+    for release, lines in ((TRIXIE, plain), (TRIXIE_BACKPORTS, newer)):
+        found = apt.source_lines(targets, "bookworm", release)
+        assert [line.split("] ")[1] for line in found] == lines
 
 
 def test_the_release_of_this_machine_is_read() -> None:
