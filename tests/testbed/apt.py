@@ -21,6 +21,7 @@ from tests.testbed.run import CommandError, run
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LISTS_LIFETIME_S = 24 * 3600
+MERGE_USR = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh"
 APT_HELPER = "/usr/lib/apt/apt-helper"
 
 
@@ -228,7 +229,7 @@ def bootstrap(root: Path, packages: Sequence[str], log: Path, release: Release =
         "--variant=apt",
         "--mode=root",
         '--aptopt=APT::Install-Recommends "false"',
-        *(["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"] if release.split_usr else []),
+        *([f"--setup-hook={MERGE_USR}"] if release.split_usr else []),
         *(f'--aptopt={name} "{value}"' for name, value in settings(release).items()),
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*",
