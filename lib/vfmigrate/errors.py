@@ -25,6 +25,14 @@ class VfmigrateError(Exception):
         self.problem = printable(" ".join(problem.split()))
         self.remedy = printable(" ".join(remedy.split()))
 
+    def with_more(self, text: str) -> VfmigrateError:
+        """An error of the same kind that also says `text`; the error itself where that is empty."""
+        return KINDS[self.kind](f"{self.problem}; {text}", self.remedy) if text else self
+
+    def with_remedy(self, remedy: str) -> VfmigrateError:
+        """An error of the same kind with another remedy."""
+        return KINDS[self.kind](self.problem, remedy)
+
     def __str__(self) -> str:
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 

@@ -54,11 +54,7 @@ class ConfigReload:
         """The error with a remark where a configuration that was not taken over yet may explain it: a refusal."""
         if not isinstance(error, Refused) or self.problem() is None:
             return error
-        remedy = f"{error.remedy}; {CHANGED}" if error.remedy else str(CHANGED)
-        explained = type(error).__new__(type(error))
-        explained.__dict__.update(error.__dict__)
-        VfmigrateError.__init__(explained, error.problem, remedy)
-        return explained
+        return error.with_remedy(f"{error.remedy}; {CHANGED}" if error.remedy else str(CHANGED))
 
     def reload(self, then: Callable[[], None]) -> None:
         """Take over the configuration as it is on disk, and call `then`; one with an error changes nothing."""

@@ -168,7 +168,7 @@ class MigrationMonitor:
     def _end(self, error: VfmigrateError) -> None:
         """Raise the reason for the end, with the guest's location."""
         raised = self._reason if self._reason is not None else error
-        raise type(raised)(f"{raised.problem}; {self.location()}", raised.remedy) from None
+        raise raised.with_more(self.location()) from None
 
     def location(self) -> str:
         """Where the guest is, in words."""

@@ -149,9 +149,9 @@ class Migration:
 
     def _raise(self, outcome: ReplugResult) -> None:
         """Raise why the guest did not arrive, with the VFs that could not be plugged back."""
-        left = "".join(f"; {mac} is without a VF: {why}" for mac, why in outcome.without_vf.items())
+        left = "; ".join(f"{mac} is without a VF: {why}" for mac, why in outcome.without_vf.items())
         failure = outcome.failure or HostError(outcome.failed)
-        raise type(failure)(failure.problem + left, failure.remedy)
+        raise failure.with_more(left)
 
     # -- verification
 

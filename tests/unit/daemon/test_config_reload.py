@@ -13,7 +13,6 @@ from vfmigrate.daemon.config_reload import CHANGED, ConfigReload, fingerprint
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.journal import Journal
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.rules.compatibility import TooManyMigrating
 
 POOL = "[pool data]\npf = 0000:e1:00.0\nbridge = br-data\n"
 
@@ -94,13 +93,3 @@ def test_a_refusal_says_that_the_configuration_changed(rig: Rig) -> None:
     assert str(rig.reloading.explained(refusal)) == f"this host has no pool 'left'; add it; {CHANGED}"
     fault = HostError("the card does not answer")
     assert rig.reloading.explained(fault) is fault
-
-
-def test_a_refusal_of_a_kind_of_its_own_keeps_what_it_carries(rig: Rig) -> None:
-    rig.file.write_text(POOL + "mtu = 9000\n")
-    pf = PciAddress.parse("0000:e1:00.0")
-    crowded = TooManyMigrating(rig.config.pools["data"], {pf: ["g"]}, 4)
-    explained = rig.reloading.explained(crowded)
-    assert isinstance(explained, TooManyMigrating)
-    assert vars(explained) == {**vars(crowded), "remedy": explained.remedy}
-    assert explained.remedy.endswith(str(CHANGED))

@@ -28,6 +28,13 @@ REPLUG = MigratingVf(MAC, strategy.named("replug"), "data", slot=PciAddress(0, 5
 VFIO = MigratingVf(MAC, strategy.named("vfio"), "data")
 
 
+class Busy(HostError):
+    """Has a constructor of its own, as LibvirtError, which pure tests cannot import."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"it is busy ({code})")
+
+
 class Libvirt:
     """A migration that takes no time."""
 
@@ -167,6 +174,14 @@ def test_a_vf_that_cannot_be_plugged_back_is_reported() -> None:
     case.libvirt.error = HostError("no room")
     case.world.fails["source: attach"] = HostError("it is taken")
     with pytest.raises(HostError, match=f"the guest runs on the source; {MAC} is without a VF: it is taken"):
+        case.run()
+
+
+def test_a_vf_that_libvirt_does_not_unplug_is_an_error_with_all_that_is_known() -> None:
+    case = Case(REPLUG)
+    case.world.fails["source: detach"] = Busy(38)
+    case.world.fails["source: attach"] = HostError("it is taken")
+    with pytest.raises(HostError, match="it is busy"):
         case.run()
 
 
