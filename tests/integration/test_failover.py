@@ -240,10 +240,11 @@ PLUG_AGAIN = """\
 import sys, threading
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.journal import Journal
+from vfmigrate.virt.daemon_connection import Receiver
 from vfmigrate.virt.hypervisor import Hypervisor
 connected = threading.Event()
 libvirt = Hypervisor(LibvirtAccess(), Journal())
-libvirt.start(lambda event: None, connected.set, lambda network, uri: None)
+libvirt.start(Receiver(lambda event: None, connected.set, lambda network, uri: None))
 assert connected.wait(20)
 libvirt.plug_again(sys.argv[1], sys.argv[2], lambda xml: sys.argv[3])
 """

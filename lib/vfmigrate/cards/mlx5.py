@@ -36,7 +36,7 @@ MIGRATION_ENABLED = 2
 
 
 class Mlx5(Vendor):
-    """These cards; `tool` reads their firmware settings."""
+    """These cards."""
 
     pci_vendor = 0x15B3
 
@@ -70,17 +70,22 @@ class Mlx5(Vendor):
         }
     )
 
-    def __init__(self, tool: Optional[FirmwareSettings] = None) -> None:
+    def __init__(
+        self,
+        tool: Optional[FirmwareSettings] = None,
+        read_mode: Optional[Callable[[PciAddress], Optional[int]]] = None,
+    ) -> None:
+        """`tool` reads firmware settings; `read_mode` reads VF_MIGRATION_MODE in its place where it has to."""
         self._tool = tool if tool is not None else FirmwareSettings()
-        self._read_mode: Callable[[PciAddress], Optional[int]] = self.migration_setting
+        self._read_mode = read_mode if read_mode is not None else self.migration_setting
 
     def migration_setting(self, pf: PciAddress) -> Optional[int]:
         """VF_MIGRATION_MODE of a PF. Raises HostError."""
         return self._tool.vf_migration_mode(pf)
 
-    def read_setting_by(self, read: Callable[[PciAddress], Optional[int]]) -> None:
-        """Have VF_MIGRATION_MODE read by `read`."""
-        self._read_mode = read
+    def reading_setting_by(self, read: Callable[[PciAddress], Optional[int]]) -> Mlx5:
+        """The same vendor, for whose findings VF_MIGRATION_MODE is read by `read`."""
+        return Mlx5(self._tool, read)
 
     def enable_sriov(self, pf: str, vfs: int) -> str:
         """Remedy: make the card offer `vfs` VFs on a PF."""

@@ -7,13 +7,13 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable
-from typing import Optional
+from typing import Callable, Optional
 
 from vfmigrate import cards
 from vfmigrate.cards import generic
 from vfmigrate.cards.vendor import Vendor
 from vfmigrate.errors import InputError
-from vfmigrate.model.pci import PciId
+from vfmigrate.model.pci import PciAddress, PciId
 
 
 class Vendors:
@@ -35,6 +35,10 @@ class Vendors:
             return self.of(PciId.parse(pci_id) if pci_id is not None else None)
         except InputError:
             return generic.VENDOR
+
+    def reading_settings_by(self, read: Callable[[PciAddress], Optional[int]]) -> Vendors:
+        """The same vendors, for whose findings settings of the firmware are read by `read`."""
+        return Vendors(vendor.reading_setting_by(read) for vendor in self.all)
 
     def kernel_remedies(self) -> dict[str, str]:
         """The remedies of all vendors for refusals of the kernel, by a part of its text."""

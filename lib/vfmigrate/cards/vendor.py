@@ -124,8 +124,9 @@ class Vendor:
         """The setting of a PF's firmware that enables migration, read by a tool; None where there is none."""
         return None
 
-    def read_setting_by(self, read: Callable[[PciAddress], Optional[int]]) -> None:
-        """Have that setting read by `read`, by a process that has the right to."""
+    def reading_setting_by(self, read: Callable[[PciAddress], Optional[int]]) -> Vendor:  # noqa: ARG002 - as above
+        """The same vendor, for whose findings that setting is read by `read`: by a process that has the right to."""
+        return self
 
     # -- used by vendors and by the core as they are
 

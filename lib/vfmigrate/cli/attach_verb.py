@@ -279,8 +279,8 @@ def _detach(options: argparse.Namespace) -> int:
             )
         _check_not_paired(work.name, found)
         mac = _mac_of(work.name, found)
-        if work.before is not None and defined is not None:
-            work.after = attachment.detached(work.before, defined)
+        if defined is not None:
+            work.plan_without(defined)
         if not work.dry_run:
             with work.all_or_nothing():
                 work.define()

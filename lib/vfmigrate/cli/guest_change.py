@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from vfmigrate.cli import failover_verb
 from vfmigrate.domain import attachment, metadata
 from vfmigrate.domain.attachment import Attachment
+from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.errors import HostError, Refused, VfmigrateError
 from vfmigrate.polling import poll
 from vfmigrate.rpc import protocol
@@ -82,6 +83,10 @@ class GuestChange:
     def plan(self, wanted: Attachment) -> None:
         """Plan a definition with this VF."""
         self.after = attachment.attached(self.before, wanted) if self.before is not None else None
+
+    def plan_without(self, present: VfInterface) -> None:
+        """Plan a definition without this VF."""
+        self.after = attachment.detached(self.before, present) if self.before is not None else None
 
     def define(self) -> None:
         """Apply the planned definition."""

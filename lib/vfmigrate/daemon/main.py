@@ -32,7 +32,7 @@ from vfmigrate.daemon.inventory import Inventory
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.observation import Observer
 from vfmigrate.daemon.options import arguments
-from vfmigrate.daemon.reconciler import Reconciler
+from vfmigrate.daemon.reconciler import Listeners, Reconciler
 from vfmigrate.daemon.remote_requests import RemoteRequests
 from vfmigrate.daemon.status import Status
 from vfmigrate.daemon.watchdog import (
@@ -63,6 +63,7 @@ from vfmigrate.strategies.failover.primary_watch import PrimaryWatch
 from vfmigrate.strategies.replug.arrivals import Arrivals
 from vfmigrate.text import command, complain
 from vfmigrate.version import VERSION
+from vfmigrate.virt.daemon_connection import Receiver
 from vfmigrate.virt.hypervisor import Hypervisor
 
 #: what the main thread waits for: SIGHUP takes over the configuration, the others end the daemon
@@ -83,8 +84,7 @@ class Daemon:
         vendors = registry.known()
         reader = None if pci_reader.is_privileged() else pci_reader.PciReader()
         if reader is not None:
-            for vendor in vendors.all:
-                vendor.read_setting_by(reader.migration_setting)
+            vendors = vendors.reading_settings_by(reader.migration_setting)
         self.host = Host(
             Sysfs(
                 load=systemd.load_module,
@@ -136,11 +136,10 @@ class Daemon:
             departures.look(running)
             self.remote_server.sweep_soon()
 
-        self.reconciler = Reconciler(
-            services, domain_sync, self.announcer, hypervisor, on_arrived=resumed, on_running=look
-        )
         query = DeviceQuery(services)
-        self.reconciler.ask = query.ask
+        self.reconciler = Reconciler(
+            services, domain_sync, self.announcer, hypervisor, Listeners(resumed, look, query.ask)
+        )
         events = LibvirtEvents(
             services,
             domain_sync,
@@ -149,7 +148,8 @@ class Daemon:
             on_resumed=resumed,
             on_started=self.hook_handler.slots.arrived,
         )
-        self._hypervisor, self._on_event = hypervisor, events.handle
+        self._hypervisor = hypervisor
+        self._receiver = Receiver(events.handle, self.event_loop.period_now, self.remote_server.enqueue)
         self.client_requests = ClientRequests(
             services,
             on_kept=domain_sync.settle_soon,
@@ -198,7 +198,7 @@ class Daemon:
         self.watchdog.start()
         self.event_loop.apart(self.reconciler.finish_releases, "finish-releases")
         self.event_loop.start(self.reconciler.reconcile)
-        self._hypervisor.start(self._on_event, self.event_loop.period_now, self.remote_server.enqueue)
+        self._hypervisor.start(self._receiver)
         self.primaries.start()
         self.arrivals.start()
 
@@ -312,7 +312,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             if options.check
             else [f"vfmigrated does not start; check it with: {check_command(options.config)}"]
         )
-        complain("vfmigrated", ConfigError(error.problem, "; ".join([*filter(None, [error.remedy]), *check])))
+        complain("vfmigrated", error.with_remedy("; ".join([*filter(None, [error.remedy]), *check])))
         return error.exit_code
     except VfmigrateError as error:
         complain("vfmigrated", error)

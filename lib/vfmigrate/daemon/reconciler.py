@@ -7,6 +7,7 @@ A reconcile does everything that an event of libvirt leads to, so a lost event c
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate import deadline, journal
@@ -32,6 +33,18 @@ _GRACE_SECONDS = 15.0
 _PF_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Listeners:
+    """Called by a reconcile with what it finds; nobody has to listen."""
+
+    #: called with the UUID of a guest that has arrived, which nobody noticed
+    arrived: Callable[[str], None] = lambda _uuid: None
+    #: called with the UUIDs of the guests that run here, at every reconcile in which libvirt answered
+    running: Callable[[Container[str]], None] = lambda _uuids: None
+    #: called with each PF of a pool after the VFs of all pools were converged
+    converged: Callable[[PciAddress], object] = lambda _pf: None
+
+
 class Reconciler:
     """Reconciles, in the event loop's thread or in that of a request."""
 
@@ -41,14 +54,8 @@ class Reconciler:
         domain_sync: DomainSync,
         announcer: Announcer,
         hypervisor: Hypervisor,
-        *,
-        on_arrived: Callable[[str], None] = lambda _uuid: None,
-        on_running: Callable[[Container[str]], None] = lambda _uuids: None,
+        listeners: Optional[Listeners] = None,
     ) -> None:
-        """`on_arrived` is called with a guest that has arrived, which nobody noticed.
-
-        `on_running` is called with the guests that run here, at every reconcile in which libvirt answered.
-        """
         self._config = services.config
         self._host = services.host
         self._store = services.store
@@ -59,10 +66,7 @@ class Reconciler:
         self._hypervisor = hypervisor
         self._log = services.log
         self.networks = Networks(services.config, services.host, services.store, hypervisor)
-        self._on_arrived = on_arrived
-        self._on_running = on_running
-        #: asks a free VF of a PF whether it can migrate, unless that is known
-        self.ask: Callable[[PciAddress], object] = lambda _pf: None
+        self._listeners = listeners if listeners is not None else Listeners()
 
     def finish_releases(self) -> None:
         """Finish what an earlier daemon began to release; what fails is logged and left for a reconcile."""
@@ -100,7 +104,7 @@ class Reconciler:
         if running is not None:
             changes += self._catch_up()
             changes += self._keep_networks()
-            self._on_running(running)
+            self._listeners.running(running)
         for change in changes:
             self._log.event("reconcile", change)
         return changes
@@ -158,7 +162,7 @@ class Reconciler:
         here = {uuid: name for uuid, name in arrived.items() if uuid in executing}
         for uuid in here:
             self._announcer.announce(uuid)
-            self._on_arrived(uuid)
+            self._listeners.arrived(uuid)
             self._domain_sync.settle_soon(uuid)
         return [f"guest '{name}' resumed here without an event" for name in here.values()]
 
@@ -177,7 +181,7 @@ class Reconciler:
         changes += self._cleanup.converge_vfs(different)
         for pf in pfs:
             if self._host.sysfs.exists(pf):
-                self.ask(pf)
+                self._listeners.converged(pf)
         return True
 
     def _keep_networks(self) -> list[str]:

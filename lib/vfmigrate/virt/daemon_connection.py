@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 import libvirt
@@ -54,6 +55,18 @@ def _networks_unavailable(error: LibvirtError) -> VfmigrateError:
     )
 
 
+@dataclass(frozen=True)
+class Receiver:
+    """Receives what libvirt reports, in threads of the connection: must return at once and must not call libvirt."""
+
+    #: called for every event
+    event: Callable[[LifecycleEvent], None]
+    #: called after each (re)connection
+    connected: Callable[[], None]
+    #: called with a network and the URI of changed metadata
+    network_metadata: Callable[[str, str], None]
+
+
 class DaemonConnection:
     """A connection to libvirt that is reopened when it is lost; thread-safe."""
 
@@ -64,9 +77,6 @@ class DaemonConnection:
         self._problem: Optional[VfmigrateError] = None
         #: what keeps it from the networks of a libvirt that answers otherwise
         self._network_problem: Optional[VfmigrateError] = None
-        self._on_event: Callable[[LifecycleEvent], None] = lambda _event: None
-        self._on_connect: Callable[[], None] = lambda: None
-        self._on_network_metadata: Callable[[str, str], None] = lambda _network, _uri: None
         self.network_metadata = NetworkMetadata(self._connected, self._network_call, state=STATE)
         self._connection: Optional[Any] = None
         # until libvirtd answers, that of the library, which is of the same build
@@ -76,25 +86,14 @@ class DaemonConnection:
         self._attempted = threading.Event()
         self._stop = threading.Event()
 
-    def start(
-        self,
-        on_event: Callable[[LifecycleEvent], None],
-        on_connect: Callable[[], None],
-        on_network_metadata: Callable[[str, str], None],
-    ) -> None:
-        """Connect and receive events, in threads of its own.
-
-        `on_event` is called for every event, `on_connect` after each (re)connection, `on_network_metadata` with a
-        network and the URI of changed metadata, all from those threads: they must return at once and must not call
-        libvirt.
-        """
-        self._on_event = on_event
-        self._on_connect = on_connect
-        self._on_network_metadata = on_network_metadata
+    def start(self, receiver: Receiver) -> None:
+        """Connect and receive events, in threads of its own."""
         libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print errors on stderr
         libvirt.virEventRegisterDefaultImpl()  # before the connection is opened
         threading.Thread(target=self._run_events, name="libvirt-events", daemon=True).start()
-        threading.Thread(target=self._keep_connected, name="libvirt-connect", daemon=True).start()
+        threading.Thread(
+            target=self._keep_connected, args=(receiver,), name="libvirt-connect", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """Stop reconnecting; the threads end with the process."""
@@ -105,11 +104,11 @@ class DaemonConnection:
         while not self._stop.is_set():
             libvirt.virEventRunDefaultImpl()
 
-    def _keep_connected(self) -> None:
+    def _keep_connected(self, receiver: Receiver) -> None:
         while not self._stop.is_set():
             self._lost.clear()
             try:
-                self._use(self._connect())
+                self._use(self._connect(receiver))
             except VfmigrateError as error:
                 self._connection = None
                 self._note(error)
@@ -117,10 +116,10 @@ class DaemonConnection:
                 self._stop.wait(_RETRY_SECONDS)
                 continue
             self._attempted.set()
-            self._on_connect()
+            receiver.connected()
             while not self._lost.wait(_RETRY_SECONDS):
                 if self._network_problem is not None:
-                    self._replace_for_networks()
+                    self._replace_for_networks(receiver)
             self._attempted.clear()
             self._connection = None
 
@@ -130,14 +129,14 @@ class DaemonConnection:
         self._connection = connection
         self._note(self._network_problem)
 
-    def _replace_for_networks(self) -> None:
+    def _replace_for_networks(self, receiver: Receiver) -> None:
         """Take a new connection if networks can be asked over it: the present one cannot, but is open all the same.
 
         virtqemud has a connection to virtnetworkd for each of its clients, and keeps it when virtnetworkd restarts.
         """
         old = self._connection
         try:
-            new = self._connect()
+            new = self._connect(receiver)
             if self._network_problem is not None:
                 with failure_ignored():
                     Bounded(new).close()
@@ -149,7 +148,7 @@ class DaemonConnection:
             with failure_ignored():  # it would call back as lost
                 old.unregisterCloseCallback()
                 Bounded(old).close()
-        self._on_connect()
+        receiver.connected()
 
     @contextlib.contextmanager
     def _network_call(self, what: str) -> Iterator[None]:
@@ -177,11 +176,11 @@ class DaemonConnection:
         """What keeps the daemon from libvirt, or None. Makes no call."""
         return self._problem
 
-    def _connect(self) -> Any:
+    def _connect(self, receiver: Receiver) -> Any:
         """Open a connection and receive its events; `_network_problem` is what keeps it from the networks."""
         connection = open_connection(self._access.uri, lambda: self._access)
         with libvirt_call("connection"):
-            self._register(connection)
+            self._register(connection, receiver)
         try:
             with libvirt_call("networks"):
                 Bounded(connection).numOfNetworks()
@@ -195,33 +194,33 @@ class DaemonConnection:
             self._network_problem = None
         return connection
 
-    def _register(self, connection: Any) -> None:
+    def _register(self, connection: Any, receiver: Receiver) -> None:
+        def lifecycle(_connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
+            name = _EVENTS.get(event)
+            if name is not None:
+                detail_name = _DETAILS.get((event, detail), str(detail))
+                receiver.event(LifecycleEvent(domain.UUIDString(), domain.name(), name, detail_name))
+
+        def device(_connection: object, domain: Any, alias: str, name: str) -> None:
+            if alias.startswith(_HOSTDEV_ALIASES):
+                receiver.event(LifecycleEvent(domain.UUIDString(), domain.name(), name, alias))
+
+        def metadata(
+            _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
+        ) -> None:
+            if uri is not None:
+                receiver.network_metadata(network.name(), uri)
+
         connection.registerCloseCallback(lambda *_: self._lost.set(), None)
         connection.setKeepAlive(5, 3)
         bounded = Bounded(connection)
-        bounded.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        bounded.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
         changed = getattr(libvirt, "VIR_NETWORK_EVENT_ID_METADATA_CHANGE", None)  # from 9.8 on
         with failure_ignored():  # a libvirt without its network driver
             if changed is not None:
-                bounded.networkEventRegisterAny(None, changed, self._network_metadata, None)
+                bounded.networkEventRegisterAny(None, changed, metadata, None)
         for event, name in _DEVICE_EVENTS.items():
-            bounded.domainEventRegisterAny(None, event, self._device, name)
-
-    def _network_metadata(
-        self, _connection: object, network: Any, _type: int, uri: Optional[str], _opaque: object
-    ) -> None:
-        if uri is not None:
-            self._on_network_metadata(network.name(), uri)
-
-    def _lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:
-        name = _EVENTS.get(event)
-        if name is not None:
-            detail_name = _DETAILS.get((event, detail), str(detail))
-            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, detail_name))
-
-    def _device(self, _connection: object, domain: Any, alias: str, name: str) -> None:
-        if alias.startswith(_HOSTDEV_ALIASES):
-            self._on_event(LifecycleEvent(domain.UUIDString(), domain.name(), name, alias))
+            bounded.domainEventRegisterAny(None, event, device, name)
 
     def _connected(self) -> Any:
         if self._connection is None:

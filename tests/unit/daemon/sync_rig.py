@@ -14,11 +14,10 @@ from tests.fakes.rig import Rig
 from vfmigrate.daemon.domain_sync import DomainSync
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.libvirt_events import LibvirtEvents
-from vfmigrate.daemon.reconciler import Reconciler
+from vfmigrate.daemon.reconciler import Listeners, Reconciler
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import HostError, Unreachable
-from vfmigrate.virt.lifecycle import LifecycleEvent
 
 
 class MemoryHypervisor(MemoryNetworks):
@@ -33,7 +32,6 @@ class MemoryHypervisor(MemoryNetworks):
         self.refusals = 0
         #: domains that are here and do not execute, as while they arrive
         self.paused: set[str] = set()
-        self.on_event: Callable[[LifecycleEvent], None] = lambda _event: None
         #: domains on the move, and the VFs that were to be plugged in again
         self.moving: set[str] = set()
         self.plugged: list[str] = []
@@ -42,12 +40,6 @@ class MemoryHypervisor(MemoryNetworks):
         self.silent: set[str] = set()
         #: happens after libvirt has answered and before the answer is read
         self.meanwhile: Callable[[], object] = lambda: None
-
-    def start(self, on_event: Callable[[LifecycleEvent], None], _on_connect: Callable[[], None]) -> None:
-        self.on_event = on_event
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
     def running(self) -> Mapping[str, Optional[str]]:
         return {uuid: None if uuid in self.silent else xml for uuid, xml in self._answer().items()}
@@ -108,7 +100,7 @@ class SyncRig(Rig):
             on_unplugged=lambda claim: self.unplugged.append(str(claim.mac)),
         )
         self.reconciler = Reconciler(
-            self.services, self.domain_sync, self.announcer, door, on_arrived=self.arrived.append
+            self.services, self.domain_sync, self.announcer, door, Listeners(arrived=self.arrived.append)
         )
         self.events = LibvirtEvents(self.services, self.domain_sync, self.announcer, self.event_loop)
 

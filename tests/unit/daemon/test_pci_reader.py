@@ -92,8 +92,7 @@ def test_a_setting_of_the_firmware_is_read(reader: PciReader) -> None:
 
 
 def test_a_vendor_has_its_setting_read_by_another_process() -> None:
-    card = Mlx5()
-    card.read_setting_by(lambda _pf: 0)
+    card = Mlx5().reading_setting_by(lambda _pf: 0)
     assert [finding.severity for finding in card.settings(VF)] == ["error"]
 
 
