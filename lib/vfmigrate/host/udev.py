@@ -71,7 +71,8 @@ class Udev:
     def publish(self, pfs: Iterable[OwnedPf]) -> list[PciAddress]:
         """Have udev treat exactly these PFs and their VFs as vfmigrate's, from their next event on.
 
-        Returns those that it did not know before. Raises HostError when the files cannot be written.
+        Returns the devices whose file was written or removed: udev reads it at their next event, so that one is to be
+        asked for. Raises HostError when the files cannot be written.
         """
         wanted: dict[str, str] = {}
         for pf in pfs:
@@ -81,18 +82,21 @@ class Udev:
         try:
             self._owned.mkdir(mode=0o755, parents=True, exist_ok=True)
             present = {file.name for file in self._owned.iterdir()}
-            for name in present - set(wanted):
+            unwanted = sorted(present - set(wanted))
+            for name in unwanted:
                 with suppress(FileNotFoundError):
                     (self._owned / name).unlink()
+            changed = [name for name in unwanted if not name.startswith(".")]
             for name, text in wanted.items():
                 if name not in present or (self._owned / name).read_text() != text:
                     new = self._owned / f".{name}"
                     new.write_text(text)
                     os.replace(new, self._owned / name)  # noqa: PTH105  (udev sees it whole or not at all)
+                    changed.append(name)
         except OSError as error:
             raise failed(
                 f"write {self._owned}, from which udev knows the devices of the pools",
                 error,
                 remedy="see df -h /run",
             ) from None
-        return [PciAddress.parse(name) for name in wanted if name not in present]
+        return [PciAddress.parse(name) for name in changed]

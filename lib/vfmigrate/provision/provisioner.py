@@ -93,7 +93,7 @@ class Provisioner:
         Raises HostError.
         """
         sysfs = self._host.sysfs
-        new = self._udev.publish(
+        changed = self._udev.publish(
             OwnedPf(
                 address,
                 list(dict.fromkeys([*self._possible_vfs(address), *sysfs.vfs(address)])),
@@ -103,7 +103,7 @@ class Provisioner:
             for address in pool.pfs
             if sysfs.exists(address)
         )
-        for address in new:
+        for address in changed:
             if sysfs.exists(address):
                 sysfs.announce_change(address)
 

@@ -38,13 +38,14 @@ def test_a_device_is_settled_when_its_rules_have_run(tmp_path: Path) -> None:
     assert udev.settled(7)
 
 
-def test_only_devices_that_were_not_published_before_are_new(tmp_path: Path) -> None:
+def test_devices_are_returned_whose_properties_changed(tmp_path: Path) -> None:
     udev = Udev(owned=tmp_path / "owned")
     pf, vf, other = PciAddress(0, 1, 0, 0), PciAddress(0, 1, 0, 2), PciAddress(0, 2, 0, 0)
-    assert udev.publish([OwnedPf(pf, [vf], stable_names=False)]) == [pf, vf]
-    assert udev.publish([OwnedPf(pf, [vf], stable_names=True), OwnedPf(other, [], stable_names=False)]) == [
-        other
-    ]
+    plain, named = OwnedPf(pf, [vf], stable_names=False), OwnedPf(pf, [vf], stable_names=True)
+    assert udev.publish([plain]) == [pf, vf]
+    assert udev.publish([plain]) == []
+    assert udev.publish([named, OwnedPf(other, [], stable_names=False)]) == [pf, other]
     assert (tmp_path / "owned" / str(pf)).read_text().endswith("VFMIGRATE_REPRESENTOR_PREFIX=r0100\n")
-    assert udev.publish([]) == []
+    assert udev.publish([named]) == [other]
+    assert udev.publish([]) == [pf, vf]
     assert list((tmp_path / "owned").iterdir()) == []
