@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.cli import common_options, tables
-from vfmigrate.domain import domain_xml
+from vfmigrate.domain import additions, domain_xml
 from vfmigrate.errors import Refused, VfmigrateError
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.os_errors import exists
@@ -143,13 +143,18 @@ def _enable(options: argparse.Namespace) -> int:
         if live is not None and not options.dry_run:
             _make_live(connection, options, live, before)
         if changed:
-            kept = connection.definition(options.domain)
-            noted = definition.note_controllers(before, kept)
-            if noted != kept:
-                connection.define(noted)
+            define_noted(connection, options.domain, before)
             _print_when(connection, options)
         _print_json(connection, options, before, after, live=live is not None)
     return 0
+
+
+def define_noted(connection: LibvirtConnection, guest: str, before: str) -> None:
+    """Note in a guest's new definition which controllers libvirt added to it, compared with the one `before`."""
+    kept = connection.definition(guest)
+    noted = additions.note_controllers(before, kept)
+    if noted != kept:
+        connection.define(noted)
 
 
 def _live(

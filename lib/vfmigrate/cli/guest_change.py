@@ -95,6 +95,7 @@ class GuestChange:
         before = self.before
         self.connection.define(self.after)
         self.on_failure("restore the definition", lambda: self.connection.define(before))
+        failover_verb.define_noted(self.connection, self.name, before)
         self.done.append("defined" + ("" if self.live else "; takes effect at the guest's next boot"))
 
     def claim(self, mac: str, status: Optional[Answer] = None) -> Optional[Answer]:

@@ -8,11 +8,11 @@ mark of the interface in the metadata. The rest of the text does not change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import domain_xml, metadata, pci_xml
+from vfmigrate.domain import additions, domain_xml, metadata, pci_xml
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.domain.metadata import Mark
@@ -66,6 +66,7 @@ def attached(xml: str, attachment: Attachment) -> str:
     """The definition with the VF and its mark."""
     domain_xml.read(xml)
     markup = Markup(xml)
+    empty = additions.kept(markup, "devices", "metadata", f"metadata/{metadata.URI} vfs")
     interfaces = list(markup.root.all("devices/interface"))
     devices = markup.root.first("devices")
     if interfaces:
@@ -75,16 +76,21 @@ def attached(xml: str, attachment: Attachment) -> str:
     else:
         raise InputError("the domain XML has no <devices>")
     _add_mark(markup, attachment.mark())
-    return markup.text()
+    present = additions.read(markup.root)
+    if not empty:
+        return markup.text()
+    return additions.write(markup.text(), replace(present, kept=(*present.kept, *empty)))
 
 
 def detached(xml: str, vf: VfInterface) -> str:
-    """The definition without one of its VFs and without that VF's mark."""
+    """The definition without one of its VFs, that VF's mark, and the controllers that libvirt added for it."""
     domain_xml.read(xml)
     markup = Markup(xml)
+    noted = additions.read(markup.root)
     markup.remove(list(markup.root.all("devices/*"))[vf.position])
-    _remove_mark(markup, vf)
-    return markup.text()
+    _remove_mark(markup, vf, noted.kept)
+    changed = additions.without_empty(markup.text(), "devices", (*noted.kept, "devices"))
+    return additions.without_controllers(changed, noted)
 
 
 def find(xml: str, mac: str) -> Optional[VfInterface]:
@@ -99,31 +105,19 @@ def check_free_port(xml: str) -> None:
     conventional PCI, only libvirt knows what is free.
     """
     root = Markup(xml).root
-    controllers = [each for each in root.all("devices/controller") if each.attributes.get("type") == "pci"]
-    models = {_index(each): each.attributes.get("model", "") for each in controllers}
-    if models.get(0) != "pcie-root":
+    controllers = additions.controllers(list(root.all("devices/controller")))
+    if 0 not in controllers or controllers[0].attributes.get("model") != "pcie-root":
         return
-    taken = {
-        int(address.attributes.get("bus", "0"), 0)
-        for device in root.all("devices/*")
-        for address in device.all("address")
-        if address.attributes.get("type") == "pci"
-    }
-    for controller in controllers:
-        pluggable = models[_index(controller)] in _PLUGGABLE and controller.get("target", "hotplug") != "off"
-        if pluggable and _index(controller) not in taken:
+    taken = {bus for device in root.all("devices/*") for bus in additions.buses(device)}
+    for index, controller in controllers.items():
+        pluggable = controller.attributes.get("model") in _PLUGGABLE
+        if pluggable and controller.get("target", "hotplug") != "off" and index not in taken:
             return
-    name = next(root.all("name"), None)
-    element = Markup(xml).text_of(name) if name is not None else ""
     raise Refused(
-        f"guest '{element[6:-7]}' has no free PCI Express port, so a VF cannot be plugged in while it runs",
+        f"guest '{domain_xml.read(xml).name}' has no free PCI Express port, so a VF cannot be plugged in while it runs",
         "add the VF for the next boot with --config; for later hot-plugs, add "
         "<controller type='pci' model='pcie-root-port'/> to the definition",
     )
-
-
-def _index(controller: Element) -> int:
-    return int(controller.attributes.get("index", "-1"), 0)
 
 
 # -- the mark
@@ -159,16 +153,14 @@ def _add_mark(markup: Markup, mark: Mark) -> None:
         markup.insert_after(uuid, ["<metadata>", *(f"  {line}" for line in lines), "</metadata>"])
 
 
-def _remove_mark(markup: Markup, vf: VfInterface) -> None:
-    for place in markup.root.all("metadata"):
-        for vfs in place.all(f"{metadata.URI} vfs"):
-            for element in vfs.all(f"{metadata.URI} vf"):
-                if not _is_of(element, vf):
-                    continue
-                gone = element
-                if len(vfs.children) == 1:
-                    gone = vfs if len(place.children) > 1 else place
-                markup.remove(gone)
+def _remove_mark(markup: Markup, vf: VfInterface, kept: tuple[str, ...]) -> None:
+    for vfs in markup.root.all(f"metadata/{metadata.URI} vfs"):
+        marks = [each for each in vfs.all(f"{metadata.URI} vf") if _is_of(each, vf)]
+        if marks and markup.is_blank(vfs, marks):
+            additions.remove_empty(markup, vfs, kept)
+            continue
+        for mark in marks:
+            markup.remove(mark)
 
 
 def _is_of(element: Element, vf: VfInterface) -> bool:

@@ -12,7 +12,6 @@ Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #hos
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,16 +114,28 @@ def _pci_address(device: etree._Element) -> Optional[PciAddress]:
     return pci_xml.read(element.get)
 
 
+def _is_standby(device: etree._Element) -> bool:
+    """Whether this is the standby of a failover pair: a VF can be none, whatever its <teaming> says."""
+    return device.get("type") != "hostdev" and _attribute(device, "teaming", "type") == "persistent"
+
+
+def _is_pci(device: etree._Element) -> bool:
+    """Whether the device of the host is one of PCI; the schema allows one of USB too."""
+    return (
+        _attribute(device, "source/address", "type") in (None, "pci") and device.find("source/vendor") is None
+    )
+
+
 def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
     """The VF in a child of <devices>; None when it cannot be one."""
     teaming = device.find("teaming")
-    if teaming is not None and teaming.get("type") == "persistent":
-        return None
     if device.tag == "hostdev":
         if device.get("mode", "subsystem") != "subsystem" or device.get("type") != "pci":
             return None
         form, mac = "hostdev", None
     elif device.tag == "interface" and device.get("type") in ("hostdev", "network"):
+        if _is_standby(device) or (device.get("type") == "hostdev" and not _is_pci(device)):
+            return None
         form = "interface" if device.get("type") == "hostdev" else "network"
         mac_element = device.find("mac")
         mac = mac_element.get("address", "").lower() if mac_element is not None else None
@@ -234,9 +245,7 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
         interfaces=tuple(interfaces),
         viommu=root.find("devices/iommu") is not None,
         standbys=tuple(
-            _standby(device)
-            for device in root.findall("devices/interface")
-            if _attribute(device, "teaming", "type") == "persistent"
+            _standby(device) for device in root.findall("devices/interface") if _is_standby(device)
         ),
         marks=marks,
         memory_kib=_memory_kib(root),
@@ -248,17 +257,6 @@ def macs(xml: Union[str, bytes]) -> frozenset[str]:
     return frozenset(
         element.get("address", "").lower() for element in _parse(xml).findall("devices/interface/mac")
     )
-
-
-def _with_address(tag: str, address: PciAddress) -> str:
-    """The <address> tag with other numbers; quotes, order and other attributes stay the same."""
-    for key, value in pci_xml.attributes(address).items():
-        attribute = re.compile(rf"(\s{key}\s*=\s*)([\"'])[^\"']*\2")
-        changed, found = attribute.subn(rf"\g<1>\g<2>{value}\g<2>", tag, count=1)
-        if not found:
-            changed = re.sub(r"^<address", f"<address {key}='{value}'", tag)
-        tag = changed
-    return tag
 
 
 def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
@@ -276,7 +274,7 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
         element = devices[position].first("source/address") if position < len(devices) else None
         if element is None:
             raise InputError("the domain XML has a VF without an address to rewrite")
-        markup.replace_tag(element, _with_address(markup.tag(element), address))
+        markup.set_attributes(element, pci_xml.attributes(address))
         before = _pci_address(root.findall("devices/*")[position])
         if before is not None:
             moved[before] = address
@@ -284,8 +282,7 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
         named = mark.attributes.get("address")
         there = moved.get(PciAddress.parse(named)) if named is not None else None
         if there is not None:
-            tag = re.sub(r"(\saddress\s*=\s*)([\"'])[^\"']*\2", rf"\g<1>\g<2>{there}\g<2>", markup.tag(mark))
-            markup.replace_tag(mark, tag)
+            markup.set_attributes(mark, {"address": str(there)})
     return markup.text()
 
 

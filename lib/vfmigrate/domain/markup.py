@@ -8,7 +8,7 @@ definitions must see only the change. Pure; hostile XML is refused by `domain_xm
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional, Union
 from xml.parsers import expat
@@ -17,6 +17,9 @@ from vfmigrate.errors import InputError
 
 # A start tag: attributes in quotes may hold a '>'.
 _START_TAG = re.compile(rb"<(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
+
+_TAG_NAME = re.compile(r"<[^\s/>]+")
+_ATTRIBUTE = re.compile(r"\s(?P<key>[^\s=]+)\s*=\s*(?P<quote>[\"'])(?P<value>.*?)(?P=quote)", re.DOTALL)
 
 
 @dataclass(eq=False)
@@ -89,9 +92,10 @@ class Markup:
         return before if not before.strip() else ""
 
     def insert_before(self, element: Element, lines: list[str]) -> None:
-        """Insert lines before an element, with its indentation."""
+        """Insert lines before an element, with its indentation, in front of the white space before it."""
         indent = self.indent(element)
-        self._change(element.start, element.start, "".join(f"{line}\n{indent}" for line in lines))
+        at = len(self._data[: element.start].rstrip())
+        self._change(at, at, "".join(f"\n{indent}{line}" for line in lines))
 
     def insert_after(self, element: Element, lines: list[str]) -> None:
         """Insert lines after an element, with its indentation."""
@@ -99,19 +103,24 @@ class Markup:
         self._change(element.end, element.end, "".join(f"\n{indent}{line}" for line in lines))
 
     def append(self, element: Element, lines: list[str]) -> None:
-        """Append lines to the content of an element."""
+        """Append lines to the content of an element. `remove` takes away just what this adds."""
         outer = self.indent(element)
-        indent = outer + "  "
-        text = "\n".join(indent + line for line in lines)
+        text = "".join(f"\n{outer}  {line}" for line in lines)
         if element.empty:
-            tag = self.tag(element)[:-2].rstrip()
-            name = tag[1:].split()[0]
-            self._change(element.start, element.end, f"{tag}>\n{text}\n{outer}</{name}>")
+            tag = self.tag(element)[:-2]
+            self._change(element.start, element.end, f"{tag}>{text}\n{outer}</{tag[1:].split()[0]}>")
             return
-        inner = self._data[element.inner_start : element.inner_end].decode()
-        at = element.inner_end - (len(inner.encode()) - len(inner.rstrip().encode()))
-        tail = "" if inner[len(inner.rstrip()) :].strip(" ").startswith("\n") else f"\n{outer}"
-        self._change(at, at, f"\n{text}{tail}")
+        at = len(self._data[: element.inner_end].rstrip())
+        self._change(at, at, text)
+
+    def is_blank(self, element: Element, but: Sequence[Element] = ()) -> bool:
+        """Whether an element has no content but white space and these children, which are in order."""
+        begin, pieces = element.inner_start, []
+        for child in but:
+            pieces.append(self._data[begin : child.start])
+            begin = child.end
+        pieces.append(self._data[begin : element.inner_end])
+        return not b"".join(pieces).strip()
 
     def remove(self, element: Element) -> None:
         """Remove an element, with the white space before it."""
@@ -121,6 +130,21 @@ class Markup:
     def text_of(self, element: Element) -> str:
         """An element's own text, from its start tag to its end."""
         return self._data[element.start : element.end].decode("utf-8")
+
+    def set_attributes(self, element: Element, values: Mapping[str, str]) -> None:
+        """Set attributes in a start tag; quotes, order, white space and other attributes stay the same."""
+        tag = self.tag(element)
+        name = _TAG_NAME.match(tag)
+        begin = name.end() if name is not None else 1
+        present = {found["key"]: found for found in _ATTRIBUTE.finditer(tag, begin)}
+        for key, value in sorted(
+            values.items(), key=lambda each: -present[each[0]].start() if each[0] in present else 0
+        ):
+            found = present.get(key)
+            if found is not None:
+                tag = f"{tag[: found.start('value')]}{value}{tag[found.end('value') :]}"
+        added = "".join(f" {key}='{value}'" for key, value in values.items() if key not in present)
+        self.replace_tag(element, tag[:begin] + added + tag[begin:])
 
     def tag(self, element: Element) -> str:
         """The start tag of an element."""

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import domain_xml, pci_xml
+from vfmigrate.domain import additions, domain_xml, pci_xml
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.errors import Refused
 from vfmigrate.model import strategy
 from vfmigrate.rules.failover_pair import Pair, check_vlan, pair_of, pairs
 from vfmigrate.strategies.failover.live_pair import Halves
-
-URI = "urn:vfmigrate:failover:1"
 
 #: libvirt ignores an alias set by a user that does not begin so
 _ALIAS = re.compile(r"ua-[A-Za-z0-9_-]{1,60}")
@@ -69,8 +67,8 @@ def enable(
     _check_slot(markup.root, devices[vf.position], guest.name)
     _add_teaming(markup, devices[vf.position], f"<teaming type='transient' persistent='{alias}'/>")
     markup.insert_before(devices[vf.position], _standby_lines(wish))
-    _write_notes(markup, {**_notes(markup.root), mac: Note(alias)})
-    changed = markup.text()
+    noted = additions.read(markup.root)
+    changed = additions.write(markup.text(), replace(noted, pairs={**noted.pairs, mac: alias}))
     for pair in pairs(domain_xml.read(changed)):
         if pair.vf.wanted_mac == mac and pair.vf.mark is not None and pair.vf.mark.vlan is not None:
             check_vlan(pair, pair.vf.mark.vlan, pair.vf.mark.trunks)
@@ -114,7 +112,7 @@ def disable(xml: str, mac: Optional[str] = None) -> str:
     """The definition as it was before `enable`. Raises Refused when the pair is not one that `enable` made."""
     guest = domain_xml.read(xml)
     markup = Markup(xml)
-    notes = _notes(markup.root)
+    noted = additions.read(markup.root)
     teamed = [each for each in guest.interfaces if each.teaming == "transient"]
     if mac is not None:
         teamed = [each for each in teamed if each.wanted_mac == mac.lower()]
@@ -126,32 +124,19 @@ def disable(xml: str, mac: Optional[str] = None) -> str:
         raise Refused(f"guest '{guest.name}' has several failover pairs: {macs}", "choose one with --mac")
     pair = pair_of(guest, teamed[0])
     found = str(pair.vf.wanted_mac)
-    note = notes.pop(found, None)
-    if note is None or note.alias != pair.standby.alias:
+    alias = noted.pairs.get(found)
+    if alias is None or alias != pair.standby.alias:
         raise Refused(
             f"the failover pair of MAC {found} in guest '{guest.name}' was not made by vfmigrate",
             "remove its <teaming> elements and its standby yourself: virsh edit",
         )
     devices = list(markup.root.all("devices/*"))
     teaming = devices[pair.vf.position].first("teaming")
-    standbys = [each for each in devices if each.get("alias", "name") == note.alias]
+    standbys = [each for each in devices if each.get("alias", "name") == alias]
     for element in (*standbys, *([teaming] if teaming is not None else [])):
         markup.remove(element)
-    for controller in _superfluous(devices, note.controllers, standbys):
-        markup.remove(controller)
-    _write_notes(markup, notes)
-    return markup.text()
-
-
-def note_controllers(before: str, after: str) -> str:
-    """`after`, libvirt's own text of what `enable` made of `before`, with the controllers noted that libvirt added."""
-    markup = Markup(after)
-    old, notes = Markup(before).root, _notes(markup.root)
-    new = set(_controllers(list(markup.root.all("devices/*"))))
-    added = tuple(sorted(new - set(_controllers(list(old.all("devices/*"))))))
-    for mac in set(notes) - set(_notes(old)) if added else ():
-        _write_notes(markup, {**notes, mac: Note(notes[mac].alias, added)})
-    return markup.text()
+    pairs_left = {mac: alias for mac, alias in noted.pairs.items() if mac != found}
+    return additions.without_controllers(markup.text(), replace(noted, pairs=pairs_left))
 
 
 # -- which VF, and whether it can have a standby
@@ -249,9 +234,9 @@ def _check_devices(guest: Domain, devices: list[Element], mac: str, alias: str, 
 
 def _check_slot(root: Element, vf: Element, guest: str) -> None:
     """QEMU unplugs only a PCI Express device alone in a port with hot-plug (hw/pci/pci.c, failover_pair_id)."""
-    controllers = _controllers(list(root.all("devices/*")))
+    controllers = additions.controllers(list(root.all("devices/controller")))
     machine = root.get("os/type", "machine") or ""
-    if "i440fx" in machine or (controllers and controllers.get(0, "pcie-root") != "pcie-root"):
+    if "i440fx" in machine or (controllers and _model(controllers.get(0), "pcie-root") != "pcie-root"):
         raise Refused(
             f"guest '{guest}' is of machine type '{machine}', which has no PCI Express",
             "a failover pair needs a guest of machine type q35",
@@ -265,15 +250,8 @@ def _check_slot(root: Element, vf: Element, guest: str) -> None:
             f"the VF shares its slot in guest '{guest}' with other functions",
             "give it a slot of its own: remove its <address type='pci'> in virsh edit",
         )
-    model = controllers.get(slot.bus, "no controller")
-    port = next(
-        (
-            each
-            for each in root.all("devices/controller")
-            if each.attributes.get("type") == "pci" and int(each.attributes.get("index", "-1"), 0) == slot.bus
-        ),
-        None,
-    )
+    port = controllers.get(slot.bus)
+    model = _model(port, "no controller")
     hotplug = port is None or port.get("target", "hotplug") != "off"
     if model not in _UNPLUGGABLE_FROM or not hotplug:
         raise Refused(
@@ -283,13 +261,8 @@ def _check_slot(root: Element, vf: Element, guest: str) -> None:
         )
 
 
-def _controllers(devices: list[Element]) -> dict[int, str]:
-    """Models of the PCI controllers by index."""
-    return {
-        int(each.attributes.get("index", "-1"), 0): each.attributes.get("model", "")
-        for each in devices
-        if each.name == "controller" and each.attributes.get("type") == "pci"
-    }
+def _model(controller: Optional[Element], missing: str) -> str:
+    return controller.attributes.get("model", "") if controller is not None else missing
 
 
 def _standby_lines(wish: StandbyOptions) -> list[str]:
@@ -307,71 +280,3 @@ def _standby_lines(wish: StandbyOptions) -> list[str]:
         f"  <alias name='{wish.alias}'/>",
         "</interface>",
     ]
-
-
-# -- what was added, noted in the metadata
-
-
-@dataclass(frozen=True)
-class Note:
-    """What `enable` added to a definition for the VF with a certain MAC."""
-
-    alias: str
-    #: indexes of the PCI controllers that libvirt added on its own for the standby
-    controllers: tuple[int, ...] = ()
-
-
-def _notes(root: Element) -> dict[str, Note]:
-    notes = {}
-    for pair in root.all(f"metadata/{URI} failover/{URI} pair"):
-        indexes = pair.attributes.get("controllers", "").split()
-        numbers = tuple(int(index) for index in indexes if index.isdigit())
-        notes[pair.attributes.get("mac", "")] = Note(pair.attributes.get("alias", ""), numbers)
-    return notes
-
-
-def _write_notes(markup: Markup, notes: dict[str, Note]) -> None:
-    metadata = markup.root.first("metadata")
-    present = metadata.first(f"{URI} failover") if metadata is not None else None
-    lines = [f"<vfmigrate:failover xmlns:vfmigrate='{URI}'>"]
-    for mac, note in sorted(notes.items()):
-        added = f" controllers='{' '.join(map(str, note.controllers))}'" if note.controllers else ""
-        lines.append(f"  <vfmigrate:pair mac='{mac}' alias='{note.alias}'{added}/>")
-    lines.append("</vfmigrate:failover>")
-    if metadata is None:
-        if notes:
-            uuid = markup.root.first("uuid") or markup.root.children[0]
-            markup.insert_after(uuid, ["<metadata>", *(f"  {line}" for line in lines), "</metadata>"])
-    elif present is None:
-        if notes:
-            markup.append(metadata, lines)
-    elif notes:
-        markup.replace(present, f"\n{markup.indent(present)}".join(lines))
-    else:
-        markup.remove(present if len(metadata.children) > 1 else metadata)
-
-
-def _superfluous(devices: list[Element], added: tuple[int, ...], gone: list[Element]) -> list[Element]:
-    """The controllers that were added and that nothing but the standby is on: none with a newer one behind it."""
-    gone_or_added = [*gone]
-    superfluous: list[Element] = []
-    controllers = [
-        each for each in devices if each.name == "controller" and each.attributes.get("type") == "pci"
-    ]
-    controllers.sort(key=lambda each: int(each.attributes.get("index", "-1"), 0), reverse=True)
-    for controller in controllers:
-        index = int(controller.attributes.get("index", "-1"), 0)
-        if index not in added or _is_used(devices, index, gone_or_added):
-            break
-        superfluous.append(controller)
-        gone_or_added.append(controller)
-    return superfluous
-
-
-def _is_used(devices: list[Element], bus: int, but: list[Element]) -> bool:
-    return any(
-        address.attributes.get("type") == "pci" and int(address.attributes.get("bus", "0"), 0) == bus
-        for device in devices
-        if device not in but
-        for address in device.all("address")
-    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vfmigrate.domain import domain_xml
+from vfmigrate.domain import additions, domain_xml
 from vfmigrate.domain.markup import Markup
 from vfmigrate.errors import InputError, Refused
 from vfmigrate.rules import failover_pair
@@ -221,13 +221,13 @@ def as_libvirt_keeps_it(xml: str) -> str:
 
 
 def test_disabling_removes_controllers_that_libvirt_added_for_the_standby() -> None:
-    kept = definition.note_controllers(GUEST, as_libvirt_keeps_it(definition.enable(GUEST, WISH)))
+    kept = additions.note_controllers(GUEST, as_libvirt_keeps_it(definition.enable(GUEST, WISH)))
     assert "controllers='3'" in kept
     assert definition.disable(kept) == GUEST
 
 
 def test_a_controller_with_another_device_stays() -> None:
-    kept = definition.note_controllers(GUEST, as_libvirt_keeps_it(definition.enable(GUEST, WISH)))
+    kept = additions.note_controllers(GUEST, as_libvirt_keeps_it(definition.enable(GUEST, WISH)))
     newcomer = "    <rng><address type='pci' domain='0x0000' bus='0x03' slot='0x01' function='0x0'/></rng>\n"
     restored = definition.disable(with_devices(kept, newcomer))
     assert restored == with_devices(GUEST.replace(VF, PORT + VF), newcomer)
@@ -243,9 +243,10 @@ def test_malformed_xml_is_refused() -> None:
     ("xml", "text"),
     [
         ("<a><b/></a>", "<a><b>\n  x\n</b></a>"),
+        ("<a><b><c/></b></a>", "<a><b><c/>\n  x</b></a>"),
         ("<a>\n  <b k='>'/>\n</a>", "<a>\n  <b k='>'>\n    x\n  </b>\n</a>"),
         ("<a>\n  <b>\n    <c/>\n  </b>\n</a>", "<a>\n  <b>\n    <c/>\n    x\n  </b>\n</a>"),
-        ("<a>\n  <b></b>\n</a>", "<a>\n  <b>\n    x\n  </b>\n</a>"),
+        ("<a>\n  <b></b>\n</a>", "<a>\n  <b>\n    x</b>\n</a>"),
     ],
 )
 def test_a_line_is_appended_at_the_end_of_its_element(xml: str, text: str) -> None:
