@@ -74,9 +74,9 @@ class Rig:
         """The part of the daemon that answers clients."""
         return ClientRequests(self.services)
 
-    def call(self, operation: str, xml: str, extra: str = "-") -> Optional[str]:
+    def call(self, operation: str, xml: str, extra: str = "-", name: str = "") -> Optional[str]:
         """Call the hook; returns its XML, if it gives any."""
-        return self.hook_handler.handle(operation, "begin", extra, xml)
+        return self.hook_handler.handle(operation, "begin", extra, xml, name=name)
 
     def run(self, xml: str) -> None:
         """Start a guest."""

@@ -14,6 +14,7 @@ from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import BRIDGE, wait_for
 from tests.integration.pair import Node, Pair
 from tests.integration.test_migration import vf_index, vfs_of
+from vfmigrate.domain import migrating_guest
 
 pytestmark = pytest.mark.hosts
 
@@ -81,6 +82,30 @@ def test_attach_adds_a_vf_of_the_pools_network_to_a_definition(home: Node) -> No
 
     assert told(home, "detach", GUEST)["mac"] == mac
     assert definition(home) == before
+
+
+def test_vfs_that_were_attached_are_detached_in_any_order(ready: Pair) -> None:
+    """For them libvirt adds ports, whose indexes must be consecutive."""
+    home = ready.a
+    home.define_guest(Guest(GUEST))
+    before = definition(home)
+    macs = [told(home, "attach", GUEST, "--pool", "data", "--config")["mac"] for _ in range(3)]
+    assert definition(home).count("pcie-root-port") >= before.count("pcie-root-port") + 3
+    for mac in macs:
+        told(home, "detach", GUEST, "--mac", mac, "--config")
+    assert definition(home) == before
+
+
+def test_a_guest_that_was_defined_before_the_network_gets_a_place_on_pci_express(ready: Pair) -> None:
+    """An interface of an unknown network gets a model of libvirt's choice, unless it has one."""
+    home = ready.a
+    xml = "<interface type='network'><mac address='52:54:00:00:00:07'/><source network='not-yet'/>MODEL</interface>"
+    for model, place in (("", "pcie-to-pci-bridge"), ("<model type='virtio'/>", None)):
+        home.define_guest(Guest(GUEST, extra=xml.replace("MODEL", model)))
+        found = [
+            each for each, _ in migrating_guest.read(definition(home), definition(home)).obstacles.values()
+        ]
+        assert found == ([place] if place else [])
 
 
 def test_attach_and_detach_on_a_running_guest(running: Node) -> None:

@@ -64,6 +64,19 @@ def test_a_pair_migrates_there_and_back(pair: Pair, vlan: tuple[str, ...], form:
     assert definition(pair.a) == before
 
 
+def test_pairs_are_disabled_in_the_order_in_which_they_were_enabled(pair: Pair) -> None:
+    """For each standby libvirt adds a port; the first can be removed only when the last has gone."""
+    macs = [f"52:54:00:00:00:0{number}" for number in (2, 3, 4)]
+    vfs = [Vf(pair.a.vf(number), mac) for number, mac in enumerate(macs, 1)]
+    pair.a.define_guest(Guest(GUEST, vfs))
+    before = definition(pair.a)
+    for mac in macs:
+        assert failover(pair.a, "enable", GUEST, "--standby-bridge", BRIDGE, "--mac", mac)[0] == 0
+    for mac in macs:
+        assert failover(pair.a, "disable", GUEST, "--mac", mac)[0] == 0
+    assert definition(pair.a) == before
+
+
 def test_a_dry_run_changes_nothing(home: Node) -> None:
     before = definition(home)
     status, told, _ = failover(home, "enable", GUEST, "--standby-bridge", BRIDGE, "--dry-run")

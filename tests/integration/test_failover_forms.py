@@ -245,7 +245,7 @@ def test_enabling_failover_does_not_replace_a_standby(host: Node) -> None:
 def test_a_pair_that_vfmigrate_did_not_make_is_left_alone(host: Node) -> None:
     host.define_guest(Guest(GUEST, [Vf(host.vf(1), MAC)]))
     assert failover(host, "enable", GUEST, *ON_BRIDGE)[0] == 0
-    foreign = definition(host).replace("urn:vfmigrate:failover:1", "urn:of:another")
+    foreign = definition(host).replace("urn:vfmigrate:added:1", "urn:of:another")
     host.host.virsh("define", "--validate", "/dev/stdin", stdin=foreign)
     before = definition(host)
     status, _, error = failover(host, "disable", GUEST)

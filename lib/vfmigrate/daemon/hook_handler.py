@@ -72,11 +72,18 @@ class HookHandler:
         self._on_started = on_started
 
     def handle(
-        self, operation: str, sub_operation: str, extra: str, xml: str, *, happened: Optional[float] = None
+        self,
+        operation: str,
+        sub_operation: str,
+        extra: str,
+        xml: str,
+        *,
+        name: str = "",
+        happened: Optional[float] = None,
     ) -> Optional[str]:
         """Handle an operation; returns the XML that replaces the domain's, or None to leave it unchanged.
 
-        `happened`: when libvirt called the hook, in seconds of the claims' clock.
+        `name`: what libvirt calls the domain. `happened`: when it called the hook, in seconds of the claims' clock.
         Raises Refused, HostError, Unreachable or InputError where libvirt must not go on.
         """
         operations: dict[str, Callable[[Domain, str], Optional[str]]] = {
@@ -91,7 +98,9 @@ class HookHandler:
         }
         if operation not in operations:
             raise UsageError(f"unknown hook operation of libvirt: '{operation[:20]}'")
-        domain = read(xml, lenient=operation not in REFUSING)
+        domain = self._read(operation, xml, name)
+        if domain is None:
+            return None
         before = self._store.clock()
         if happened is not None and self._is_overtaken(operation, domain, before - happened):
             self._log.event(
@@ -132,6 +141,22 @@ class HookHandler:
                 ms=round((self._store.clock() - before) * 1000),
             )
         return answer
+
+    def _read(self, operation: str, xml: str, name: str) -> Optional[Domain]:
+        """The domain of an operation. Where libvirt does not stop, XML that cannot be read is no reason to stop either.
+
+        The end of a guest needs its claims only, which know its name. None when nothing can be done.
+        """
+        try:
+            return read(xml, lenient=operation not in REFUSING)
+        except VfmigrateError as error:
+            if operation in REFUSING:
+                raise
+            self._log.failed(operation, error, about=f"{operation} of guest '{name}'", domain=name)
+        known = {claim.domain for claim in self._store.all() if claim.domain_name == name}
+        if operation not in ENDING or len(known) != 1:
+            return None
+        return Domain(uuid=known.pop(), name=name, interfaces=(), viommu=False)
 
     def _is_overtaken(self, operation: str, domain: Domain, age: float) -> bool:
         """Whether the guest, whose end `age` seconds ago is reported only now, already runs again.

@@ -260,6 +260,7 @@ class Daemon:
                 request.text("sub_operation"),
                 request.text("extra"),
                 request.text("xml"),
+                name=request.optional_text("domain") or "",
                 happened=self._happened(request),
             )
             return {} if xml is None else {"xml": xml}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import metadata, pci_xml
+from vfmigrate.domain import metadata, pci_topology
 from vfmigrate.domain.markup import Element, Markup
 
 URI = "urn:vfmigrate:added:1"
@@ -121,28 +121,10 @@ def remove_empty(markup: Markup, element: Element, kept_words: Collection[str]) 
 # -- PCI controllers
 
 
-def controllers(devices: Collection[Element]) -> dict[int, Element]:
-    """The PCI controllers among devices, by index. Raises InputError."""
-    return {
-        pci_xml.number(each.attributes["index"]): each
-        for each in devices
-        if each.name == "controller" and each.attributes.get("type") == "pci" and "index" in each.attributes
-    }
-
-
-def buses(device: Element) -> set[int]:
-    """The buses of the guest that a device is on. Raises InputError."""
-    return {
-        pci_xml.number(address.attributes.get("bus"))
-        for address in device.all("address")
-        if address.attributes.get("type") == "pci"
-    }
-
-
 def note_controllers(before: str, after: str) -> str:
     """`after`, libvirt's own text of what was made of `before`, with the controllers noted that libvirt added."""
     old, new = Markup(before).root, Markup(after).root
-    added = set(_controllers(new)) - set(_controllers(old))
+    added = set(pci_topology.controllers(new)) - set(pci_topology.controllers(old))
     present = read(new)
     if not added:
         return after
@@ -156,17 +138,12 @@ def without_controllers(xml: str, additions: Optional[Additions] = None) -> str:
     devices = list(markup.root.all("devices/*"))
     left = set(additions.controllers)
     gone: list[Element] = []
-    for index, controller in sorted(controllers(devices).items(), reverse=True):
-        used = any(index in buses(device) for device in devices if device not in gone)
+    present = pci_topology.controllers(markup.root)
+    for index, controller in sorted(present.items(), reverse=True):
+        used = any(index in pci_topology.buses(device) for device in devices if device not in gone)
         if index not in left or used:
             break
         markup.remove(controller)
         gone.append(controller)
         left.discard(index)
-    return write(
-        markup.text(), replace(additions, controllers=tuple(sorted(left & set(controllers(devices)))))
-    )
-
-
-def _controllers(root: Element) -> dict[int, Element]:
-    return controllers(list(root.all("devices/*")))
+    return write(markup.text(), replace(additions, controllers=tuple(sorted(left & set(present)))))

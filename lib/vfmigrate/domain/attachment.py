@@ -12,15 +12,12 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import additions, domain_xml, metadata, pci_xml
+from vfmigrate.domain import additions, domain_xml, metadata, pci_topology, pci_xml
 from vfmigrate.domain.domain_xml import VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError, Refused
 from vfmigrate.model.pci import PciAddress
-
-# Controllers with hot-plug.
-_PLUGGABLE = ("pcie-root-port", "pcie-switch-downstream-port")
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class Attachment:
                 "<interface type='network'>",
                 f"  <mac address='{self.mac}'/>",
                 f"  <source network='{escape(self.network)}'/>",
+                # Without it libvirt chooses rtl8139 on conventional PCI if the network does not exist just now.
+                "  <model type='virtio'/>",
                 "</interface>",
             ]
         if self.vf is None:
@@ -105,14 +104,12 @@ def check_free_port(xml: str) -> None:
     conventional PCI, only libvirt knows what is free.
     """
     root = Markup(xml).root
-    controllers = additions.controllers(list(root.all("devices/controller")))
-    if 0 not in controllers or controllers[0].attributes.get("model") != "pcie-root":
+    controllers = pci_topology.controllers(root)
+    if 0 not in controllers or not pci_topology.has_pci_express(root):
         return
-    taken = {bus for device in root.all("devices/*") for bus in additions.buses(device)}
-    for index, controller in controllers.items():
-        pluggable = controller.attributes.get("model") in _PLUGGABLE
-        if pluggable and controller.get("target", "hotplug") != "off" and index not in taken:
-            return
+    taken = {bus for device in root.all("devices/*") for bus in pci_topology.buses(device)}
+    if any(pci_topology.is_pluggable(each) and bus not in taken for bus, each in controllers.items()):
+        return
     raise Refused(
         f"guest '{domain_xml.read(xml).name}' has no free PCI Express port, so a VF cannot be plugged in while it runs",
         "add the VF for the next boot with --config; for later hot-plugs, add "

@@ -45,6 +45,8 @@ class VfInterface:
     managed: bool = False
     #: the interface asks libvirt to set a VLAN on the VF
     vlan: bool = False
+    #: the driver that its <driver model=…> selects, which libvirt binds whatever the kernel has
+    driver: Optional[str] = None
     #: 'transient' for the VF of a failover pair, or None
     teaming: Optional[str] = None
     #: alias of the other half of its failover pair
@@ -151,6 +153,7 @@ def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
         address=address,
         managed=device.get("managed") == "yes",
         vlan=device.find("vlan") is not None,
+        driver=_attribute(device, "driver", "model"),
         teaming=teaming.get("type") if teaming is not None else None,
         standby=teaming.get("persistent") if teaming is not None else None,
     )

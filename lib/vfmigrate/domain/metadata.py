@@ -32,8 +32,8 @@ from vfmigrate.model.pci import PciAddress
 URI = "urn:vfmigrate:domain:1"
 PREFIX = "vfmigrate"
 
-# A bound on hostile input; no guest has as many VFs, since libvirt's PCI topology ends earlier.
-_MAX_MARKS = 64
+# A bound on hostile input. A guest has 256 PCI buses at most, and marks can be there of VFs that it does not have now.
+_MAX_MARKS = 1024
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 
 

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Optional
 
 from lxml import etree
 
-from vfmigrate.domain import domain_xml, storage_xml, xml_parser
+from vfmigrate.domain import domain_xml, pci_topology, storage_xml, xml_parser
 from vfmigrate.domain.domain_xml import Domain, VfInterface
+from vfmigrate.domain.markup import Markup
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.model.strategy import Strategy
 
@@ -48,6 +50,8 @@ class MigratingGuest:
     bridges: tuple[str, ...] = ()
     #: devices of the host besides PCI devices, in words: they cannot be migrated
     host_devices: tuple[str, ...] = ()
+    #: VFs that cannot be unplugged from where they are in the guest: the controller, and a remedy, by their position
+    obstacles: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def names_cpu(self) -> bool:
@@ -100,7 +104,22 @@ def read(live: str, migratable: str) -> MigratingGuest:
             for each in root.findall("devices/hostdev")
             if each.get("type") != "pci"
         ),
+        obstacles=_obstacles(live, parsed),
     )
+
+
+def _obstacles(live: str, domain: Domain) -> dict[int, tuple[str, str]]:
+    root = Markup(live).root
+    if not pci_topology.has_pci_express(root):
+        return {}
+    devices = list(root.all("devices/*"))
+    found = {}
+    for interface in domain.interfaces:
+        device = devices[interface.position]
+        obstacle = pci_topology.obstacle(root, device)
+        if obstacle is not None:
+            found[interface.position] = (obstacle, pci_topology.remedy(device))
+    return found
 
 
 def _disk(element: etree._Element) -> Disk:

@@ -58,6 +58,42 @@ def test_each_form_of_a_vf_is_read() -> None:
     assert (network.form, network.address, network.mark) == ("network", None, None)
 
 
+def test_a_usb_device_is_no_vf() -> None:
+    usb = "<address type='usb' bus='0' device='3'/>"
+    pci = "<address type='pci' domain='0x0000' bus='0x01' slot='0x10' function='0x2'/>"
+    assert [each.form for each in domain_xml.read(MARKED.replace(pci, usb)).interfaces] == [
+        "hostdev",
+        "network",
+    ]
+
+
+def test_a_vf_is_seen_whatever_its_teaming_is() -> None:
+    teaming = "<teaming type='persistent'/><source>"
+    read = domain_xml.read(MARKED.replace("<source>", teaming, 1))
+    assert [each.form for each in read.interfaces] == ["interface", "hostdev", "network"]
+    assert read.standbys == ()
+
+
+def test_numbers_are_read_as_libvirt_reads_them() -> None:
+    xml = MARKED.replace("slot='0x10' function='0x2'", "slot='020' function='02'")
+    assert domain_xml.read(xml).interfaces[0].address == PciAddress(0, 1, 16, 2)
+
+
+def test_a_guest_with_many_marks_is_read() -> None:
+    marks = "".join(f"<ns1:vf mac='52:54:00:00:01:{number:02x}' pool='data'/>" for number in range(200))
+    assert len(domain_xml.read(MARKED.replace("</ns1:vfs>", f"{marks}</ns1:vfs>")).marks) == 202
+
+
+def test_an_address_in_another_attribute_is_not_rewritten() -> None:
+    note = """note=" bus='0x01' address='0000:01:10.2' " """
+    xml = MARKED.replace("<ns1:vf mac='52:54:00:00:00:02'", f"<ns1:vf {note} mac='52:54:00:00:00:02'")
+    rewritten = domain_xml.readdress(
+        xml, {domain_xml.read(xml).interfaces[0].position: PciAddress(0, 2, 3, 4)}
+    )
+    assert note in rewritten
+    assert "vlan='42' address='0000:02:03.4'" in rewritten
+
+
 def test_a_virtual_iommu_is_found() -> None:
     assert domain_xml.read(MARKED.replace("<devices>", "<devices><iommu model='intel'/>")).viommu
 

@@ -34,6 +34,17 @@ def test_entities_are_not_resolved() -> None:
         xml_parser.parse("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/shadow'>]><a>&b;</a>")
 
 
+@pytest.mark.parametrize("inner", ["<!-- <!DOCTYPE x> -->", "<![CDATA[<!DOCTYPE x [<!ENTITY y 'z'>]>]]>"])
+def test_a_document_type_that_is_only_mentioned_is_no_declaration(inner: str) -> None:
+    assert xml_parser.parse(f"<!-- <!DOCTYPE a> --><a>{inner}</a>").tag == "a"
+
+
+def test_entities_that_grow_without_end_are_refused_at_once() -> None:
+    entities = "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 12))
+    with pytest.raises(InputError):
+        xml_parser.parse(f"<!DOCTYPE a [<!ENTITY a0 'xxxxxxxxxx'>{entities}]><a b='&a11;'>&a11;</a>")
+
+
 def test_malformed_xml_is_not_quoted() -> None:
     with pytest.raises(InputError, match=r"^the answer is not well-formed at line 1, column \d+$") as refused:
         xml_parser.parse("<graphics passwd='secret'", "the answer")

@@ -114,6 +114,7 @@ def _strategy(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
             f"unplug it, or add its physical function to a pool in vfmigrate.conf on {snapshot.source.name}",
         )
         return
+    yield from _place(snapshot, vf)
     if vf.strategy.unplugged_first:
         yield warning(
             f"{vf.label} has strategy replug, which virsh migrate refuses",
@@ -127,6 +128,19 @@ def _strategy(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
             failover_pair.pair_of(domain, vf.interface)
     except VfmigrateError as failure:
         yield refusal(failure)
+
+
+def _place(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
+    obstacle, remedy = snapshot.guest.obstacles.get(vf.interface.position, (None, ""))
+    if obstacle is None:
+        return
+    guest = snapshot.guest.domain.name
+    if vf.strategy.teamed or vf.strategy.unplugged_first:
+        yield error(
+            f"{vf.label} is on a {obstacle} in guest '{guest}', from which it cannot be unplugged", remedy
+        )
+    elif obstacle != "pcie-root":
+        yield warning(f"{vf.label} is on a {obstacle} in guest '{guest}', not on PCI Express", remedy)
 
 
 # -- the source
@@ -156,7 +170,13 @@ def _source_vf(facts: HostFacts, running: bool, vf: GuestVf) -> Iterator[Finding
             "guest cannot migrate",
             "shut the guest down and start it again: vfmigrate makes the VF migratable at the start",
         )
-    if now.driver == GENERIC_DRIVER:
+    if now.driver == GENERIC_DRIVER and vf.interface.driver == GENERIC_DRIVER:
+        yield error(
+            f"{facts.host}: VF {now.address} is bound to {GENERIC_DRIVER}, which cannot migrate device state, because "
+            f"the guest's XML has <driver model='{GENERIC_DRIVER}'/>",
+            "remove this element with virsh edit, then shut the guest down and start it again",
+        )
+    elif now.driver == GENERIC_DRIVER:
         yield error(
             f"{facts.host}: VF {now.address} is bound to {GENERIC_DRIVER}, which cannot migrate device state",
             f"{vendor.install_variant}; {restart}",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import additions, domain_xml, pci_xml
+from vfmigrate.domain import additions, domain_xml, pci_topology, pci_xml
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.errors import Refused
@@ -24,8 +24,6 @@ from vfmigrate.strategies.failover.live_pair import Halves
 
 #: libvirt ignores an alias set by a user that does not begin so
 _ALIAS = re.compile(r"ua-[A-Za-z0-9_-]{1,60}")
-# Ports that a device can be unplugged from at run time, as QEMU does with the VF.
-_UNPLUGGABLE_FROM = ("pcie-root-port", "pcie-switch-downstream-port")
 
 
 @dataclass(frozen=True)
@@ -234,9 +232,8 @@ def _check_devices(guest: Domain, devices: list[Element], mac: str, alias: str, 
 
 def _check_slot(root: Element, vf: Element, guest: str) -> None:
     """QEMU unplugs only a PCI Express device alone in a port with hot-plug (hw/pci/pci.c, failover_pair_id)."""
-    controllers = additions.controllers(list(root.all("devices/controller")))
-    machine = root.get("os/type", "machine") or ""
-    if "i440fx" in machine or (controllers and _model(controllers.get(0), "pcie-root") != "pcie-root"):
+    if not pci_topology.has_pci_express(root):
+        machine = root.get("os/type", "machine") or ""
         raise Refused(
             f"guest '{guest}' is of machine type '{machine}', which has no PCI Express",
             "a failover pair needs a guest of machine type q35",
@@ -250,19 +247,12 @@ def _check_slot(root: Element, vf: Element, guest: str) -> None:
             f"the VF shares its slot in guest '{guest}' with other functions",
             "give it a slot of its own: remove its <address type='pci'> in virsh edit",
         )
-    port = controllers.get(slot.bus)
-    model = _model(port, "no controller")
-    hotplug = port is None or port.get("target", "hotplug") != "off"
-    if model not in _UNPLUGGABLE_FROM or not hotplug:
+    obstacle = pci_topology.obstacle(root, vf)
+    if obstacle is not None:
         raise Refused(
-            f"the VF is on a {model}{'' if hotplug else ' without hot-plug'} in guest '{guest}', "
-            "from which it cannot be unplugged",
-            "move it to a pcie-root-port: remove its <address type='pci'> in virsh edit",
+            f"the VF is on a {obstacle} in guest '{guest}', from which it cannot be unplugged",
+            pci_topology.remedy(vf),
         )
-
-
-def _model(controller: Optional[Element], missing: str) -> str:
-    return controller.attributes.get("model", "") if controller is not None else missing
 
 
 def _standby_lines(wish: StandbyOptions) -> list[str]:

@@ -200,3 +200,27 @@ def test_strategy_failover_without_a_standby_is_an_error() -> None:
 @pytest.mark.parametrize(("here", "there"), [(1500, 9000), (9000, 9000), (None, 1500), (9000, None)])
 def test_an_mtu_that_is_no_smaller_or_not_known(here: Optional[int], there: Optional[int]) -> None:
     assert bad(pool("source", mtu=here)(pool("destination", mtu=there)(good()))) == []
+
+
+def test_a_driver_that_the_guests_xml_selects_is_not_the_kernels_fault() -> None:
+    forced = replace(INTERFACE, driver="vfio-pci")
+    change = pf("source", vfs=(vf(1), replace(HELD, driver="vfio-pci")))
+    line = the(change(good(forced)))
+    assert "because the guest's XML has <driver model='vfio-pci'/>" in line.text
+    assert line.remedy == "remove this element with virsh edit, then shut the guest down and start it again"
+    assert "<driver" not in the(change(good())).text
+
+
+def test_a_vf_on_conventional_pci_is_reported_with_how_to_move_it() -> None:
+    place = guest(obstacles={INTERFACE.position: ("pcie-to-pci-bridge", "move it")})
+    line = the(place(good()))
+    assert (line.severity, line.remedy) == ("warning", "move it")
+    assert line.text.endswith("is on a pcie-to-pci-bridge in guest 'g', not on PCI Express")
+
+
+def test_a_vf_that_must_be_unplugged_and_cannot_be_is_an_error() -> None:
+    place = guest(obstacles={INTERFACE.position: ("pcie-root", "move it")})
+    lines = bad(place(good(name="replug")))
+    assert "is on a pcie-root in guest 'g', from which it cannot be unplugged" in lines[0].text
+    assert lines[0].severity == "error"
+    assert bad(place(good())) == []
