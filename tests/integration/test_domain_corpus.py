@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Domain XML in every shape that libvirt's schema allows, and what holds for all of it.
 
-Interfaces, host devices and metadata are generated from the schemas of the libvirt of this release and of the one
-before; comments, CDATA, processing instructions, namespaces, quotes and white space are added. The schema must accept
+Interfaces, host devices and metadata are generated from the schemas of the oldest, the usual and the newest
+libvirt; comments, CDATA, processing instructions, namespaces, quotes and white space are added. The schema must accept
 each domain, so that nothing is tested that libvirt would refuse.
 """
 
@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from tests.integration.from_schema import Choices, Node, Schema, written
-from tests.testbed import root as roots
+from tests.testbed.releases import BOOKWORM, FORKY, TRIXIE, Release
+from tests.testbed.root import host_root
 from vfmigrate.domain import (
     additions,
     attachment,
@@ -37,7 +38,7 @@ from vfmigrate.strategies.failover import definition
 from vfmigrate.strategies.failover.definition import StandbyOptions
 
 SCHEMAS = "usr/share/libvirt/schemas"
-RELEASES = {"present": roots.host_root, "older": roots.older_host_root}
+RELEASES = (BOOKWORM, TRIXIE, FORKY)
 OTHER_DEVICES = ("input", "sound", "hostdev", "interface")
 PCI = ("domain", "bus", "slot", "function")
 NEW_MAC = "52:54:00:00:00:77"
@@ -143,9 +144,10 @@ def _marks(choices: Choices, device: Node) -> Iterator[Node]:
         yield Node("vf", {**words, "mac": mac, "address": "0000:01:10.2"}, uri=metadata.URI)
 
 
-@pytest.fixture(scope="module", params=RELEASES)
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda release: release.name)
 def corpus(request: pytest.FixtureRequest) -> Corpus:
-    return Corpus(RELEASES[request.param]() / SCHEMAS)
+    release: Release = request.param
+    return Corpus(host_root(release) / SCHEMAS)
 
 
 # A failure names its seed, from which the domain follows; other seeds would not be simpler.
