@@ -136,6 +136,11 @@ class Schema:
         (node,) = (item for item in self._named(choices, pattern, 0) if isinstance(item, Node))
         return node
 
+    def references(self, pattern: str) -> list[str]:
+        """The names of the patterns that a pattern refers to, at any depth of its own text."""
+        found = (each.iter(f"{_RNG}ref") for each in self._patterns[pattern])
+        return [ref.get("name", "") for refs in found for ref in refs]
+
     def _named(self, choices: Choices, name: str, depth: int) -> list[_Item]:
         return self._group(choices, self._patterns[name], depth)
 
@@ -155,7 +160,8 @@ class Schema:
             parts = [self._items(choices, each, depth) for each in inner]
             return [item for part in choices.shuffled(parts) for item in part]
         if kind == "choice":
-            return self._items(choices, choices.one([each for each in inner if self._possible(each)]), depth)
+            possible = [each for each in inner if self._possible(each)]
+            return self._items(choices, choices.one(possible), depth) if possible else []
         if kind == "optional":
             there = depth < _MAX_DEPTH and choices.maybe() and all(map(self._possible, inner))
             return self._group(choices, inner, depth) if there else []

@@ -25,6 +25,7 @@ from tests.testbed.root import host_root
 from vfmigrate.domain import (
     additions,
     attachment,
+    device_kinds,
     domain_xml,
     metadata,
     migrating_guest,
@@ -273,3 +274,13 @@ def test_enabling_and_disabling_failover_restores_every_byte(
     for mac in macs:
         changed = definition.disable(changed, mac)
     assert changed == xml
+
+
+@HELD
+@given(seed=SEEDS)
+def test_no_kind_of_device_in_the_schema_is_unknown(corpus: Corpus, seed: int) -> None:
+    choices = Choices(seed, 0.0)
+    pattern = choices.one(corpus.schema.references("devices"))
+    device = etree.fromstring(written(choices, corpus.schema.element(choices, pattern)))
+    _, found = device_kinds.judge(device)
+    assert found is None or "does not know" not in found.why

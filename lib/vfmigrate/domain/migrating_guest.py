@@ -9,7 +9,8 @@ from typing import Optional
 
 from lxml import etree
 
-from vfmigrate.domain import domain_xml, pci_topology, storage_xml, xml_parser
+from vfmigrate.domain import device_kinds, domain_xml, pci_topology, storage_xml, xml_parser
+from vfmigrate.domain.device_kinds import DeviceFinding
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.markup import Markup
 from vfmigrate.model.host_facts import HostFacts
@@ -28,6 +29,13 @@ class Disk:
     path: Optional[str] = None
     cache: Optional[str] = None
     readonly: bool = False
+    #: libvirt starts the guest without what is not there on the destination (startupPolicy)
+    may_be_absent: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """A drive without a disk in it."""
+        return self.kind in ("file", "block") and self.path is None
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,8 @@ class MigratingGuest:
     #: libvirt networks and bridges that its interfaces name
     networks: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()
-    #: devices of the host besides PCI devices, in words: they cannot be migrated
-    host_devices: tuple[str, ...] = ()
+    #: devices that do not simply migrate, besides VFs
+    devices: tuple[DeviceFinding, ...] = ()
     #: VFs that cannot be unplugged from where they are in the guest: the controller, and a remedy, by their position
     obstacles: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -99,11 +107,7 @@ def read(live: str, migratable: str) -> MigratingGuest:
         disks=tuple(_disk(each) for each in root.findall("devices/disk") if each.find("target") is not None),
         networks=_sources(root, "network"),
         bridges=_sources(root, "bridge"),
-        host_devices=tuple(
-            f"{each.get('type', 'host')} device"
-            for each in root.findall("devices/hostdev")
-            if each.get("type") != "pci"
-        ),
+        devices=tuple(device_kinds.findings(root.find("devices"))),
         obstacles=_obstacles(live, parsed),
     )
 
@@ -123,13 +127,14 @@ def _obstacles(live: str, domain: Domain) -> dict[int, tuple[str, str]]:
 
 
 def _disk(element: etree._Element) -> Disk:
-    driver, target = element.find("driver"), element.find("target")
+    driver, target, source = element.find("driver"), element.find("target"), element.find("source")
     return Disk(
         target=target.get("dev", "") if target is not None else "",
         kind=element.get("type", ""),
         path=storage_xml.disk_path(element),
         cache=driver.get("cache") if driver is not None else None,
         readonly=element.find("readonly") is not None,
+        may_be_absent=source is not None and source.get("startupPolicy") in ("optional", "requisite"),
     )
 
 

@@ -50,7 +50,8 @@ def test_a_guest_is_read_with_its_devices() -> None:
         Disk("sda", "file"),
     )
     assert guest.paths == ["/srv/a", "/dev/sdb"]
-    assert (guest.networks, guest.bridges, guest.host_devices) == (("default",), ("br0",), ("usb device",))
+    assert (guest.networks, guest.bridges) == (("default",), ("br0",))
+    assert [each.name for each in guest.devices] == ["hostdev of type usb"]
 
 
 def test_each_vf_has_its_pool_and_strategy() -> None:

@@ -73,6 +73,8 @@ def results(snapshot: Snapshot) -> Iterator[CheckResult]:
             _networks(snapshot),
         )
     for disk in guest.disks:
+        if disk.kind not in ("file", "block", "network"):
+            continue  # `devices` has what there is to say
         yield from as_results(PAIR, "disk", _fine_disk(snapshot, disk), _disk(snapshot, disk))
     yield from as_results(DESTINATION, "memory", "there is enough memory for the guest", _memory(snapshot))
 
@@ -94,11 +96,19 @@ def _viommu(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _devices(snapshot: Snapshot) -> Iterator[Finding]:
-    for device in snapshot.guest.host_devices:
-        yield error(
-            f"guest '{snapshot.guest.domain.name}' has a {device} of {snapshot.source.name}, which cannot migrate",
-            f"run: virsh detach-device {quoted(snapshot.guest.domain.name)} FILE --live",
-        )
+    guest, here = snapshot.guest.domain.name, snapshot.source.name
+    for device in snapshot.guest.devices:
+        if device.blocks:
+            yield error(
+                f"{here}: {device.name} of guest '{guest}' {device.why}",
+                f"run: virsh detach-device {quoted(guest)} FILE --live",
+            )
+        else:
+            yield warning(
+                f"{here}: {device.name} of guest '{guest}' {device.why}",
+                f"make sure of that on {snapshot.destination.name}, or unplug it: "
+                f"virsh detach-device {quoted(guest)} FILE --live",
+            )
 
 
 def _name_conflict(snapshot: Snapshot) -> Iterator[Finding]:
@@ -200,6 +210,8 @@ def _fine_disk(snapshot: Snapshot, disk: Disk) -> str:
     which = f"disk {disk.target} ({disk.path or disk.kind})"
     if snapshot.copies_storage and disk.path is not None and not disk.readonly:
         return f"{which} will be copied"
+    if disk.is_empty:
+        return f"disk {disk.target} is an empty drive"
     there = snapshot.destination.file(disk.path) if disk.path is not None else None
     if disk.path is None:
         return f"{which} is on the network"
@@ -212,6 +224,13 @@ def _disk(snapshot: Snapshot, disk: Disk) -> Iterator[Finding]:
     here, there = snapshot.source.file(disk.path), snapshot.destination.file(disk.path)
     which, name = f"disk {disk.target} ({disk.path})", snapshot.destination.name
     if snapshot.copies_storage and not disk.readonly:
+        return
+    if there is not None and there.exists is False and disk.may_be_absent:
+        yield warning(
+            f"{name}: {which} does not exist; its drive will be empty there, as its startupPolicy allows",
+            "share it between the hosts, or eject it: "
+            f"virsh change-media {quoted(snapshot.guest.domain.name)} {quoted(disk.target)} --eject",
+        )
         return
     if there is not None and there.exists is False:
         copy = (

@@ -24,10 +24,12 @@ from tests.unit.preflight.snapshots import (
     told,
     way,
 )
+from vfmigrate.domain.device_kinds import DeviceFinding
 from vfmigrate.domain.domain_xml import Domain
 from vfmigrate.domain.migrating_guest import Disk
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts
 from vfmigrate.model.libvirt_facts import CpuFacts
+from vfmigrate.preflight import report
 
 SHARED = FileFacts(DISK, True, "file", "nfs4", 100)
 LOCAL = FileFacts(DISK, True, "file", "xfs", 100)
@@ -40,7 +42,12 @@ ERRORS: Mapping[str, Fault] = {
         "viommu",
         "virtual IOMMU",
     ),
-    "USB": (guest(host_devices=("usb device",)), "source", "devices", "usb device"),
+    "device": (
+        guest(devices=(DeviceFinding("tpm of type passthrough", True, "stays"),)),
+        "source",
+        "devices",
+        "here: tpm of type passthrough of guest 'g' stays",
+    ),
     "name taken": (way(name_conflict="guest 'g' running already"), "destination", "name", "running already"),
     "machine": (way(machine_problem="unknown machine"), "destination", "machine", "unknown machine"),
     "CPU": (
@@ -79,6 +86,20 @@ WARNINGS: Mapping[str, Fault] = {
     "passthrough": (guest(cpu_mode="host-passthrough"), "pair", "cpu", "host-passthrough"),
     "cached NFS": (guest(disks=(Disk("vda", "file", DISK, None),)), "pair", "disk", "cache='default'"),
     "unseen disk": (files(SHARED, FileFacts(DISK)), "pair", "disk", "could not check whether"),
+    "device": (
+        guest(devices=(DeviceFinding("hostdev of type usb", False, "is here"),)),
+        "source",
+        "devices",
+        "here: hostdev of type usb of guest 'g' is here",
+    ),
+    "absent ISO": (
+        lambda snapshot: guest(disks=(Disk("sda", "file", DISK, readonly=True, may_be_absent=True),))(
+            files(SHARED, FileFacts(DISK, False))(snapshot)
+        ),
+        "pair",
+        "disk",
+        "its drive will be empty there, as its startupPolicy allows",
+    ),
     "memory": (libvirt("destination", available_kib=1024), "destination", "memory", "1 MiB"),
 }
 
@@ -99,3 +120,21 @@ def test_disks_that_are_copied_need_not_be_shared() -> None:
     assert bad(snapshot) == []
     cdrom = guest(disks=(Disk("sda", "file", DISK, None, readonly=True),))(snapshot)
     assert the(cdrom).text == f"there: disk sda ({DISK}) does not exist"
+
+
+@pytest.mark.parametrize(
+    ("disk", "text"),
+    [
+        (Disk("sda", "file"), "disk sda is an empty drive"),
+        (Disk("vdb", "network"), "disk vdb (network) is on the network"),
+    ],
+)
+def test_a_disk_without_a_path_is_called_what_it_is(disk: Disk, text: str) -> None:
+    assert [each.text for each in report.judge(guest(disks=(disk,))(good())) if each.check == "disk"] == [
+        text
+    ]
+
+
+def test_a_disk_of_an_unknown_kind_is_not_called_one_on_the_network() -> None:
+    volume = guest(disks=(Disk("vda", "volume"),))(good())
+    assert [each.text for each in report.judge(volume) if each.check == "disk"] == []
