@@ -140,8 +140,6 @@ class _Hosts:
                 LibvirtConnection(self._options.connect) as source,
                 LibvirtConnection(destination.uri) as there,
             ):
-                for connection in (source, there):
-                    connection.keep_alive()
                 persistent = source.is_persistent(guest.uuid)
                 request = migrate_verb.request_of(self._options, destination.uri, guest.uuid)
                 defined = replace(request.options, persistent=persistent, undefine_source=persistent)
@@ -276,10 +274,9 @@ def plain_results(results: Sequence[GuestResult]) -> list[dict[str, Any]]:
 
 def _evacuate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - libvirt
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
     migrate_verb.check_options(options)
-    run_events()
     output = _Output(as_json=options.json)
     with ExitStack() as stack:
         source = stack.enter_context(LibvirtConnection(options.connect))
@@ -324,12 +321,10 @@ def status(results: Sequence[GuestResult]) -> int:
 def _connect(uris: Sequence[str], source: LibvirtConnection, stack: ExitStack) -> list[_DestinationHost]:
     from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
-    source.keep_alive()
     taken = {source.hostname(): "is this host"}
     found = []
     for uri in uris:
         connection = stack.enter_context(LibvirtConnection(uri))
-        connection.keep_alive()
         name = connection.hostname()
         if name in taken:
             raise UsageError(f"{uri} {taken[name]}")

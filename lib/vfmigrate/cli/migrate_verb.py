@@ -169,21 +169,22 @@ def _request(options: argparse.Namespace) -> MigrationRequest:
 
 def _migrate(options: argparse.Namespace) -> int:
     # a command line is parsed without libvirt-python as well
-    from vfmigrate.virt.connection import LibvirtConnection, run_events  # noqa: PLC0415 - libvirt
+    from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
     check_options(options)
-    run_events()
-    with LibvirtConnection(options.connect) as source, LibvirtConnection(options.desturi) as destination:
-        for connection in (source, destination):
-            connection.keep_alive()
-        with display.displayed(as_json=options.json) as shown, keyboard.interruptible() as cancelled:
-            try:
-                report = run(_request(options), source, destination, shown, cancelled)
-            except VfmigrateError as error:
-                if options.json:
-                    shown.event("failed", str(error), **protocol.plain(error))
-                raise
-            shown.event("end", "\n".join(summary(report)), **asdict(report))
+    with (
+        LibvirtConnection(options.connect) as source,
+        LibvirtConnection(options.desturi) as destination,
+        display.displayed(as_json=options.json) as shown,
+        keyboard.interruptible() as cancelled,
+    ):
+        try:
+            report = run(_request(options), source, destination, shown, cancelled)
+        except VfmigrateError as error:
+            if options.json:
+                shown.event("failed", str(error), **protocol.plain(error))
+            raise
+        shown.event("end", "\n".join(summary(report)), **asdict(report))
     if report.problems:
         raise HostError(f"guest '{options.domain}' has arrived with problems: {'; '.join(report.problems)}")
     return 0

@@ -9,7 +9,10 @@ made in a thread that can be given up (vfmigrate.uninterruptible).
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 from vfmigrate import uninterruptible
@@ -20,14 +23,29 @@ DOMAINS = Door("libvirt", "see systemctl status libvirtd virtqemud", Unreachable
 #: apart, since with modular daemons another one answers: guests can still be asked for while it hangs
 NETWORKS = Door("libvirt (networks)", "see systemctl status libvirtd virtnetworkd", Unreachable)
 
-_SECONDS = 10.0
 #: calls that change something: QEMU, the guest or a host driver has a part in them
-_SECONDS_OF_CHANGES = 30.0
 _CHANGES = frozenset({"attachDeviceFlags", "detachDeviceFlags", "create", "destroy"})
 #: calls that ask nobody
 _LOCAL = frozenset({"UUIDString", "name"})
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Who is waited for, and for how many seconds."""
+
+    domains: Door = DOMAINS
+    networks: Door = NETWORKS
+    seconds: float = 10.0
+    #: for calls that change something
+    seconds_of_changes: float = 30.0
+    #: entered around each call: turns errors of libvirt-python into others
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+
+
+#: those of the daemon, whose other work waits
+DAEMON = Limits()
 
 
 class Bounded:
@@ -36,23 +54,32 @@ class Bounded:
     What the calls return is bounded as well, where it is such an object or a list of them.
     """
 
-    def __init__(self, wrapped: Any) -> None:
+    def __init__(self, wrapped: Any, limits: Limits = DAEMON) -> None:
         self._wrapped = wrapped
+        self._limits = limits
 
     @property
     def unbounded(self) -> Any:
-        """The object itself, for `together`."""
+        """The object itself, for calls that take as long as a migration, and for `together`."""
         return self._wrapped
+
+    @property
+    def limits(self) -> Limits:
+        """Its limits."""
+        return self._limits
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._wrapped, name)
         return attribute if name in _LOCAL else functools.partial(self._call, name, attribute)
 
     def _call(self, name: str, function: Any, *arguments: Any) -> Any:
+        limits = self._limits
         of_network = "network" in name.lower() or _class_of(self._wrapped) == "virNetwork"
-        seconds = _SECONDS_OF_CHANGES if name in _CHANGES else _SECONDS
-        door = NETWORKS if of_network else DOMAINS
-        return _bounded(uninterruptible.call(door, seconds, function, *arguments, what=name))
+        seconds = limits.seconds_of_changes if name in _CHANGES else limits.seconds
+        door = limits.networks if of_network else limits.domains
+        with limits.around():
+            given = [_unbounded(each) for each in arguments]
+            return _bounded(uninterruptible.call(door, seconds, function, *given, what=name), limits)
 
 
 def together(connection: Any, function: Callable[[Any], T]) -> T:
@@ -62,14 +89,25 @@ def together(connection: Any, function: Callable[[Any], T]) -> T:
     """
     if not isinstance(connection, Bounded):
         return function(connection)
-    return uninterruptible.call(NETWORKS, _SECONDS, function, connection.unbounded, what="metadata")
+    limits = connection.limits
+    with limits.around():
+        return uninterruptible.call(
+            limits.networks, limits.seconds, function, connection.unbounded, what="metadata"
+        )
 
 
 def _class_of(value: Any) -> str:
     return type(value).__name__
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: Any, limits: Limits) -> Any:
     if isinstance(value, list):
-        return [_bounded(each) for each in value]
-    return Bounded(value) if _class_of(value).startswith("vir") else value
+        return [_bounded(each, limits) for each in value]
+    return Bounded(value, limits) if _class_of(value).startswith("vir") else value
+
+
+def _unbounded(value: Any) -> Any:
+    """What a call of libvirt-python takes as an argument."""
+    if isinstance(value, list):
+        return [_unbounded(each) for each in value]
+    return value.unbounded if isinstance(value, Bounded) else value

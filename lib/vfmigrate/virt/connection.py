@@ -6,6 +6,8 @@ For the command, which changes definitions for an administrator; the daemon has 
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 from collections.abc import Container
 from typing import Any, Optional
@@ -13,18 +15,28 @@ from urllib.parse import urlsplit
 
 import libvirt
 
+from vfmigrate import deadline
 from vfmigrate.config import configuration
 from vfmigrate.config.libvirt_access import LibvirtAccess
+from vfmigrate.deadline import Door
 from vfmigrate.domain import domain_xml, metadata, network_xml
-from vfmigrate.errors import HostError, Refused, VfmigrateError
+from vfmigrate.errors import HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.text import command
-from vfmigrate.virt.errors import absence_ignored, failure_ignored, libvirt_call
-from vfmigrate.virt.login import open_connection
+from vfmigrate.virt.bounded import Bounded, Limits
+from vfmigrate.virt.errors import absence_ignored, failure_ignored, libvirt_call, loss_named
+from vfmigrate.virt.login import OPEN_SECONDS, open_connection
 from vfmigrate.virt.network_metadata import NetworkMetadata
 
+# How long a call may take: generous, as libvirt may start a QEMU to see what it can do.
+_CALL_SECONDS = 60.0
+# ssh asks the user for what it needs; libvirt itself answers at once.
+_OPEN_SECONDS_SSH = 120.0
+_CLOSE_SECONDS = 1.0
 
-def run_events() -> None:
-    """Start a thread for libvirt's events and keep-alive; to be called once, before connecting."""
+
+@functools.cache
+def _run_events() -> None:
+    """Start the thread for libvirt's events and keep-alive; before the first connection."""
     libvirt.virEventRegisterDefaultImpl()
 
     def serve() -> None:
@@ -40,8 +52,17 @@ def _login_for(uri: Optional[str]) -> LibvirtAccess:
     return LibvirtAccess() if remote else configuration.load().libvirt
 
 
+def _open_seconds(uri: Optional[str]) -> float:
+    scheme = urlsplit(uri or os.environ.get("LIBVIRT_DEFAULT_URI", "")).scheme
+    return _OPEN_SECONDS_SSH if "ssh" in scheme else OPEN_SECONDS
+
+
 class LibvirtConnection:
-    """A connection to libvirt; a context, closed when it is left."""
+    """A connection to libvirt; a context, closed when it is left.
+
+    No call of it waits without limit, and Ctrl-C ends each: a libvirt that does not answer at all is noticed by
+    keep-alive, and a call that it does not return from is given up.
+    """
 
     def __init__(self, uri: Optional[str] = None) -> None:
         """Connect to `uri`, or where virsh would (LIBVIRT_DEFAULT_URI).
@@ -51,25 +72,27 @@ class LibvirtConnection:
         """
         # libvirt would print every error, besides raising it
         libvirt.registerErrorHandler(lambda *_: None, None)
-        self._connection = open_connection(
-            uri, lambda: _login_for(uri), "check the option -c; see systemctl status libvirtd virtqemud"
-        )
+        _run_events()
+        name = f"libvirt at {uri}" if uri else "libvirt"
+        remedy = "check the option -c; see systemctl status libvirtd virtqemud"
+        opening = Door(name, remedy if uri is None else f"{remedy} on that host", Unreachable)
+        door = Door(name, "see systemctl status libvirtd virtqemud on its host", Unreachable)
+        limits = Limits(door, door, _CALL_SECONDS, _CALL_SECONDS, around=lambda: loss_named(door))
+        opened = open_connection(uri, lambda: _login_for(uri), opening, _open_seconds(uri))
+        self._connection = Bounded(opened, limits)
+        with failure_ignored():  # drivers inside this process have none
+            self._connection.setKeepAlive(5, 6)
 
     def __enter__(self) -> LibvirtConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with failure_ignored():
+        with deadline.within(_CLOSE_SECONDS), failure_ignored():
             self._connection.close()
 
     def network_metadata(self) -> NetworkMetadata:
         """The metadata through which the vfmigrated of that host is asked; usable while this is connected."""
         return NetworkMetadata(lambda: self._connection)
-
-    def keep_alive(self) -> None:
-        """Detect within about half a minute that the other host is gone; needs run_events()."""
-        with failure_ignored():  # drivers inside this process have none
-            self._connection.setKeepAlive(5, 6)
 
     def hostname(self) -> str:
         """The name of the host, as libvirt there reports it."""
@@ -78,11 +101,11 @@ class LibvirtConnection:
 
     @property
     def handle(self) -> Any:
-        """The object of libvirt-python, for the other modules of this package."""
+        """The object of libvirt-python, its calls bounded, for the other modules of this package."""
         return self._connection
 
     def domain(self, name: str) -> Any:
-        """A domain by name or UUID, as libvirt-python has it. Raises Refused when there is none."""
+        """A domain by name or UUID, as libvirt-python has it, bounded. Raises Refused when there is none."""
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
             with absence_ignored(f"lookup of guest '{name}'"):
                 return look_up(name)

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 
 from vfmigrate import locks
-from vfmigrate.deadline import OutOfTimeError
+from vfmigrate.deadline import Door, OutOfTimeError
 from vfmigrate.errors import HostError, Unreachable
 
 
@@ -33,6 +33,23 @@ def libvirt_call(what: str) -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         raise LibvirtError(what, error) from None
+
+
+# Errors of the connection itself, not of the driver behind it: it was closed, or keep-alive gave it up.
+_LOST = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_SYSTEM_ERROR)
+
+
+@contextlib.contextmanager
+def loss_named(door: Door) -> Iterator[None]:
+    """Raise the door's error where a call fails because its connection is lost: libvirt's names no host."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_domain() == libvirt.VIR_FROM_RPC and error.get_error_code() in _LOST:
+            raise door.error(
+                f"the connection to {door.name} was lost: {error.get_error_message()}", door.remedy
+            ) from None
+        raise
 
 
 def failure_ignored() -> contextlib.suppress:

@@ -9,10 +9,16 @@ from typing import Any, Callable, Optional
 
 import libvirt
 
+from vfmigrate import uninterruptible
 from vfmigrate.config.libvirt_access import LibvirtAccess
+from vfmigrate.deadline import Door
 from vfmigrate.errors import Unreachable, VfmigrateError
 from vfmigrate.os_errors import DENIED_REMEDY
 from vfmigrate.virt.errors import LibvirtError, libvirt_call
+
+#: to be connected to libvirt: apart from its other calls, since many attempts may hang
+OPENING = Door("libvirt (connection)", "see systemctl status libvirtd virtqemud", Unreachable)
+OPEN_SECONDS = 30.0
 
 # The answer is the fifth of a credential's five fields, of which the first is its type (libvirt_virConnectOpenAuth in
 # libvirt-override.c of libvirt-python).
@@ -52,23 +58,28 @@ class _Login:
 def open_connection(
     uri: Optional[str],
     access: Callable[[], LibvirtAccess],
-    remedy: str = "see systemctl status libvirtd virtqemud",
+    door: Door = OPENING,
+    seconds: float = OPEN_SECONDS,
 ) -> Any:
     """Connect to `uri`, or where virsh would; `access` returns the login, and is called only when libvirt asks for one.
 
-    Raises Unreachable (with this remedy unless it is for want of a login), and what `access` and
-    LibvirtAccess.password raise.
+    A libvirt that accepts the connection and says nothing, as one that is stopped, is given up after `seconds`. Raises
+    the door's error then, Unreachable when libvirt refuses (with the door's remedy unless it is for want of a login),
+    and what `access` and LibvirtAccess.password raise.
     """
     login = _Login(access)
     try:
         with libvirt_call("connection"):
-            return libvirt.openAuth(uri, [_KINDS, login.answer, None], 0)
+            credentials = [_KINDS, login.answer, None]
+            return uninterruptible.call(
+                door, seconds, libvirt.openAuth, uri, credentials, 0, what="opening a connection"
+            )
     except LibvirtError as error:
         if login.error is not None:
             raise login.error from None
         where = f" at {uri}" if uri else ""
         raise Unreachable(
-            f"cannot connect to libvirt{where}: {error.reason}", _remedy(error, login) or remedy
+            f"cannot connect to libvirt{where}: {error.reason}", _remedy(error, login) or door.remedy
         ) from None
 
 

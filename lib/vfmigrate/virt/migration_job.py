@@ -113,13 +113,16 @@ class MigrationJob:
         threading.Thread(target=self._run, args=(options,), name="migrate", daemon=True).start()
 
     def _run(self, options: MigrationOptions) -> None:
-        destination = self._ends["destination"].handle
+        destination = self._ends["destination"].handle.unbounded
+        domain = (
+            self._domain.unbounded
+        )  # as long as the migration takes; keep-alive notices that libvirt is gone
         try:
             with libvirt_call("migration"):
                 if options.p2p:
-                    self._domain.migrateToURI3(self._uri, _parameters(options), _flags(options))
+                    domain.migrateToURI3(self._uri, _parameters(options), _flags(options))
                 else:
-                    self._domain.migrate3(destination, _parameters(options), _flags(options))
+                    domain.migrate3(destination, _parameters(options), _flags(options))
         except LibvirtError as error:
             self._error = error.reason
         except Exception as error:  # noqa: BLE001 - raised by finish(); a thread that ended silently would be waited for for ever

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from vfmigrate import deadline, uninterruptible
+from vfmigrate.deadline import Door
 from vfmigrate.errors import Unreachable
 from vfmigrate.polling import until
-from vfmigrate.virt.bounded import DOMAINS, NETWORKS, Bounded, together
+from vfmigrate.virt.bounded import DOMAINS, NETWORKS, Bounded, Limits, together
 
 
 class virDomain:  # noqa: N801 - libvirt-python's name
@@ -44,6 +45,9 @@ class virConnect:  # noqa: N801 - libvirt-python's name
 
     def listAllDomains(self, _flags: int) -> list[virDomain]:  # noqa: N802
         return [virDomain(self._hangs)]
+
+    def domainListGetStats(self, domains: list[virDomain]) -> list[str]:  # noqa: N802
+        return [type(domain).__name__ for domain in domains]
 
     def networkLookupByName(self, _name: str) -> virNetwork:  # noqa: N802
         self._hangs.wait()
@@ -87,6 +91,19 @@ def test_networks_are_a_door_of_their_own(hangs: threading.Event) -> None:
         connection.networkLookupByName("data")
     assert uninterruptible.hung() == {NETWORKS.name: 1}
     assert len(connection.listAllDomains(1)) == 1
+
+
+def test_a_bounded_argument_reaches_libvirt_as_its_own_object(hangs: threading.Event) -> None:
+    hangs.set()
+    connection = Bounded(virConnect(hangs))
+    assert connection.domainListGetStats(connection.listAllDomains(0)) == ["virDomain"]
+
+
+def test_a_client_names_the_host_that_does_not_answer(hangs: threading.Event) -> None:
+    door = Door("libvirt at qemu+tcp://host-b/system", "see its journal", Unreachable)
+    (domain,) = Bounded(virConnect(hangs), Limits(door, door, 0.05, 0.05)).listAllDomains(0)
+    with pytest.raises(Unreachable, match=r"libvirt at qemu\+tcp://host-b/system did not answer .*; see its"):
+        domain.XMLDesc(0)
 
 
 def test_calls_that_belong_together_have_one_limit(hangs: threading.Event) -> None:
