@@ -48,6 +48,8 @@ PROCESSES = 300
 _MEMORY = Path("/dev/shm")
 _BATCH = 500
 _FIRST_IFINDEX = 1000
+#: of the MTU that the representors have, so that none has to be changed
+UPLINK = Netdev(999, "uplink")
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class _Representors:
     def __init__(self, pfs: Sequence[str], vfs: int) -> None:
         self._first = {pf: position * vfs for position, pf in enumerate(pfs)}
 
-    def uplink(self, pf: str) -> Netdev:  # noqa: ARG002 - all have the loopback device, because it always exists
+    def uplink(self, pf: str) -> Netdev:  # noqa: ARG002 - all have the same
         """The PF's own."""
-        return Netdev(1, "lo")
+        return UPLINK
 
     def representor(self, pf: str, vf: int) -> Netdev:
         """A VF's."""
@@ -176,7 +178,8 @@ def _card(addresses: Sequence[str], vfs: int, *, bound: bool) -> Card:
 
 def _make_links(switch: OvsServer, names: Sequence[str], *, up: bool) -> None:
     state = " up" if up else ""
-    lines = [
+    lines = [f"link add {UPLINK.name} index {UPLINK.ifindex} up type bridge\n"]
+    lines += [
         f"link add {name} index {_FIRST_IFINDEX + number}{state} type bridge\n"
         for number, name in enumerate(names)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Optional, cast
@@ -157,7 +157,11 @@ class CardSysfs:
                 self.card.driver_override(str(device), "\n")
 
     def driver_override(self, device: PciAddress) -> Optional[str]:
+        locks.may_take_long("reads driver_override")
         return self.card.function(str(device)).driver_override
+
+    def driver_overrides(self, devices: Sequence[PciAddress]) -> dict[PciAddress, Optional[str]]:
+        return {device: self.driver_override(device) for device in devices}
 
     def reset_override(self, device: PciAddress) -> None:
         with _kernel(f"driver_override of {device}"):

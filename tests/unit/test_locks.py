@@ -86,7 +86,9 @@ DOORS: dict[str, Callable[[], object]] = {
     "walks through all processes": lambda: holders([]),
     "sends a netlink request": _ask_by_netlink,
     "writes to sysfs": lambda: write_text(NOWHERE, ""),
-    "reads a device's configuration space": lambda: Sysfs(NOWHERE).msix_count(PciAddress(0, 1, 0, 0)),
+    "waits for the kernel to read configuration space": lambda: Sysfs(NOWHERE).msix_count(
+        PciAddress(0, 1, 0, 0)
+    ),
     "asks Open vSwitch's database": lambda: Database(f"unix:{NOWHERE}", timeout=1).transact(),
     "talks OpenFlow to a bridge": lambda: OpenFlowConnection(NOWHERE, 1),
 }

@@ -7,8 +7,10 @@ is idempotent and keeps no record of what it did: whatever was interrupted is fi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Callable, Optional
 
 from vfmigrate.claims import claim_store
@@ -124,10 +126,19 @@ class Converger:
         return state, steps(state, want)
 
     def _target(
-        self, state: VfState, claim: Optional[Claim], pool: Pool, releasing: Optional[Claim] = None
+        self,
+        state: VfState,
+        claim: Optional[Claim],
+        pool: Pool,
+        releasing: Optional[Claim] = None,
+        *,
+        overrides: Mapping[PciAddress, Optional[str]] = MappingProxyType({}),
     ) -> tuple[VfState, Wanted]:
-        """The state that a VF should be in, and its present state with what matters for that."""
-        want = self._wanted(claim, pool)
+        """The state that a VF should be in, and its present state with what matters for that.
+
+        `overrides` has the driver_override of VFs for which that was read together.
+        """
+        want = self._wanted(claim, pool, state)
         if claim is not None:
             self._leftovers.forget(state.vf)
             if claim.state != RESERVED:
@@ -135,7 +146,7 @@ class Converger:
             # libvirt has not yet had the VF for this guest: what is on it was left by an earlier one
             mac = want.mac if want.mac is not None else self._host.vendor(state.pf).free_mac
             return self._with_override(state), replace(want, no_override=True, mac=mac)
-        state = self._with_override(state)
+        state = self._with_override(state, overrides)
         if releasing is not None:
             return state, taken_back(want, state, releasing)
         ready = self._host.sysfs.variant_driver(state.vf) if state.vfio else None
@@ -164,23 +175,29 @@ class Converger:
         self._uplink_indexes[pf] = link.index
         return replace(pool, mtu=link.mtu)
 
-    def _with_override(self, state: VfState) -> VfState:
-        return replace(state, override=self._host.sysfs.driver_override(state.vf))
+    def _with_override(
+        self, state: VfState, known: Mapping[PciAddress, Optional[str]] = MappingProxyType({})
+    ) -> VfState:
+        override = known[state.vf] if state.vf in known else self._host.sysfs.driver_override(state.vf)
+        # most have none, and a copy for nothing takes a while for thousands of VFs
+        return replace(state, override=override) if override is not None else state
 
-    def _wanted(self, claim: Optional[Claim], pool: Pool) -> Wanted:
+    def _wanted(self, claim: Optional[Claim], pool: Pool, state: VfState) -> Wanted:
         in_pair = claim is not None and claim.traits.port_follows_driver
         driven = not in_pair or claim is None or self._host.sysfs.bus_master(claim.vf)
-        return wanted(claim, pool, driven=driven, bind=self._bind(claim) if claim is not None else None)
+        return wanted(
+            claim, pool, driven=driven, bind=self._bind(claim, state) if claim is not None else None
+        )
 
-    def _bind(self, claim: Claim) -> Optional[str]:
+    def _bind(self, claim: Claim, state: VfState) -> Optional[str]:
         if not claim.traits.state_travels:
-            will_do = claim.managed or self._host.sysfs.is_vfio(self._host.sysfs.driver(claim.vf))
+            will_do = claim.managed or state.vfio
             return None if will_do else self._host.sysfs.variant_driver(claim.vf)
         driver = driver_binding.driver(
             self._libvirt_version(),
             managed=claim.managed,
             started=claim.state == PLUGGED,
-            bound=self._host.sysfs.driver(claim.vf),
+            bound=state.driver,
         )
         return self._host.sysfs.variant_driver(claim.vf) if driver == driver_binding.VARIANT else driver
 
@@ -195,13 +212,20 @@ class Converger:
             return []
         pool = self._with_mtu(pool, pf)
         different = []
-        for state in self._host.survey(pf, around):
-            if self._store.releasing(state.vf) is not None:
+        # looked at before the host: of a guest that comes meanwhile it does not matter what is seen here
+        claims = {claim.vf: claim for claim in self._store.all()}
+        releasing = {claim.vf for claim in self._store.all_releasing()}
+        states = self._host.survey(pf, around, of_guests=claims)
+        overrides = self._host.sysfs.driver_overrides(
+            [state.vf for state in states if state.vf not in claims]
+        )
+        for state in states:
+            if state.vf in releasing:
                 continue
-            claim = self._store.get(state.vf)
+            claim = claims.get(state.vf)
             self.bindings.note(state)
             try:
-                if steps(*self._target(state, claim, pool)):
+                if steps(*self._target(state, claim, pool, overrides=overrides)):
                     different.append(state.vf)
             except HostError:
                 different.append(state.vf)  # converge() reports what is wrong

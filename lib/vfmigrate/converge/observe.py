@@ -34,7 +34,7 @@ class VfState:
     driver: Optional[str]
     #: the driver is vfio-pci or a variant driver
     vfio: bool
-    #: a process (QEMU) holds the VF through VFIO; `observe` looks only where the `migratable` flag is off
+    #: a process (QEMU) holds the VF through VFIO; not always looked up, see `observe` and `survey`
     in_use: bool
     #: devlink port of the VF; None while the PF is not in switchdev mode
     port_index: Optional[int] = None
@@ -149,19 +149,28 @@ class Host:
         """What the VFs of these PFs are surveyed with: asks the kernel and Open vSwitch once for all of them."""
         return Surroundings(self, pfs)
 
-    def survey(self, pf: PciAddress, around: Optional[Surroundings] = None) -> list[VfState]:
+    def survey(
+        self,
+        pf: PciAddress,
+        around: Optional[Surroundings] = None,
+        *,
+        of_guests: Container[PciAddress] = (),
+    ) -> list[VfState]:
         """Look at every VF of a PF; asks each of devlink, rtnetlink and Open vSwitch once, however many VFs there are.
 
         Finds only those ports of the switch that have the ID of a claim. `around` was asked a moment ago, for several
-        PFs. Raises HostError or Unreachable.
+        PFs. Whether a process has one of the VFs `of_guests` is looked up as in `observe`: only where the `migratable`
+        flag is off. Where it matters for none, nobody walks through the processes. Raises HostError or Unreachable.
         """
         around = around if around is not None else self.surroundings([pf])
         vfs = self.sysfs.vfs(pf)
         ports = self.devlink.vf_ports(pf, len(vfs))
-        return [
-            self._state(vf, pf, index, vf in around.users, ports.get(index), around)
-            for index, vf in enumerate(vfs)
-        ]
+        states = []
+        for index, vf in enumerate(vfs):
+            state = self._state(vf, pf, index, False, ports.get(index), around)
+            matters = state.vfio and (state.migratable is False or vf not in of_guests)
+            states.append(replace(state, in_use=True) if matters and vf in around.users else state)
+        return states
 
     def _state(
         self,

@@ -17,7 +17,7 @@ from typing import Optional
 
 from pyroute2.netlink import NLA_F_NESTED, genlmsg, nla
 
-from vfmigrate.host.netlink import split_attributes
+from vfmigrate.host.netlink import attribute_map, split_attributes
 from vfmigrate.model.pci import PciAddress
 
 _HEADER_BYTES = 16 + 4  # struct nlmsghdr and struct genlmsghdr
@@ -129,7 +129,7 @@ def eswitch_mode_of(answer: bytes) -> int:
 def port_of(answer: bytes) -> Port:
     """The port that an answer describes."""
     found = _attributes(answer)
-    function = dict(split_attributes(found.get(_PORT_FUNCTION, b"")))
+    function = attribute_map(found.get(_PORT_FUNCTION, b""))
     migratable = None
     if _FN_CAPS in function:
         bits, selector = _BITFIELD32.unpack_from(function[_FN_CAPS])
@@ -159,7 +159,7 @@ def versions_of(answer: bytes) -> CardVersions:
         if number == _DRIVER_NAME:
             driver = _text(content) or ""
         elif number in versions:
-            version = dict(split_attributes(content))
+            version = attribute_map(content)
             versions[number][_text(version.get(_VERSION_NAME)) or ""] = (
                 _text(version.get(_VERSION_VALUE)) or ""
             )
@@ -169,7 +169,7 @@ def versions_of(answer: bytes) -> CardVersions:
 
 
 def _attributes(answer: bytes) -> dict[int, bytes]:
-    return dict(split_attributes(answer[_HEADER_BYTES:]))
+    return attribute_map(answer[_HEADER_BYTES:])
 
 
 def _number(content: Optional[bytes]) -> Optional[int]:

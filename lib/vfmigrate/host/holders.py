@@ -19,9 +19,7 @@ from vfmigrate.errors import HostError
 from vfmigrate.os_errors import ABSENT, failed
 
 
-def holders(
-    nodes: Iterable[Path], *, proc: Path = Path("/proc"), own: Container[int] = ()
-) -> dict[Path, int]:
+def holders(nodes: Iterable[str], *, proc: Path = Path("/proc"), own: Container[int] = ()) -> dict[str, int]:
     """The process ID of one process that has it open, for each of `nodes` that is open, except for processes of `own`.
 
     QEMU often lives in a mount namespace with a /dev of its own, so a node is recognised by its device number.
@@ -30,10 +28,10 @@ def holders(
     """
     locks.may_take_long("walks through all processes")
     wanted = _identities(nodes)
-    found: dict[Path, int] = {}
+    found: dict[str, int] = {}
     if not wanted:
         return found
-    names = {node.name for node in wanted.values()}
+    names = {node.rpartition("/")[2] for node in wanted.values()}
     filesystems = _Filesystems(wanted.values())
     for entry in _processes(proc):
         if entry.isdigit() and int(entry) not in own:
@@ -57,7 +55,7 @@ class _Filesystems:
     (proc_pid_fdinfo(5), proc_pid_mountinfo(5)).
     """
 
-    def __init__(self, nodes: Iterable[Path]) -> None:
+    def __init__(self, nodes: Iterable[str]) -> None:
         self._nodes = nodes
 
     @functools.cached_property
@@ -69,7 +67,7 @@ class _Filesystems:
         # /dev is a devtmpfs, QEMU's private one a tmpfs; tests have their nodes elsewhere
         return {"devtmpfs", "tmpfs", *map(self._type_of, self._nodes)} - {None}
 
-    def _type_of(self, node: Path) -> Optional[str]:
+    def _type_of(self, node: str) -> Optional[str]:
         try:
             descriptor = os.open(node, os.O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -114,7 +112,7 @@ def _mounts(process: str) -> dict[str, str]:
 _Identity = tuple[bool, int, int]
 
 
-def _identities(nodes: Iterable[Path]) -> dict[_Identity, Path]:
+def _identities(nodes: Iterable[str]) -> dict[_Identity, str]:
     identities = {}
     for node in nodes:
         try:
@@ -133,8 +131,8 @@ def _identity(status: os.stat_result) -> _Identity:
 
 
 def _held_by(
-    process: str, wanted: dict[_Identity, Path], names: set[str], filesystems: _Filesystems
-) -> list[Path]:
+    process: str, wanted: dict[_Identity, str], names: set[str], filesystems: _Filesystems
+) -> list[str]:
     held = []
     directory = f"{process}/fd"
     try:

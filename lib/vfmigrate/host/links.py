@@ -21,7 +21,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from vfmigrate.errors import HostError
-from vfmigrate.host.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket, split_attributes
+from vfmigrate.host.netlink import NETLINK_ROUTE, KernelRefusalError, NetlinkSocket, attribute_map
 
 _RTM_NEWLINK = 16
 _RTM_GETLINK = 18
@@ -139,7 +139,7 @@ class Links:
             family, prefix, _, _, index = _IFADDRMSG.unpack_from(answer, _HEADER_BYTES)
             if family not in (socket.AF_INET, socket.AF_INET6):
                 continue
-            attributes = dict(split_attributes(answer[_HEADER_BYTES + _IFADDRMSG.size :]))
+            attributes = attribute_map(answer[_HEADER_BYTES + _IFADDRMSG.size :])
             # On a point-to-point link, ADDRESS is that of the peer.
             packed = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
             address = ipaddress.ip_address(packed)
@@ -157,7 +157,7 @@ class Links:
             answers += self._list(message, _RTM_GETROUTE, "list the routes")
         for answer in answers:
             family, prefix, _, _, _, protocol, _, kind, flags = _RTMSG.unpack_from(answer, _HEADER_BYTES)
-            attributes = dict(split_attributes(answer[_HEADER_BYTES + _RTMSG.size :]))
+            attributes = attribute_map(answer[_HEADER_BYTES + _RTMSG.size :])
             if ifindex not in _devices(attributes) or family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             if kind == _RTN_UNICAST and protocol != _RTPROT_KERNEL and not flags & _RTM_F_CLONED:
@@ -234,7 +234,7 @@ def _link(answer: bytes) -> Link:
 
 
 def _found(answer: bytes) -> dict[int, bytes]:
-    return dict(split_attributes(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :]))
+    return attribute_map(answer[_HEADER_BYTES + _IFINFOMSG.size + _CHANGE_BYTES :])
 
 
 def _host_error(purpose: str, refusal: KernelRefusalError) -> HostError:

@@ -268,8 +268,24 @@ def _raise_refusal(message: bytes, kind: int, flags: int) -> None:
 
 
 def _extended_ack(data: bytes) -> str:
-    text = dict(split_attributes(data)).get(_NLMSGERR_ATTR_MSG, b"")
+    text = attribute_map(data).get(_NLMSGERR_ATTR_MSG, b"")
     return text.rstrip(b"\0").decode(errors="replace")
+
+
+def attribute_map(data: bytes) -> dict[int, bytes]:
+    """The attributes in a payload by number, as `split_attributes()`; of several of one number the last.
+
+    The same loop once more: the messages about thousands of links have fifty attributes each.
+    """
+    found = {}
+    offset, end, unpack = 0, len(data), _ATTRIBUTE.unpack_from
+    while offset + 4 <= end:
+        length, kind = unpack(data, offset)
+        if length < 4:
+            break
+        found[kind & _NLA_TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += length + 3 & ~3
+    return found
 
 
 def split_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from vfmigrate import locks
 from vfmigrate.errors import HostError
 from vfmigrate.host import config_space
-from vfmigrate.host.sysfs_files import exists, link_name, names, read_bytes, read_text
+from vfmigrate.host.sysfs_files import bounded, exists, link_name, names, read_bytes, read_held, read_text
 from vfmigrate.model.pci import PciAddress, PciId
 
 #: network controller, InfiniBand (PCI Code and ID Assignment Specification, 1.3)
@@ -100,11 +99,13 @@ class PciDevices:
         It is in configuration space, which is read without a driver, but beyond its head only with CAP_SYS_ADMIN. Who
         has that is asked once for all devices.
         """
-        locks.may_take_long("reads a device's configuration space")
-        spaces = {
-            device: read_bytes(self._file(device, "config"), config_space.CAPABILITIES_END)
-            for device in devices
-        }
+        spaces = bounded(
+            "read configuration space",
+            lambda: {
+                device: read_bytes(self._file(device, "config"), config_space.CAPABILITIES_END)
+                for device in devices
+            },
+        )
         if self._config is not None:
             heads = [device for device, space in spaces.items() if len(space) == config_space.PUBLIC_BYTES]
             spaces.update(self._config(heads))
@@ -117,8 +118,10 @@ class PciDevices:
         the device, and clears it when the device is opened. So for the VF of a guest, it says whether a driver in the
         guest is bound to it (drivers/vfio/pci/vfio_pci_config.c, vfio_basic_config_write()).
         """
-        locks.may_take_long("reads a device's configuration space")
-        return config_space.is_bus_master(read_bytes(self._file(device, "config"), config_space.HEAD_BYTES))
+        space = bounded(
+            "read configuration space", read_bytes, self._file(device, "config"), config_space.HEAD_BYTES
+        )
+        return config_space.is_bus_master(space)
 
     def vf_modalias(self, pf: PciAddress) -> Optional[str]:
         """The modalias of a PF's VFs, as far as it is known before they exist; None when the kernel does not show it.
@@ -133,7 +136,7 @@ class PciDevices:
 
     def numvfs(self, pf: PciAddress) -> int:
         """The number of VFs of a PF."""
-        return self._read_number(pf, "sriov_numvfs")
+        return self._read_number(pf, "sriov_numvfs", read_held)
 
     def totalvfs(self, pf: PciAddress) -> int:
         """The number of VFs that a PF can have."""
@@ -169,10 +172,10 @@ class PciDevices:
         first = link_name(self._file(pf, "virtfn0"))
         return vf.routing_id - PciAddress.parse(first).routing_id if first is not None else 0
 
-    def _read_number(self, pf: PciAddress, name: str) -> int:
+    def _read_number(self, pf: PciAddress, name: str, read: Callable[[str], str] = read_text) -> int:
         if not self.exists(pf):
             raise HostError(f"there is no PCI device {pf}", "see 'lspci -D'")
         path = self._file(pf, name)
         if not exists(path):
             raise HostError(f"PCI device {pf} is not an SR-IOV physical function", f"it has no {name}")
-        return int(read_text(path))
+        return int(read(path))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Optional
@@ -19,7 +19,7 @@ from vfmigrate import deadline, locks
 from vfmigrate.errors import HostError
 from vfmigrate.host.holders import guest_of, holders
 from vfmigrate.host.pci_devices import PciDevices
-from vfmigrate.host.sysfs_files import exists, link_name, names, read_text, write_text
+from vfmigrate.host.sysfs_files import bounded, exists, link_name, names, read_held, read_text, write_text
 from vfmigrate.host.variants import VfioVariants
 from vfmigrate.host.vfio import VfioNodes
 from vfmigrate.model.pci import PciAddress
@@ -29,6 +29,11 @@ from vfmigrate.text import quoted
 
 # the text of driver_override when it is not set (driver_override_show() in the kernel's pci-sysfs.c)
 _NO_OVERRIDE = "(null)"
+
+
+def _override(text: str) -> Optional[str]:
+    return text if text not in ("", _NO_OVERRIDE) else None
+
 
 # drivers/pci/iov.c: sriov_numvfs_store() and sriov_enable(), and what a PF's driver adds
 _NUMVFS_REMEDIES = {
@@ -100,8 +105,20 @@ class Sysfs(PciDevices):
 
     def driver_override(self, device: PciAddress) -> Optional[str]:
         """The only driver that a device may be bound to; None when any may."""
-        text = read_text(self._file(device, "driver_override"))
-        return text if text not in ("", _NO_OVERRIDE) else None
+        return _override(read_held(self._file(device, "driver_override")))
+
+    def driver_overrides(self, devices: Sequence[PciAddress]) -> dict[PciAddress, Optional[str]]:
+        """The `driver_override()` of many devices, read together; without those that could not be read in time."""
+        found: dict[PciAddress, Optional[str]] = {}
+
+        def read() -> None:
+            for device in devices:
+                with suppress(HostError):  # it has just gone
+                    found[device] = _override(read_text(self._file(device, "driver_override")))
+
+        with suppress(HostError):
+            bounded("read driver_override of VFs", read)
+        return found.copy()
 
     def reset_override(self, device: PciAddress) -> None:
         """Let a device be bound to any driver again."""
@@ -129,7 +146,7 @@ class Sysfs(PciDevices):
                     f"cannot bind {device} to {driver}: this kernel has no such driver loaded",
                     f"modprobe {quoted(driver)}",
                 )
-            with self._override(device, driver):
+            with self._overridden(device, driver):
                 if current is not None:
                     self._unbind(device)
                 write_text(self._root / "bus/pci/drivers_probe", str(device))
@@ -192,7 +209,11 @@ class Sysfs(PciDevices):
 
     def user_of(self, pid: int) -> str:
         """What messages call a process of `held()`: the guest that it runs, or the process."""
-        guest = guest_of(pid, proc=self._proc)
+        try:
+            # the kernel reads it from the process's memory, whose lock a process that hangs may hold
+            guest = bounded(f"read the command line of process {pid}", lambda: guest_of(pid, proc=self._proc))
+        except HostError:
+            guest = None
         return f"guest '{guest}'" if guest is not None else f"process {pid}"
 
     def vfio_nodes(self, vf: PciAddress) -> VfioNodes:
@@ -280,16 +301,22 @@ class Sysfs(PciDevices):
                 return name[4:]
         return GENERIC_DRIVER if module == "vfio_pci" else module
 
-    def _vfio_nodes(self, vf: PciAddress) -> list[Path]:
+    def _vfio_nodes(self, vf: PciAddress) -> list[str]:
         """The device nodes by which a process can use a VF: that of its group, and since Linux 6.6 its own."""
         group = link_name(self._file(vf, "iommu_group"))
-        nodes = [self._dev / "vfio/devices" / name for name in names(self._file(vf, "vfio-dev"))]
+        # Text, not Path: see _file()
+        nodes = [f"{self._dev}/vfio/devices/{name}" for name in names(self._file(vf, "vfio-dev"))]
         if group is not None:
-            nodes += [self._dev / "vfio" / group, self._dev / "vfio" / f"noiommu-{group}"]
+            nodes += [f"{self._dev}/vfio/{group}", f"{self._dev}/vfio/noiommu-{group}"]
         return nodes
 
-    def _holders(self, nodes: Iterable[Path]) -> dict[Path, int]:
-        return holders(nodes, proc=self._proc, own=self._own)
+    def _holders(self, nodes: Collection[str]) -> dict[str, int]:
+        if not nodes:
+            return {}
+        return bounded(
+            "read which files processes have open",
+            lambda: holders(nodes, proc=self._proc, own=self._own),
+        )
 
     def _refuse_if_held(self, pf: PciAddress, count: int) -> None:
         held = self.users(pf)
@@ -310,7 +337,7 @@ class Sysfs(PciDevices):
         return self._binding.setdefault(device, threading.Lock())  # one step for all threads
 
     @contextmanager
-    def _override(self, device: PciAddress, driver: str) -> Iterator[None]:
+    def _overridden(self, device: PciAddress, driver: str) -> Iterator[None]:
         """Allow only `driver` to bind to a device meanwhile."""
         path = self._file(device, "driver_override")
         write_text(path, driver)

@@ -7,14 +7,26 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Optional
+from typing import Callable, Optional, TypeVar
 
 from vfmigrate import locks, uninterruptible
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError
 from vfmigrate.os_errors import ABSENT, AnyPath, exists, failed
 
-__all__ = ["AnyPath", "exists", "link_name", "names", "read_bytes", "read_text", "write_text"]
+__all__ = [
+    "AnyPath",
+    "bounded",
+    "exists",
+    "link_name",
+    "names",
+    "read_bytes",
+    "read_held",
+    "read_text",
+    "write_text",
+]
+
+T = TypeVar("T")
 
 _REMEDIES = {
     errno.EPERM: "run as root; a kernel in lockdown mode refuses this to everyone",
@@ -26,6 +38,7 @@ _REMEDIES = {
 _KERNEL = Door("the kernel", "see journalctl -k for what its driver is doing")
 # A driver can take minutes to create hundreds of VFs.
 _WRITE_SECONDS = 300.0
+_READ_SECONDS = 10.0
 
 
 def read_bytes(path: AnyPath, count: int = -1) -> bytes:
@@ -41,6 +54,23 @@ def read_bytes(path: AnyPath, count: int = -1) -> bytes:
 def read_text(path: AnyPath) -> str:
     """The text of a file, without white space around it. Raises HostError."""
     return read_bytes(path).decode(errors="replace").strip()
+
+
+def bounded(what: str, function: Callable[..., T], *arguments: object) -> T:
+    """What `function` returns, given up after seconds: it reads what the kernel may not show before a driver has ended.
+
+    Most attributes are shown at once. These wait: driver_override and sriov_numvfs for the device's lock, which the
+    kernel holds while it binds or unbinds a driver, or creates VFs (drivers/pci/pci-sysfs.c and iov.c); configuration
+    space for the end of a reset (drivers/pci/access.c). A driver that is stuck there would keep the daemon as well.
+    `what` says in the error what was to be read. Raises HostError, and what `function` raises.
+    """
+    locks.may_take_long(f"waits for the kernel to {what}")
+    return uninterruptible.call(_KERNEL, _READ_SECONDS, function, *arguments, what=what)
+
+
+def read_held(path: AnyPath) -> str:
+    """As `read_text`, of an attribute for which the kernel takes the device's lock; given up after seconds."""
+    return bounded(f"read {path}", read_text, path)
 
 
 def write_text(path: AnyPath, text: str, remedies: Mapping[int, str] = MappingProxyType({})) -> None:

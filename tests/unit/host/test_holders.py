@@ -10,13 +10,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vfmigrate.errors import HostError
 from vfmigrate.host.holders import holders
+
+
+def found(nodes: Sequence[Path], **options: Any) -> dict[Path, int]:
+    """What `holders` finds of these nodes."""
+    return {Path(node): pid for node, pid in holders(map(str, nodes), **options).items()}
 
 
 @pytest.fixture
@@ -39,29 +45,29 @@ def node(tmp_path: Path) -> Path:
 
 
 def test_a_node_that_is_not_open_has_no_holder(node: Path, proc: Path) -> None:
-    assert holders([node], proc=proc) == {}
+    assert found([node], proc=proc) == {}
 
 
 def test_an_open_node_has_this_process_as_holder(node: Path, proc: Path) -> None:
     with node.open():
-        assert holders([node], proc=proc) == {node: os.getpid()}
-    assert holders([node], proc=proc) == {}
+        assert found([node], proc=proc) == {node: os.getpid()}
+    assert found([node], proc=proc) == {}
 
 
 def test_several_nodes_are_looked_up_at_once(node: Path, proc: Path) -> None:
     other = node.with_name("8")
     other.touch()
     with other.open():
-        assert holders([node, other], proc=proc) == {other: os.getpid()}
+        assert found([node, other], proc=proc) == {other: os.getpid()}
 
 
 def test_an_absent_node_has_no_holder(node: Path, proc: Path) -> None:
-    assert holders([node.with_name("9")], proc=proc) == {}
+    assert found([node.with_name("9")], proc=proc) == {}
 
 
 def test_an_open_file_of_the_same_name_is_no_holder(node: Path, proc: Path, tmp_path: Path) -> None:
     with (tmp_path / node.name).open("w"):
-        assert holders([node], proc=proc) == {}
+        assert found([node], proc=proc) == {}
 
 
 def test_a_device_that_is_open_by_another_node_has_a_holder(proc: Path, tmp_path: Path) -> None:
@@ -71,9 +77,9 @@ def test_a_device_that_is_open_by_another_node_has_a_holder(proc: Path, tmp_path
         node.parent.mkdir()
         os.mknod(node, stat.S_IFCHR | 0o600, Path(device).stat().st_rdev)
     with other.open():
-        assert holders([ours], proc=proc) == {}
+        assert found([ours], proc=proc) == {}
     with theirs.open():
-        assert holders([ours], proc=proc) == {ours: os.getpid()}
+        assert found([ours], proc=proc) == {ours: os.getpid()}
 
 
 def test_a_node_that_was_recreated_while_open_has_no_holder(node: Path, proc: Path) -> None:
@@ -82,7 +88,7 @@ def test_a_node_that_was_recreated_while_open_has_no_holder(node: Path, proc: Pa
         os.link(node, kept)
         node.unlink()
         kept.rename(node)
-        assert holders([node], proc=proc) == {node: os.getpid()}
+        assert found([node], proc=proc) == {node: os.getpid()}
 
 
 def test_an_open_node_has_another_process_as_holder(node: Path, proc: Path) -> None:
@@ -93,10 +99,10 @@ def test_an_open_node_has_another_process_as_holder(node: Path, proc: Path) -> N
         assert process.stdout is not None
         process.stdout.readline()
         (proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
-        assert holders([node], proc=proc) == {node: process.pid}
+        assert found([node], proc=proc) == {node: process.pid}
         process.stdin.close()
         process.wait(20)
-    assert holders([node], proc=proc) == {}
+    assert found([node], proc=proc) == {}
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def test_a_process_whose_files_cannot_be_read_is_an_error(nobody: Path) -> None:
     with pytest.raises(
         HostError, match=r"1234/fd is closed to this process; run as root with CAP_SYS_PTRACE"
     ):
-        holders([node], proc=nobody)
+        found([node], proc=nobody)
 
 
 _SLOW_FILE_SERVER = """
@@ -160,13 +166,13 @@ def test_a_file_server_that_does_not_answer_is_not_waited_for(node: Path, proc: 
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         held = os.open(mount / "7", os.O_RDONLY)
-        found: list[dict[Path, int]] = []
+        answers: list[dict[Path, int]] = []
         # a daemon: one that waits for ever must not keep the test run from ending
-        look = threading.Thread(target=lambda: found.append(holders([node], proc=proc)), daemon=True)
+        look = threading.Thread(target=lambda: answers.append(found([node], proc=proc)), daemon=True)
         look.start()
         look.join(20)
         try:
-            assert found == [{}]
+            assert answers == [{}]
         finally:
             server.kill()
             server.wait()
@@ -186,6 +192,6 @@ def test_the_file_system_of_a_node_is_trusted(proc: Path, tmp_path: Path) -> Non
         for each in (ours, theirs):
             os.mknod(each, stat.S_IFCHR | 0o600, Path("/dev/full").stat().st_rdev)
         with theirs.open():
-            assert holders([ours], proc=proc) == {ours: os.getpid()}
+            assert found([ours], proc=proc) == {ours: os.getpid()}
     finally:
         subprocess.run(["umount", memory], check=True)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -15,10 +16,12 @@ import pytest
 from tests.fakes import sysfs_tree
 from tests.fakes.card import Card
 from tests.fakes.hardware import Hardware
+from vfmigrate import deadline, uninterruptible
 from vfmigrate.errors import HostError
 from vfmigrate.host.sysfs import Sysfs
 from vfmigrate.host.vfio import VfioNodes
 from vfmigrate.model.pci import PciAddress, PciId
+from vfmigrate.polling import until
 
 PF = PciAddress.parse("0000:e1:00.0")
 ABSENT = PciAddress.parse("0000:99:00.0")
@@ -327,3 +330,71 @@ def test_the_nodes_by_which_a_vf_is_opened(show: Show) -> None:
     assert isinstance(sysfs.driver_identity("mlx5_vfio_pci"), int)
     assert sysfs.driver_identity("mlx5_vfio_pci") != sysfs.driver_identity("vfio-pci")
     assert sysfs.driver_identity("no_such_driver") is None
+
+
+@contextlib.contextmanager
+def stuck(*files: Path) -> Iterator[None]:
+    """Files that the kernel does not show: FIFOs that nobody writes to, until the context is left."""
+    texts = {file: file.read_bytes() for file in files}
+    for file in files:
+        file.unlink()
+        os.mkfifo(file)
+    try:
+        yield
+    finally:
+
+        def let_go() -> bool:
+            for file in files:
+                with contextlib.suppress(OSError):  # no reader waits
+                    os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+            return uninterruptible.hung() == {}
+
+        assert until(let_go, 20.0, 0.01)
+        for file, text in texts.items():
+            file.unlink()
+            file.write_bytes(text)
+
+
+READS: dict[str, Callable[[Sysfs, PciAddress], object]] = {
+    "driver_override": lambda sysfs, vf: sysfs.driver_override(vf),
+    "sriov_numvfs": lambda sysfs, _vf: sysfs.numvfs(PF),
+    "config": lambda sysfs, vf: (sysfs.msix_count(vf), sysfs.bus_master(vf)),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_an_attribute_that_the_kernel_does_not_show_is_given_up(
+    show: Show, tmp_path: Path, name: str
+) -> None:
+    """The kernel holds a device's lock while a driver is bound or VFs are created, and a driver can be stuck there."""
+    card = card_with(2)
+    sysfs = show(card)
+    vf = PciAddress.parse(card.vf(1))
+    file = tmp_path / "sys/bus/pci/devices" / str(PF if name == "sriov_numvfs" else vf) / name
+    expected = pytest.raises(HostError, match=r"the kernel did not answer within .*: read ")
+    with stuck(file), deadline.within(0.1), expected:
+        READS[name](sysfs, vf)
+    READS[name](sysfs, vf)
+
+
+def test_one_vf_that_the_kernel_does_not_show_keeps_no_other_from_being_read(
+    show: Show, tmp_path: Path
+) -> None:
+    card = card_with(3)
+    sysfs = show(card)
+    vfs = [PciAddress.parse(card.vf(index)) for index in range(3)]
+    assert sysfs.driver_overrides(vfs) == dict.fromkeys(vfs)
+    file = tmp_path / "sys/bus/pci/devices" / str(vfs[1]) / "driver_override"
+    with stuck(file), deadline.within(0.3):
+        assert sysfs.driver_overrides(vfs) == {vfs[0]: None}
+
+
+def test_a_process_whose_command_line_is_not_shown_has_a_name_all_the_same(
+    show: Show, tmp_path: Path
+) -> None:
+    sysfs = show(card_with(0))
+    file = tmp_path / "proc/4711/cmdline"
+    file.parent.mkdir()
+    file.touch()
+    with stuck(file), deadline.within(0.1):
+        assert sysfs.user_of(4711) == "process 4711"

@@ -18,7 +18,6 @@ TABLE = "model/strategy.py"
 OTHER_MEANINGS = {
     "cli/failover_verb.py": {"failover": 1},  # the verb
     "cli/main.py": {"failover": 1},  # the verb
-    "host/sysfs.py": {"vfio": 2},  # /dev/vfio
     "ovirt/vnic_profile.py": {"failover": 1},  # an element of the engine's vNIC profile
     "strategies/failover/primary_watch.py": {"replug": 1},  # an event in the journal
     "strategies/replug/arrivals.py": {"replug": 1},  # an event in the journal
