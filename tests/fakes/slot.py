@@ -3,7 +3,7 @@
 
 Run in the host's mount, network and pid namespaces, with the machine's own files around it:
 
-    python -m tests.fakes.slot ROOT UPLINK PF
+    python -m tests.fakes.slot ROOT UPLINK PF...
 
 It mounts a sysfs with the card over ROOT/sys, makes a real network device for each representor (one end of a veth pair,
 whose other end is the VF's side), makes the nodes in ROOT/dev/vfio that the VFIO drivers would make, serves devlink
@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.managers import BaseManager
@@ -39,11 +39,12 @@ TOTAL_VFS = 24
 class Representors:
     """The network devices of the card in this network namespace: the uplink, and a veth pair for each VF."""
 
-    def __init__(self, uplink: str) -> None:
+    def __init__(self, uplink: str, pfs: Sequence[str]) -> None:
+        self._first = pfs[0]
         self._uplink = Netdev(socket.if_nametoindex(uplink), uplink)
         self._made: dict[tuple[str, int], int] = {}
 
-    def uplink(self, pf: str) -> Optional[Netdev]:  # noqa: ARG002  (a card here has one PF)
+    def uplink(self, pf: str) -> Optional[Netdev]:  # noqa: ARG002  (all PFs here have one)
         """Find the PF's own network device."""
         return self._uplink
 
@@ -58,7 +59,7 @@ class Representors:
             subprocess.run(["ip", "link", "delete", socket.if_indextoname(self._made.pop(key))], check=True)
         for pf, vf in sorted(wanted - set(self._made)):
             name = f"{netdev_name(pf)}npf0vf{vf}"[-15:]
-            wire = f"vf{vf}"
+            wire = f"vf{vf}" if pf == self._first else f"{netdev_name(pf)}vf{vf}"[-15:]
             subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", wire], check=True)
             subprocess.run(["ip", "link", "set", wire, "up"], check=True)
             self._made[pf, vf] = socket.if_nametoindex(name)
@@ -67,15 +68,26 @@ class Representors:
 class PluggedCard(Card):
     """A card whose changes show on the host at once: representors and VFIO nodes appear and vanish."""
 
-    def __init__(self, pf: str, representors: Representors, vfio: Path) -> None:
-        super().__init__([pf], hardware=replace(Hardware(), total_vfs=TOTAL_VFS), netdevs=representors)
+    def __init__(self, pfs: Sequence[str], representors: Representors, vfio: Path) -> None:
+        super().__init__(pfs, hardware=replace(Hardware(), total_vfs=TOTAL_VFS), netdevs=representors)
         self._representors = representors
         self._vfio = vfio
+        self._delays: dict[str, float] = {}
         (vfio / "vfio").touch(mode=0o600)
 
     def changes(self) -> list[tuple[str, ...]]:
         """Every change of the card that was requested so far, also those that were refused."""
         return list(self.trace)
+
+    def serve(self, path: Path) -> DevlinkServer:
+        """Answer devlink's requests at a path."""
+        server = DevlinkServer(self, path)
+        self._delays = server.delays
+        return server
+
+    def delay(self, pf: str, seconds: float) -> None:
+        """Take so long for each of devlink's answers about a PF, from now on."""
+        self._delays[pf] = seconds
 
     def refit(self, hardware: Hardware) -> None:
         """Replace the card's hardware: firmware, PSID, features. Its size and drivers must be the same."""
@@ -131,16 +143,16 @@ def leave_with_owner() -> None:
 
 def main() -> None:
     """Serve the card until the host ends."""
-    root, uplink, pf = sys.argv[1:]
-    card = PluggedCard(pf, Representors(uplink), Path(root, "dev/vfio"))
+    root, uplink, *pfs = sys.argv[1:]
+    card = PluggedCard(pfs, Representors(uplink, pfs), Path(root, "dev/vfio"))
     place = Path(root, "run/slot")
     place.mkdir()
     Control.register("card", callable=lambda: card)
     server = Control(os.fspath(place / "control"), authkey=b"").get_server()
-    rtnetlink = VfNetlink(card, pf, uplink)
+    rtnetlink = VfNetlink(card, pfs[0], uplink)
     for loop in (server.serve_forever, lambda: rtnetlink.serve(place / "rtnetlink"), leave_with_owner):
         threading.Thread(target=loop, daemon=True).start()
-    with DevlinkServer(card, place / "devlink"):
+    with card.serve(place / "devlink"):
         sysfs_fuse.serve(card, Path(root, "sys"), ready=lambda: print("ready", flush=True))
 
 

@@ -164,15 +164,18 @@ class Host:
         )
 
     @contextmanager
-    def card(self, pf: str) -> Iterator[PluggedCard]:
-        """Put a fake card with the physical function `pf` into the host during this context."""
+    def card(self, *pfs: str) -> Iterator[PluggedCard]:
+        """Put a fake card with these physical functions into the host during this context.
+
+        libvirt can set up the VFs of the first only.
+        """
         slot = self.namespace.spawn_around(
             sys.executable,
             "-m",
             "tests.fakes.slot",
             self.place / "root",
             UPLINK,
-            pf,
+            *pfs,
             env={"PYTHONPATH": TREE},
         )
         # On exit its pipes are closed, so that it ends, and it is waited for.

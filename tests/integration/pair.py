@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -94,9 +94,10 @@ class Migration:
 class Node:
     """One of the two hosts."""
 
-    def __init__(self, host: Host, pf: str, card: PluggedCard) -> None:
+    def __init__(self, host: Host, pfs: Sequence[str], card: PluggedCard) -> None:
         self.host = host
-        self.pf = pf
+        self._pfs = pfs
+        self.pf = pfs[0]
         self.card = card
         self.hooks = HookCalls(host)
         self.product = Product(host, self.pf, dict(SHIMS))
@@ -121,11 +122,12 @@ class Node:
 
     def provision(self, vfs: int = VFS) -> None:
         """Create the VFs, as an administrator does before vfmigrate runs."""
-        sysfs = self.host.path(f"/sys/bus/pci/devices/{self.pf}")
-        (sysfs / "sriov_drivers_autoprobe").write_text("0")
-        (sysfs / "sriov_numvfs").write_text("0")
-        (sysfs / "sriov_numvfs").write_text(str(vfs))
-        self.card.set_eswitch_mode(self.pf, SWITCHDEV)
+        for pf in self._pfs:
+            sysfs = self.host.path(f"/sys/bus/pci/devices/{pf}")
+            (sysfs / "sriov_drivers_autoprobe").write_text("0")
+            (sysfs / "sriov_numvfs").write_text("0")
+            (sysfs / "sriov_numvfs").write_text(str(vfs))
+            self.card.set_eswitch_mode(pf, SWITCHDEV)
 
     def reset(self) -> None:
         """Remove what a test left: guests, daemon, ports, VFs, orders to the hooks."""
@@ -318,11 +320,16 @@ def start_products(pair: Pair, *, claim_timeout: int = 120, reconcile_interval: 
 
 @contextmanager
 def started_pair(
-    root: Path, place: Path, *, first: Optional[Path] = None, libvirt: LibvirtSetup = MONOLITHIC
+    root: Path,
+    place: Path,
+    *,
+    first: Optional[Path] = None,
+    libvirt: LibvirtSetup = MONOLITHIC,
+    more_pfs: Sequence[str] = (),
 ) -> Iterator[Pair]:
     """Two hosts over the root file system `root`, everything started; `place` is an empty directory.
 
-    The `first` host may have a root of its own.
+    The `first` host may have a root of its own. `more_pfs` are further physical functions of each host.
     """
     (place / "staged").mkdir()
     product.stage(place / "staged")
@@ -330,8 +337,8 @@ def started_pair(
         a, b, fabric = stack.enter_context(two_hosts((first or root, root), place, libvirt))
         nodes = []
         for host in (a, b):
-            pf = PFS[host.name]
-            node = Node(host, pf, stack.enter_context(host.card(pf)))
+            pfs = (PFS[host.name], *more_pfs)
+            node = Node(host, pfs, stack.enter_context(host.card(*pfs)))
             node.product.install(place / "staged")
             for name in (RTNL_SHIM, GENL_SHIM, VFIO_SHIM):
                 shutil.copy(preload.build(Path(name).stem, place), host.path(name))

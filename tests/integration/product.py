@@ -152,6 +152,10 @@ class Product:
             # nsenter stops itself when its child is stopped
             self._daemon.send_signal(signal.SIGCONT)
 
+    def is_running(self) -> bool:
+        """Whether the daemon runs."""
+        return self._daemon is not None and self._daemon.poll() is None
+
     def has_died(self) -> bool:
         """Whether the daemon that was started last has ended by itself."""
         return self._daemon is not None and self._daemon.poll() is not None

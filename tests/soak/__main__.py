@@ -3,7 +3,8 @@
 
 The parts: `faults` (the integration tests marked long), `claims` (a crowd of processes at the daemon's socket), `fuzz`,
 `users` (forty hostile users, floods of messages), `lifecycle` (guests, kills and faults in any order, on a host in
-memory), `sweep` (the daemon is killed at every write), `migrations` (there and back on the test hosts). The default is
+memory), `sweep` (the daemon is killed at every write), `kill` (services are killed at random moments of migrations),
+`hung` (each service hangs during each hook operation), `migrations` (there and back on the test hosts). The default is
 all of them. The report keeps the last result of a part until it runs again. The exit status is 1 when anything went
 wrong.
 """
@@ -21,7 +22,7 @@ from typing import Any, Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak import crowd, faults, fuzz, hostile_users, lifecycle, migrations, sweep
+from tests.soak import crowd, faults, fuzz, hostile_users, hung, kill, lifecycle, migrations, sweep
 from tests.soak.tally import FAULTS, INPUTS, OPERATIONS, Tally
 from vfmigrate import locks
 
@@ -37,6 +38,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=int, default=5_000, help="of events in any order (default: 5000)")
     parser.add_argument("--fuzz-seconds", type=int, default=120, help="for each target (default: 120)")
     parser.add_argument("--stride", type=int, default=1, help="die at every nth write only (default: 1)")
+    parser.add_argument("--seconds", type=int, default=3600, help="of killing services (default: 3600)")
+    parser.add_argument("--seed", type=int, default=1, help="which service is killed when (default: 1)")
     return parser
 
 
@@ -80,6 +83,8 @@ def main() -> int:
         "fuzz": lambda: fuzz.run(options.fuzz_seconds, FOLDER / "fuzz"),
         "users": lambda: [hostile_users.run()],
         "sweep": lambda: [sweep.run(options.stride)],
+        "hung": hung.run,
+        "kill": lambda: [kill.run(options.seconds, options.seed)],
         "migrations": lambda: [migrations.run(options.migrations)],
     }
     unknown = [name for name in options.parts if name not in runs]
