@@ -302,6 +302,9 @@ class MemoryLinks:
     def link(self, ifindex: int) -> Link:
         return self._look()[ifindex]
 
+    def vlan_devices(self, ifindex: int) -> list[Link]:
+        return [link for link in self._look().values() if link.lower == ifindex]
+
     def find(self, name: str) -> Optional[Link]:
         return next((link for link in self._look().values() if link.name == name), None)
 

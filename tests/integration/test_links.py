@@ -54,6 +54,17 @@ def test_all_devices_are_listed_as_each_is_shown_alone(links: Links, namespace: 
     assert every == {index: links.link(index) for index in every}
 
 
+def test_the_kind_of_a_virtual_device_is_seen(links: Links) -> None:
+    link = links.find("rep0")
+    assert link is not None
+    # the peer of a veth is no device that it is on
+    assert (link.kind, link.lower, link.vlan) == ("veth", None, None)
+    loopback = links.find("lo")
+    assert loopback is not None
+    assert loopback.kind is None
+    assert links.vlan_devices(link.index) == []
+
+
 def test_received_frames_are_counted(links: Links, namespace: Namespace) -> None:
     for name in ("rep0", "vf0"):
         namespace.run("ip", "link", "set", name, "up")

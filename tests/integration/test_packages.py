@@ -39,6 +39,7 @@ LISTS = {
         /usr/lib/systemd/system-preset/85-vfmigrate.preset
         /usr/lib/systemd/system/vfmigrate-pci.service
         /usr/lib/systemd/system/vfmigrate-pci.socket
+        /usr/lib/systemd/system/vfmigrate-early.service
         /usr/lib/systemd/system/vfmigrate-provision.service
         /usr/lib/systemd/system/vfmigrate-provision@.service
         /usr/lib/systemd/system/vfmigrated.service

@@ -18,6 +18,7 @@ UNITS = (
     "vfmigrated.service",
     "vfmigrate-pci.socket",
     "vfmigrate-pci.service",
+    "vfmigrate-early.service",
     "vfmigrate-provision.service",
     "vfmigrate-provision@.service",
 )
@@ -59,12 +60,25 @@ def test_udev_accepts_the_rules(machine: Namespace) -> None:
 def test_libvirt_autostarts_guests_after_provisioning(machine: Namespace) -> None:
     for unit in (unit for unit in UNITS if unit.endswith(".service")):
         told = machine.run("cat", f"{PLACE}/{unit}").stdout
-        (before,) = (line for line in told.splitlines() if line.startswith("Before="))
-        assert {"libvirtd.service", "virtqemud.service"} <= set(before[len("Before=") :].split())
+        lines = [line for line in told.splitlines() if line.startswith("Before=")]
+        before = {unit for line in lines for unit in line[len("Before=") :].split()}
+        assert {"libvirtd.service", "virtqemud.service"} <= before
+
+
+def test_the_mode_of_cards_is_changed_before_the_network_is_configured(machine: Namespace) -> None:
+    unit = "vfmigrate-early.service"
+    machine.run("systemctl", "enable", unit, "vfmigrate-provision.service")
+    order = machine.run("systemd-analyze", "verify", "--man=no", f"{PLACE}/{unit}")
+    assert "cycle" not in order.stdout + order.stderr
+    told = machine.run("cat", f"{PLACE}/{unit}").stdout
+    assert "NetworkManager.service" in told
+    # Open vSwitch and libvirt come later: it neither waits for them nor starts them
+    wanted = [line for line in told.splitlines() if line.startswith(("After=", "Wants=", "Requires="))]
+    assert not [line for line in wanted if "openvswitch" in line or "libvirt" in line or "vfmigrated" in line]
 
 
 def test_the_units_have_no_ordering_cycle(machine: Namespace) -> None:
-    enabled = ("vfmigrated.service", "vfmigrate-provision.service")
+    enabled = ("vfmigrated.service", "vfmigrate-early.service", "vfmigrate-provision.service")
     machine.run("systemctl", "enable", *enabled, "libvirtd.service", "openvswitch-switch.service")
     done = machine.run("systemd-analyze", "verify", "--man=no", "multi-user.target", check=False)
     told = done.stdout + done.stderr

@@ -24,6 +24,14 @@ def of_pf(host: Host, pool: Pool, address: PciAddress) -> Link:
     return _named(host, pool) if pool.uplink != UPLINK_OF_PF else physical_port(host, address)
 
 
+def is_complete(host: Host, pool: Pool) -> bool:
+    """Whether the uplink that a pool names is there and, if it is a bond, has the ports of the pool's PFs."""
+    link = host.links.find(pool.uplink)
+    if link is None or link.kind != "bond":
+        return link is not None
+    return all(physical_port(host, address).master == link.index for address in pool.pfs)
+
+
 def _named(host: Host, pool: Pool) -> Link:
     link = host.links.find(pool.uplink)
     if link is None:

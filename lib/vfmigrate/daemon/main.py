@@ -20,6 +20,7 @@ from vfmigrate.announce.announcer import Announcer
 from vfmigrate.cards import registry
 from vfmigrate.claims.claim_store import Claim, ClaimStore
 from vfmigrate.config import configuration
+from vfmigrate.config.configuration import Config
 from vfmigrate.converge.converger import Converger
 from vfmigrate.converge.observe import Host
 from vfmigrate.converge.services import HostServices
@@ -53,6 +54,7 @@ from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.offload import HardwareOffload
 from vfmigrate.ovs.openvswitch import OpenVswitch
 from vfmigrate.provision.device_query import DeviceQuery
+from vfmigrate.provision.early import EarlyProvisioner
 from vfmigrate.provision.provisioner import Provisioner
 from vfmigrate.reservations.client_requests import ClientRequests
 from vfmigrate.reservations.departures import Departures
@@ -68,6 +70,8 @@ from vfmigrate.virt.hypervisor import Hypervisor
 
 #: what the main thread waits for: SIGHUP takes over the configuration, the others end the daemon
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+#: for how long the network waits at boot for a card that does not appear
+EARLY_SECONDS = 30.0
 
 
 class Daemon:
@@ -291,6 +295,22 @@ class Daemon:
         return self.provisioner.provision_pf(pf, dry_run=dry_run, patience=patience)
 
 
+def _early(settings: Config, log: Journal) -> int:
+    """Provision what comes before the network; returns the exit status."""
+    if not settings.pools:
+        return 0
+    vendors = registry.known()
+    host = Host(
+        Sysfs(),
+        Devlink(remedies=vendors.kernel_remedies()),
+        Links(),
+        OpenVswitch(settings.ovsdb),  # which is not asked: it does not run yet
+        vendors,
+    )
+    early = EarlyProvisioner(settings, host, Udev(), log, patience=EARLY_SECONDS)
+    return 0 if early.run() else HostError.exit_code
+
+
 def check_command(config: Path) -> str:
     """The command that checks a configuration."""
     default = config == configuration.DEFAULT_PATH
@@ -305,6 +325,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if options.check:
             configuration.load(options.config)
             return 0
+        if options.early:
+            return _early(configuration.load(options.config), log)
         daemon = Daemon(options.config, options.claims, log)
         listener = listening_socket(options.socket)
     except ConfigError as error:

@@ -17,7 +17,8 @@ CLAIMS = Path("/run/vfmigrate/claims")
 EXIT_STATUS = {
     0: "SIGTERM or SIGINT ended it; with --check: the configuration is valid.",
     UsageError.exit_code: "The command line is not valid.",
-    HostError.exit_code: "It cannot listen at its socket, or cannot use the directory of the claims.",
+    HostError.exit_code: "It cannot listen at its socket, or cannot use the directory of the claims; with --early: a "
+    "card is not in switchdev mode.",
     ConfigError.exit_code: "The configuration is not valid; the message names file, section and key.",
 }
 
@@ -38,6 +39,11 @@ def arguments() -> argparse.ArgumentParser:
         )
     parser.add_argument(
         "--check", action="store_true", help="read the configuration, report what is wrong, and exit"
+    )
+    parser.add_argument(
+        "--early",
+        action="store_true",
+        help="change the eswitch mode of the pools' cards before the network is configured, and exit",
     )
     parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     return parser

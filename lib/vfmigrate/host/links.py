@@ -33,7 +33,18 @@ _IFNAMSIZ = 16
 _HEADER_BYTES = 16  # struct nlmsghdr
 _IFINFOMSG = struct.Struct("=4xiI")  # of struct ifinfomsg: index and flags
 _CHANGE_BYTES = 4  # its last field, which answers do not use
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_STATS64 = 1, 3, 4, 10, 23
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64 = (
+    1,
+    3,
+    4,
+    5,
+    10,
+    18,
+    23,
+)
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFLA_VLAN_ID = 1  # in the data of kind "vlan"
+_VLAN = "vlan"
 _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: they are more than half of a list
 _STATS64 = struct.Struct("=QQ")  # the first two of struct rtnl_link_stats64: packets received and sent
 
@@ -54,7 +65,8 @@ _REMEDIES = {
 class Link:
     """A network device: interface index, name, administrative state, MTU in bytes, MAC address.
 
-    `master` is the index of the bond, bridge or other device to which it is enslaved.
+    `master` is the index of the bond, bridge or other device to which it is enslaved. `kind` is that of a virtual
+    device ("bond", "vlan"). A VLAN device has the index of the device that it is on in `lower`, and its VLAN in `vlan`.
     """
 
     index: int
@@ -63,6 +75,9 @@ class Link:
     mtu: int
     address: str
     master: Optional[int] = None
+    kind: Optional[str] = None
+    lower: Optional[int] = None
+    vlan: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,11 @@ class Links:
             raise _host_error("list the interfaces", refusal) from None
         links = map(_link, answers)
         return {link.index: link for link in links}
+
+    def vlan_devices(self, ifindex: int) -> list[Link]:
+        """The VLAN devices on a device, by their VLANs."""
+        found = [link for link in self.all().values() if link.lower == ifindex]
+        return sorted(found, key=lambda link: (link.vlan or 0, link.name))
 
     def find(self, name: str) -> Optional[Link]:
         """Look up a device by its name; None when there is none."""
@@ -223,14 +243,28 @@ def _link(answer: bytes) -> Link:
     """Decode the few attributes that are needed; all fifty would take ten times as long, for each representor."""
     index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
     found = _found(answer)
+    info = dict(split_attributes(found.get(_IFLA_LINKINFO, b"")))
+    kind = info[_IFLA_INFO_KIND].rstrip(b"\0").decode(errors="replace") if _IFLA_INFO_KIND in info else None
+    vlan = (
+        dict(split_attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VLAN_ID) if kind == _VLAN else None
+    )
+    # of other kinds, IFLA_LINK is another relation: a veth has its peer in it
+    lower = found.get(_IFLA_LINK) if kind == _VLAN else None
     return Link(
         index=index,
         name=found[_IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
         up=bool(flags & _IFF_UP),
         mtu=int.from_bytes(found[_IFLA_MTU], sys.byteorder),
         address=found.get(_IFLA_ADDRESS, b"").hex(":"),
-        master=int.from_bytes(found[_IFLA_MASTER], sys.byteorder) if _IFLA_MASTER in found else None,
+        master=_number(found.get(_IFLA_MASTER)),
+        kind=kind,
+        lower=_number(lower),
+        vlan=_number(vlan),
     )
+
+
+def _number(value: Optional[bytes]) -> Optional[int]:
+    return int.from_bytes(value, sys.byteorder) if value is not None else None
 
 
 def _found(answer: bytes) -> dict[int, bytes]:

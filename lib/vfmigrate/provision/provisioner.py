@@ -209,7 +209,7 @@ class Provisioner:
                 return False
             if not any(port.ifindex is not None and self._udev.settled(port.ifindex) for port in ports):
                 return False
-        return pool.uplink in (NONE, UPLINK_OF_PF) or self._host.links.find(pool.uplink) is not None
+        return pool.uplink in (NONE, UPLINK_OF_PF) or uplinks.is_complete(self._host, pool)
 
     def _check(self, pool: Pool, outcome: PoolResult) -> None:
         found = self.check(pool, ask_tool=True)
@@ -282,6 +282,8 @@ class Provisioner:
             todo += pf.steps(pool, state, self._udev)
             if state.mode != pf.SWITCHDEV:
                 uplink.refuse_to_break_bond(self._host, self._store, state.pf, pooled)
+                late = uplink.late_for_bond(self._host, state.pf)
+                _warn(outcome, [late] if late is not None else [])
             _warn(outcome, pf.pending(pool, state))
             vfs += self._host.sysfs.vf_addresses(state.pf, pf.wanted_count(pool, state))
         todo += self._switch_steps(pool, outcome)
@@ -310,8 +312,7 @@ class Provisioner:
             )
         for link in uplinks.devices(self._host, pool):
             todo += uplink.steps(self._host, pool, link)
-            warning = uplink.cut_off(self._host, pool, link)
-            _warn(outcome, [warning] if warning else [])
+            _warn(outcome, uplink.cut_off(self._host, pool, link))
         return todo
 
     def _restart_steps(self, pool: Pool, outcome: PoolResult, switched_on: bool) -> list[Step]:

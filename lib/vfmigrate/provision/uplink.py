@@ -2,7 +2,9 @@
 """The uplink of a pool: which device it is, what it needs, and whether it may become a port of the bridge.
 
 Frames that arrive at a port of a bridge go to the switch and not to the host: a host that is reached by an address of
-the uplink is cut off when the uplink is plugged.
+the uplink is cut off when the uplink is plugged. Frames of a VLAN that has a device on the uplink go to that device and
+not to the switch (__netif_receive_skb_core() in the kernel's net/core/dev.c asks for a VLAN device first): the guests
+of that VLAN are cut off.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from vfmigrate.host.links import Link
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.text import quoted
 
+#: changes the mode before the network is configured
+EARLY_UNIT = "vfmigrate-early.service"
 #: the device to which the kernel module of Open vSwitch enslaves its ports
 _DATAPATH = "ovs-system"
 
@@ -40,22 +44,29 @@ def steps(host: Host, pool: Pool, link: Link) -> list[Step]:
         _refuse_if_enslaved(host, pool, link)
         if pool.uplink_in_use != PLUG:
             _refuse_if_in_use(host, pool, link)
+            _refuse_if_vlans_are_taken(host, pool, link)
         text = f"{link.name} into {pool.bridge}"
         todo.append(Step(Verb.PLUG, text, lambda host: host.ovs.add_uplink(pool.bridge, link.name)))
     return todo
 
 
-def cut_off(host: Host, pool: Pool, link: Link) -> Optional[str]:
-    """A warning for an uplink that is on the bridge and has addresses of the host all the same; None without any."""
+def cut_off(host: Host, pool: Pool, link: Link) -> list[str]:
+    """Warnings for an uplink that is on the bridge although this host uses it itself."""
     if host.ovs.bridge_of(link.name) is None:
-        return None
+        return []
+    warnings = []
     found = host.links.addresses().get(link.index, [])
-    if not found:
-        return None
-    return (
-        f"uplink {link.name} of pool '{pool.name}' is a port of {pool.bridge}, so this host does not receive what is"
-        f" sent to its address {', '.join(found)}: give the address to {pool.bridge}"
-    )
+    if found:
+        warnings.append(
+            f"uplink {link.name} of pool '{pool.name}' is a port of {pool.bridge}, so this host does not receive what"
+            f" is sent to its address {', '.join(found)}: give the address to {pool.bridge}"
+        )
+    warnings += [
+        f"{device.name} on uplink {link.name} of pool '{pool.name}' receives all frames of VLAN {device.vlan}, so"
+        f" guests of that VLAN receive none: {_move(pool, device)}"
+        for device in _taken_vlans(host, pool, link)
+    ]
+    return warnings
 
 
 def refuse_to_break_bond(host: Host, store: ClaimStore, pf: PciAddress, others: Iterable[PciAddress]) -> None:
@@ -81,6 +92,22 @@ def refuse_to_break_bond(host: Host, store: ClaimStore, pf: PciAddress, others: 
             )
 
 
+def late_for_bond(host: Host, pf: PciAddress) -> Optional[str]:
+    """A warning for a PF that is in a bond already and not in switchdev mode; None for any other.
+
+    A card joins the eswitches of the PFs of a bond (VF-LAG) when they are in switchdev mode before the bond is made.
+    """
+    bond = _master(host, pf)
+    if bond is None:
+        return None
+    name = host.links.link(bond).name
+    return (
+        f"PF {pf} is a port of {name} already, and its eswitch is only now changed to switchdev, so the card may not"
+        f" offload {name}: have the mode changed before {name} is made, at the next boot:"
+        f" systemctl enable {EARLY_UNIT}"
+    )
+
+
 def _master(host: Host, pf: PciAddress) -> Optional[int]:
     """The index of the device to which the physical port of a PF is enslaved."""
     try:
@@ -96,6 +123,36 @@ def _refuse_if_enslaved(host: Host, pool: Pool, link: Link) -> None:
             f"uplink {link.name} of pool '{pool.name}' belongs to {master}, so it cannot be a port of {pool.bridge}",
             f"if {master} is a bond, set uplink = {master} in section [pool {pool.name}];"
             f" otherwise: ip link set {quoted(link.name)} nomaster",
+        )
+
+
+def _taken_vlans(host: Host, pool: Pool, link: Link) -> list[Link]:
+    """The VLAN devices on an uplink that take frames of guests; one takes, and drops, them also while it is down."""
+    return [
+        device
+        for device in host.links.vlan_devices(link.index)
+        if device.vlan is not None and pool.allows_vlan(device.vlan)
+    ]
+
+
+def _move(pool: Pool, device: Link) -> str:
+    """What to do about a VLAN device: give the bridge an interface of the VLAN in its place."""
+    bridge, name = quoted(pool.bridge), f"vlan{device.vlan}"
+    return (
+        f"to keep its addresses, move them to an internal port: ovs-vsctl add-port {bridge} {name} tag={device.vlan}"
+        f" -- set interface {name} type=internal; then: ip link del {quoted(device.name)}"
+    )
+
+
+def _refuse_if_vlans_are_taken(host: Host, pool: Pool, link: Link) -> None:
+    for device in _taken_vlans(host, pool, link):
+        addresses = host.links.addresses().get(device.index, [])
+        has = f" (with the address {', '.join(addresses)})" if addresses else ""
+        raise Refused(
+            f"{device.name}{has} on uplink {link.name} of pool '{pool.name}' receives all frames of VLAN"
+            f" {device.vlan}, so guests of that VLAN would receive none",
+            f"{_move(pool, device)}; or take VLAN {device.vlan} out of section [pool {pool.name}]; to plug"
+            f" {link.name} all the same, set uplink_in_use = plug there",
         )
 
 

@@ -239,3 +239,5 @@ def test_a_mode_change_that_would_break_a_bond_with_guests_is_refused(tmp_path: 
         (outcome,) = provisioner.provision(["data"])["pools"]
         assert outcome["error"] is None
         assert card.eswitch_mode(str(second)) == SWITCHDEV
+        (warning,) = [text for text in texts(outcome) if "is a port of bond0 already" in text]
+        assert warning.endswith("at the next boot: systemctl enable vfmigrate-early.service")

@@ -89,10 +89,53 @@ def test_the_bond_of_the_pool_is_an_uplink_like_any_other(memory: MemoryHost) ->
 def test_addresses_of_a_plugged_uplink_are_a_warning(memory: MemoryHost) -> None:
     link = the_uplink(memory)
     memory.links.ip_addresses[link.index] = ["192.0.2.5/24"]
-    assert uplink.cut_off(memory.host, POOL, link) is None
+    assert uplink.cut_off(memory.host, POOL, link) == []
     memory.ovs.uplinks[NAME] = "br-data"
-    warning = uplink.cut_off(memory.host, POOL, link)
-    assert warning is not None
+    (warning,) = uplink.cut_off(memory.host, POOL, link)
     assert warning.endswith("to its address 192.0.2.5/24: give the address to br-data")
     memory.links.ip_addresses.clear()
-    assert uplink.cut_off(memory.host, POOL, link) is None
+    assert uplink.cut_off(memory.host, POOL, link) == []
+
+
+def vlan_device(memory: MemoryHost, link: Link, vlan: int) -> Link:
+    device = Link(
+        90 + vlan, f"{link.name}.{vlan}", True, 1500, link.address, kind="vlan", lower=link.index, vlan=vlan
+    )
+    return memory.links.links.setdefault(device.index, device)
+
+
+def test_an_uplink_whose_vlan_device_takes_the_frames_of_guests_is_refused(memory: MemoryHost) -> None:
+    link = the_uplink(memory)
+    device = vlan_device(memory, link, 42)
+    memory.links.ip_addresses[device.index] = ["192.0.2.5/24"]
+    with pytest.raises(Refused) as caught:
+        steps(memory, link)
+    assert caught.value.problem == (
+        f"{NAME}.42 (with the address 192.0.2.5/24) on uplink {NAME} of pool 'data' receives all frames of VLAN 42, "
+        "so guests of that VLAN would receive none"
+    )
+    assert (
+        "ovs-vsctl add-port br-data vlan42 tag=42 -- set interface vlan42 type=internal; "
+        f"then: ip link del {NAME}.42"
+    ) in caught.value.remedy
+    assert steps(memory, link, "plug") == BOTH
+    memory.ovs.uplinks[NAME] = "br-data"
+    (warning,) = uplink.cut_off(memory.host, POOL, link)
+    assert warning.startswith(f"{NAME}.42 on uplink {NAME} of pool 'data' receives all frames of VLAN 42")
+
+
+def test_a_vlan_device_of_no_vlan_of_the_pool_stays(memory: MemoryHost) -> None:
+    link = the_uplink(memory)
+    vlan_device(memory, link, 7)
+    assert steps(memory, link) == BOTH
+    assert uplink.cut_off(memory.host, POOL, link) == []
+
+
+def test_a_bond_is_complete_when_it_has_the_ports_of_the_pool(memory: MemoryHost) -> None:
+    pool = replace(POOL, uplink="bond0")
+    assert not uplinks.is_complete(memory.host, pool)
+    link = the_uplink(memory)
+    memory.links.links[77] = Link(77, "bond0", True, 1500, "02:00:00:00:00:01", kind="bond")
+    assert not uplinks.is_complete(memory.host, pool)
+    memory.links.links[link.index] = replace(link, master=77)
+    assert uplinks.is_complete(memory.host, pool)
