@@ -155,13 +155,23 @@ srpm: packages ## build the source package in build/rpm
 rpm: packages ## build the packages in build/rpm, with their %check
 	rpm/build.sh all --define "vfmigrate_test_python $(PY)"
 
-OLD_PYTHON ?= python3.9
+# pyenv has it on machines whose distribution does not
+OLD_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) python3.9)
+# tests of what uses the libraries: the unit tests, and the doors against real servers and the kernel
+LIBRARY_TESTS = tests/unit --ignore=tests/unit/testbed --ignore=tests/unit/docs/test_manual.py tests/integration/test_ovs.py \
+	tests/integration/test_ovs_bridge.py tests/integration/test_devlink_encoding.py tests/integration/test_links.py
+
 .PHONY: floors
 floors: ## test with the oldest accepted libraries (OLD_PYTHON=...)
 	$(OLD_PYTHON) -m venv --clear build/floors
 	build/floors/bin/pip -q install -r tests/floors.txt
-	build/floors/bin/python -m pytest -p no:cacheprovider tests/unit --ignore=tests/unit/testbed --ignore=tests/unit/docs/test_manual.py \
-		tests/integration/test_ovs.py tests/integration/test_ovs_bridge.py tests/integration/test_devlink_encoding.py tests/integration/test_links.py
+	build/floors/bin/python -m pytest -p no:cacheprovider $(LIBRARY_TESTS)
+
+.PHONY: newest
+newest: ## test with the newest libraries on PyPI
+	$(PY) -m venv --clear build/newest
+	build/newest/bin/pip -q install -r tests/newest.txt
+	build/newest/bin/python -m pytest -p no:cacheprovider $(LIBRARY_TESTS)
 
 .PHONY: packages
 packages:

@@ -50,6 +50,8 @@ class Product:
     def __init__(self, host: Host, pf: str, environment: Mapping[str, str]) -> None:
         self._host = host
         self._pf = pf
+        #: how the daemon is started, from its next start on
+        self.program: tuple[str, ...] = ("vfmigrated",)
         #: of the daemon, from its next start on
         self.environment = dict(environment)
         self._daemon: Optional[subprocess.Popen[str]] = None
@@ -120,7 +122,7 @@ class Product:
     def _run(self) -> None:
         log = self._host.path(LOG)
         environment = {**self.environment, CHECKED_BY: "1"}
-        self._daemon = self._host.spawn("vfmigrated", env=environment, log=log)
+        self._daemon = self._host.spawn(*self.program, env=environment, log=log)
 
     def wait_until_answering(self) -> None:
         """Wait until the daemon takes requests."""

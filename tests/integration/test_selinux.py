@@ -1,59 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The SELinux module, linked into Debian's whole policy, and queries of the result.
+"""The SELinux module in Debian's whole policy: that the rules allow no more than they should.
 
-Nothing here runs under SELinux: the tests show what the rules allow, not that they suffice (docs/packaging.md).
+That they suffice is tested in test_selinux_accesses.py. Nothing here runs under SELinux (docs/packaging.md).
 """
 
 from __future__ import annotations
 
-import bz2
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.testbed import cache
+from tests.integration import selinux_policy
+from tests.integration.selinux_policy import SOURCES
 from tests.testbed.run import run
-
-SOURCES = Path(__file__).parents[2] / "rpm/selinux"
-POLICY_MAKEFILE = "/usr/share/selinux/devel/Makefile"
-
-
-def distribution_policy() -> Path:
-    """The modules of the policy whose headers are installed, unpacked; it is not installed itself."""
-    version = run("dpkg-query", "-W", "--showformat=${Version}", "selinux-policy-dev")
-
-    def fetch(path: Path) -> None:
-        path.mkdir()
-        run(
-            "apt-get",
-            "-q",
-            "-o",
-            "APT::Sandbox::User=root",
-            "download",
-            f"selinux-policy-default={version}",
-            cwd=path,
-        )
-        run("dpkg", "-x", next(path.glob("*.deb")), path / "tree")
-        for module in (path / "tree/usr/share/selinux/default").glob("*.pp.bz2"):
-            (path / module.stem).write_bytes(bz2.decompress(module.read_bytes()))
-        shutil.rmtree(path / "tree")
-
-    return cache.entry("selinux-policy", [1, version], fetch)
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def policy() -> Path:
     """A policy with vfmigrate's module, as the kernel would load it."""
-    place = tmp_path_factory.mktemp("selinux")
-    shutil.copytree(SOURCES, place / "module")
-    run("make", "-C", place / "module", "-f", POLICY_MAKEFILE, "vfmigrate.pp")
-    modules = sorted(distribution_policy().glob("*.pp"))
-    base = next(module for module in modules if module.name == "base.pp")
-    others = [module for module in modules if module != base]
-    run("semodule_link", "-o", place / "linked", base, *others, place / "module/vfmigrate.pp")
-    run("semodule_expand", place / "linked", place / "policy")
-    return place / "policy"
+    return selinux_policy.policy()
 
 
 def rules(policy: Path, *query: str) -> set[str]:
@@ -123,15 +88,18 @@ def test_a_service_has_the_capabilities_of_its_unit_and_no_others(
 def test_the_daemon_writes_no_file_but_sysfs_and_its_own(policy: Path) -> None:
     found = rules(policy, "-A", "-s", "vfmigrated_t", "-ds", "-c", "file", "-p", "write")
     targets = {rule.split()[2].split(":")[0] for rule in found}
-    # init_tmpfs_t: files in memory that systemd passes to every daemon
-    assert targets == {"sysfs_t", "vfmigrated_var_run_t", "vfmigrated_t", "init_tmpfs_t"}
+    assert targets == {"sysfs_t", "vfmigrated_var_run_t", "vfmigrated_t"}
 
 
-def test_the_reader_of_configuration_space_writes_only_sysfs_and_is_reached_by_the_daemon_only(
+def test_the_reader_of_configuration_space_writes_only_sysfs_and_lock_files_and_is_reached_by_the_daemon_only(
     policy: Path,
 ) -> None:
     found = rules(policy, "-A", "-s", "vfmigrate_pci_t", "-ds", "-c", "file", "-p", "write")
-    assert {rule.split()[2].split(":")[0] for rule in found} == {"sysfs_t", "vfmigrate_pci_t", "init_tmpfs_t"}
+    assert {rule.split()[2].split(":")[0] for rule in found} == {
+        "sysfs_t",
+        "vfmigrate_pci_t",
+        "vfmigrate_pci_tmp_t",
+    }
     reaching = rules(
         policy, "-A", "-t", "vfmigrate_pci_t", "-dt", "-c", "unix_stream_socket", "-p", "connectto"
     )

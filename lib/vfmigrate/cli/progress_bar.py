@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -35,7 +35,7 @@ class BarDisplay:
         self._live.update(rendered(now, allowed_ms))
 
 
-def rendered(now: Progress, allowed_ms: int) -> Group:
+def rendered(now: Progress, allowed_ms: int) -> Table:
     """The bar and its figures."""
     head = Table.grid(padding=(0, 1))
     head.add_row(
@@ -43,7 +43,10 @@ def rendered(now: Progress, allowed_ms: int) -> Group:
         ProgressBar(total=1.0, completed=now.part, width=_BAR_WIDTH),
         f"{now.part:4.0%}  {now.elapsed:.0f} s",
     )
-    return Group(head, Text(", ".join(progress_text.figures(now, allowed_ms)), style="dim"))
+    both = Table.grid()  # Group has this name since rich 10.13
+    both.add_row(head)
+    both.add_row(Text(", ".join(progress_text.figures(now, allowed_ms)), style="dim"))
+    return both
 
 
 @contextlib.contextmanager

@@ -108,6 +108,32 @@ def test_rewriting_changes_the_address_in_device_and_mark_and_nothing_else() -> 
     assert domain_xml.read(rewritten).interfaces[0].address == PciAddress(0, 1, 0x11, 6)
 
 
+# libvirt 12.1 and later: the devices are opened by their own nodes and /dev/iommu (IOMMUFD)
+IOMMUFD = MARKED.replace("  <devices>", "  <iommufd enabled='yes'/>\n  <devices>").replace(
+    "<hostdev mode='subsystem' type='pci' managed='no'>",
+    "<hostdev mode='subsystem' type='pci' managed='no'>\n      <driver name='vfio' iommufd='yes'/>",
+)
+
+
+def test_a_guest_with_iommufd_migrates_there_and_back() -> None:
+    first, second, _ = domain_xml.read(IOMMUFD).interfaces
+    assert not domain_xml.read(IOMMUFD).viommu
+    assert second.address == PciAddress(0, 1, 0x10, 4)
+    there = domain_xml.readdress(
+        IOMMUFD, {first.position: PciAddress(0, 0x41, 0, 2), second.position: PciAddress(0, 0x41, 0, 3)}
+    )
+    assert "<iommufd enabled='yes'/>" in there
+    assert "<driver name='vfio' iommufd='yes'/>" in there
+    back = domain_xml.read(there).interfaces
+    assert [each.address for each in back[:2]] == [PciAddress(0, 0x41, 0, 2), PciAddress(0, 0x41, 0, 3)]
+    assert (
+        domain_xml.readdress(
+            there, {first.position: PciAddress(0, 1, 0x10, 2), second.position: PciAddress(0, 1, 0x10, 4)}
+        )
+        == IOMMUFD
+    )
+
+
 def test_rewriting_nothing_is_the_same_xml() -> None:
     assert domain_xml.readdress(MARKED, {}) == MARKED
 
