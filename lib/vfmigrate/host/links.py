@@ -243,11 +243,9 @@ def _link(answer: bytes) -> Link:
     """Decode the few attributes that are needed; all fifty would take ten times as long, for each representor."""
     index, flags = _IFINFOMSG.unpack_from(answer, _HEADER_BYTES)
     found = _found(answer)
-    info = dict(split_attributes(found.get(_IFLA_LINKINFO, b"")))
+    info = attribute_map(found.get(_IFLA_LINKINFO, b""))
     kind = info[_IFLA_INFO_KIND].rstrip(b"\0").decode(errors="replace") if _IFLA_INFO_KIND in info else None
-    vlan = (
-        dict(split_attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VLAN_ID) if kind == _VLAN else None
-    )
+    vlan = attribute_map(info.get(_IFLA_INFO_DATA, b"")).get(_IFLA_VLAN_ID) if kind == _VLAN else None
     # of other kinds, IFLA_LINK is another relation: a veth has its peer in it
     lower = found.get(_IFLA_LINK) if kind == _VLAN else None
     return Link(
