@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.integration import namespaces, product
 from tests.integration.namespaces import Namespace
-from tests.testbed import images
+from tests.testbed import images, root
 from tests.testbed.run import run
 
 UNITS = (
@@ -27,14 +29,27 @@ PLACE = "/usr/lib/systemd/system"
 LIMIT = 2.0
 
 
+@contextmanager
+def installed(lower: Path, make: pytest.TempPathFactory) -> Iterator[Namespace]:
+    """A host over a root, with vfmigrate installed but not running."""
+    staged = make.mktemp("staged")
+    product.stage(staged)
+    with namespaces.host("machine", lower, make.mktemp("machine")) as machine:
+        run("cp", "-a", f"{staged}/.", f"/proc/{machine.pid}/root")
+        yield machine
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
     """A host with vfmigrate installed but not running."""
-    place = tmp_path_factory.mktemp("machine")
-    staged = tmp_path_factory.mktemp("staged")
-    product.stage(staged)
-    with namespaces.host("machine", images.host_root(), place) as machine:
-        run("cp", "-a", f"{staged}/.", f"/proc/{machine.pid}/root")
+    with installed(images.host_root(), tmp_path_factory) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def el_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
+    """The same with NetworkManager, as Enterprise Linux has it."""
+    with installed(root.el_host_root(), tmp_path_factory) as machine:
         yield machine
 
 
@@ -65,12 +80,15 @@ def test_libvirt_autostarts_guests_after_provisioning(machine: Namespace) -> Non
         assert {"libvirtd.service", "virtqemud.service"} <= before
 
 
-def test_the_mode_of_cards_is_changed_before_the_network_is_configured(machine: Namespace) -> None:
+def test_the_mode_of_cards_is_changed_before_the_network_is_configured(el_machine: Namespace) -> None:
     unit = "vfmigrate-early.service"
-    machine.run("systemctl", "enable", unit, "vfmigrate-provision.service")
-    order = machine.run("systemd-analyze", "verify", "--man=no", f"{PLACE}/{unit}")
-    assert "cycle" not in order.stdout + order.stderr
-    told = machine.run("cat", f"{PLACE}/{unit}").stdout
+    others = ("NetworkManager.service", "NetworkManager-wait-online.service", "openvswitch-switch.service")
+    el_machine.run("systemctl", "enable", unit, "vfmigrated.service", "vfmigrate-provision.service", *others)
+    order = el_machine.run("systemd-analyze", "verify", "--man=no", "multi-user.target", check=False)
+    said = order.stdout + order.stderr
+    assert "cycle" not in said
+    assert [line for line in said.splitlines() if "vfmigrate" in line] == []
+    told = el_machine.run("cat", f"{PLACE}/{unit}").stdout
     assert "NetworkManager.service" in told
     # Open vSwitch and libvirt come later: it neither waits for them nor starts them
     wanted = [line for line in told.splitlines() if line.startswith(("After=", "Wants=", "Requires="))]

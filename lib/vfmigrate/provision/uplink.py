@@ -21,7 +21,7 @@ from vfmigrate.converge.uplinks import physical_port
 from vfmigrate.errors import HostError, Refused
 from vfmigrate.host.links import Link
 from vfmigrate.model.pci import PciAddress
-from vfmigrate.text import quoted
+from vfmigrate.text import command, quoted
 
 #: changes the mode before the network is configured
 EARLY_UNIT = "vfmigrate-early.service"
@@ -137,10 +137,21 @@ def _taken_vlans(host: Host, pool: Pool, link: Link) -> list[Link]:
 
 def _move(pool: Pool, device: Link) -> str:
     """What to do about a VLAN device: give the bridge an interface of the VLAN in its place."""
-    bridge, name = quoted(pool.bridge), f"vlan{device.vlan}"
+    name = f"vlan{device.vlan}"
+    port = (
+        "add-port",
+        pool.bridge,
+        name,
+        f"tag={device.vlan}",
+        "--",
+        "set",
+        "interface",
+        name,
+        "type=internal",
+    )
     return (
-        f"to keep its addresses, move them to an internal port: ovs-vsctl add-port {bridge} {name} tag={device.vlan}"
-        f" -- set interface {name} type=internal; then: ip link del {quoted(device.name)}"
+        f"to keep its addresses, move them to an internal port: {command('ovs-vsctl', *port)};"
+        f" then: ip link del {quoted(device.name)}"
     )
 
 
