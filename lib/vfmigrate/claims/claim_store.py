@@ -78,6 +78,8 @@ class Claim:
     slot: Optional[str] = None
     #: releasing, and libvirt has finished with the VF: what it set on the VF and did not reset is a left-over
     left: bool = False
+    #: how many VFs of its guest with the same MAC stand before it in the guest's XML
+    twin: int = 0
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -103,23 +105,27 @@ def holder(claim: Claim) -> str:
     return f"{verb} guest '{claim.domain_name}'"
 
 
+#: fields that a file has only where they say something: an older daemon does not know them, and can read other claims
+_SAID_ONLY = ("left", "twin")
+
+
 def plain(claim: Claim) -> dict[str, Any]:
     """The claim of a guest as plain values."""
     origin = str(claim.origin) if claim.origin is not None else None
     values = {**vars(claim), "vf": str(claim.vf), "origin": origin}
-    del values["left"]
+    for key in _SAID_ONLY:
+        del values[key]
     return values
 
 
 def encode(claim: Claim) -> str:
     """The claim as its file holds it."""
-    # Without `left` where it says nothing: an older daemon, which does not know it, can read every claim of a guest.
-    left = {"left": True} if claim.left else {}
-    return json.dumps({"format": FORMAT, **plain(claim), **left}, sort_keys=True)
+    said = {key: value for key, value in vars(claim).items() if key in _SAID_ONLY and value}
+    return json.dumps({"format": FORMAT, **plain(claim), **said}, sort_keys=True)
 
 
 #: fields that a claim of an older daemon does not have
-_ADDED = ("origin", "slot", "left")
+_ADDED = ("origin", "slot", "left", "twin")
 
 
 def decode(text: str) -> Claim:

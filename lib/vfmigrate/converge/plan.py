@@ -57,9 +57,9 @@ class Wanted:
 
 
 @lru_cache(maxsize=1 << 13)
-def _iface_id(domain: str, mac: str) -> str:
-    """The same on every host, so that a controller sees one logical port move."""
-    return str(uuid.uuid5(uuid.UUID(domain), mac))
+def _iface_id(domain: str, mac: str, twin: int) -> str:
+    """The same on every host, so that a controller sees one logical port move; for twins, each its own."""
+    return str(uuid.uuid5(uuid.UUID(domain), f"{mac}/{twin}" if twin else mac))
 
 
 def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Optional[str] = None) -> Wanted:
@@ -75,7 +75,7 @@ def wanted(claim: Optional[Claim], pool: Pool, *, driven: bool = True, bind: Opt
     if claim.state == PLUGGED and (driven or not claim.traits.port_follows_driver):
         ids = {"vm-id": claim.domain, "iface-status": "active"}
         if claim.mac is not None:
-            ids["iface-id"] = _iface_id(claim.domain, claim.mac)
+            ids["iface-id"] = _iface_id(claim.domain, claim.mac, claim.twin)
             ids["attached-mac"] = claim.mac
         settings = PortSettings(tag=claim.vlan, trunks=claim.trunks, external_ids=ids)
         port = WantedPort(pool.bridge, claim.id, settings)

@@ -7,6 +7,7 @@ waits for libvirt.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Callable
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
@@ -14,6 +15,7 @@ from vfmigrate.converge.services import HostServices
 from vfmigrate.domain import domain_xml, metadata
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import VfmigrateError
+from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.adoption import Adoption
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.rules import failover_pair
@@ -41,13 +43,31 @@ def _is_unplugged(claim: Claim, running: domain_xml.Domain) -> bool:
     return not waits or any(interface.wanted_mac == claim.mac for interface in running.interfaces)
 
 
-def _is_named(interface: domain_xml.VfInterface, claim: Claim) -> bool:
-    """Whether an interface of a definition from the source is the one that has this claim."""
-    if interface.address is None:
-        return False
-    if interface.wanted_mac is not None and claim.mac is not None:
-        return interface.wanted_mac == claim.mac
-    return interface.address == claim.origin
+def _is_of(claim: Claim, interface: domain_xml.VfInterface, *, by_address: bool) -> bool:
+    """Whether a claim is that of an interface of a definition: by the VF's address on the other host, or by MAC."""
+    macs = {interface.wanted_mac, claim.mac}
+    if by_address:
+        return interface.address == claim.origin and len(macs - {None}) <= 1
+    return len(macs) == 1 and None not in macs
+
+
+def _vfs_here(definition: domain_xml.Domain, claims: Iterable[Claim]) -> dict[int, PciAddress]:
+    """The VFs of this host for the interfaces of a definition that comes from another host, by position.
+
+    An interface is found by MAC and by its VF's address on the other host; with one alone, if the other says nothing.
+    """
+    left = sorted(claims, key=lambda claim: claim.twin)
+    found: dict[int, PciAddress] = {}
+    for by_address in (True, False):
+        for interface in definition.interfaces:
+            if interface.address is None or interface.position in found:
+                continue
+            for claim in left:
+                if _is_of(claim, interface, by_address=by_address):
+                    found[interface.position] = claim.vf
+                    left.remove(claim)
+                    break
+    return found
 
 
 class DomainSync:
@@ -173,8 +193,12 @@ class DomainSync:
         xml = self._hypervisor.xml(uuid)
         if xml is None:
             return
-        present = domain_xml.read(xml, lenient=True).marks
-        marks = metadata.merged(present, self.marks(uuid))
+        running = domain_xml.read(xml, lenient=True)
+        present = running.marks
+        # in the order of the guest's interfaces, by which those with one MAC are told apart
+        places = {each.address: each.position for each in running.interfaces}
+        own = sorted(self.marks(uuid), key=lambda mark: places.get(mark.address, len(places)))
+        marks = metadata.merged(present, tuple(own))
         if marks != present:
             self._hypervisor.stamp(uuid, marks)
             addresses = " ".join(str(mark.address) for mark in marks if mark.address is not None)
@@ -188,11 +212,10 @@ class DomainSync:
         xml = self._hypervisor.persistent_xml(uuid) if claims else None
         if xml is None:
             return
-        addresses = {}
-        for interface in domain_xml.read(xml, lenient=True).interfaces:
-            for claim in claims:
-                if _is_named(interface, claim) and interface.address != claim.vf:
-                    addresses[interface.position] = claim.vf
+        definition = domain_xml.read(xml, lenient=True)
+        present = {each.position: each.address for each in definition.interfaces}
+        wanted = _vfs_here(definition, claims)
+        addresses = {at: vf for at, vf in wanted.items() if present[at] != vf}
         if addresses:
             self._hypervisor.define(domain_xml.readdress(xml, addresses))
             vfs = " ".join(str(vf) for vf in addresses.values())

@@ -13,13 +13,13 @@ Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #hos
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 from lxml import etree
 
-from vfmigrate.domain import metadata, pci_xml, xml_parser
+from vfmigrate.domain import mark_matching, metadata, pci_xml, xml_parser
 from vfmigrate.domain.markup import Markup
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import InputError
@@ -185,16 +185,6 @@ def _standby(device: etree._Element) -> Standby:
     )
 
 
-def _mark_of(interface: VfInterface, marks: tuple[Mark, ...]) -> Optional[Mark]:
-    """The mark of this interface: by MAC, or by host address where the XML has no MAC."""
-    for mark in marks:
-        if interface.mac is not None and mark.mac == interface.mac:
-            return mark
-        if interface.form == "hostdev" and mark.address is not None and mark.address == interface.address:
-            return mark
-    return None
-
-
 def _text(root: etree._Element, tag: str) -> str:
     text = (root.findtext(tag) or "").strip()
     if not text:
@@ -236,22 +226,29 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
         if not lenient:
             raise
         marks = ()
-    interfaces: list[VfInterface] = []
-    for position, device in enumerate(root.findall("devices/*")):
-        interface = _interface(position, device)
-        if interface is not None:
-            mark = _mark_of(interface, marks)
-            interfaces.append(VfInterface(**{**interface.__dict__, "mark": mark}))
+    devices = (_interface(at, device) for at, device in enumerate(root.findall("devices/*")))
+    interfaces = [interface for interface in devices if interface is not None]
+    found = mark_matching.match(interfaces, marks)
     return Domain(
         uuid=_uuid(root),
         name=_name(root),
-        interfaces=tuple(interfaces),
+        interfaces=tuple(replace(each, mark=mark) for each, mark in zip(interfaces, found)),
         viommu=root.find("devices/iommu") is not None,
         standbys=tuple(
             _standby(device) for device in root.findall("devices/interface") if _is_standby(device)
         ),
         marks=marks,
         memory_kib=_memory_kib(root),
+    )
+
+
+def twin(domain: Domain, interface: VfInterface) -> int:
+    """How many VFs of a domain have the MAC of this interface and stand before it; 0 for all but a few guests."""
+    mac = interface.wanted_mac
+    return sum(
+        each.position < interface.position and mac is not None and each.wanted_mac == mac
+        for each in domain.interfaces
+        if each.form != "network" or each.mark is not None
     )
 
 
@@ -262,11 +259,17 @@ def macs(xml: Union[str, bytes]) -> frozenset[str]:
     )
 
 
-def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> str:
+def readdress(
+    xml: Union[str, bytes],
+    addresses: Mapping[int, PciAddress],
+    marked: Optional[Mapping[int, PciAddress]] = None,
+    forgotten: Container[PciAddress] = (),
+) -> str:
     """The same XML with other VFs: `addresses` maps an interface's position to its new host address.
 
-    The marks in the metadata are changed as well, because that of a plain <hostdev> has its address. A
-    <driver model=…> is kept: it names the variant driver, which is the same on every host.
+    The marks in the metadata are changed as well, because that of a plain <hostdev> has its address; `marked` are the
+    addresses in the marks of interfaces that name another VF than their marks. Marks with an address that is
+    `forgotten` lose it. A <driver model=…> is kept: it names the variant driver, which is the same on every host.
     Raises InputError like `read`, and when a device has no address.
     """
     root = _parse(xml)
@@ -278,14 +281,16 @@ def readdress(xml: Union[str, bytes], addresses: Mapping[int, PciAddress]) -> st
         if element is None:
             raise InputError("the domain XML has a VF without an address to rewrite")
         markup.set_attributes(element, pci_xml.attributes(address))
-        before = _pci_address(root.findall("devices/*")[position])
+        before = (marked or {}).get(position) or _pci_address(root.findall("devices/*")[position])
         if before is not None:
             moved[before] = address
     for mark in markup.root.all(f"metadata/{metadata.URI} vfs/{metadata.URI} vf"):
-        named = mark.attributes.get("address")
-        there = moved.get(PciAddress.parse(named)) if named is not None else None
-        if there is not None:
-            markup.set_attributes(mark, {"address": str(there)})
+        text = mark.attributes.get("address")
+        named = PciAddress.parse(text) if text is not None else None
+        if named in moved:
+            markup.set_attributes(mark, {"address": str(moved[named])})
+        elif named is not None and named in forgotten:
+            markup.set_attributes(mark, {"address": None})
     return markup.text()
 
 

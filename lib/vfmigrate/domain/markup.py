@@ -131,8 +131,8 @@ class Markup:
         """An element's own text, from its start tag to its end."""
         return self._data[element.start : element.end].decode("utf-8")
 
-    def set_attributes(self, element: Element, values: Mapping[str, str]) -> None:
-        """Set attributes in a start tag; quotes, order, white space and other attributes stay the same."""
+    def set_attributes(self, element: Element, values: Mapping[str, Optional[str]]) -> None:
+        """Set attributes in a start tag, or remove them (None); what is around them stays the same."""
         tag = self.tag(element)
         name = _TAG_NAME.match(tag)
         begin = name.end() if name is not None else 1
@@ -141,9 +141,14 @@ class Markup:
             values.items(), key=lambda each: -present[each[0]].start() if each[0] in present else 0
         ):
             found = present.get(key)
-            if found is not None:
+            if found is not None and value is None:
+                # with the white space before it and the quote after it
+                tag = tag[: found.start("key")].rstrip() + tag[found.end("value") + 1 :]
+            elif found is not None:
                 tag = f"{tag[: found.start('value')]}{value}{tag[found.end('value') :]}"
-        added = "".join(f" {key}='{value}'" for key, value in values.items() if key not in present)
+        added = "".join(
+            f" {key}='{value}'" for key, value in values.items() if key not in present and value is not None
+        )
         self.replace_tag(element, tag[:begin] + added + tag[begin:])
 
     def tag(self, element: Element) -> str:

@@ -143,11 +143,13 @@ def merged(present: tuple[Mark, ...], of_claims: tuple[Mark, ...]) -> tuple[Mark
 
     An administrator can write the mark of a VF before it is plugged in.
     """
-    macs = {mark.mac for mark in of_claims}
-    others = {
-        mark.mac: mark.without_vf() for mark in present if mark.mac is not None and mark.mac not in macs
-    }
-    return (*of_claims, *others.values())[:_MAX_MARKS]
+    others = [mark for mark in present if mark.mac is not None]
+    for claimed in of_claims:
+        # interfaces can share a MAC: each claim stands for one of their marks
+        same = [mark for mark in others if mark.mac == claimed.mac]
+        if same:
+            others.remove(min(same, key=lambda mark: (mark.address != claimed.address, mark.address is None)))
+    return (*of_claims, *dict.fromkeys(mark.without_vf() for mark in others))[:_MAX_MARKS]
 
 
 def write(marks: tuple[Mark, ...]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Optional
 
@@ -10,6 +11,7 @@ from vfmigrate.domain import domain_xml, pci_xml, xml_parser
 from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.strategy import Strategy
+from vfmigrate.text import quoted
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,20 @@ def _slot(device: str) -> Optional[PciAddress]:
     return pci_xml.read(address.get) if address is not None else None
 
 
-def check_replug(name: str, vf: MigratingVf) -> None:
-    """Raises Refused for a VF with strategy replug of which too little is known for another to take its place."""
+def check_replug(name: str, vf: MigratingVf, vfs: Iterable[MigratingVf]) -> None:
+    """Raises Refused for a VF with strategy replug of which too little is known for another to take its place.
+
+    `vfs` are all VFs of the guest.
+    """
     if vf.mac is None or vf.pool is None:
         raise Refused(
             f"a VF of guest '{name}' has strategy replug, and nothing says of which pool it is or what its MAC is",
             "name both in its metadata: virsh edit, or vfmigrate attach",
+        )
+    if sum(vf.mac == each.mac for each in vfs) > 1:
+        raise Refused(
+            f"several VFs of guest '{name}' have MAC {vf.mac}, and one has strategy replug, which finds its VF by MAC",
+            f"give each its own MAC: virsh edit {quoted(name)}",
         )
     if vf.slot is None or vf.slot.bus == 0:
         raise Refused(

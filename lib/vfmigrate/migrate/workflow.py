@@ -107,7 +107,7 @@ class Migration:
         begun = time.monotonic()
         replugged = [one for one in self.migrating_vfs if one.strategy.unplugged_first]
         for one in replugged:
-            check_replug(self.name, one)
+            check_replug(self.name, one, self.migrating_vfs)
         monitor = MigrationMonitor(
             self._transfer,
             self._display,

@@ -8,13 +8,14 @@ from typing import Optional
 
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import PLUGGED, Claim, ClaimStore
+from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import Host
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.journal import Journal
 from vfmigrate.model import strategy
 from vfmigrate.reservations.placement import Placements, place
-from vfmigrate.rules import failover_pair
+from vfmigrate.rules import failover_pair, unmatched_marks
 
 # Longer than libvirt takes to answer.
 _REMEMBERED_SECONDS = 600.0
@@ -45,15 +46,15 @@ class Adoption:
         domain, which may be gone by now.
         """
         adopted = []
-        for interface in domain.interfaces:
+        for interface, pool in self._in_pools(domain):
             try:
-                pool = self._placements.pool_here(domain, interface)
-                if pool is None or interface.address is None:
+                if interface.address is None:
                     continue
                 current = self._store.valid(interface.address)
                 if current is not None and current.domain == domain.uuid:
                     adopted += self._follow(domain, interface, current)
                     continue
+                self._check_pool(domain, interface, pool)
                 placement = place(domain, interface, pool)
                 claim = self._placements.claim(domain, placement, interface.address, PLUGGED)
                 lost = self._lost_claim(claim)
@@ -71,6 +72,32 @@ class Adoption:
             except VfmigrateError as error:
                 self._log.failed("adopt-failed", error, domain=domain.name)
         return adopted
+
+    def _in_pools(self, domain: Domain) -> list[tuple[VfInterface, Pool]]:
+        """The interfaces of a domain that have a VF of our pools, with their marks.
+
+        Where nothing says which mark belongs to which VF, those without a mark are left out: a VF without its mark
+        could reach networks that it must not.
+        """
+        pools: dict[int, Optional[Pool]] = {}
+        for interface in domain.interfaces:
+            try:
+                pools[interface.position] = self._placements.pool_here(domain, interface)
+            except VfmigrateError as error:
+                self._log.failed("adopt-failed", error, domain=domain.name)
+        try:
+            interfaces = self._placements.with_marks(domain, pools)
+        except VfmigrateError as error:
+            self._log.failed("adopt-failed", error, domain=domain.name)
+            interfaces = [each for each in domain.interfaces if each.mark is not None]
+        found = ((interface, pools.get(interface.position)) for interface in interfaces)
+        return [(interface, pool) for interface, pool in found if pool is not None]
+
+    def _check_pool(self, domain: Domain, interface: VfInterface, pool: Pool) -> None:
+        """Raises Refused for a VF whose mark names another pool of this host."""
+        mark = interface.mark
+        if mark is not None and mark.pool != pool.name and self._placements.has_pool(mark.pool):
+            raise unmatched_marks.wrong_pool(domain, interface, mark, pool.name)
 
     def _follow(self, domain: Domain, interface: VfInterface, claim: Claim) -> list[Claim]:
         """A VF that became half of a pair while its guest runs, or is it no longer, crosses in another way now."""

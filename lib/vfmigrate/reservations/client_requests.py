@@ -283,20 +283,7 @@ class ClientRequests:
         if wanted.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
             return self._selection.choose(pool, sight, wanted.source, usual_vf(wanted.mac, vfs), moves=moves)
-        obstacle = self._selection.obstacle(wanted.vf, sight)
-        if obstacle is not None:
-            raise Refused(
-                f"VF {wanted.vf} of pool '{pool.name}' cannot be given to guest '{wanted.name}': it is {obstacle}",
-                "choose another host",
-            )
-        if wanted.source is not None:
-            compatibility.check_compatible(wanted.source, wanted.vf, sight.facts[wanted.vf])
-        pf = self._host.sysfs.physfn(wanted.vf)
-        if moves and pf is not None and pf in self._slots.full(pool):
-            raise compatibility.TooManyMigrating(
-                pool, {pf: self._slots.guests(pf)}, at_most(self._host, pool, pf)
-            )
-        return wanted.vf
+        return self._selection.named(pool, wanted.vf, wanted.name, sight, wanted.source, moves=moves)
 
     def keep(self, domain: str, mac: str) -> bool:
         """A running guest has the VF that was plugged in: its claim no longer expires.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Optional
 
@@ -11,6 +12,7 @@ from vfmigrate.claims.claim_store import RESERVED, Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.services import HostServices
 from vfmigrate.converge.vf_use import Sight
+from vfmigrate.domain import domain_xml
 from vfmigrate.domain.domain_xml import Domain, readdress
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
@@ -79,11 +81,29 @@ class Reservations:
                 self._converger.converge(claim.vf)
                 if claim.traits.state_travels:
                     self._converger.check_ready(claim.vf)
-            addresses = {position: claim.vf for position, claim in claims.items()}
-            return readdress(xml, addresses) if addresses else None
+            return self._named_anew(domain, xml, placements, claims)
         except VfmigrateError:
             self._take_back(domain, claims)
             raise
+
+    @staticmethod
+    def _named_anew(
+        domain: Domain, xml: str, placements: list[Placement], claims: dict[int, Claim]
+    ) -> Optional[str]:
+        """The XML with the VFs of these claims; None when nothing changes."""
+        marks = {each.interface.position: each.interface.mark for each in placements}
+        marked = {
+            at: mark.address for at, mark in marks.items() if mark is not None and mark.address is not None
+        }
+        # libvirt gives VFs to these once they start, and by their old addresses they could be taken for each other
+        macs = Counter(each.wanted_mac for each in domain.interfaces)
+        by_libvirt = [each.interface for each in placements if each.interface.address is None]
+        shared = [each.position for each in by_libvirt if macs[each.wanted_mac] > 1]
+        forgotten = {marked[at] for at in shared if at in marked}
+        if not claims and not forgotten:
+            return None
+        addresses = {position: claim.vf for position, claim in claims.items()}
+        return readdress(xml, addresses, marked, forgotten)
 
     def _log_wait(self, domain: Domain, crowded: TooManyMigrating) -> None:
         self._log.event(
@@ -127,28 +147,40 @@ class Reservations:
         claims: dict[int, Claim] = {}
         by_libvirt: list[PciAddress] = []
         stale = [claim for claim in self._store.of_domain(domain.uuid) if self._is_stale(claim, sight)]
-        reserved = {claim.mac: claim.vf for claim in stale}
+        reserved = {(claim.mac, claim.twin): claim.vf for claim in stale}
         try:
             self._expect(domain, by_libvirt)
-            for placement in placements:
+            # what somebody has chosen is taken before vfmigrate chooses
+            for placement in sorted(placements, key=lambda each: each.choice is None):
                 interface = placement.interface
                 mark = interface.mark if placement.moves else None
-                preferred = reserved.get(interface.wanted_mac)
+                preferred = reserved.get((interface.wanted_mac, domain_xml.twin(domain, interface)))
                 if preferred is None and placement.restored:
                     preferred = interface.address
                 besides = by_libvirt if interface.form == "network" else None
-                vf = self._selection.choose(
-                    placement.pool,
-                    sight,
-                    mark,
-                    preferred,
-                    moves=placement.moves,
-                    besides=besides,
-                    giving_up=stale,
-                )
+                if placement.choice is not None:
+                    vf = self._selection.named(
+                        placement.pool,
+                        placement.choice,
+                        domain.name,
+                        sight,
+                        mark,
+                        moves=placement.moves,
+                        giving_up=stale,
+                    )
+                else:
+                    vf = self._selection.choose(
+                        placement.pool,
+                        sight,
+                        mark,
+                        preferred,
+                        moves=placement.moves,
+                        besides=besides,
+                        giving_up=stale,
+                    )
                 if interface.address is not None:
                     claim = self._placements.claim(domain, placement, vf, RESERVED)
-                    origin = interface.address if not placement.restored else None
+                    origin = placement.origin
                     claims[interface.position] = self._store.put(replace(claim, incoming=True, origin=origin))
                 elif placement.moves:
                     by_libvirt.append(vf)

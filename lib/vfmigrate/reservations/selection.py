@@ -144,6 +144,39 @@ class Selection:
             pool, [each for each in candidates if each.obstacle or each.vf in fitting]
         )
 
+    def named(  # noqa: PLR0913 - as `choose`
+        self,
+        pool: Pool,
+        vf: PciAddress,
+        guest: str,
+        sight: Sight,
+        mark: Optional[Mark] = None,
+        *,
+        moves: bool = False,
+        giving_up: Container[Claim] = (),
+    ) -> PciAddress:
+        """The VF that whoever migrates the guest has chosen, if it is free and fits; arguments as for `choose`.
+
+        Raises Refused, TooManyMigrating.
+        """
+        if sight.vfs.get(vf) is not pool:
+            raise Refused(
+                f"{vf} is not a VF of pool '{pool.name}' on this host",
+                "name a VF of the pool, or leave the choice to vfmigrate",
+            )
+        obstacle = self.obstacle(vf, sight, giving_up)
+        if obstacle is not None:
+            raise Refused(
+                f"VF {vf} of pool '{pool.name}' cannot be given to guest '{guest}': it is {obstacle}",
+                "choose another VF of the pool, or another host",
+            )
+        if mark is not None and vf in sight.facts:
+            compatibility.check_compatible(mark, vf, sight.facts[vf])
+        pf = self._host.sysfs.physfn(vf)
+        if moves and pf is not None and pf in self._slots.full(pool):
+            raise TooManyMigrating(pool, {pf: self._slots.guests(pf)}, at_most(self._host, pool, pf))
+        return vf
+
     def obstacle(self, vf: PciAddress, sight: Sight, giving_up: Container[Claim] = ()) -> Optional[str]:
         """Why a VF is not free, or None; to be asked under the claims' lock. `giving_up` as for `choose`."""
         claim = self._store.blocking(vf)

@@ -82,7 +82,12 @@ def test_a_late_clean_up_changes_no_newer_claim(store: ClaimStore) -> None:
     assert store.get(VF) == new
 
 
-@pytest.mark.parametrize("field", sorted({*vars(CLAIM)} - {"origin", "slot", "left"}))
+@pytest.mark.parametrize("claim", [CLAIM, replace(CLAIM, twin=1), replace(CLAIM, left=True)])
+def test_a_claim_is_read_as_it_was_written(claim: Claim) -> None:
+    assert claim_store.decode(claim_store.encode(claim)) == claim
+
+
+@pytest.mark.parametrize("field", sorted({*vars(CLAIM)} - {"origin", "slot", "left", "twin"}))
 def test_a_claim_that_lacks_a_field_is_refused(field: str) -> None:
     raw = json.loads(claim_store.encode(CLAIM))
     del raw[field]

@@ -57,7 +57,7 @@ def test_each_form_of_a_vf_is_read() -> None:
 def test_pool_vlan_and_slot_are_read() -> None:
     first, *_ = migrating_vfs(XML)
     assert (first.pool, first.vlan, first.slot) == ("data", 42, PciAddress(0, 5, 0, 0))
-    check_replug("g", first)
+    check_replug("g", first, [first])
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,10 @@ def test_pool_vlan_and_slot_are_read() -> None:
 def test_replug_without_pool_mac_or_slot_is_refused(changes: dict[str, object], told: str) -> None:
     good = MigratingVf("52:54:00:00:00:02", strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
     with pytest.raises(Refused, match=told):
-        check_replug("g", replace(good, **changes))  # type: ignore[arg-type]  # what the parameters hold
+        check_replug("g", replace(good, **changes), [good])  # type: ignore[arg-type]  # what the parameters hold
+
+
+def test_replug_of_vfs_that_share_a_mac_is_refused() -> None:
+    vf = MigratingVf("52:54:00:00:00:02", strategy.named("replug"), "data", slot=PciAddress(0, 5, 0, 0))
+    with pytest.raises(Refused, match="several VFs of guest 'g' have MAC 52:54:00:00:00:02"):
+        check_replug("g", vf, [vf, replace(vf, slot=PciAddress(0, 6, 0, 0))])

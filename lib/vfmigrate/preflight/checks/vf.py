@@ -31,7 +31,7 @@ from vfmigrate.preflight.snapshot import (
     refusal,
     warning,
 )
-from vfmigrate.rules import compatibility, failover_pair
+from vfmigrate.rules import compatibility, failover_pair, unmatched_marks
 from vfmigrate.rules.compatibility import CardFacts
 from vfmigrate.rules.findings import Finding
 from vfmigrate.text import quoted
@@ -108,6 +108,12 @@ def _strategy_text(vf: GuestVf) -> str:
 
 def _strategy(snapshot: Snapshot, vf: GuestVf) -> Iterator[Finding]:
     domain = snapshot.guest.domain
+    if vf.interface.mark is None:
+        try:
+            unmatched_marks.arriving(domain)
+        except Refused as failure:
+            yield refusal(failure)
+            return
     if vf.pool is None and snapshot.source.facts is not None:
         yield error(
             f"{snapshot.source.name}: {vf.label} belongs to no pool, so vfmigrate cannot migrate it",

@@ -156,7 +156,8 @@ def chosen(
         raise Refused(f"guest '{guest.name}' has no VF{suffix}", "see virsh domiflist")
     if len(vfs) > 1:
         macs = ", ".join(str(each.wanted_mac or each.address) for each in vfs)
-        raise Refused(f"guest '{guest.name}' has several VFs: {macs}", "choose one with --mac")
+        remedy = "choose one with --mac" if mac is None else "give each its own MAC, or use virsh"
+        raise Refused(f"guest '{guest.name}' has several VFs: {macs}", remedy)
     return vfs[0]
 
 

@@ -166,6 +166,17 @@ def test_a_vf_of_no_pool_is_an_error() -> None:
     assert line.text.startswith(f"here: the VF with MAC {MAC} belongs to no pool")
 
 
+def test_a_vf_whose_mark_is_unclear_is_an_error() -> None:
+    """As the destination's hook would refuse the guest."""
+    interface = replace(INTERFACE, mark=None)
+    snapshot = replace(good(), vfs=(GuestVf(interface, "data", strategy.named("vfio")),))
+    stale = Mark(mac="52:54:00:00:00:09", address=PciAddress(0, 9, 0, 1), pool="data", vlan=43)
+    domain = replace(snapshot.guest.domain, interfaces=(interface,), marks=(stale,))
+    line = the(guest(domain=domain)(snapshot))
+    assert (line.check, line.severity) == ("strategy", "error")
+    assert "a mark that no VF of the guest has: mac='52:54:00:00:00:09' address='0000:09:00.1'" in line.text
+
+
 def paired(standby: Optional[Standby]) -> Snapshot:
     interface = replace(INTERFACE, teaming="transient", standby="ua-s")
     snapshot = good(interface, "failover")
