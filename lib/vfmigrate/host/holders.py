@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import stat
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -159,6 +160,10 @@ def _held_by(
     return held
 
 
+# QEMU separates options by a comma; one in a value is doubled.
+_FIRST_OPTION = re.compile(r"(?:[^,]|,,)*")
+
+
 def guest_of(pid: int, *, proc: Path = Path("/proc")) -> Optional[str]:
     """The guest that a process runs, from QEMU's option `-name guest=…`; None when it runs none."""
     try:
@@ -167,6 +172,7 @@ def guest_of(pid: int, *, proc: Path = Path("/proc")) -> Optional[str]:
         return None
     for option, value in zip(words, words[1:]):
         if option == "-name":
-            first = value.split(",")[0]
-            return first[6:] if first.startswith("guest=") else first
+            first = _FIRST_OPTION.match(value)
+            name = first.group().replace(",,", ",") if first is not None else value
+            return name[6:] if name.startswith("guest=") else name
     return None

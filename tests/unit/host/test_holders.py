@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from vfmigrate.errors import HostError
-from vfmigrate.host.holders import holders
+from vfmigrate.host.holders import guest_of, holders
 
 
 def found(nodes: Sequence[Path], **options: Any) -> dict[Path, int]:
@@ -195,3 +195,22 @@ def test_the_file_system_of_a_node_is_trusted(proc: Path, tmp_path: Path) -> Non
             assert found([ours], proc=proc) == {ours: os.getpid()}
     finally:
         subprocess.run(["umount", memory], check=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("guest=web,debug-threads=on", "web"),
+        ("guest=web,,blue,debug-threads=on", "web,blue"),
+        ("guest=web,,,debug-threads=on", "web,"),
+        ("guest=,,,,a", ",,a"),
+        ("guest=a=b", "a=b"),
+        ("web", "web"),
+        ("web,,blue,process=x", "web,blue"),
+    ],
+)
+def test_a_guest_has_the_name_that_qemu_was_given(tmp_path: Path, option: str, name: str) -> None:
+    """In an option, QEMU reads a doubled comma as one of the value."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_bytes(f"/usr/bin/qemu\0-name\0{option}\0-S\0".encode())
+    assert guest_of(7, proc=tmp_path) == name
