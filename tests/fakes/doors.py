@@ -50,6 +50,7 @@ class CardSysfs:
     def __init__(self, card: Card) -> None:
         self.card = card
         self.open_groups: set[str] = set()  # VFs that a QEMU holds
+        self.numa_nodes: dict[PciAddress, int] = {}
         self.in_containers: set[str] = set()  # VFs whose network device is in another network namespace
         self.driver_identities = {"vfio-pci": 1, str(card.hardware.variant_driver): 2}
 
@@ -76,6 +77,9 @@ class CardSysfs:
             return []
         count = self.card.function(str(pf)).num_vfs
         return [PciAddress.parse(self.card.vf(index, str(pf))) for index in range(count)]
+
+    def numa_node(self, device: PciAddress) -> Optional[int]:
+        return self.numa_nodes.get(device)
 
     def vf_index(self, vf: PciAddress) -> int:
         index = self.card.function(str(vf)).vf

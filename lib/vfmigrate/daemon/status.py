@@ -20,6 +20,7 @@ from vfmigrate.converge.vf_use import User
 from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.host_facts import SwitchFacts
+from vfmigrate.model.pci import PciAddress
 from vfmigrate.model.vfio import MigrationSupport
 from vfmigrate.ovs.offload import OFF, RESTART
 from vfmigrate.provision import pf
@@ -146,6 +147,7 @@ class Status:
             problems += self._uplink_problems(observed)
         except VfmigrateError as error:
             problems.append(str(error))
+        problems += self._not_spread(pool)
         problems += [str(finding) for finding in observed.findings]
         if observed.findings_problem is not None:
             problems.append(observed.findings_problem)
@@ -159,6 +161,19 @@ class Status:
             # What is wrong with the switch as a whole comes up more than once.
             problems=list(dict.fromkeys(problems)),
         )
+
+    def _not_spread(self, pool: Pool) -> list[str]:
+        """The guests that have several VFs of a pool with several PFs, and all of them on one."""
+        own: dict[str, tuple[str, list[Optional[PciAddress]]]] = {}
+        for claim in self._store.all() if len(pool.pfs) > 1 else ():
+            if claim.pool == pool.name and claim.state == PLUGGED:
+                _, pfs = own.setdefault(claim.domain, (claim.domain_name, []))
+                pfs.append(self._host.sysfs.physfn(claim.vf))
+        return [
+            f"guest '{name}' has its {len(pfs)} VFs on PF {pfs[0]} only, and loses all of them with its port"
+            for name, pfs in own.values()
+            if len(pfs) > 1 and len(set(pfs)) == 1
+        ]
 
     def _uplink_problems(self, observed: ObservedPool) -> list[str]:
         """Whether frames can leave the bridge; a PF has other network devices beside its representors at times."""

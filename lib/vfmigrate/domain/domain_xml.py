@@ -12,6 +12,7 @@ Forms of a VF (https://libvirt.org/formatdomain.html#network-interfaces and #hos
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
@@ -99,6 +100,8 @@ class Domain:
     marks: tuple[Mark, ...] = ()
     #: the memory that it has now
     memory_kib: int = 0
+    #: the NUMA nodes of the host that its memory is bound to; empty where the definition binds it to none
+    memory_nodes: frozenset[int] = frozenset()
 
 
 def _parse(xml: Union[str, bytes]) -> etree._Element:
@@ -204,6 +207,19 @@ def _memory_kib(root: etree._Element) -> int:
     return int(text) if text.isdigit() else 0
 
 
+def _memory_nodes(root: etree._Element) -> frozenset[int]:
+    """The nodesets of <numatune> together, such as '0-3,^2,5'; what is not one says nothing."""
+    nodes: set[int] = set()
+    for element in root.findall("numatune/*"):
+        for part in element.get("nodeset", "").split(","):
+            found = re.fullmatch(r"(\^?)([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
+            if found is not None:
+                first, last = int(found[2]), int(found[3] or found[2])
+                named = range(first, last + 1)
+                nodes = nodes.difference(named) if found[1] else nodes.union(named)
+    return frozenset(nodes)
+
+
 def _uuid(root: etree._Element) -> str:
     text = _text(root, "uuid")
     try:
@@ -239,6 +255,7 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
         ),
         marks=marks,
         memory_kib=_memory_kib(root),
+        memory_nodes=_memory_nodes(root),
     )
 
 

@@ -89,6 +89,14 @@ class PciDevices:
         """The devices in the IOMMU group of a device, itself included; empty without an IOMMU."""
         return sorted(PciAddress.parse(name) for name in names(self._file(device, "iommu_group/devices")))
 
+    def numa_node(self, device: PciAddress) -> Optional[int]:
+        """The NUMA node of a device; None where the firmware names none."""
+        try:
+            node = int(read_text(self._file(device, "numa_node")))
+        except (HostError, ValueError):
+            return None
+        return node if node >= 0 else None
+
     def msix_count(self, device: PciAddress) -> Optional[int]:
         """The size of a device's MSI-X table; None when it has none."""
         return self.msix_counts([device])[device]

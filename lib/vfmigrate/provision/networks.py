@@ -19,6 +19,7 @@ from vfmigrate.converge.vf_use import User
 from vfmigrate.domain import network_xml
 from vfmigrate.errors import Unreachable
 from vfmigrate.model.pci import PciAddress
+from vfmigrate.rules import spread
 
 if TYPE_CHECKING:
     from vfmigrate.virt.hypervisor import Hypervisor  # imports libvirt-python, which pure tests do without
@@ -66,7 +67,7 @@ class Networks:
 
     def _vfs(self, pool: Pool) -> list[PciAddress]:
         present = [pf for pf in pool.pfs if self._host.sysfs.exists(pf)]
-        return [vf for pf in present for vf in self._host.sysfs.vfs(pf)]
+        return spread.interleaved([self._host.sysfs.vfs(pf) for pf in present])
 
     def _is_assigned(self, pool: Pool) -> bool:
         """Whether libvirt may have assigned a VF of the pool; what this host itself uses it has not."""

@@ -35,7 +35,7 @@ from vfmigrate.provision.device_query import DeviceQuery
 from vfmigrate.provision.networks import Networks
 from vfmigrate.provision.pf import PfState
 from vfmigrate.rpc import protocol
-from vfmigrate.rules import findings
+from vfmigrate.rules import findings, spread
 from vfmigrate.rules.findings import ERROR, WARNING, Finding, PfObservation
 from vfmigrate.text import quoted
 
@@ -276,7 +276,7 @@ class Provisioner:
         """Every step that is needed now; what cannot be done yet becomes a warning of the outcome."""
         states = self._states(pool)
         todo: list[Step] = []
-        vfs: list[PciAddress] = []
+        vfs: list[list[PciAddress]] = []
         pooled = [address for each in self._config.pools.values() for address in each.pfs]
         for state in states:
             todo += pf.steps(pool, state, self._udev)
@@ -285,10 +285,10 @@ class Provisioner:
                 late = uplink.late_for_bond(self._host, state.pf)
                 _warn(outcome, [late] if late is not None else [])
             _warn(outcome, pf.pending(pool, state))
-            vfs += self._host.sysfs.vf_addresses(state.pf, pf.wanted_count(pool, state))
+            vfs.append(self._host.sysfs.vf_addresses(state.pf, pf.wanted_count(pool, state)))
         todo += self._switch_steps(pool, outcome)
         try:
-            todo += self._networks.steps(pool, vfs)
+            todo += self._networks.steps(pool, spread.interleaved(vfs))
         except Unreachable as error:
             _warn(outcome, [self._networks.unreachable_warning(pool, error)])
         return todo

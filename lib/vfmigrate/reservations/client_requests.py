@@ -28,6 +28,7 @@ from vfmigrate.reservations.migration_slots import MigrationSlots, at_most, chec
 from vfmigrate.reservations.selection import Selection
 from vfmigrate.rpc.protocol import Request
 from vfmigrate.rules import compatibility
+from vfmigrate.rules.spread import Sibling, Wish
 
 SCHEMA = 1
 
@@ -282,7 +283,12 @@ class ClientRequests:
         moves = wanted.source is not None and wanted.strategy.uses_slot
         if wanted.vf is None:
             vfs = [vf for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)]
-            return self._selection.choose(pool, sight, wanted.source, usual_vf(wanted.mac, vfs), moves=moves)
+            # vdsm needs the usual one, and plugs no VF in at a slot
+            usual = usual_vf(wanted.mac, vfs) if wanted.slot is None else None
+            own = [claim.vf for claim in self._store.of_domain(wanted.domain) if claim.pool == pool.name]
+            pfs = [self._host.sysfs.physfn(vf) for vf in own]
+            wish = Wish(siblings=[Sibling(each) for each in pfs if each is not None])
+            return self._selection.choose(pool, sight, wanted.source, usual, moves=moves, wish=wish)
         return self._selection.named(pool, wanted.vf, wanted.name, sight, wanted.source, moves=moves)
 
     def keep(self, domain: str, mac: str) -> bool:

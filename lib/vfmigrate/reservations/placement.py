@@ -47,6 +47,11 @@ class Placement:
         return address
 
     @property
+    def source_pf(self) -> Optional[PciAddress]:
+        """The PF of its VF on the host it comes from; None when the metadata does not name it."""
+        return self.interface.mark.pf if self.interface.mark is not None else None
+
+    @property
     def origin(self) -> Optional[PciAddress]:
         """The address of its VF on the host it comes from; None for a guest that is restored."""
         if self.restored:

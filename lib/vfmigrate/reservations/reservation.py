@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
-from vfmigrate import deadline
+from vfmigrate import deadline, journal
 from vfmigrate.claims.claim_store import RESERVED, Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.services import HostServices
@@ -20,8 +21,9 @@ from vfmigrate.reservations.cleanup import CLEAN_UP_SECONDS, Cleanup
 from vfmigrate.reservations.migration_slots import MigrationSlots
 from vfmigrate.reservations.placement import Placement, Placements
 from vfmigrate.reservations.selection import Selection
-from vfmigrate.rules import compatibility, failover_pair
+from vfmigrate.rules import compatibility, failover_pair, spread
 from vfmigrate.rules.compatibility import CardFacts, TooManyMigrating
+from vfmigrate.rules.spread import Sibling, Wish
 
 
 class Reservations:
@@ -126,10 +128,13 @@ class Reservations:
         holds a VF's lock while it asks for the claims', so whoever holds the claims' lock must not wait for a VF's.
         """
         given_up: list[Claim] = []
+        placed: dict[str, list[Sibling]] = {}
         try:
-            return self._selection.decide(
-                vfs, facts, domain.uuid, lambda sight: self._take(domain, placements, sight, given_up)
+            claims = self._selection.decide(
+                vfs, facts, domain.uuid, lambda sight: self._take(domain, placements, sight, given_up, placed)
             )
+            self._warn_of_lost_spread(domain, placed)
+            return claims
         except VfmigrateError:
             self._slots.settled(domain.uuid)
             raise
@@ -142,9 +147,14 @@ class Reservations:
         placements: list[Placement],
         sight: Sight,
         given_up: list[Claim],
+        placed: dict[str, list[Sibling]],
     ) -> dict[int, Claim]:
-        """As `_reserve`, under the claims' lock; adds the claims that it released to `given_up`."""
+        """As `_reserve`, under the claims' lock; adds the claims that it released to `given_up`.
+
+        `placed` gets the PFs of the VFs, by pool.
+        """
         claims: dict[int, Claim] = {}
+        placed.update({placement.pool.name: [] for placement in placements})
         by_libvirt: list[PciAddress] = []
         stale = [claim for claim in self._store.of_domain(domain.uuid) if self._is_stale(claim, sight)]
         reserved = {(claim.mac, claim.twin): claim.vf for claim in stale}
@@ -177,7 +187,11 @@ class Reservations:
                         moves=placement.moves,
                         besides=besides,
                         giving_up=stale,
+                        wish=self._wish(domain, placements, placement, placed[placement.pool.name]),
                     )
+                here = self._host.sysfs.physfn(vf)
+                if here is not None:
+                    placed[placement.pool.name].append(Sibling(here, placement.source_pf))
                 if interface.address is not None:
                     claim = self._placements.claim(domain, placement, vf, RESERVED)
                     origin = placement.origin
@@ -193,6 +207,33 @@ class Reservations:
             released = [self._store.release(claim, gone=claim.expires is None) for claim in stale]
             given_up += [claim for claim in released if claim is not None]
         return claims
+
+    def _wish(
+        self, domain: Domain, placements: list[Placement], placement: Placement, siblings: list[Sibling]
+    ) -> Wish:
+        """On which PF the VF of a placement should be."""
+        own = [each for each in placements if each.pool is placement.pool]
+        return Wish(
+            source=placement.source_pf,
+            siblings=siblings,
+            sources=[each.source_pf for each in own],
+            nodes=domain.memory_nodes,
+            node_of={pf: self._host.sysfs.numa_node(pf) for pf in placement.pool.pfs}
+            if domain.memory_nodes
+            else {},
+        )
+
+    def _warn_of_lost_spread(self, domain: Domain, placed: Mapping[str, list[Sibling]]) -> None:
+        for pool, siblings in placed.items():
+            for pf in spread.lost(siblings):
+                self._log.event(
+                    "not-spread",
+                    f"guest '{domain.name}' has VFs of pool '{pool}' on PF {pf} that were on different PFs on its "
+                    "source: no other PF has a free VF that fits, and the loss of this one cuts them all",
+                    level=journal.WARNING,
+                    domain=domain.name,
+                    uuid=domain.uuid,
+                )
 
     @staticmethod
     def _is_stale(claim: Claim, sight: Sight) -> bool:

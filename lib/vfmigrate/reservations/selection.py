@@ -21,14 +21,22 @@ from vfmigrate.errors import Refused
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.cleanup import Cleanup
 from vfmigrate.reservations.migration_slots import MigrationSlots, at_most
-from vfmigrate.rules import compatibility
+from vfmigrate.rules import compatibility, spread
 from vfmigrate.rules.compatibility import Candidate, CardFacts, TooManyMigrating
+from vfmigrate.rules.spread import Wish
 from vfmigrate.text import quoted
 
 # A VF that is given back between the look and the decision is not given away; where there is no other, look again.
 _LOOKS = 3
 
+_NO_WISH = Wish()
+
 _Taken = TypeVar("_Taken")
+
+
+def _must_wait(wish: Wish, of_pf: Mapping[PciAddress, object], fitting: Mapping[PciAddress, object]) -> bool:
+    """Whether a PF would keep the guest's VFs apart that only cannot have another VF migrating now."""
+    return min(map(wish.conflicts, fitting)) > min(map(wish.conflicts, of_pf))
 
 
 class Selection:
@@ -74,8 +82,12 @@ class Selection:
         return Sight(vfs, open_to_it, vf_use.unclaimed_use(self._host, open_to_it), facts)
 
     def vfs(self, pools: Iterable[Pool]) -> dict[PciAddress, Pool]:
-        """The VFs of some pools, in the order of the pools, their PFs and the VFs' numbers."""
-        return {vf: pool for pool in pools for pf in pool.pfs for vf in self._host.sysfs.vfs(pf)}
+        """The VFs of some pools, in the order in which the pools' networks list them."""
+        return {
+            vf: pool
+            for pool in pools
+            for vf in spread.interleaved([self._host.sysfs.vfs(pf) for pf in pool.pfs])
+        }
 
     def check_bridges(self, pools: Iterable[Pool]) -> None:
         """Raises Refused when a bridge that a VF of these pools is plugged into is not on this host."""
@@ -110,12 +122,13 @@ class Selection:
         moves: bool = False,
         besides: Optional[Container[PciAddress]] = None,
         giving_up: Container[Claim] = (),
+        wish: Wish = _NO_WISH,
     ) -> PciAddress:
         """A free VF of a pool, `preferred` where that can be had; with a mark only one that can take its state.
 
         `sight` is what was seen of the pool's VFs. With `moves` it is of a physical function that may have another VF
         migrating now. With `besides` it is the one that libvirt will take: the first free one that is not among these.
-        VFs with claims of `giving_up` are free.
+        VFs with claims of `giving_up` are free. `wish` says of which PF it should be.
         Raises Refused when no VF is free, or none that is free fits; TooManyMigrating when one would do later.
         """
         candidates = []
@@ -133,16 +146,21 @@ class Selection:
             raise incompatible
         if besides is not None:
             free = [vf for vf in free if vf not in besides][:1]
+        of_pf: dict[PciAddress, list[PciAddress]] = {}
+        for vf in free:
+            pf = self._host.sysfs.physfn(vf)
+            if pf is not None:
+                of_pf.setdefault(pf, []).append(vf)
         full = self._slots.full(pool) if moves and free else frozenset()
-        fitting = {vf for vf in free if not full or self._host.sysfs.physfn(vf) not in full}
-        if free and not fitting:
+        fitting = {pf: vfs for pf, vfs in of_pf.items() if pf not in full}
+        if of_pf and (not fitting or _must_wait(wish, of_pf, fitting)):
             most = min(at_most(self._host, pool, pf) for pf in full)
             raise TooManyMigrating(pool, {pf: self._slots.guests(pf) for pf in pool.pfs if pf in full}, most)
-        if preferred is not None and preferred in fitting:
+        if preferred is not None and any(preferred in vfs for vfs in fitting.values()):
             return preferred
-        return compatibility.choose(
-            pool, [each for each in candidates if each.obstacle or each.vf in fitting]
-        )
+        costs = {pf: wish.cost(pf, len(vfs)) for pf, vfs in fitting.items()}
+        best = {vf for pf, vfs in fitting.items() if costs[pf] == min(costs.values()) for vf in vfs}
+        return compatibility.choose(pool, [each for each in candidates if each.obstacle or each.vf in best])
 
     def named(  # noqa: PLR0913 - as `choose`
         self,

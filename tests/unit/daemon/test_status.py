@@ -258,3 +258,18 @@ def test_a_claim_whose_file_cannot_be_written_is_a_problem(rig: ProvisionRig) ->
     rig.store.note(claim, incoming=False)
     (problem,) = problems(tell(rig))
     assert f"cannot write the claim on {claim.vf}: {file}: " in problem
+
+
+def test_a_guest_whose_vfs_are_all_on_one_of_two_pfs_is_named(rig: ProvisionRig) -> None:
+    two = replace(POOL, pfs=(PF, PciAddress(0, 9, 0, 0)))
+    plug(rig, 0)
+    (first,) = tell(rig, two)["pools"]
+    plug(rig, 1)
+    (both,) = tell(rig, two)["pools"]
+    (on_one_pf_pool,) = tell(rig)["pools"]
+    text = f"its 2 VFs on PF {PF} only, and loses all of them with its port"
+    assert [any(text in each for each in pool["problems"]) for pool in (first, both, on_one_pf_pool)] == [
+        False,
+        True,
+        False,
+    ]

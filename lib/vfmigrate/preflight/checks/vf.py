@@ -304,6 +304,7 @@ def _free(snapshot: Snapshot, pool: PoolFacts, count: int) -> Iterator[Finding]:
             "migrate or shut down one of these guests, or raise 'vfs' of the pool",
         )
         return
+    yield from _spread(snapshot, pool)
     vfio = sum(vf.strategy.uses_slot for vf in snapshot.vfs if vf.pool == pool.name)
     room = sum(
         min(sum(_is_free(vf, mine) for vf in pf.vfs), max(0, pool.max_migrating - pf.moving))
@@ -315,6 +316,24 @@ def _free(snapshot: Snapshot, pool: PoolFacts, count: int) -> Iterator[Finding]:
             f"{host.name}: {moving} VFs of pool '{pool.name}' are migrating already, and a card migrates "
             f"{pool.max_migrating} at a time",
             "wait until their migrations have ended",
+        )
+
+
+def _spread(snapshot: Snapshot, pool: PoolFacts) -> Iterator[Finding]:
+    """Whether VFs that are on several PFs now can be on several PFs there."""
+    facts = snapshot.source.facts
+    known = [
+        facts.vf(str(vf.interface.address)) if facts is not None and vf.pool == pool.name else None
+        for vf in snapshot.vfs
+    ]
+    pfs = {each[1].address for each in known if each is not None}
+    mine = snapshot.guest.domain.uuid
+    room = sum(any(_is_free(vf, mine) for vf in pf.vfs) for pf in pool.pfs)
+    if room < min(len(pfs), 2):
+        yield warning(
+            f"{snapshot.destination.name}: only one PF of pool '{pool.name}' has free VFs, and the guest's are on "
+            f"{len(pfs)} PFs: the loss of one port would cut all of them",
+            "free a VF of another PF first, or add another PF to the pool",
         )
 
 

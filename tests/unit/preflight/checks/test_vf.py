@@ -135,6 +135,29 @@ def test_a_vf_reserved_for_this_guest_counts_as_free() -> None:
     assert bad(pf("destination", vfs=(reserved,))(good())) == []
 
 
+def test_a_bond_over_two_pfs_wants_free_vfs_of_two_pfs() -> None:
+    other = PciAddress(0, 2, 0, 2)
+    second = VfInterface(2, "interface", "52:54:00:00:00:03", other, mark=Mark(pool="data"))
+    snapshot = replace(
+        good(), vfs=tuple(GuestVf(each, "data", strategy.named("vfio")) for each in (INTERFACE, second))
+    )
+    assert snapshot.source.facts is not None
+    (here,) = snapshot.source.facts.pools
+    held = replace(HELD, address=str(other))
+    both = (*here.pfs, replace(here.pfs[0], address="0000:02:00.0", vfs=(held,)))
+    snapshot = told("source", pools=(replace(here, pfs=both),))(snapshot)
+    line = the(pf("destination", vfs=(vf(1), vf(2)))(snapshot))
+    assert (line.check, line.severity) == ("free-vf", "warning")
+    assert "only one PF of pool 'data' has free VFs, and the guest's are on 2 PFs" in line.text
+    assert snapshot.destination.facts is not None
+    (there,) = snapshot.destination.facts.pools
+    apart = (
+        replace(there.pfs[0], vfs=(vf(1),)),
+        replace(there.pfs[0], address="0000:02:00.0", vfs=(replace(vf(1), address="0000:02:00.1"),)),
+    )
+    assert bad(told("destination", pools=(replace(there, pfs=apart),))(snapshot)) == []
+
+
 def test_more_vfs_than_a_card_can_migrate_are_an_error() -> None:
     several = tuple(
         VfInterface(n, "interface", f"52:54:00:00:00:0{n}", PciAddress(0, 1, 0, n), mark=Mark(pool="data"))
