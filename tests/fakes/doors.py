@@ -342,6 +342,14 @@ class MemorySwitch:
         self.down = False
         self.other_config: dict[str, str] = {}
         self.uplinks: dict[str, str] = {}
+        #: the MAC tables of the bridges: VLANs by MAC
+        self.seen: dict[str, set[int]] = {}
+
+    def seen_in(self, bridge: str, macs: Iterable[str]) -> dict[str, frozenset[int]]:
+        locks.may_take_long("asks ovs-vswitchd for a MAC table")
+        if self.down or bridge not in self.bridges:
+            raise Unreachable("ovs-vswitchd does not run")
+        return {mac: frozenset(self.seen.get(mac, ())) for mac in macs}
 
     def settings(self) -> dict[str, str]:
         self._reach()

@@ -104,6 +104,31 @@ def test_the_bridge_learns_the_new_port_of_the_guests_mac(server: OvsServer, doo
         eventually(lambda: server.learned(BRIDGE)[42, MAC] == str(ofport), "the guest is behind its port")
 
 
+def test_the_vlans_in_which_a_guest_was_seen_are_known(server: OvsServer) -> None:
+    """A trunk of all VLANs says nothing of those that its guest uses."""
+    door = OpenVswitch(server.remote, control=server.folder / "switch.ctl")
+    try:
+        with Wire(server.namespace, FABRIC) as fabric:
+            for vlan in (42, 43):
+                fabric.send(tagged(vlan, rarp(MAC)))
+            eventually(
+                lambda: door.seen_in(BRIDGE, [MAC]) == {MAC: frozenset({42, 43})}, "both VLANs are known"
+            )
+        with pytest.raises(HostError, match="does not show the MAC table of bridge 'br-none'"):
+            door.seen_in("br-none", [MAC])
+    finally:
+        door.close()
+
+
+@pytest.mark.parametrize("vlan", [0, 42, 43])
+def test_an_open_trunk_announces_in_every_vlan(server: OvsServer, door: OpenVswitch, vlan: int) -> None:
+    port = door.plug(BRIDGE, "rep0", "me", PortSettings())
+    assert port.ofport is not None
+    with Wire(server.namespace, FABRIC) as fabric:
+        door.packet_out(BRIDGE, port.ofport, rarp(MAC, vlan))
+        assert fabric.receive(is_rarp) == (vlan or None, rarp(MAC))
+
+
 def test_removing_a_port_removes_its_mac_from_the_bridge(server: OvsServer, door: OpenVswitch) -> None:
     announce(door, PortSettings(tag=42))
     eventually(lambda: (42, MAC) in server.learned(BRIDGE), "the guest's address is known")

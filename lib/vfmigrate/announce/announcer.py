@@ -43,18 +43,23 @@ def vlans_of(claim: Claim) -> tuple[int, ...]:
 
     A frame without a tag leaves an access port with the port's tag. From a trunk it leaves untagged where the trunk
     carries that, and not at all where it does not: so there is one frame for each VLAN (ovs-vswitchd.conf.db(5),
-    "VLAN Configuration"). Of a trunk of all VLANs nobody knows which the guest uses.
+    "VLAN Configuration"). On a trunk of all VLANs, these are the VLANs in which the guest was seen to send.
     """
     if claim.vlan is not None:
         return (UNTAGGED, *claim.trunks)
-    return claim.trunks or (UNTAGGED,)
+    if claim.is_open_trunk:
+        return (UNTAGGED, *(vlan for vlan in claim.seen_in if vlan != UNTAGGED))
+    return claim.trunks
 
 
-def _in_words(claim: Claim) -> str:
-    tags = [*([claim.vlan] if claim.vlan is not None else []), *(vlan for vlan in claim.trunks if vlan)]
-    if not tags:
-        return "without a tag"
-    return f"in VLAN{'s' if len(tags) > 1 else ''} {', '.join(map(str, tags))}"
+def in_words(claim: Claim) -> str:
+    """How the frames of a claim's announcement leave the bridge."""
+    sent = [vlan or claim.vlan or UNTAGGED for vlan in vlans_of(claim)]
+    tags = [vlan for vlan in sent if vlan != UNTAGGED]
+    words = ["without a tag"] if UNTAGGED in sent else []
+    if tags:
+        words.append(f"in VLAN{'s' if len(tags) > 1 else ''} {', '.join(map(str, tags))}")
+    return " and ".join(words)
 
 
 class Announcer:
@@ -148,7 +153,7 @@ class Announcer:
                 if number == 0:
                     self._log.event(
                         "announce",
-                        f"guest '{claim.domain_name}': announced {claim.mac} {_in_words(claim)}",
+                        f"guest '{claim.domain_name}': announced {claim.mac} {in_words(claim)}",
                         domain=claim.domain_name,
                         uuid=claim.domain,
                         vf=str(claim.vf),

@@ -80,6 +80,8 @@ class Claim:
     left: bool = False
     #: how many VFs of its guest with the same MAC stand before it in the guest's XML
     twin: int = 0
+    #: VLANs in which the guest was seen to send on an open trunk, here or where it comes from; 0 is no tag
+    seen_in: tuple[int, ...] = ()
     #: names this claim in Open vSwitch, so that a late clean-up cannot touch a successor's port
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -90,6 +92,11 @@ class Claim:
         begins to start, prepared before it starts, or stopped and not released. From `start` on it does not.
         """
         return self.expires is not None and self.expires < now
+
+    @property
+    def is_open_trunk(self) -> bool:
+        """Whether its port has all VLANs."""
+        return self.vlan is None and not self.trunks
 
     @property
     def traits(self) -> Strategy:
@@ -106,7 +113,7 @@ def holder(claim: Claim) -> str:
 
 
 #: fields that a file has only where they say something: an older daemon does not know them, and can read other claims
-_SAID_ONLY = ("left", "twin")
+_SAID_ONLY = ("left", "twin", "seen_in")
 
 
 def plain(claim: Claim) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def encode(claim: Claim) -> str:
 
 
 #: fields that a claim of an older daemon does not have
-_ADDED = ("origin", "slot", "left", "twin")
+_ADDED = ("origin", "slot", "left", "twin", "seen_in")
 
 
 def decode(text: str) -> Claim:

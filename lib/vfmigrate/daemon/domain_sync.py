@@ -135,11 +135,34 @@ class DomainSync:
         for claim in self._store.of_domain(running.uuid):
             if claim.since < now - grace and _is_unplugged(claim, running):
                 self._drop_unplugged(claim, changes)
+        if self._look_where_it_sends(running.uuid):
+            self.settle_soon(running.uuid)
         adopted = self._adoption.adopt(running, now)
         changes += [f"adopted {claim.vf} of guest '{claim.domain_name}'" for claim in adopted]
         if changes:
             self.settle_soon(running.uuid)
         return changes
+
+    def _look_where_it_sends(self, uuid: str) -> bool:
+        """Note in which VLANs of open trunks a guest was seen; returns whether there are others than before.
+
+        The next host announces it in these. A guest that is silent for some minutes is forgotten by its bridge, and not
+        here.
+        """
+        changed = False
+        for claim in self._store.of_domain(uuid):
+            pool = self._config.pools.get(claim.pool)
+            if claim.mac is None or pool is None or not (claim.is_open_trunk and claim.state == PLUGGED):
+                continue
+            try:
+                seen = self._host.ovs.seen_in(pool.bridge, [claim.mac])[claim.mac]
+            except VfmigrateError as error:
+                self._log.failed("look-failed", error, domain=claim.domain_name)
+                continue
+            known = tuple(sorted({*claim.seen_in, *seen})[: metadata.MAX_SEEN])
+            if known != claim.seen_in and self._store.change(claim, seen_in=known) is not None:
+                changed = True
+        return changed
 
     def settle_soon(self, uuid: str) -> None:
         """Have the event loop call `settle` for a domain."""
@@ -185,6 +208,7 @@ class DomainSync:
                     firmware=card.firmware,
                     msix=self._host.sysfs.msix_count(claim.vf),
                     pf=pf,
+                    seen_in=claim.seen_in,
                 )
             )
         return tuple(marks)

@@ -34,6 +34,8 @@ PREFIX = "vfmigrate"
 
 # A bound on hostile input. A guest has 256 PCI buses at most, and marks can be there of VFs that it does not have now.
 _MAX_MARKS = 1024
+#: how many VLANs of an open trunk are remembered; in each, an announcement sends a frame a round
+MAX_SEEN = 64
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 
 
@@ -55,10 +57,12 @@ class Mark:
     msix: Optional[int] = None
     #: the physical function of the VF where the domain last ran
     pf: Optional[PciAddress] = None
+    #: VLANs in which the source's bridge has seen the MAC, of an open trunk; 0 is no tag
+    seen_in: tuple[int, ...] = ()
 
     def without_vf(self) -> Mark:
         """The mark without what it says of a VF: of an interface that has none at present."""
-        return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None)
+        return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None, seen_in=())
 
 
 def _unreadable(what: str) -> InputError:
@@ -84,6 +88,13 @@ def _word(element: etree._Element, key: str) -> Optional[str]:
     return text
 
 
+def _vlans(element: etree._Element, key: str) -> tuple[int, ...]:
+    vlans = element.get(key, "").split()
+    if len(vlans) > 4094 or any(not re.fullmatch(r"[0-9]{1,4}", vlan) or int(vlan) > 4094 for vlan in vlans):
+        raise _unreadable(key)
+    return tuple(sorted({int(vlan) for vlan in vlans}))
+
+
 def _mark(element: etree._Element) -> Mark:
     mac = element.get("mac")
     if mac is not None:
@@ -99,22 +110,18 @@ def _mark(element: etree._Element) -> Mark:
             f"the domain's vfmigrate metadata has the unknown strategy '{wanted}'",
             f"the strategies are {', '.join(strategy.NAMES)}",
         )
-    trunks = element.get("trunks", "").split()
-    if len(trunks) > 4094 or any(
-        not re.fullmatch(r"[0-9]{1,4}", trunk) or int(trunk) > 4094 for trunk in trunks
-    ):
-        raise _unreadable("trunks")
     return Mark(
         mac=mac,
         address=PciAddress.parse(address) if address is not None else None,
         pool=_word(element, "pool"),
         vlan=_number(element, "vlan", 1, 4094),
-        trunks=tuple(sorted({int(trunk) for trunk in trunks})),
+        trunks=_vlans(element, "trunks"),
         strategy=wanted,
         psid=_word(element, "psid"),
         firmware=_word(element, "firmware"),
         msix=_number(element, "msix", 1, 2048),
         pf=PciAddress.parse(pf) if pf is not None else None,
+        seen_in=_vlans(element, "seen-in")[:MAX_SEEN],
     )
 
 
@@ -168,6 +175,7 @@ def write(marks: tuple[Mark, ...]) -> str:
             "firmware": mark.firmware,
             "msix": mark.msix,
             "pf": mark.pf,
+            "seen-in": " ".join(map(str, mark.seen_in)) or None,
         }
         for key, value in texts.items():
             if value is not None:

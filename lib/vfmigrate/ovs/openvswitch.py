@@ -7,7 +7,7 @@ one transaction with its own conditions: if what was read has changed, nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
@@ -15,7 +15,7 @@ from vfmigrate import deadline
 from vfmigrate.deadline import Door
 from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.ovs import bridge as bridges
-from vfmigrate.ovs import ovsdb, switchport
+from vfmigrate.ovs import mac_table, ovsdb, switchport
 from vfmigrate.ovs.openflow import OpenFlowConnection
 from vfmigrate.ovs.ovsdb import ConnectionLost, GuardError, Operation, TransactionError
 from vfmigrate.ovs.switchport import OWNER_KEY, PortRows, PortSettings, SwitchPort
@@ -46,17 +46,20 @@ class OpenVswitch:
         timeout: float = 5.0,
         rundir: Optional[Path] = None,
         datapath: str = bridges.KERNEL_DATAPATH,
+        control: Optional[Path] = None,
     ) -> None:
         """Name the database server; connections are opened when they are needed.
 
         `timeout` in seconds bounds each wait, for the database and for ovs-vswitchd. `rundir` holds the
         bridges' OpenFlow sockets; it is the directory of the database's socket unless given. `datapath` is the
-        datapath_type of the bridges we make; only the kernel's can be offloaded to a card.
+        datapath_type of the bridges we make; only the kernel's can be offloaded to a card. `control` is the control
+        socket of ovs-vswitchd, which `rundir` has unless given.
         """
         kind, _, address = remote.partition(":")
         self._database = ovsdb.Database(remote, timeout=timeout)
         self._timeout = timeout
         self._datapath = datapath
+        self._control = control
         self._rundir = rundir or (Path(address).parent if kind == "unix" else _RUNDIR)
 
     def close(self) -> None:
@@ -204,6 +207,15 @@ class OpenVswitch:
             OpenFlowConnection(path, seconds) as connection,
         ):
             connection.inject(ofport, frame)
+
+    def seen_in(self, bridge: str, macs: Iterable[str]) -> dict[str, frozenset[int]]:
+        """The VLANs in which a bridge has seen frames of these MACs in the last minutes; 0 is no tag.
+
+        Raises HostError or Unreachable.
+        """
+        with deadline.waiting(_SWITCH, self._timeout) as seconds:
+            path = self._control or mac_table.control_socket(self._rundir)
+            return mac_table.vlans_of(mac_table.show(path, bridge, seconds), macs)
 
     def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
         try:

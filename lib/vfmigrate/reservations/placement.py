@@ -193,4 +193,5 @@ class Placements:
             managed=interface.managed,
             strategy=interface.strategy.name,
             twin=domain_xml.twin(domain, interface),
+            seen_in=interface.mark.seen_in if interface.mark is not None else (),
         )

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.guest_xml import ELSEWHERE, STANDBY, guest, paired
-from tests.fakes.rig import PF
+from tests.fakes.rig import PF, POOL
 from tests.unit.daemon.sync_rig import SyncRig, arrived, plug_by_hand
+from vfmigrate.claims import claim_store
+from vfmigrate.config import setting
+from vfmigrate.config.configuration import Config
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
 
@@ -208,3 +213,27 @@ def test_a_vf_plugged_in_by_hand_is_claimed(sync_rig: SyncRig) -> None:
     plug_by_hand(sync_rig, uuid, (old, new))
     assert [(claim.vf, claim.mac) for claim in sync_rig.store.all()] == [(second, "52:54:00:00:01:00")]
     assert len(sync_rig.memory.ovs.ports) == 1
+
+
+def test_the_vlans_of_an_open_trunk_travel_with_the_guest(tmp_path: Path) -> None:
+    """Only the source's bridge has seen in which VLANs the guest sends."""
+    mac = "52:54:00:00:01:00"
+    config = Config({"data": replace(POOL, vlans=setting.ALL_VLANS)})
+    with SyncRig(tmp_path, config=config) as source:
+        uuid = source.start(guest(1, source.memory.vfs[0], marks="pool='data'"))
+        source.memory.ovs.seen = {mac: {42}}
+        source.now += 20
+        source.reconciler.reconcile()
+        source.memory.ovs.seen = {mac: {43}}  # the bridge has forgotten the other one
+        source.reconciler.reconcile()
+        marks = source.libvirt.stamps[uuid]
+        assert [mark.seen_in for mark in marks] == [(42, 43)]
+        source.libvirt.stamps.clear()
+        source.reconciler.reconcile()
+        assert source.libvirt.stamps == {}
+        arriving = guest(1, ELSEWHERE, marks="pool='data' seen-in='42 43'")
+        source.leave(guest(1, source.memory.vfs[0], marks="pool='data'"))
+        source.arrive(arriving)
+        (claim,) = source.store.all()
+        assert (claim.is_open_trunk, claim.seen_in) == (True, (42, 43))
+        assert claim_store.decode(claim_store.encode(claim)) == claim
