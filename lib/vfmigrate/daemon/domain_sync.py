@@ -8,13 +8,15 @@ waits for libvirt.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.services import HostServices
-from vfmigrate.domain import domain_xml, metadata
+from vfmigrate.domain import device_text, domain_xml, metadata
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import VfmigrateError
+from vfmigrate.model import strategy
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.adoption import Adoption
 from vfmigrate.reservations.cleanup import Cleanup
@@ -68,6 +70,18 @@ def _vfs_here(definition: domain_xml.Domain, claims: Iterable[Claim]) -> dict[in
                     left.remove(claim)
                     break
     return found
+
+
+def _device_of(mark: Mark, running: domain_xml.Domain, xml: str) -> Optional[str]:
+    """The XML of a VF's device, if its strategy unplugs it; what was kept where it is unplugged now."""
+    traits = strategy.named(mark.strategy)
+    if not (traits.unplugged_first or traits.teamed):
+        return None
+    for interface in running.interfaces:
+        if interface.address is not None and interface.address == mark.address:
+            text = device_text.kept(domain_xml.device(xml, interface.position))
+            return text if len(text) <= metadata.MAX_DEVICE else None
+    return next((each.device for each in running.marks if each.mac == mark.mac and each.device), None)
 
 
 class DomainSync:
@@ -222,6 +236,7 @@ class DomainSync:
         # in the order of the guest's interfaces, by which those with one MAC are told apart
         places = {each.address: each.position for each in running.interfaces}
         own = sorted(self.marks(uuid), key=lambda mark: places.get(mark.address, len(places)))
+        own = [replace(mark, device=_device_of(mark, running, xml)) for mark in own]
         marks = metadata.merged(present, tuple(own))
         if marks != present:
             self._hypervisor.stamp(uuid, marks)

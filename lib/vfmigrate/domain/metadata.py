@@ -36,6 +36,8 @@ PREFIX = "vfmigrate"
 _MAX_MARKS = 1024
 #: how many VLANs of an open trunk are remembered; in each, an announcement sends a frame a round
 MAX_SEEN = 64
+#: characters of a device's XML that are kept
+MAX_DEVICE = 4096
 _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 
 
@@ -59,10 +61,14 @@ class Mark:
     pf: Optional[PciAddress] = None
     #: VLANs in which the source's bridge has seen the MAC, of an open trunk; 0 is no tag
     seen_in: tuple[int, ...] = ()
+    #: the XML of its device, for strategies that unplug it (device_text)
+    device: Optional[str] = None
 
     def without_vf(self) -> Mark:
         """The mark without what it says of a VF: of an interface that has none at present."""
-        return replace(self, address=None, psid=None, firmware=None, msix=None, pf=None, seen_in=())
+        return replace(
+            self, address=None, psid=None, firmware=None, msix=None, pf=None, seen_in=(), device=None
+        )
 
 
 def _unreadable(what: str) -> InputError:
@@ -95,6 +101,13 @@ def _vlans(element: etree._Element, key: str) -> tuple[int, ...]:
     return tuple(sorted({int(vlan) for vlan in vlans}))
 
 
+def _device(element: etree._Element) -> Optional[str]:
+    text = element.get("device")
+    if text is not None and len(text) > MAX_DEVICE:
+        raise _unreadable(f"a device of {len(text)} characters")
+    return text
+
+
 def _mark(element: etree._Element) -> Mark:
     mac = element.get("mac")
     if mac is not None:
@@ -122,6 +135,7 @@ def _mark(element: etree._Element) -> Mark:
         msix=_number(element, "msix", 1, 2048),
         pf=PciAddress.parse(pf) if pf is not None else None,
         seen_in=_vlans(element, "seen-in")[:MAX_SEEN],
+        device=_device(element),
     )
 
 
@@ -175,6 +189,7 @@ def write(marks: tuple[Mark, ...]) -> str:
             "firmware": mark.firmware,
             "msix": mark.msix,
             "pf": mark.pf,
+            "device": mark.device,
             "seen-in": " ".join(map(str, mark.seen_in)) or None,
         }
         for key, value in texts.items():

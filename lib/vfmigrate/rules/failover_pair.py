@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import pci_xml
+from vfmigrate.domain import device_text, pci_xml
 from vfmigrate.domain.domain_xml import Domain, Standby, VfInterface
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import Refused
@@ -91,6 +91,10 @@ def transient_device(domain: Domain, mac: str, vf: PciAddress, *, plain: bool, m
             f"guest '{domain.name}' has no standby with MAC {mac}",
             f"run: vfmigrate failover show {quoted(domain.name)}",
         )
+    kept = next((each.device for each in domain.marks if each.mac == mac and each.device), None)
+    whole = device_text.with_vf(kept, vf, mac=mac)
+    if whole is not None and device_text.standby_of(whole) == standby.alias:
+        return whole
     rest = f"<teaming type='transient' persistent='{escape(str(standby.alias))}'/>"
     words = f"managed='{'yes' if managed else 'no'}'"
     if plain:

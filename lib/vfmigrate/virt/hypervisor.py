@@ -17,6 +17,7 @@ from vfmigrate.domain.domain_xml import device, read
 from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import HostError, VfmigrateError
+from vfmigrate.model.pci import PciAddress
 from vfmigrate.virt.daemon_connection import DaemonConnection
 from vfmigrate.virt.errors import LibvirtError, failure_ignored, libvirt_call
 from vfmigrate.virt.unplug import unplug
@@ -131,11 +132,11 @@ class Hypervisor(DaemonConnection):
                 raise HostError(f"guest '{domain.name()}' does not release its VF with MAC {mac}")
             domain.attachDeviceFlags(vf, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
-    def has_vf(self, uuid: str, mac: str) -> bool:
-        """Whether a running domain has a VF with this MAC. Raises HostError when the domain is gone."""
+    def has_vf(self, uuid: str, mac: str, vf: PciAddress) -> bool:
+        """Whether a running domain has a VF with this MAC, or this VF. Raises HostError when the domain is gone."""
         with libvirt_call("XML of a domain"):
             xml = str(self._connected().lookupByUUIDString(uuid).XMLDesc(0))
-        return any(interface.wanted_mac == mac for interface in read(xml).interfaces)
+        return any(each.wanted_mac == mac or each.address == vf for each in read(xml).interfaces)
 
     def marks(self, uuid: str) -> tuple[metadata.Mark, ...]:
         """The marks in a running domain's metadata. Raises HostError when the domain is gone."""

@@ -17,6 +17,7 @@ from vfmigrate.config import setting
 from vfmigrate.config.configuration import Config
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
+from vfmigrate.rules import failover_pair
 
 
 @pytest.mark.parametrize("look", ["reconcile", "follow"])
@@ -237,3 +238,27 @@ def test_the_vlans_of_an_open_trunk_travel_with_the_guest(tmp_path: Path) -> Non
         (claim,) = source.store.all()
         assert (claim.is_open_trunk, claim.seen_in) == (True, (42, 43))
         assert claim_store.decode(claim_store.encode(claim)) == claim
+
+
+def test_the_device_of_a_pair_is_kept_and_comes_back_whole(sync_rig: SyncRig) -> None:
+    mac, rest = "52:54:00:00:01:00", "<acpi index='7'/>"
+    xml = paired(sync_rig.memory.vfs[0]).replace("</source>", f"</source>{rest}", 1)
+    uuid = sync_rig.start(xml)
+    sync_rig.domain_sync.settle(uuid)
+    (mark,) = sync_rig.libvirt.stamps[uuid]
+    assert mark.device is not None
+    assert rest in mark.device
+    without = domain_xml.read(paired(sync_rig.memory.vfs[0]))
+    kept = replace(without, marks=(mark,))
+    back = failover_pair.transient_device(kept, mac, sync_rig.memory.vfs[1], plain=False, managed=True)
+    assert rest in back
+    assert domain_xml.read(guest(1, extra=back)).interfaces[0].address == sync_rig.memory.vfs[1]
+    other = replace(without, marks=(replace(mark, device=mark.device.replace("ua-x", "ua-y")),))
+    made = failover_pair.transient_device(other, mac, sync_rig.memory.vfs[1], plain=False, managed=True)
+    assert "ua-x" in made
+
+
+def test_the_device_of_a_vf_that_migrates_with_its_state_is_not_kept(sync_rig: SyncRig) -> None:
+    uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
+    sync_rig.domain_sync.settle(uuid)
+    assert [mark.device for mark in sync_rig.libvirt.stamps[uuid]] == [None]

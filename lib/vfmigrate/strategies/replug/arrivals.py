@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Callable, Optional
 from vfmigrate import journal
 from vfmigrate.claims.claim_store import PLUGGED, RESERVED, Claim
 from vfmigrate.converge.services import Apart, HostServices
-from vfmigrate.domain import pci_xml
+from vfmigrate.domain import device_text, pci_xml
+from vfmigrate.domain.markup import Markup
+from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.cleanup import Cleanup
@@ -37,9 +39,15 @@ _PERIOD = 2.0
 _IDLE_PERIOD = 30.0
 
 
-def device(claim: Claim) -> str:
-    """The device to be plugged in for a claim: the reserved VF, with the MAC and at the guest's address as before."""
+def device(claim: Claim, kept: Optional[str] = None) -> str:
+    """The device to be plugged in for a claim: the reserved VF, and all else as before.
+
+    `kept` is the device that the guest had, from its metadata; without it, MAC and the guest's address are as before.
+    """
     slot = PciAddress.parse(claim.slot or "")
+    whole = device_text.with_vf(kept, claim.vf, mac=claim.mac, slot=slot)
+    if whole is not None:
+        return whole
     return (
         "<interface type='hostdev' managed='yes'>"
         f"<mac address='{escape(claim.mac or '')}'/>"
@@ -153,10 +161,11 @@ class Arrivals:
         return now >= claim.since + PATIENCE and not self._hypervisor.migrating(claim.domain)
 
     def _settle(self, claim: Claim) -> None:
-        if not self._hypervisor.has_vf(claim.domain, claim.mac or ""):
-            if not self._is_wanted(claim):
+        if not self._hypervisor.has_vf(claim.domain, claim.mac or "", claim.vf):
+            mark = self._wanted(claim)
+            if mark is None:
                 return
-            self._plug(claim)
+            self._plug(claim, mark)
             self._log_claim("replugged", claim, f"has {claim.vf} plugged in", journal.INFO)
         elif claim.state != PLUGGED:
             self._cleanup.release(claim)  # somebody gave it another, which the next reconcile adopts
@@ -164,11 +173,11 @@ class Arrivals:
         self._tries.pop(claim.id, None)
         self._on_plugged(claim.domain)
 
-    def _is_wanted(self, claim: Claim) -> bool:
-        """Whether the guest's own metadata has this VF; else the claim ends: anybody may have asked for it."""
+    def _wanted(self, claim: Claim) -> Optional[Mark]:
+        """The mark of this VF in the guest's own metadata; without it the claim ends: anybody may have asked for it."""
         for mark in self._hypervisor.marks(claim.domain):
             if (mark.mac, mark.pool, mark.strategy) == (claim.mac, claim.pool, claim.strategy):
-                return True
+                return mark
         if self._store.drop(claim):
             self._converger.converge(claim.vf)
             self._log_claim(
@@ -178,16 +187,25 @@ class Arrivals:
                 f"strategy {claim.strategy}",
                 journal.WARNING,
             )
-        return False
+        return None
 
-    def _plug(self, claim: Claim) -> None:
+    def _plug(self, claim: Claim, mark: Mark) -> None:
         """The port first, as at every start: the guest's driver must find its link up."""
-        taken = self._store.change(claim, state=PLUGGED, expires=None)
+        text = device(claim, mark.device)
+        root = Markup(text).root
+        # libvirt sets no MAC on a plain <hostdev>, and binds no driver to what it does not manage
+        taken = self._store.change(
+            claim,
+            state=PLUGGED,
+            expires=None,
+            set_mac=root.name == "hostdev",
+            managed=root.attributes.get("managed") == "yes",
+        )
         if taken is None:
             return
         try:
             self._converger.converge(claim.vf)
-            self._hypervisor.plug(claim.domain, device(claim))
+            self._hypervisor.plug(claim.domain, text)
         except VfmigrateError:
             back = self._store.note(claim, state=RESERVED)
             if back is not None:

@@ -53,7 +53,7 @@ class Libvirt:
     def migrating(self, _uuid: str) -> bool:
         return self.busy
 
-    def has_vf(self, _uuid: str, mac: str) -> bool:
+    def has_vf(self, _uuid: str, mac: str, _vf: PciAddress) -> bool:
         assert mac == MAC
         return self.vf
 
@@ -137,6 +137,30 @@ def test_the_device_has_the_same_mac_and_guest_address(rig: ArrivalsRig) -> None
         f"<domain><uuid>{DOMAIN}</uuid><name>g</name><devices>{xml}</devices></domain>"
     ).interfaces
     assert (interface.mac, interface.address, interface.managed) == (MAC, claim.vf, True)
+
+
+REST = (
+    "<driver model='mlx5_vfio_pci'/><acpi index='7'/><boot order='2'/><rom bar='off'/><alias name='ua-nic'/>"
+)
+PLACE = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
+SOURCE = "<source><address type='pci' domain='0x0000' bus='0x81' slot='0x00' function='0x2'/></source>"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_device_is_the_one_that_the_guest_had_with_another_vf(rig: ArrivalsRig, plain: bool) -> None:
+    """By its ACPI index the guest's system names the NIC."""
+    before = (
+        f"<hostdev mode='subsystem' type='pci' managed='no'>{SOURCE}{REST}{PLACE}</hostdev>"
+        if plain
+        else f"<interface type='hostdev' managed='yes'><mac address='{MAC}'/>{SOURCE}{REST}{PLACE}</interface>"
+    )
+    claim = rig.claim()
+    rig.libvirt.metadata = replace(rig.libvirt.metadata, device=before)
+    rig.libvirt.running = True
+    rig.arrivals.look()
+    here = f"bus='0x{claim.vf.bus:02x}' slot='0x{claim.vf.slot:02x}' function='0x{claim.vf.function:x}'"
+    assert rig.libvirt.plugged == [before.replace("bus='0x81' slot='0x00' function='0x2'", here)]
+    assert (rig.only().set_mac, rig.only().managed) == (plain, not plain)
 
 
 def test_a_failed_plug_is_repeated_at_growing_intervals(rig: ArrivalsRig) -> None:
