@@ -105,7 +105,7 @@ def _begin(made: _Call) -> None:
             threading.Thread(target=_serve, args=(calls,), name="call", daemon=True).start()
         except RuntimeError:
             raise HostError(
-                "the kernel gives vfmigrated no further thread", "see TasksMax= of vfmigrated.service"
+                "the kernel refuses vfmigrated another thread", "see TasksMax= of vfmigrated.service"
             ) from None
     calls.put(made)
 

@@ -188,14 +188,16 @@ class Case:
 REFUSED = {
     "model": Case(devices(TWIN), ON_BRIDGE, f"has another interface with MAC {MAC}, of model 'e1000e'"),
     "alias-taken": Case(devices(RNG), ON_BRIDGE, f"has the alias '{ALIAS}' already"),
-    "alias-dropped": Case(as_is, (*ON_BRIDGE, "--alias", "standby"), "no alias that libvirt keeps"),
+    "alias-dropped": Case(
+        as_is, (*ON_BRIDGE, "--alias", "standby"), "libvirt does not keep the alias 'standby'"
+    ),
     "shared-standby": Case(sharing, (*ON_BRIDGE, "--mac", MAC), f"shares its standby '{ALIAS}' with another"),
     "several-vfs": Case(second_vf, ON_BRIDGE, "has several VFs"),
     "strategy-vfio": Case(mark("strategy='vfio'"), ON_BRIDGE, "the strategy 'vfio'"),
     "strategy-replug": Case(mark("strategy='replug'"), ON_BRIDGE, "the strategy 'replug'"),
     "other-vlan": Case(mark("vlan='43'"), TAGGED, "in VLAN 43 and its standby"),
     "vlan-on-linux-bridge": Case(
-        as_is, ("--standby-bridge", LINUX_BRIDGE, "--vlan", "42"), "of Open vSwitch only"
+        as_is, ("--standby-bridge", LINUX_BRIDGE, "--vlan", "42"), "a VLAN only on a bridge of Open vSwitch"
     ),
     "vlan-of-the-vf": Case(with_vlan, ON_BRIDGE, "has a <vlan>"),
     "no-mac": Case(without_mac, ON_BRIDGE, "has no MAC"),

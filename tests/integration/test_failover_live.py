@@ -91,11 +91,11 @@ def test_live_needs_a_guest_that_runs_here(ready: Hosts) -> None:
     ready.a.define_guest(Guest(GUEST, [Vf(ready.a.vf(1), MAC)]))
     before = definition(ready.a)
     words = ("enable", GUEST, "--standby-bridge", BRIDGE, "--live")
-    assert "guest 'g' does not run; leave out --live" in failover(ready.a, *words)[2]
+    assert "guest 'g' does not run; omit --live" in failover(ready.a, *words)[2]
     elsewhere = ready.b.host.run(
         *("vfmigrate", "failover", *words, "-c", "qemu+tcp://host-a/system"), check=False
     )
-    assert "--live works on its own host only; run it on " in elsewhere.stderr
+    assert "--live must run on the host of the guest; run it on " in elsewhere.stderr
     assert definition(ready.a) == before
 
 

@@ -117,7 +117,7 @@ def test_provisioning_changes_nothing_for_a_running_guest(bare: Bare) -> None:
     bare.configure("vfs = 8\n")
     refused = bare.ask()
     assert refused.returncode == 1
-    assert "takes all its VFs away" in refused.stderr
+    assert "removes all VFs of the PF" in refused.stderr
     assert f"VF {bare.node.vf(0)} is held by guest 'g'" in refused.stderr
     after = bare.node.state()
     assert (after.guests, after.switch_ports, after.drivers) == (

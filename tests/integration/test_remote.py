@@ -201,7 +201,7 @@ def test_a_request_is_about_the_pool_of_its_network(answering: Pair) -> None:
     try:
         claim: dict[str, Any] = {"domain": UUID, "mac": MAC, "strategy": "replug", "vlan": 42}
         denied = ask(answering.a, node, "claim", **claim, pool="forged")
-        assert (denied["kind"], "is not that of a pool of this host" in denied["problem"]) == ("denied", True)
+        assert (denied["kind"], "belongs to no pool of this host" in denied["problem"]) == ("denied", True)
         assert node.product.claims() == {}
         assert ask(answering.a, node, "claim", **claim, pool="data")["result"]["pool"] == "data"
         assert ask(answering.a, node, "give_back", domain=UUID, pool="data")["result"]["vfs"] != []

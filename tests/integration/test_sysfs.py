@@ -54,7 +54,9 @@ def test_vfs_are_created_and_removed(sysfs: Sysfs) -> None:
 def test_the_number_of_vfs_changes_through_zero_only(sysfs: Sysfs) -> None:
     sysfs.set_numvfs(PF, 2)
     sysfs.set_numvfs(PF, 2)
-    with pytest.raises(HostError, match=r"has 2 VFs and can get 3 only after it has none; set 0 first"):
+    with pytest.raises(
+        HostError, match=r"has 2 VFs; their number can change to 3 only through 0; set 0 first"
+    ):
         sysfs.set_numvfs(PF, 3)
     assert sysfs.numvfs(PF) == 2
 

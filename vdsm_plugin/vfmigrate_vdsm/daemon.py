@@ -58,4 +58,4 @@ class Daemon:
             raise PluginError(
                 "; ".join(filter(None, (str(refusal.get("problem", "")), str(refusal.get("remedy", "")))))
             )
-        raise UnreachableError("what answers at vfmigrated's socket is not vfmigrated")
+        raise UnreachableError("the program that answers at vfmigrated's socket is not vfmigrated")

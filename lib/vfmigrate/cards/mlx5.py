@@ -60,13 +60,13 @@ class Mlx5(Vendor):
     # drivers/net/ethernet/mellanox/mlx5/core/eswitch_offloads.c
     kernel_remedies = MappingProxyType(
         {
-            "E-Switch is busy": "offloaded flows hold it: take the PF's ports out of their Open vSwitch bridges"
-            " and its tc filters away, then try again",
+            "E-Switch is busy": "offloaded flows use it: remove the PF's ports from their Open vSwitch bridges"
+            " and delete its tc filters, then try again",
             "Device doesn't support migration": f"set VF_MIGRATION_MODE={MIGRATION_ENABLED} with mstconfig, reset the"
             " card, and see that its firmware is new enough: vfmigrate provision --dry-run",
             "Device doesn't support VHCA management": "update the firmware of the card: mstflint",
-            "Failed setting HCA migratable cap": "take the VF from its driver first:"
-            " the flag changes only while it is unbound",
+            "Failed setting HCA migratable cap": "unbind the VF from its driver first:"
+            " the flag can change only while the VF is unbound",
         }
     )
 

@@ -83,7 +83,9 @@ class Vendor:
         "install a kernel that has the variant driver of this card: see alias vfio_pci in modules.alias"
     )
     #: remedy: the kernel does not let this host manage the eswitch of a PF
-    manage_eswitch = "see dmesg, and whether this card and its driver have an eswitch that this host manages"
+    manage_eswitch = (
+        "see dmesg; check that this card and its driver have an eswitch, and that this host manages it"
+    )
     #: remedies for what the kernel answers through devlink, by a part of its text
     kernel_remedies: Mapping[str, str] = MappingProxyType({})
 
@@ -97,7 +99,7 @@ class Vendor:
 
     def enable_sriov(self, pf: str, vfs: int) -> str:  # noqa: ARG002 - for vendors that have a command
         """Remedy: make the card offer `vfs` VFs on a PF."""
-        return f"enable SR-IOV with {vfs} VFs in the setup of the card or in the BIOS"
+        return f"enable SR-IOV with {vfs} VFs in the card's own setup or in the BIOS"
 
     def enable_migration(self, pf: str) -> str:  # noqa: ARG002 - for vendors that have a command
         """Remedy: make the card offer migration of a PF's VFs."""
@@ -109,7 +111,7 @@ class Vendor:
 
     def enable_ethernet(self, pf: PciAddress) -> str:  # noqa: ARG002 - for vendors that have a command
         """Remedy: make the port of a PF, which speaks InfiniBand, speak Ethernet."""
-        return "set the port to Ethernet in the setup of the card"
+        return "set the port to Ethernet in the card's own setup"
 
     def firmware(self, card: CardState) -> Iterator[Finding]:
         """What is wrong with the firmware of a card."""
@@ -171,7 +173,9 @@ class Vendor:
             return
         text = f"PF {card.pf} runs firmware {card.firmware} and will run {card.stored_firmware} after its next reset"
         yield Finding(
-            WARNING, text, "guests migrate only between hosts that run the same: reset the cards together"
+            WARNING,
+            text,
+            "guests migrate only between hosts that run the same version: reset the cards together",
         )
 
 

@@ -168,7 +168,7 @@ def _live(
 
     if not connection.is_local():
         raise Refused(
-            f"guest '{options.domain}' is on {connection.hostname()}, and --live works on its own host only",
+            f"guest '{options.domain}' is on {connection.hostname()}, and --live must run on the host of the guest",
             f"run it on {connection.hostname()}",
         )
     guest = RunningGuest(connection.running_domain(options.domain), Sysfs(), patience=options.wait)

@@ -46,7 +46,8 @@ class GuestChange:
         running, persistent = connection.is_running(self.name), connection.is_persistent(self.name)
         if not connection.is_local():
             raise Refused(
-                f"guest '{self.name}' is on {connection.hostname()}, and this command works on its own host only",
+                f"guest '{self.name}' is on {connection.hostname()}, "
+                "and this command must run on the host of the guest",
                 f"run it on {connection.hostname()}",
             )
         if options.config and not persistent:

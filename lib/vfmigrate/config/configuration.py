@@ -278,6 +278,6 @@ def _refuse_second_taker(section: _Section, pool: Pool, others: Iterable[Pool]) 
         if pool.unmarked == other.unmarked == TAKE:
             raise section.error(
                 "unmarked",
-                f"pool '{other.name}' has take already; only one pool can have it",
+                f"pool '{other.name}' already has unmarked = take; only one pool can have it",
                 "set unmarked = ignore in one of them",
             )

@@ -163,7 +163,7 @@ class Sight:
             return of_claim(claim)
         if vf not in self.looked_at:
             self.outdated = True
-            return VfUse(User.UNKNOWN, "given back only now")
+            return VfUse(User.UNKNOWN, "perhaps in use: it was released only a moment ago")
         return self.uses.get(vf)
 
     def is_idle(self, vf: PciAddress) -> bool:

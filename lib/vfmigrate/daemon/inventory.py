@@ -222,5 +222,5 @@ def _findings(observed: ObservedPool) -> tuple[FindingFacts, ...]:
 def _names(request: Request, key: str) -> list[str]:
     names = request.words(key)
     if len(names) > _MOST_NAMES or any(len(name) > _LONGEST_NAME for name in names):
-        raise UsageError(f"'{key}' of request '{request.name}' are too many")
+        raise UsageError(f"request '{request.name}' has too many '{key}'")
     return names

@@ -257,8 +257,10 @@ class Daemon:
             if operation in REFUSING and request.sender_left():
                 # It waited while the daemon stood still, and libvirt has refused the guest since. The hook that says
                 # so may have been answered before this one.
-                self.log.event("hook-left", f"{operation}: the hook has gone, so nothing was done")
-                raise HostError(f"the hook that asked for {operation} has gone")
+                self.log.event(
+                    "hook-left", f"{operation}: the hook ended before it was answered, so nothing was done"
+                )
+                raise HostError(f"the hook that requested {operation} has ended")
             xml = self.hook_handler.handle(
                 operation,
                 request.text("sub_operation"),

@@ -37,7 +37,7 @@ class RemoteRequests:
         pool = self._config.pool_of_network(network)
         if pool is None:
             raise Denied(
-                f"libvirt's network '{network}' is not that of a pool of this host",
+                f"libvirt's network '{network}' belongs to no pool of this host",
                 "set it with the key network of a pool in vfmigrate.conf",
             )
         named = request.optional_text("pool")

@@ -270,7 +270,7 @@ def pf_problems(pool: Pool, state: PfState) -> list[str]:
 
 def releasing_problems(pool: Pool, vf: VfState, releasing: Claim) -> list[str]:
     """What is left on a VF of the guest that had it last."""
-    whose = f"guest '{releasing.domain_name}' has left it"
+    whose = f"guest '{releasing.domain_name}' no longer uses it"
     if vf.in_use:
         return [f"{whose}, and a process still uses it"]
     want = taken_back(wanted(None, pool), vf, releasing)

@@ -145,7 +145,7 @@ def _interface(position: int, device: etree._Element) -> Optional[VfInterface]:
         mac_element = device.find("mac")
         mac = mac_element.get("address", "").lower() if mac_element is not None else None
         if mac and not is_mac(mac):
-            raise InputError("the domain XML has a MAC address that is not one")
+            raise InputError("the domain XML has an invalid MAC address")
     else:
         return None
     address = _pci_address(device) if form != "network" else None
@@ -225,7 +225,7 @@ def _uuid(root: etree._Element) -> str:
     try:
         uuid.UUID(text)
     except ValueError:
-        raise InputError("the domain XML has a <uuid> that is not one") from None
+        raise InputError("the domain XML has an invalid <uuid>") from None
     return text
 
 

@@ -68,7 +68,7 @@ def check_replug(name: str, vf: MigratingVf, vfs: Iterable[MigratingVf]) -> None
     """
     if vf.mac is None or vf.pool is None:
         raise Refused(
-            f"a VF of guest '{name}' has strategy replug, and nothing says of which pool it is or what its MAC is",
+            f"a VF of guest '{name}' has strategy replug, but its pool or its MAC is not known",
             "name both in its metadata: virsh edit, or vfmigrate attach",
         )
     if sum(vf.mac == each.mac for each in vfs) > 1:
@@ -78,6 +78,6 @@ def check_replug(name: str, vf: MigratingVf, vfs: Iterable[MigratingVf]) -> None
         )
     if vf.slot is None or vf.slot.bus == 0:
         raise Refused(
-            f"the VF with MAC {vf.mac} of guest '{name}' sits where nothing can be unplugged",
+            f"the VF with MAC {vf.mac} of guest '{name}' is at a PCI address where nothing can be unplugged",
             "put it on a pcie-root-port: virsh edit, remove its <address>, and restart the guest",
         )

@@ -40,8 +40,8 @@ _NUMVFS_REMEDIES = {
     errno.EBUSY: "another program is changing the PF's VFs, or the driver still holds them: see dmesg and what else"
     " writes sriov_numvfs, then try again",
     errno.ENOENT: "the PF's driver offers no VFs: bind the PF to its host driver",
-    errno.ENOMEM: "the firmware gave the PF no room for its VFs: enable SR-IOV and above-4G decoding in the BIOS,"
-    " or boot with pci=realloc",
+    errno.ENOMEM: "the firmware gave the PF no address space for its VFs: enable SR-IOV and above-4G decoding in the"
+    " BIOS, or boot with pci=realloc",
     errno.ENOSPC: "the firmware gave the PF no bus numbers for its VFs: enable SR-IOV in the BIOS,"
     " or boot with pci=assign-busses",
 }
@@ -268,7 +268,8 @@ class Sysfs(PciDevices):
             self._refuse_if_held(pf, count)
             if count:
                 raise HostError(
-                    f"PF {pf} has {present} VFs and can get {count} only after it has none", "set 0 first"
+                    f"PF {pf} has {present} VFs; their number can change to {count} only through 0",
+                    "set 0 first",
                 )
         if self.driver(pf) is None:
             raise HostError(f"PF {pf} has no driver, so it can have no VFs", "bind it to its host driver")

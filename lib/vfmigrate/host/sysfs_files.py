@@ -32,7 +32,7 @@ _REMEDIES = {
     errno.EPERM: "run as root; a kernel in lockdown mode refuses this to everyone",
     errno.EROFS: "sysfs is mounted read-only here: see ProtectKernelTunables= of the service",
     errno.ENOENT: "the device or driver is gone",
-    errno.ENODEV: "the device is gone, or bound otherwise than it was",
+    errno.ENODEV: "the device is gone, or has another driver now",
 }
 
 _KERNEL = Door("the kernel", "see journalctl -k for what its driver is doing")

@@ -112,7 +112,7 @@ def as_results(side: str, check: str, fine: str, found: Iterable[Finding]) -> li
 
 
 def error(text: str, remedy: str = "") -> Finding:
-    """A finding that makes the migration fail, or leaves the guest worse off."""
+    """A finding that makes the migration fail, or by which the guest loses something, such as its network."""
     return Finding(ERROR, text, remedy)
 
 

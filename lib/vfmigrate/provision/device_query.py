@@ -7,7 +7,7 @@ failure to ask, hold for ten minutes only, because a setting of the firmware may
 
 Only a VF that nobody has is asked: no claim, no process, no network device of the host. While it is asked, its lock is
 held, so that a hook that takes it waits for about a second at most. libvirt takes the first free VF of a pool and the
-hook the last, so one in the middle is asked; and none while a guest comes or goes on this PF.
+hook the last, so one in the middle is asked; and none while a guest starts, stops or migrates on this PF.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class DeviceQuery:
             return None, f"the eswitch of PF {state.pf} is in {state.mode} mode"
         claims = [self._store.get(vf.vf) for vf in state.vfs]
         if any(claim is not None and claim.state != PLUGGED for claim in claims):
-            return None, f"a guest comes or goes on PF {state.pf}"
+            return None, f"a guest starts, stops or migrates on PF {state.pf}"
         free = [vf.vf for vf in state.vfs if vf.vf not in state.uses and _may_be_asked(vf, driver)]
         if not free:
             return None, f"PF {state.pf} has no free VF that may be asked"

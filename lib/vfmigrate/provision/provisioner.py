@@ -233,7 +233,7 @@ class Provisioner:
         left = [step.text for step in self._plan(pool, outcome)]
         if left:
             raise HostError(
-                f"the host does not keep pool '{pool.name}' as it should be: still to do: {left[0]}",
+                f"pool '{pool.name}' was provisioned, but something changed the host again: still to do: {left[0]}",
                 "see journalctl -k and whether something else configures this card",
             )
 

@@ -223,4 +223,4 @@ def result_of(answer: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         return dict(answer["result"])
     if isinstance(answer.get("error"), dict):
         raise failure(answer["error"])
-    raise Unreachable(f"what answers at {where} is not vfmigrated")
+    raise Unreachable(f"the program that answers at {where} is not vfmigrated")

@@ -161,7 +161,7 @@ def _kernel(facts: PfObservation) -> Iterator[Finding]:
     if not facts.iommu:
         yield Finding(
             ERROR,
-            f"PF {facts.pf} is behind no IOMMU, so its VFs cannot be given to guests",
+            f"PF {facts.pf} has no IOMMU, so its VFs cannot be given to guests",
             "enable VT-d or AMD-Vi in the BIOS and boot with intel_iommu=on (Intel)",
         )
     if facts.vfio_driver == GENERIC_DRIVER:
@@ -205,12 +205,13 @@ def _counts(pool: Pool, facts: PfObservation) -> Iterator[Finding]:
     if pool.vfs is not None and pool.vfs > facts.totalvfs:
         yield Finding(
             ERROR,
-            f"{_key(pool, 'vfs')}: {pool.vfs} VFs are asked for, the firmware of PF {facts.pf} allows {facts.totalvfs}",
+            f"{_key(pool, 'vfs')}: {pool.vfs} VFs are configured, "
+            f"but the firmware of PF {facts.pf} allows {facts.totalvfs}",
             facts.remedies.sriov,
         )
     if pool.vfs is None and facts.numvfs == 0:
         yield Finding(
             WARNING,
-            f"PF {facts.pf} has no VFs, and pool '{pool.name}' asks for none",
+            f"PF {facts.pf} has no VFs, and pool '{pool.name}' does not set vfs",
             f"set {_key(pool, 'vfs')}",
         )

@@ -114,7 +114,7 @@ class LibvirtConnection:
     def running_domain(self, name: str) -> Any:
         """Libvirt's object of a domain that runs. Raises Refused when it does not."""
         if not self.is_running(name):
-            raise Refused(f"guest '{name}' does not run", "leave out --live")
+            raise Refused(f"guest '{name}' does not run", "omit --live")
         return self.domain(name)
 
     def is_running(self, name: str) -> bool:

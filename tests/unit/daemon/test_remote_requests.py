@@ -71,7 +71,7 @@ def test_a_request_is_about_the_pool_of_its_network(rig: RemoteRig) -> None:
 def test_another_pool_is_denied(rig: RemoteRig, name: str) -> None:
     with pytest.raises(Denied, match="cannot be about another pool than 'other'"):
         rig.ask("net-other", name, **CLAIM, pool="data")
-    with pytest.raises(Denied, match="not that of a pool of this host"):
+    with pytest.raises(Denied, match="belongs to no pool of this host"):
         rig.ask("vfmigrate-forged", name, **CLAIM)
     assert rig.store.all() == []
 

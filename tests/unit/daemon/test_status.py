@@ -245,7 +245,9 @@ def test_a_vf_that_is_being_released_is_not_free_and_says_what_is_left(rig: Prov
     vf = told["pools"][0]["pfs"][0]["vfs"][1]
     assert (vf["state"], vf["guest"], vf["claim"]) == ("releasing", claim.domain_name, claim.id)
     assert vf["holder"] == f"being released by guest '{claim.domain_name}'"
-    assert vf["problems"][0].startswith(f"guest '{claim.domain_name}' has left it; still to do: unplug ")
+    assert vf["problems"][0].startswith(
+        f"guest '{claim.domain_name}' no longer uses it; still to do: unplug "
+    )
     assert told["claims"] == []
 
 

@@ -161,10 +161,10 @@ def test_rewriting_keeps_quotes_order_and_odd_spacing() -> None:
         ("<network/>", "of a <network>, not of a <domain>"),
         ("<domain><name>x</name></domain>", "no <uuid>"),
         ("<!DOCTYPE d [<!ENTITY a 'b'>]><domain/>", "document type declaration"),
-        ("<domain><name>x</name><uuid>guest1</uuid></domain>", "a <uuid> that is not one"),
+        ("<domain><name>x</name><uuid>guest1</uuid></domain>", "an invalid <uuid>"),
         (
             MARKED.replace("mac address='52:54:00:00:00:02'", "mac address='52:54'"),
-            "a MAC address that is not one",
+            "an invalid MAC address",
         ),
         (MARKED.replace("bus='0x01'", "bus='zwei'"), "PCI address that is not a number"),
         (MARKED.replace("slot='0x10'", "slot='0x40'"), "PCI address out of range"),

@@ -63,10 +63,10 @@ def test_pool_vlan_and_slot_are_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"mac": None}, "nothing says of which pool it is or what its MAC is"),
-        ({"pool": None}, "nothing says of which pool"),
-        ({"slot": None}, "sits where nothing can be unplugged"),
-        ({"slot": PciAddress(0, 0, 3, 0)}, "sits where nothing can be unplugged"),
+        ({"mac": None}, "but its pool or its MAC is not known"),
+        ({"pool": None}, "but its pool or its MAC is not known"),
+        ({"slot": None}, "is at a PCI address where nothing can be unplugged"),
+        ({"slot": PciAddress(0, 0, 3, 0)}, "is at a PCI address where nothing can be unplugged"),
     ],
 )
 def test_replug_without_pool_mac_or_slot_is_refused(changes: dict[str, object], told: str) -> None:

@@ -239,7 +239,7 @@ def test_the_flag_of_a_vf_that_the_host_uses(devlink: Devlink, card: Card) -> No
     card.driver_override(vf, "mlx5_core")
     card.drivers_probe(vf)
     with pytest.raises(
-        HostError, match="Failed setting HCA migratable cap; take the VF from its driver first"
+        HostError, match="Failed setting HCA migratable cap; unbind the VF from its driver first"
     ):
         devlink.set_port_function(PF, 1, migratable=True)
 

@@ -187,7 +187,7 @@ def test_a_vf_that_libvirt_does_not_unplug_is_an_error_with_all_that_is_known() 
 
 def test_replug_without_pool_is_refused() -> None:
     case = Case(MigratingVf(MAC, strategy.named("replug")))
-    with pytest.raises(Refused, match="nothing says of which pool"):
+    with pytest.raises(Refused, match="but its pool or its MAC is not known"):
         case.run()
     assert case.world.done == []
 

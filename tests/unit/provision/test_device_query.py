@@ -129,7 +129,7 @@ def test_one_that_is_not_ready_is_not_asked(rig: QueryRig) -> None:
 @pytest.mark.parametrize("state", [claim_store.RESERVED, claim_store.PREPARED])
 def test_none_is_asked_while_a_guest_comes(rig: QueryRig, state: str) -> None:
     rig.claim(0, state)
-    assert rig.ask() == DeviceAnswer(None, f"a guest comes or goes on PF {PF}")
+    assert rig.ask() == DeviceAnswer(None, f"a guest starts, stops or migrates on PF {PF}")
     rig.claim(0, claim_store.PLUGGED)
     assert rig.ask().support == ALL
 

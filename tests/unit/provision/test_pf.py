@@ -72,8 +72,8 @@ def test_vfs_of_a_running_guest_are_not_taken_away(rig: ProvisionRig) -> None:
     outcome = rig.provision(replace(POOL, vfs=8))
     assert outcome["error"] == {
         "kind": "refused",
-        "problem": "pool 'data' asks to change sriov_numvfs of PF 0000:01:00.0 from 4 to 8, which takes all its VFs "
-        f"away: VF {claim.vf} is held by guest 'guest1'",
+        "problem": "pool 'data' needs to change sriov_numvfs of PF 0000:01:00.0 from 4 to 8, which removes all VFs of "
+        f"the PF: VF {claim.vf} is held by guest 'guest1'",
         "remedy": "migrate these guests away or shut them down, then run vfmigrate provision again",
     }
     assert len(rig.card.trace) == done

@@ -211,7 +211,7 @@ def test_a_change_without_effect_is_an_error(rig: ProvisionRig) -> None:
     rig.memory.links.set_up = lambda _index, _up=True: None  # type: ignore[method-assign,assignment]
     error = rig.provision()["error"]
     assert error["problem"] == (
-        "the host does not keep pool 'data' as it should be: still to do: bring enp1s0f0np0 up"
+        "pool 'data' was provisioned, but something changed the host again: still to do: bring enp1s0f0np0 up"
     )
 
 

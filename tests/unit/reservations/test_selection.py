@@ -115,7 +115,7 @@ def test_looking_again_has_an_end(rig: Rig) -> None:
         rig.store.drop(other.pop(given))
 
     on_each_walk(rig, trade)
-    with pytest.raises(Refused, match="given back only now"):
+    with pytest.raises(Refused, match="perhaps in use: it was released only a moment ago"):
         got(rig)
 
 

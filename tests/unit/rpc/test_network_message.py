@@ -48,7 +48,7 @@ class Host:
         self.asked.append(request)
         self.networks.append(network)
         if network in self.stale:
-            raise Denied(f"'{network}' is not that of a pool")
+            raise Denied(f"'{network}' belongs to no pool")
         if request.name == "counters":
             return {"ports": [network]}
         if request.name == "claim":
@@ -191,7 +191,7 @@ def test_a_malformed_answer_is_an_error(host: Host, said: str) -> None:
             host.box.write(network, network_message.ANSWER + identity, f"<message>{said}</message>")
 
     host.box.on_change = spoil
-    with pytest.raises(Unreachable, match="what answers at host-b is not vfmigrated"):
+    with pytest.raises(Unreachable, match="the program that answers at host-b is not vfmigrated"):
         host.remote().ask("facts", {}, timeout=5)
 
 
@@ -393,5 +393,5 @@ def test_networks_of_pools_that_are_gone_are_left_out(host: Host) -> None:
     host.open()
     assert host.remote().ask("counters", {})["ports"] == ["vfmigrate-other"]
     host.stale.add("vfmigrate-other")
-    with pytest.raises(Denied, match="is not that of a pool"):
+    with pytest.raises(Denied, match="belongs to no pool"):
         host.remote().ask("counters", {})

@@ -74,7 +74,7 @@ def test_a_good_pf_has_no_findings() -> None:
             "ask the Arm side",
         ),
         ({"devlink": False}, ERROR, "its driver mlx5_core has no devlink", "modprobe it"),
-        ({"iommu": False}, ERROR, "PF 0000:e1:00.0 is behind no IOMMU", "intel_iommu=on"),
+        ({"iommu": False}, ERROR, "PF 0000:e1:00.0 has no IOMMU", "intel_iommu=on"),
         (
             {"vfio_driver": "vfio-pci"},
             ERROR,
@@ -102,7 +102,7 @@ def test_a_good_pf_has_no_findings() -> None:
         (
             {"totalvfs": 2},
             ERROR,
-            "[pool data] vfs: 4 VFs are asked for, the firmware of PF 0000:e1:00.0 allows 2",
+            "[pool data] vfs: 4 VFs are configured, but the firmware of PF 0000:e1:00.0 allows 2",
             "run: more-vfs",
         ),
     ],

@@ -175,7 +175,7 @@ def _completed(guest: Domain, vf: VfInterface, wish: StandbyOptions) -> StandbyO
     """The wish with what the VF says of itself: MAC, VLAN, a name for the standby."""
     if vf.wanted_mac is None:
         raise Refused(
-            f"VF {vf.address} of guest '{guest.name}' has no MAC that its standby could have as well",
+            f"VF {vf.address} of guest '{guest.name}' has no MAC, and its standby needs the same MAC",
             "give it one in the vfmigrate metadata, or make it an <interface type='hostdev'>",
         )
     if vf.vlan:
@@ -188,13 +188,14 @@ def _completed(guest: Domain, vf: VfInterface, wish: StandbyOptions) -> StandbyO
         vlan = vf.mark.vlan
     if vlan is not None and not wish.openvswitch:
         raise Refused(
-            "a VLAN can be given to a standby on a bridge of Open vSwitch only",
-            "use one, or a bridge that leads to that VLAN",
+            "a standby can have a VLAN only on a bridge of Open vSwitch",
+            "use such a bridge, or one that is connected to that VLAN",
         )
     alias = wish.alias or f"ua-standby-{vf.wanted_mac.replace(':', '')}"
     if not _ALIAS.fullmatch(alias):
         raise Refused(
-            f"'{alias}' is no alias that libvirt keeps", "begin it with ua-, then letters, digits, - and _"
+            f"libvirt does not keep the alias '{alias}'",
+            "begin it with ua-, then use letters, digits, - and _",
         )
     return StandbyOptions(vf.wanted_mac, wish.bridge, wish.network, wish.openvswitch, vlan, alias)
 

@@ -95,7 +95,9 @@ def _put_back(guest: Guest, halves: Halves) -> list[str]:
     try:
         guest.restore_marks()
         if not guest.unplug(halves.standby):
-            left.append("it has its VF as before, and the standby until it releases it or is shut down")
+            left.append(
+                "it has its VF as before, and keeps the standby until it releases the standby or is shut down"
+            )
     except VfmigrateError as error:
         left.append(f"it has its VF as before, and still has the standby: {error.problem}")
     return left

@@ -145,7 +145,7 @@ class ReplugHosts:
         if poll(lambda: self._destination.devices.text(mac), PLUG_SECONDS, _LOOK_SECONDS) is None:
             raise HostError(
                 f"it was not plugged in on the destination within {PLUG_SECONDS:.0f} s",
-                "vfmigrated on the destination goes on trying; run there: vfmigrate status",
+                "vfmigrated on the destination keeps trying; run there: vfmigrate status",
             )
         self.back[mac] = time.monotonic()
         self._display.event("plugged", f"{mac}: the guest has a VF on the destination", mac=mac)

@@ -150,10 +150,14 @@ SOUND = f"<sound model='ich9'><alias name='{ALIAS}'/></sound>\n"
         (GUEST.replace(VF, VF + VF.replace(MAC, MAC[:-1] + "3")), WISH, "several VFs.*choose one with --mac"),
         (with_devices(GUEST, TWIN), WISH, f"another interface with MAC {MAC}, of model 'e1000'"),
         (with_devices(GUEST, SOUND), WISH, f"has the alias '{ALIAS}' already"),
-        (GUEST, replace(WISH, alias="standby"), "no alias that libvirt keeps; begin it with ua-"),
+        (
+            GUEST,
+            replace(WISH, alias="standby"),
+            "libvirt does not keep the alias 'standby'; begin it with ua-",
+        ),
         (marked("strategy='vfio'"), WISH, "the strategy 'vfio'"),
         (marked("vlan='43'"), WISH, "VLAN 43 and its standby .* in VLAN 42"),
-        (GUEST, replace(WISH, openvswitch=False), "on a bridge of Open vSwitch only"),
+        (GUEST, replace(WISH, openvswitch=False), "a VLAN only on a bridge of Open vSwitch"),
         (GUEST.replace(VF, VF.replace("<source>", "<vlan><tag id='1'/></vlan><source>")), WISH, "a <vlan>"),
         (GUEST.replace("bus='0x02' slot='0x00'", "bus='0x00' slot='0x03'"), WISH, "on a pcie-root in"),
         (

@@ -103,7 +103,7 @@ def test_a_failure_restores_the_vf_and_its_metadata(guest: MemoryGuest, told: st
     [
         (
             MemoryGuest(slow=("the VF", "the standby")),
-            "its VF as before, and the standby until it releases",
+            "its VF as before, and keeps the standby until it releases",
             [HALVES.vf, HALVES.standby],
         ),
         (
