@@ -23,8 +23,8 @@ from typing import Any, Callable, cast
 from tests.bench.measure import RUNS, Result
 from tests.fakes.card import LEGACY, SWITCHDEV, Card
 from tests.fakes.devlink_server import DevlinkServer
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import guest
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import Rig
 from vfmigrate.config.configuration import Config

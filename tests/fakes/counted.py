@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, cast
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.memory_host import MemoryHost
 
 
 class _Counted:

@@ -15,7 +15,9 @@ from typing import Optional, cast
 
 from tests.fakes.card import Card
 from tests.fakes.claim_files import FaultyFiles
-from tests.fakes.doors import MemoryHost, MemoryLinks, MemorySwitch
+from tests.fakes.memory_host import MemoryHost
+from tests.fakes.memory_links import MemoryLinks
+from tests.fakes.memory_switch import MemorySwitch
 from vfmigrate.converge.observe import Host
 from vfmigrate.host.devlink import Devlink
 from vfmigrate.host.links import Links

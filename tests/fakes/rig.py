@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Callable, Optional, TypeVar
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.memory_host import MemoryHost
 from vfmigrate.announce.announcer import Announcer
 from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config

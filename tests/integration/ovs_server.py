@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from typing import Callable, Optional, TypeVar, Union
 
 from tests.integration import roots
 from tests.integration.namespaces import Namespace, network
+from vfmigrate.ovs.openvswitch import OpenVswitch
 
 Word = Union[str, "os.PathLike[str]"]
 _Made = TypeVar("_Made")
@@ -190,6 +191,27 @@ class OvsServer:
             env=self._environment(),
             start_new_session=True,
         )
+
+
+@contextmanager
+def two_bridges(folder: Path, links: Sequence[str]) -> Iterator[OvsServer]:
+    """A server with the bridges br-data and br-other, and these veth pairs, which are in no bridge yet."""
+    with OvsServer(folder) as server:
+        for bridge in ("br-data", "br-other"):
+            server.add_bridge(bridge)
+        for name in links:
+            server.add_link(name)
+        yield server
+
+
+@contextmanager
+def connected(server: OvsServer, links: Sequence[str]) -> Iterator[OpenVswitch]:
+    """A connection to the server; at the end these veth pairs are in no bridge."""
+    door = OpenVswitch(server.remote)
+    yield door
+    door.close()
+    for name in links:
+        server.vsctl("--if-exists", "del-port", name)
 
 
 class Wire:

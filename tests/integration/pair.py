@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional
 
+import pytest
+
 from tests.fakes import preload
 from tests.fakes.card import SWITCHDEV
 from tests.fakes.hardware import DevlinkPort, Hardware
@@ -347,3 +349,29 @@ def started_pair(
             stack.callback(node.product.stop)
             nodes.append(node)
         yield Pair(nodes[0], nodes[1], fabric)
+
+
+def pair_of_module(
+    root: Callable[[], Path],
+    *,
+    first: Optional[Callable[[], Path]] = None,
+    libvirt: LibvirtSetup = MONOLITHIC,
+) -> object:
+    """A fixture: a pair of its own for the tests of one module, as `started_pair` makes it."""
+
+    @pytest.fixture(scope="module")
+    def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+        place = tmp_path_factory.mktemp("hosts")
+        with started_pair(
+            root(), place, first=first() if first is not None else None, libvirt=libvirt
+        ) as pair:
+            yield pair
+
+    return started
+
+
+def reset_and_ready(pair: Pair) -> Pair:
+    """The pair in its initial state, with vfmigrate running and its pools ready."""
+    pair.reset()
+    start_products(pair)
+    return pair

@@ -7,7 +7,6 @@ The modular daemons are built from Debian's source of libvirt (tests/testbed/mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Optional
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import wait_for
 from tests.integration.libvirt_setup import PASSWORD_FILE, LibvirtSetup
-from tests.integration.pair import Node, Pair, start_products, started_pair
+from tests.integration.pair import Node, Pair, pair_of_module, reset_and_ready
 from tests.integration.test_migration import vfs_of
 from tests.integration.test_remote import ask
 from tests.testbed import root
@@ -27,34 +26,20 @@ FORMS = ["interface", "hostdev", "network"]
 NETWORK = "vfmigrate-data"
 
 
-@pytest.fixture(scope="module")
-def _modular(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    place = tmp_path_factory.mktemp("modular")
-    with started_pair(root.el_host_root(), place, libvirt=LibvirtSetup(modular=True)) as pair:
-        yield pair
+_modular = pair_of_module(root.el_host_root, libvirt=LibvirtSetup(modular=True))
+_asking = pair_of_module(root.el_host_root, libvirt=LibvirtSetup(login=True))
 
 
 @pytest.fixture
 def modular(_modular: Pair) -> Pair:
     """Two hosts with libvirt's modular daemons, vfmigrate running and its pools ready."""
-    _modular.reset()
-    start_products(_modular)
-    return _modular
-
-
-@pytest.fixture(scope="module")
-def _asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    place = tmp_path_factory.mktemp("asking")
-    with started_pair(root.el_host_root(), place, libvirt=LibvirtSetup(login=True)) as pair:
-        yield pair
+    return reset_and_ready(_modular)
 
 
 @pytest.fixture
 def asking(_asking: Pair) -> Pair:
     """Two hosts whose libvirt asks for a login, as vdsm sets it up; vfmigrate runs and its pools are ready."""
-    _asking.reset()
-    start_products(_asking)
-    return _asking
+    return reset_and_ready(_asking)
 
 
 def there_and_back(pair: Pair, form: str) -> None:

@@ -6,13 +6,11 @@ Whichever libvirt prepares a VF, QEMU gets it with the driver that can migrate i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.integration import roots
 from tests.integration.guests import Guest, Vf
-from tests.integration.pair import Node, Pair, start_products, started_pair
+from tests.integration.pair import Node, Pair, pair_of_module, reset_and_ready
 from tests.integration.test_migration import MAC, vfs_of
 from tests.testbed.releases import BOOKWORM, TRIXIE
 from tests.testbed.root import host_root
@@ -23,19 +21,13 @@ pytestmark = pytest.mark.hosts
 MACHINE = roots.machine(BOOKWORM, TRIXIE)
 
 
-@pytest.fixture(scope="module")
-def _mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    place = tmp_path_factory.mktemp("mixed")
-    with started_pair(host_root(TRIXIE), place, first=host_root(BOOKWORM)) as pair:
-        yield pair
+_mixed = pair_of_module(lambda: host_root(TRIXIE), first=lambda: host_root(BOOKWORM))
 
 
 @pytest.fixture
 def mixed(_mixed: Pair) -> Pair:
     """An older and a newer host with vfmigrate running and its pools ready."""
-    _mixed.reset()
-    start_products(_mixed)
-    return _mixed
+    return reset_and_ready(_mixed)
 
 
 def libvirt_version(node: Node) -> int:

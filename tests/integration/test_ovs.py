@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.ovs_server import OvsServer, eventually
+from tests.integration.ovs_server import OvsServer, connected, eventually, two_bridges
 from vfmigrate.errors import HostError, Unreachable, VfmigrateError
 from vfmigrate.ovs import openvswitch, ovsdb, switchport
 from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings
@@ -17,25 +17,19 @@ from vfmigrate.ovs.openvswitch import OWNER_KEY, OpenVswitch, PortSettings
 BRIDGE = "br-data"
 IDS = {"iface-id": "8d3e", "attached-mac": "52:54:00:00:00:02", "vm-id": "77aa", "iface-status": "active"}
 ACCESS = PortSettings(tag=42, external_ids=IDS)
+LINKS = ("rep0", "rep1", "rep2")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsServer]:
-    with OvsServer(tmp_path_factory.mktemp("ovs")) as server:
-        server.add_bridge(BRIDGE)
-        server.add_bridge("br-other")
-        for name in ("rep0", "rep1", "rep2"):
-            server.add_link(name)
+    with two_bridges(tmp_path_factory.mktemp("ovs"), LINKS) as server:
         yield server
 
 
 @pytest.fixture
 def door(server: OvsServer) -> Iterator[OpenVswitch]:
-    door = OpenVswitch(server.remote)
-    yield door
-    door.close()
-    for name in ("rep0", "rep1", "rep2"):
-        server.vsctl("--if-exists", "del-port", name)
+    with connected(server, LINKS) as door:
+        yield door
 
 
 @pytest.fixture

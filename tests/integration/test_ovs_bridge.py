@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.integration.ovs_server import OvsServer
+from tests.integration.ovs_server import OvsServer, connected, two_bridges
 from vfmigrate.errors import HostError
 from vfmigrate.ovs.bridge import OFFLOAD
 from vfmigrate.ovs.openvswitch import OpenVswitch
@@ -19,21 +19,14 @@ LINKS = ("rep0", "rep1")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsServer]:
-    with OvsServer(tmp_path_factory.mktemp("ovs")) as server:
-        server.add_bridge(BRIDGE)
-        server.add_bridge("br-other")
-        for name in LINKS:
-            server.add_link(name)
+    with two_bridges(tmp_path_factory.mktemp("ovs"), LINKS) as server:
         yield server
 
 
 @pytest.fixture
 def door(server: OvsServer) -> Iterator[OpenVswitch]:
-    door = OpenVswitch(server.remote)
-    yield door
-    door.close()
-    for name in LINKS:
-        server.vsctl("--if-exists", "del-port", name)
+    with connected(server, LINKS) as door:
+        yield door
 
 
 def test_bridge_exists_distinguishes_bridges(door: OpenVswitch) -> None:

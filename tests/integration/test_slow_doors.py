@@ -22,10 +22,11 @@ from typing import Callable, Optional, cast
 import pytest
 
 from tests.fakes.card import SWITCHDEV, Card
+from tests.fakes.card_sysfs import CardSysfs
 from tests.fakes.devlink_server import DevlinkServer
-from tests.fakes.doors import CardSysfs, MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.hardware import Hardware, Netdev
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import Rig
 from tests.integration.ovs_server import OvsServer, in_network
 from tests.patience import PATIENCE

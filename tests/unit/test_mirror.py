@@ -14,7 +14,14 @@ UNIT = TREE / "tests" / "unit"
 LIBRARY = TREE / "lib" / "vfmigrate"
 
 #: what holds of the whole library
-OF_ALL = {"test_borders.py", "test_constructors.py", "test_mirror.py", "test_names.py", "test_output.py"}
+OF_ALL = {
+    "test_borders.py",
+    "test_constructors.py",
+    "test_mirror.py",
+    "test_names.py",
+    "test_output.py",
+    "test_sizes.py",
+}
 #: the folders that mirror something else than a package of the library, and what that is
 OTHERS = {
     "bench": "tests/bench",

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.memory_host import MemoryHost
 from vfmigrate.announce import method, methods
 from vfmigrate.announce.method import BridgePort
 from vfmigrate.announce.methods.packet_out_normal import PacketOutNormal

@@ -9,7 +9,7 @@ from typing import Callable, Optional
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import POOL
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host with a daemon that can die, a libvirt that runs guests, and what must hold of both.
+"""A host with a daemon that can die, and a libvirt that runs guests; `lifecycle_invariants` has what must hold.
 
 The libvirt here does what the real one does around its hooks: it binds VFs, sets MACs, and resets them when a guest
 ends, unless it is itself killed. What it does is never undone by the daemon while a guest runs.
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Callable, Optional, TypeVar
 
 from tests.fakes.guest_xml import ELSEWHERE, guest
-from tests.fakes.hardware import Function
 from tests.fakes.mortal import Killed, MortalFiles, MortalHost
 from tests.fakes.rig import PF
+from tests.unit.daemon.lifecycle_invariants import VARIANT, Invariants
 from tests.unit.daemon.sync_rig import MemoryHypervisor, SyncRig
-from vfmigrate.claims.claim_store import PLUGGED, ClaimStore
+from vfmigrate.claims.claim_store import ClaimStore
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
 from vfmigrate.domain import domain_xml
@@ -31,9 +31,7 @@ from vfmigrate.model.strategy import STRATEGIES
 from vfmigrate.reservations.client_requests import ClaimRequest
 
 VFS = 3
-VARIANT = "mlx5_vfio_pci"
 _POOL = Pool("data", (PF,), "br-data", vlans=frozenset({42, 43}), mtu=9000, announce=False)
-_OTHER_PF = PciAddress(0, 1, 0, 1)
 #: longer than a claim is left alone because it is young
 GRACE = 20.0
 
@@ -78,14 +76,13 @@ class World:
         #: VFs of guests of whose end the daemon does not know
         self._forgotten: dict[int, tuple[PciAddress, ...]] = {}
         #: VFs of a QEMU that cannot be killed
-        self._lingering: set[PciAddress] = set()
+        self.lingering: set[PciAddress] = set()
         #: VFs that the host itself uses
         self.hosts_own: set[PciAddress] = set()
         self.now = 1000.0
         self.daemon: Optional[SyncRig] = None
         self._disk_fault: Optional[tuple[int, Optional[str]]] = None
-        self._touch_others()
-        self._others = self._outside()
+        self.invariants = Invariants(self)
         self.start_daemon()
 
     # -- the daemon
@@ -106,7 +103,7 @@ class World:
         self.daemon = SyncRig(
             self._directory, self.host, self.config, libvirt=self.libvirt, make_store=make_store
         )
-        self._files = made[0]
+        self.files = made[0]
         self._break_disk()
         self.daemon.now = self.now
         assert self.daemon.store.broken == []
@@ -158,14 +155,14 @@ class World:
 
     def _break_disk(self) -> None:
         if self._disk_fault is not None:
-            self._files.fail(*self._disk_fault)
+            self.files.fail(*self._disk_fault)
 
     def heal(self) -> None:
         """Disk, switch and libvirt work, and every QEMU has ended that was to end."""
-        self.host.sysfs.open_groups.difference_update(map(str, self._lingering))
-        self._lingering.clear()
+        self.host.sysfs.open_groups.difference_update(map(str, self.lingering))
+        self.lingering.clear()
         self._disk_fault = None
-        self._files.heal()
+        self.files.heal()
         self.host.ovs.down = False
         self.libvirt.domains = {str(_uuid(one.xml)): one.xml for one in self.running.values()}
 
@@ -194,7 +191,7 @@ class World:
         free = [vf for vf in self.vfs if self._is_nobodys(vf)]
         if reconciles:
             # one that is not ready would be unbound, to set its flag
-            free = [vf for vf in free if self._port(vf).migratable]
+            free = [vf for vf in free if self.port(vf).migratable]
         if number not in self.running and free:
             self._boot(
                 number, guest(number, free[0]), INTERFACE, kills, reconciles=reconciles, on_network=True
@@ -254,7 +251,7 @@ class World:
         """What libvirt does between `prepare` and `start`."""
         vf = interface.address
         assert vf is not None
-        if vf in self._lingering:
+        if vf in self.lingering:
             raise HostError("QEMU cannot open the VFIO group: another holds it")
         self._assert_is_nobodys(vf)
         if form != UNMANAGED:
@@ -272,7 +269,7 @@ class World:
         if self.libvirt.domains is not None:
             del self.libvirt.domains[_uuid(one.xml)]
         if ending == LINGERING:
-            self._lingering.update(one.vfs)
+            self.lingering.update(one.vfs)
         else:
             self.host.sysfs.open_groups.difference_update(map(str, one.vfs))
         if ending in (FORGOTTEN, LINGERING) or not self._end(one, ending, kills):
@@ -339,9 +336,10 @@ class World:
         return not claimed and vf not in self.hosts_own and str(vf) not in self.host.sysfs.open_groups
 
     def _set_mac(self, vf: PciAddress, mac: str) -> None:
-        self.host.devlink.set_port_function(PF, self._port(vf).index, hw_addr=mac)
+        self.host.devlink.set_port_function(PF, self.port(vf).index, hw_addr=mac)
 
-    def _port(self, vf: PciAddress) -> Port:
+    def port(self, vf: PciAddress) -> Port:
+        """The devlink port of a VF."""
         return self.host.devlink.vf_ports(PF)[self.host.sysfs.vf_index(vf)]
 
     # -- what must hold
@@ -351,73 +349,6 @@ class World:
         assert str(vf) not in self.host.sysfs.open_groups, f"{vf} is given to two guests"
         assert vf not in self.hosts_own, f"{vf} is the host's own"
         assert vf in self.vfs
-
-    def check_always(self) -> None:
-        """What holds at every moment: guests keep their VFs as libvirt made them, and others' VFs are not touched."""
-        held = [vf for one in self.running.values() for vf in one.vfs]
-        assert len(held) == len(set(held)), "a VF has two guests"
-        for one in self.running.values():
-            for interface in domain_xml.read(one.xml).interfaces:
-                vf = interface.address
-                assert vf is not None
-                assert self.host.sysfs.driver(vf) == VARIANT, f"{vf} was taken from its guest"
-                assert self._port(vf).hw_addr == interface.wanted_mac, f"{vf} lost its guest's MAC"
-        for vf in self._lingering:
-            assert self.host.sysfs.driver(vf) == VARIANT, f"{vf} was taken from a QEMU that has not ended"
-        for vf in self.hosts_own:
-            assert self.host.sysfs.driver(vf) == self.host.card.hardware.host_driver, (
-                f"{vf} is the host's own"
-            )
-        assert self._outside() == self._others, "something outside the pools was changed"
-
-    def check_reconciled(self) -> None:
-        """What holds after a reconcile of a host where all works: ports, claims and free VFs agree with the guests."""
-        assert self.daemon is not None
-        store = self.daemon.store
-        assert store.all_releasing() == []
-        claims = {claim.vf: claim for claim in store.all()}
-        assert {path.stem for path in self._files.directory.glob("*.json")} == {str(vf) for vf in claims}
-        ports = {port.owner: port for port in self.host.ovs.owned_ports()}
-        assert set(ports) == {claim.id for claim in claims.values() if claim.state == PLUGGED}
-        for one in self.running.values():
-            for vf in one.vfs:
-                assert ports[claims[vf].id].tag == 42
-        for vf in self.vfs:
-            if vf not in claims and vf not in self.touched | self.hosts_own:
-                self._check_free(vf)
-
-    def check_settled(self) -> None:
-        """What holds when reservations have expired and left-overs are old: only running guests have claims."""
-        self.touched.clear()
-        self.check_reconciled()
-        assert self.daemon is not None
-        held = {vf for one in self.running.values() for vf in one.vfs}
-        assert {claim.vf for claim in self.daemon.store.all()} == held
-
-    def _check_free(self, vf: PciAddress) -> None:
-        state = self.host.host.observe(vf)
-        override = self.host.sysfs.driver_override(vf)
-        assert (state.hw_addr, override) == (NO_MAC, None), f"something is left on {vf}"
-        assert state.driver in (None, VARIANT), f"{vf} is bound to {state.driver}"
-        assert (state.link_up, state.switch_port) == (False, None), f"the port of {vf} is left"
-        assert state.migratable
-
-    # -- outside the pools
-
-    def _touch_others(self) -> None:
-        """The VFs of no pool look like what would be removed from those of a pool."""
-        for index, vf in enumerate(self.host.sysfs.vfs(_OTHER_PF)):
-            port = self.host.devlink.vf_ports(_OTHER_PF)[index].index
-            self.host.devlink.set_port_function(_OTHER_PF, port, hw_addr=f"52:54:00:88:88:0{index}")
-            self.host.sysfs.bind(vf, "vfio-pci")
-            self.host.card.driver_override(str(vf), "vfio-pci")
-
-    def _outside(self) -> list[tuple[Function, Optional[str]]]:
-        ports = self.host.devlink.vf_ports(_OTHER_PF)
-        return [
-            (self.host.card.function(str(vf)), ports[index].hw_addr)
-            for index, vf in enumerate(self.host.sysfs.vfs(_OTHER_PF))
-        ]
 
 
 def _xml(number: int, vfs: Iterable[PciAddress], form: str) -> str:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.fakes.card import Card
 from tests.fakes.counted import counted
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, POOL
 from tests.unit.daemon.sync_rig import SyncRig, arrived
 from vfmigrate import journal

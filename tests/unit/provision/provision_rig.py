@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Callable, cast
 
 from tests.fakes.card import LEGACY, Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Hardware
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store

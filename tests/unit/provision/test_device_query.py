@@ -13,9 +13,9 @@ from typing import Any, Callable, Optional
 import pytest
 
 from tests.fakes.card import LEGACY, Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import guest
 from tests.fakes.hardware import Hardware
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, POOL, Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim

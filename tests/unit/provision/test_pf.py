@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.card import LEGACY, SWITCHDEV, Card
-from tests.fakes.doors import MemoryHost
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, Rig
 from tests.unit.provision.provision_rig import POOL, MakeProvisionRig, ProvisionRig, provisioner_of, texts
 from vfmigrate.cards.mlx5 import Mlx5

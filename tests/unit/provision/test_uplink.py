@@ -8,7 +8,7 @@ from typing import Optional
 
 import pytest
 
-from tests.fakes.doors import MemoryHost
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import POOL
 from vfmigrate.converge import uplinks
 from vfmigrate.errors import Refused

@@ -12,8 +12,8 @@ from typing import Any, Callable
 import pytest
 
 from tests.fakes.card import Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.hardware import Hardware
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim

@@ -13,8 +13,8 @@ from typing import Callable
 import pytest
 
 from tests.fakes.card import Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, Rig
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.card import Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.hardware import Hardware
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, POOL, MakeRig, Rig
 from vfmigrate import cards
 from vfmigrate.cards import generic, registry

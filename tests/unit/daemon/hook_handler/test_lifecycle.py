@@ -159,7 +159,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.world.start_daemon()
         self.world.pass_time(GRACE)
         assert self.world.reconcile()
-        self.world.check_reconciled()
+        self.world.invariants.check_reconciled()
 
     @rule()
     def settle(self) -> None:
@@ -170,11 +170,11 @@ class Lifecycle(RuleBasedStateMachine):
             assert self.world.reconcile()
             self.world.pass_time(self.world.config.claim_timeout + GRACE)
         assert self.world.reconcile()
-        self.world.check_settled()
+        self.world.invariants.check_settled()
 
     @invariant()
     def always(self) -> None:
-        self.world.check_always()
+        self.world.invariants.check_always()
 
     def teardown(self) -> None:
         try:

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.fakes.counted import counted
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import Rig
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.card import Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, STANDBY, guest, paired
 from tests.fakes.hardware import Hardware
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, MakeRig, Rig
 from vfmigrate.errors import Refused
 

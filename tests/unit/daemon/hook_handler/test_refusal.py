@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.card import Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
 from tests.fakes.hardware import Hardware
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, MakeRig, Rig
 from vfmigrate.errors import InputError, Refused, Unreachable, UsageError
 from vfmigrate.model.pci import PciAddress

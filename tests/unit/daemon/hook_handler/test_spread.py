@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from tests.fakes.card import Card
-from tests.fakes.doors import MemoryHost
 from tests.fakes.guest_xml import ELSEWHERE, guest
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.networks import MemoryNetworks
 from tests.fakes.rig import POOL, MakeRig, Rig
 from vfmigrate.claims.claim_store import RESERVED, Claim
