@@ -47,7 +47,7 @@ _collected: ContextVar[Optional[list[VfmigrateError]]] = ContextVar("failures", 
 
 @contextlib.contextmanager
 def failures() -> Iterator[list[VfmigrateError]]:
-    """The failures that the work in this context logs, in order: for whoever asked for it and must hear of them.
+    """The failures that the work in this context logs, in order: for the caller, which must report them.
 
     Another thread has no part in it, unless its work runs in a copy of the context.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""After a VF was plugged, was not, was unplugged, or its guest is gone. Nothing can be refused here."""
+"""After a VF was plugged in or could not be, was unplugged, or its guest ended. Nothing can be refused here."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Sight:
     looked_at: Container[PciAddress]
     uses: Mapping[PciAddress, VfUse]
     facts: Mapping[PciAddress, CardFacts]
-    #: a VF that was not looked at has no claim any more: whoever finds no other may look again
+    #: a VF that was not looked at has no claim any more: a caller that finds no other can look again
     outdated: bool = False
 
     def use(self, vf: PciAddress, claim: Optional[Claim]) -> Optional[VfUse]:

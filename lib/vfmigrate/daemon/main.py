@@ -192,7 +192,7 @@ class Daemon:
             self.log.failed("provision-failed", error)
 
     def start(self) -> None:
-        """Tell of claims that could not be read, and begin to keep the host."""
+        """Log claims that could not be read, and start the threads of the daemon."""
         for broken in self.store.broken:
             self.log.event("claim-broken", broken, level=journal.WARNING)
         pools, claims = self.config.pool_names(), len(self.store.all())
@@ -207,7 +207,7 @@ class Daemon:
         self.arrivals.start()
 
     def stop(self) -> None:
-        """End what goes on of its own accord."""
+        """Stop the threads of the daemon."""
         self.watchdog.stop()
         self._hypervisor.stop()
         self.event_loop.stop()

@@ -97,7 +97,7 @@ class PoolStatus:
 
 
 class Status:
-    """Tells the status of a host."""
+    """Collects the status of a host."""
 
     def __init__(
         self,

@@ -305,7 +305,7 @@ class Devlink:
         return kind(f"devlink: cannot {purpose} of PF {pf}: {refusal.text}", remedy)
 
     def _family_id(self, connection: NetlinkSocket) -> int:
-        """The number of the family, asked of the kernel once; it waits for no card to tell it."""
+        """The number of the family, asked of the kernel once; this waits for no card."""
         if self._family is None:
             message = ctrlmsg()
             message["cmd"] = _CTRL_CMD_GETFAMILY

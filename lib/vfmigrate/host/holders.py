@@ -49,7 +49,7 @@ def _processes(proc: Path) -> list[str]:
 
 
 class _Filesystems:
-    """Tells which open files may be asked for their status: those of a file system that answers by itself.
+    """Decides which open files can be asked for their status: those of a file system that answers by itself.
 
     Any user can serve a file by FUSE, name it like a VFIO group, and let a question for its status wait for ever, or
     answer it with a device number of his choice. The kernel reports the file system of an open file without asking it

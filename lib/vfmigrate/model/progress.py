@@ -33,7 +33,7 @@ class Progress:
         return 1 - (self.remaining + self.disk_remaining) / total if total else 0.0
 
     def needed_ms(self, size: int) -> float:
-        """How many ms it takes to copy so many bytes, by the present rate."""
+        """How many ms it takes to copy this many bytes, by the present rate."""
         return size * 1000 / self.rate if self.rate else float("inf")
 
 

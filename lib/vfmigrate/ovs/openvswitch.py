@@ -25,7 +25,7 @@ __all__ = ["OWNER_KEY", "OpenVswitch", "PortSettings", "SwitchPort"]
 
 _RUNDIR = Path("/run/openvswitch")
 _ATTEMPTS = 10
-# Up to so many rows are searched by name.
+# Up to this many rows are searched by name.
 _SEARCHES = 200
 # For what is done once after boot, while no guest waits: ovs-vswitchd can have to load its kernel module first.
 _SETTING_UP_SECONDS = 60.0

@@ -115,7 +115,7 @@ class Provisioner:
     def provision(
         self, names: Sequence[str] = (), *, dry_run: bool = False, patience: float = 0.0
     ) -> dict[str, Any]:
-        """Provision these pools, all without names; each as far as it goes, whatever becomes of the others.
+        """Provision these pools, or all if none is named; a failure of one does not stop the others.
 
         `patience` is for how many seconds cards may still be missing, as they are while a host boots. Raises
         UsageError for a pool that there is not.

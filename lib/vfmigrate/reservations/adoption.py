@@ -33,7 +33,7 @@ class Adoption:
         self._gone: dict[str, float] = {}
 
     def gone(self, uuid: str) -> None:
-        """A domain does not run here any more: whoever has seen it running before does not know that."""
+        """A domain does not run here any more; a caller that saw it running earlier does not know that."""
         now = self._store.clock()
         with self._store.lock:
             self._gone = {each: at for each, at in self._gone.items() if at > now - _REMEMBERED_SECONDS}

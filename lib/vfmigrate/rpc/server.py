@@ -121,7 +121,7 @@ class Server:
         uid = protocol.peer_uid(connection)
         slots = self._take_slots(uid)
         if slots is None and self._stopping.is_set():
-            connection.close()  # whoever has no answer asks the next daemon
+            connection.close()  # clients without an answer ask the next daemon
             return
         if slots is None:
             with connection, contextlib.suppress(OSError):

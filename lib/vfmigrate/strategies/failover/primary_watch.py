@@ -21,7 +21,8 @@ from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.services import Apart, HostServices
 from vfmigrate.errors import VfmigrateError
 
-#: seconds between two looks while there are failover pairs: what a guest may lose when its VF comes or goes
+#: seconds between two looks while there are failover pairs: for this long a guest can lose traffic when it takes or
+#: releases its VF
 _PERIOD = 0.1
 #: seconds between two looks for the first failover pair
 _IDLE_PERIOD = 1.0

@@ -21,7 +21,7 @@ from vfmigrate.polling import poll
 if TYPE_CHECKING:
     from vfmigrate.virt.hot_plug import HotPlug  # imports libvirt-python
 
-#: seconds that the destination's daemon has for plugging a VF in; it goes on trying after that
+#: seconds that the destination's daemon has for plugging a VF in; it keeps trying after that
 PLUG_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
 
