@@ -41,16 +41,11 @@ DOORS = {
     ),
     "PCI devices": ("/sys/bus/pci/devices/", "Permission denied"),
     "PCI drivers": ("/sys/bus/pci/drivers/", "Permission denied"),
-    "nodes of VFIO": ("/dev/vfio/", "cannot see whether a VF is in use: read /dev/vfio/"),
-    "processes": ("/proc", "cannot see whether a VF is in use: read /proc: Permission denied"),
     "hook": ("/etc/libvirt/hooks", "cannot see whether libvirt finds vfmigrate's hook: read "),
     "qemu.conf": (
         "/etc/libvirt/qemu.conf",
         "cannot see how libvirt is configured to receive migrations: read ",
     ),
-    "udev": ("/run/udev", "cannot see whether udev has named a network device: read /run/udev/control"),
-    "claims": ("/run/vfmigrate/claims", "cannot write the claim on "),
-    "devices for udev": ("/run/vfmigrate/udev", "cannot write /run/vfmigrate/udev"),
     "configuration": ("/etc/vfmigrate", "the configuration changed since vfmigrated read it"),
 }
 COMMANDS = (
