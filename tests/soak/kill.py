@@ -36,10 +36,10 @@ GUESTS = 3
 VLAN = 42
 VARIANT = "mlx5_vfio_pci"
 # So short that what only time can tell, such as a guest that never comes, does not make the rounds long.
-CLAIM_TIMEOUT_S = 20
+CLAIM_TIMEOUT_S = round(20 * PATIENCE)
 RECONCILE_S = 3
 #: how long the hosts may take to converge: reservations expire, left-overs get old, and a reconcile follows
-CONVERGE_S = 3 * CLAIM_TIMEOUT_S
+CONVERGE_S = 60.0
 #: the longest time after the start of the migrations at which a service is killed; they take about a second
 LATEST_KILL_S = 2.5
 
