@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Optional
+from typing import Callable, Optional
 
 from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
@@ -75,7 +75,15 @@ class MemorySwitch:
         self._reach()
         return [port for port in self.ports.values() if port.owner is not None]
 
-    def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+    def plug(
+        self,
+        bridge: str,
+        netdev: str,
+        owner: str,
+        settings: PortSettings,
+        *,
+        meanwhile: Optional[Callable[[], object]] = None,
+    ) -> SwitchPort:
         self._reach()
         if bridge not in self.bridges:
             raise HostError(f"Open vSwitch has no bridge '{bridge}'")
@@ -86,6 +94,8 @@ class MemorySwitch:
         number = len(self.ports) + 1
         port = SwitchPort(netdev, bridge, settings.tag, settings.trunks, ids, owner, number, None)
         self.ports[netdev] = port
+        if meanwhile is not None:
+            meanwhile()
         return port
 
     def unplug(self, netdev: str, owner: str) -> bool:

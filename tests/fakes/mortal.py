@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional, cast
+from typing import Callable, Optional, cast
 
 from tests.fakes.card import Card
 from tests.fakes.claim_files import FaultyFiles
@@ -90,9 +90,17 @@ class MortalSwitch(MemorySwitch):
         super().__init__(*bridges)
         self._fate = fate
 
-    def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+    def plug(
+        self,
+        bridge: str,
+        netdev: str,
+        owner: str,
+        settings: PortSettings,
+        *,
+        meanwhile: Optional[Callable[[], object]] = None,
+    ) -> SwitchPort:
         self._fate.write()
-        return super().plug(bridge, netdev, owner, settings)
+        return super().plug(bridge, netdev, owner, settings, meanwhile=meanwhile)
 
     def unplug(self, netdev: str, owner: str) -> bool:
         self._fate.write()

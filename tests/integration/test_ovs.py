@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -244,6 +245,29 @@ def test_waiting_for_a_stopped_vswitchd_has_a_limit(server: OvsServer, hasty: Op
         pytest.raises(HostError, match=r"did not configure port rep0 .*within 0.5 s"),
     ):
         hasty.plug(BRIDGE, "rep0", "me", ACCESS)
+    assert everything(server) == before
+
+
+def test_what_is_done_meanwhile_is_done_before_vswitchd_is_waited_for(
+    server: OvsServer, door: OpenVswitch
+) -> None:
+    with ExitStack() as stopped:
+        stopped.enter_context(server.switch_halted())
+        port = door.plug(BRIDGE, "rep0", "me", ACCESS, meanwhile=stopped.close)
+    assert port.ofport
+    called: list[str] = []
+    assert door.plug(BRIDGE, "rep0", "me", ACCESS, meanwhile=lambda: called.append("again")) == port
+    assert called == ["again"]
+
+
+def test_a_port_is_removed_when_what_is_done_meanwhile_fails(server: OvsServer, door: OpenVswitch) -> None:
+    before = everything(server)
+
+    def fail() -> None:
+        raise HostError("the link does not come up")
+
+    with pytest.raises(HostError, match="the link does not come up"):
+        door.plug(BRIDGE, "rep0", "me", ACCESS, meanwhile=fail)
     assert everything(server) == before
 
 

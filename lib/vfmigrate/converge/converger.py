@@ -25,6 +25,7 @@ from vfmigrate.converge.plan import (
     Step,
     Wanted,
     cleaned,
+    done,
     leftovers,
     steps,
     taken_back,
@@ -96,7 +97,7 @@ class Converger:
                 self.bindings.rebound(vf)  # the flag is set on VFs without a driver only
             if releasing is not None:
                 self._end(releasing, state)
-            return [step.done for step in todo]
+            return done(todo)
 
     def _end(self, releasing: Claim, state: VfState) -> None:
         if state.in_use:
@@ -115,7 +116,7 @@ class Converger:
             return state, []
         if claim is None and self._is_hosts_own(state, pool):
             return state, unplug_steps(state) if releasing is not None else []
-        if claim is not None:
+        if claim is not None and claim.state == PLUGGED:  # else no port is wanted, and no MTU
             pool = self._with_mtu(pool, state.pf)
         state, want = self._target(state, claim, pool, releasing)
         if state.vfio and (releasing is not None or takes_driver(state, want)):

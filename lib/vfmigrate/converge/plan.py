@@ -12,6 +12,7 @@ migrate is decided by the vendor of its card (`cards`).
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
@@ -120,6 +121,8 @@ class Step:
     run: Callable[[Host], object]
     #: changes nothing and is not reported
     silent: bool = False
+    #: a step that `run` takes as well, while it waits
+    meanwhile: Optional[Step] = None
 
     @property
     def text(self) -> str:
@@ -130,6 +133,12 @@ class Step:
     def done(self) -> str:
         """The step after it was applied: `created bridge br-data`."""
         return f"{self.verb.value[1]} {self.rest}"
+
+
+def done(applied: Iterable[Step]) -> list[str]:
+    """The steps that were applied, in words."""
+    each = (part for step in applied for part in (step.meanwhile, step))
+    return [part.done for part in each if part is not None]
 
 
 def unbound(state: VfState) -> VfState:
@@ -151,12 +160,12 @@ def _driver_steps(state: VfState, want: Wanted) -> list[Step]:
     unbind = state.driver is not None and (set_flag or want.unbind or not state.vfio)
     steps = [_unbind_step(state)] if unbind else []
     if set_flag and state.port_index is not None:
-        index = state.port_index
+        index, mac = state.port_index, _mac_with_flag(state, want)
         steps.append(
             Step(
                 Verb.SET,
-                f"migratable of {state.vf}",
-                lambda host: host.devlink.set_port_function(state.pf, index, migratable=True),
+                f"migratable of {state.vf}" + (f", and its hw_addr to {mac}" if mac is not None else ""),
+                lambda host: host.devlink.set_port_function(state.pf, index, hw_addr=mac, migratable=True),
             )
         )
     driver = want.bind or (state.driver if want.rebind and state.vfio else None)
@@ -191,8 +200,19 @@ def _override_steps(state: VfState, want: Wanted) -> list[Step]:
     ]
 
 
+def _mac_with_flag(state: VfState, want: Wanted) -> Optional[str]:
+    """The MAC that is set together with the `migratable` flag, in one request, where both are to be set.
+
+    A reset of the MAC is not: some drivers refuse it.
+    """
+    sets_flag = want.migratable and state.migratable is False and not state.in_use and not want.host_driver
+    return want.mac if sets_flag and want.mac not in (None, NO_MAC, state.hw_addr) else None
+
+
 def _function_steps(state: VfState, want: Wanted) -> list[Step]:
     if want.mac is None or state.port_index is None or state.hw_addr == want.mac:
+        return []
+    if _mac_with_flag(state, want) is not None:
         return []
     if want.mac == NO_MAC:
         return _reset_mac_steps(state, state.port_index)
@@ -252,20 +272,21 @@ def _port_steps(state: VfState, want: Wanted) -> list[Step]:
     steps = []
     if mtu is not None and state.mtu != mtu:
         steps.append(Step(Verb.SET, f"MTU of {name} to {mtu}", lambda host: host.links.set_mtu(ifindex, mtu)))
+    up = None
     if not state.link_up:
-        steps.append(Step(Verb.BRING, f"{name} up", lambda host: host.links.set_up(ifindex)))
-    if not _is_plugged(state, port):
-        if state.switch_port is not None and state.switch_port.owner != port.owner:
-            steps += unplug_steps(state)  # of an earlier claim, which left it
-        tag = f" with tag {port.settings.tag}" if port.settings.tag is not None else ""
-        steps.append(
-            Step(
-                Verb.PLUG,
-                f"{name} into {port.bridge}{tag}",
-                lambda host: host.ovs.plug(port.bridge, name, port.owner, port.settings),
-            )
-        )
-    return steps
+        up = Step(Verb.BRING, f"{name} up", lambda host: host.links.set_up(ifindex))
+    if _is_plugged(state, port):
+        return steps if up is None else [*steps, up]
+    if state.switch_port is not None and state.switch_port.owner != port.owner:
+        steps += unplug_steps(state)  # of an earlier claim, which left it
+    tag = f" with tag {port.settings.tag}" if port.settings.tag is not None else ""
+
+    def plug(host: Host) -> None:
+        # ovs-vswitchd takes a while to use a port, whose link can come up at the same time
+        meanwhile = (lambda: up.run(host)) if up is not None else None
+        host.ovs.plug(port.bridge, name, port.owner, port.settings, meanwhile=meanwhile)
+
+    return [*steps, Step(Verb.PLUG, f"{name} into {port.bridge}{tag}", plug, meanwhile=up)]
 
 
 def steps(state: VfState, want: Wanted) -> list[Step]:

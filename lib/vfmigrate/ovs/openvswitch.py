@@ -113,14 +113,24 @@ class OpenVswitch:
         # Without a bridge: removed meanwhile.
         return [(port, rows[0]["name"]) for port, rows in zip(ports, bridges_of) if rows]
 
-    def plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+    def plug(
+        self,
+        bridge: str,
+        netdev: str,
+        owner: str,
+        settings: PortSettings,
+        *,
+        meanwhile: Optional[Callable[[], object]] = None,
+    ) -> SwitchPort:
         """Plug `netdev` into `bridge` for `owner`, with these settings; idempotent.
 
-        Returns when ovs-vswitchd uses the port. Raises HostError when the bridge is missing, when the port is on
-        another bridge or has another owner (nothing is changed), when ovs-vswitchd cannot use the port (which is
-        removed again), or does not say in time whether it can (a port that is new is removed).
+        Returns when ovs-vswitchd uses the port. `meanwhile` is called when the port is in the database, before
+        ovs-vswitchd is waited for; a HostError that it raises counts as if the port could not be used. Raises HostError
+        when the bridge is missing, when the port is on another bridge or has another owner (nothing is changed), when
+        ovs-vswitchd cannot use the port (which is removed again), or does not say in time whether it can (a port that
+        is new is removed).
         """
-        return _persist(netdev, lambda: self._plug(bridge, netdev, owner, settings))
+        return _persist(netdev, lambda: self._plug(bridge, netdev, owner, settings, meanwhile))
 
     def unplug(self, netdev: str, owner: str) -> bool:
         """Remove the port if it still belongs to `owner`; False when it does not or does not exist.
@@ -217,7 +227,14 @@ class OpenVswitch:
             path = self._control or mac_table.control_socket(self._rundir)
             return mac_table.vlans_of(mac_table.show(path, bridge, seconds), macs)
 
-    def _plug(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+    def _plug(
+        self,
+        bridge: str,
+        netdev: str,
+        owner: str,
+        settings: PortSettings,
+        meanwhile: Optional[Callable[[], object]],
+    ) -> SwitchPort:
         try:
             number, results = self._commit(switchport.insertion(bridge, netdev, owner, settings))
         except GuardError as failure:
@@ -227,24 +244,37 @@ class OpenVswitch:
             # The index of the table says whether the name is taken: a select would search the table.
             if failure.error != "constraint violation":
                 raise
-            return self._plug_again(bridge, netdev, owner, settings)
+            return self._plug_again(bridge, netdev, owner, settings, meanwhile)
         interface_uuid, port_uuid = (result["uuid"] for result in results[1:3])
         try:
+            if meanwhile is not None:
+                meanwhile()
             return self._at_work(number, bridge, netdev, port_uuid, interface_uuid)
         except HostError:
             with deadline.at_least(_REMOVAL_SECONDS):
                 self.unplug(netdev, owner)
             raise
 
-    def _plug_again(self, bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+    def _plug_again(
+        self,
+        bridge: str,
+        netdev: str,
+        owner: str,
+        settings: PortSettings,
+        meanwhile: Optional[Callable[[], object]],
+    ) -> SwitchPort:
         rows = self._look_at(netdev)
         if rows is None:
             self._refuse_if_bonded(netdev)
             raise GuardError("the port was removed meanwhile")
         _refuse_unless_ours(rows.port, bridge, owner)
-        if rows.satisfies(settings):
+        number = None
+        if not rows.satisfies(settings):
+            number, _ = self._commit(switchport.update(rows, owner, settings))
+        if meanwhile is not None:
+            meanwhile()
+        if number is None:
             return rows.port
-        number, _ = self._commit(switchport.update(rows, owner, settings))
         return self._at_work(number, bridge, netdev, rows.port_uuid, rows.interface_uuid)
 
     def _commit(self, changes: Iterator[Operation]) -> tuple[int, list[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
 
@@ -209,12 +209,19 @@ def test_a_guest_whose_start_takes_longer_than_the_claim_timeout_keeps_its_vf(ri
     rig.call("prepare", xml)
     plug, refused = rig.memory.ovs.plug, []
 
-    def plug_slowly(bridge: str, netdev: str, owner: str, settings: PortSettings) -> SwitchPort:
+    def plug_slowly(
+        bridge: str,
+        netdev: str,
+        owner: str,
+        settings: PortSettings,
+        *,
+        meanwhile: Optional[Callable[[], object]] = None,
+    ) -> SwitchPort:
         rig.now += rig.config.claim_timeout + 1
         with pytest.raises(Refused, match="held by guest 'guest1'") as refusal:
             got(rig, 2)
         refused.append(refusal.value)
-        return plug(bridge, netdev, owner, settings)
+        return plug(bridge, netdev, owner, settings, meanwhile=meanwhile)
 
     rig.memory.ovs.plug = plug_slowly  # type: ignore[method-assign]  # Open vSwitch hangs
     rig.call("start", xml)

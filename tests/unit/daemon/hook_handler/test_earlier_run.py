@@ -6,6 +6,8 @@ The daemon was away at `release`, and reconciling leaves claims of a domain alon
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.fakes.guest_xml import ELSEWHERE, guest, paired
@@ -40,9 +42,9 @@ def test_the_older_port_is_gone_before_the_new_one_comes(rig: Rig) -> None:
     seen: list[list[str]] = []
     plug = rig.memory.ovs.plug
 
-    def watched(*words: object) -> object:
+    def watched(*words: Any, **named: Any) -> object:
         seen.append(iface_ids(rig))
-        return plug(*words)  # type: ignore[arg-type]  # handed through
+        return plug(*words, **named)
 
     rig.memory.ovs.plug = watched  # type: ignore[method-assign,assignment]  # the moment in between
     rig.run(guest(1, after))
