@@ -34,6 +34,7 @@ _REMOVAL_SECONDS = 2.0
 _SWITCH = Door("ovs-vswitchd", "see systemctl status ovs-vswitchd", Unreachable)
 
 _Result = TypeVar("_Result")
+_Meanwhile = Optional[Callable[[], object]]
 
 
 class OpenVswitch:
@@ -120,7 +121,7 @@ class OpenVswitch:
         owner: str,
         settings: PortSettings,
         *,
-        meanwhile: Optional[Callable[[], object]] = None,
+        meanwhile: _Meanwhile = None,
     ) -> SwitchPort:
         """Plug `netdev` into `bridge` for `owner`, with these settings; idempotent.
 
@@ -228,12 +229,7 @@ class OpenVswitch:
             return mac_table.vlans_of(mac_table.show(path, bridge, seconds), macs)
 
     def _plug(
-        self,
-        bridge: str,
-        netdev: str,
-        owner: str,
-        settings: PortSettings,
-        meanwhile: Optional[Callable[[], object]],
+        self, bridge: str, netdev: str, owner: str, settings: PortSettings, meanwhile: _Meanwhile
     ) -> SwitchPort:
         try:
             number, results = self._commit(switchport.insertion(bridge, netdev, owner, settings))
@@ -256,12 +252,7 @@ class OpenVswitch:
             raise
 
     def _plug_again(
-        self,
-        bridge: str,
-        netdev: str,
-        owner: str,
-        settings: PortSettings,
-        meanwhile: Optional[Callable[[], object]],
+        self, bridge: str, netdev: str, owner: str, settings: PortSettings, meanwhile: _Meanwhile
     ) -> SwitchPort:
         rows = self._look_at(netdev)
         if rows is None:

@@ -11,8 +11,6 @@ from typing import Any, Callable
 
 import pytest
 
-from tests.fakes.counted import counted
-from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, Rig
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
@@ -104,47 +102,6 @@ def test_the_mac_of_a_plain_hostdev_is_set_and_reset(rig: VfRig) -> None:
     rig.store.release(claim)
     rig.converger.converge(rig.vf)
     assert rig.memory.host.observe(rig.vf).hw_addr == "00:00:00:00:00:00"
-
-
-def test_flag_and_mac_are_set_in_one_request(rig: VfRig) -> None:
-    rig.claim(state=claim_store.PREPARED, set_mac=True, managed=False)
-    del rig.memory.card.trace[:]
-    done = rig.converger.converge(rig.vf)
-    assert done == [
-        f"set migratable of {rig.vf}, and its hw_addr to 52:54:00:00:00:02",
-        f"bound {rig.vf} to mlx5_vfio_pci",
-    ]
-    assert [each[0] for each in rig.memory.card.trace].count("port_function") == 1
-    state = rig.memory.host.observe(rig.vf)
-    assert (state.migratable, state.hw_addr) == (True, "52:54:00:00:00:02")
-
-
-def test_the_uplink_is_not_asked_for_before_a_port_is_wanted(make_rig: MakeVfRig) -> None:
-    memory = MemoryHost()
-    counts = counted(memory)
-    rig = make_rig(replace(POOL, mtu=None), memory=memory)
-    claim = rig.claim(state=claim_store.PREPARED)
-    rig.converger.converge(rig.vf)
-    assert counts["links.link"] == 1  # the representor
-    rig.store.change(claim, state=claim_store.PLUGGED)
-    counts.clear()
-    rig.converger.converge(rig.vf)
-    assert counts["links.link"] == 2
-
-
-def test_the_link_comes_up_while_the_switch_takes_the_port(rig: VfRig) -> None:
-    rig.claim()
-    plug, links = rig.memory.ovs.plug, []
-
-    def plug_slowly(*arguments: Any, meanwhile: Callable[[], object]) -> SwitchPort:
-        links.append(rig.memory.host.observe(rig.vf).link_up)
-        port = plug(*arguments, meanwhile=meanwhile)
-        links.append(rig.memory.host.observe(rig.vf).link_up)
-        return port
-
-    rig.memory.ovs.plug = plug_slowly  # type: ignore[method-assign,assignment]
-    rig.converger.converge(rig.vf)
-    assert links == [False, True]
 
 
 def left_by_libvirt(rig: VfRig, *, gone: bool = True, **changes: object) -> None:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF
 from vfmigrate.claims import claim_store
 from vfmigrate.claims.claim_store import Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge.observe import VfState
-from vfmigrate.converge.plan import Step, Verb, Wanted, WantedPort, steps, wanted
+from vfmigrate.converge.plan import Step, Verb, Wanted, WantedPort, done, steps, wanted
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.ovs.openvswitch import PortSettings, SwitchPort
 
@@ -74,3 +75,49 @@ def test_the_port_of_a_claim_has_the_same_settings_on_every_host() -> None:
 def test_a_step_is_planned_in_the_imperative_and_reported_in_the_past_tense() -> None:
     step = Step(Verb.CREATE, "bridge br-data", lambda _host: None)
     assert (step.text, step.done) == ("create bridge br-data", "created bridge br-data")
+
+
+FREE = VfState(
+    PciAddress(0, 1, 0x10, 0),
+    PF,
+    0,
+    driver=None,
+    vfio=False,
+    in_use=False,
+    port_index=1,
+    hw_addr="00:00:00:00:00:00",
+    migratable=False,
+    representor="rep0",
+    ifindex=7,
+    mtu=9000,
+)
+
+
+def test_flag_and_mac_are_set_in_one_request() -> None:
+    memory = MemoryHost()
+    state = memory.host.observe(memory.vfs[1])
+    want = Wanted(migratable=True, bind="mlx5_vfio_pci", mac="52:54:00:00:00:02")
+    planned = steps(state, want)
+    assert [step.done for step in planned] == [
+        f"set migratable of {state.vf}, and its hw_addr to 52:54:00:00:00:02",
+        f"bound {state.vf} to mlx5_vfio_pci",
+    ]
+    del memory.card.trace[:]
+    planned[0].run(memory.host)
+    assert len(memory.card.trace) == 1
+    now = memory.host.observe(state.vf)
+    assert (now.migratable, now.hw_addr) == (True, "52:54:00:00:00:02")
+
+
+def test_the_link_comes_up_while_the_switch_takes_the_port() -> None:
+    want = Wanted(migratable=False, port=WantedPort("br-data", "me", PortSettings(tag=42)))
+    (plug,) = planned = steps(FREE, want)
+    assert plug.meanwhile is not None
+    assert done(planned) == ["brought rep0 up", "plugged rep0 into br-data with tag 42"]
+    memory = MemoryHost()
+    state = memory.host.observe(memory.vfs[1])
+    (plug,) = steps(state, replace(want, migratable=bool(state.migratable)))
+    plug.run(memory.host)
+    now = memory.host.observe(memory.vfs[1])
+    assert now.link_up
+    assert now.switch_port is not None

@@ -11,7 +11,9 @@ from typing import Callable, Optional
 
 import pytest
 
+from tests.fakes.counted import counted
 from tests.fakes.guest_xml import guest
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.rig import PF, POOL, Rig
 from vfmigrate.config.configuration import Config
 from vfmigrate.config.pool import Pool
@@ -60,6 +62,17 @@ def test_a_representor_has_the_mtu_of_the_pool_or_else_of_the_uplink(
     set_uplink_mtu(rig, 9000)
     rig.run(guest(1, rig.memory.vfs[0]))
     assert mtu_of_representor(rig, 0) == mtu
+
+
+def test_the_uplink_is_asked_for_when_a_port_is_wanted_only(tmp_path: Path) -> None:
+    memory = MemoryHost()
+    counts = counted(memory)
+    with Rig(tmp_path, memory) as rig:
+        rig.call("prepare", guest(1, memory.vfs[0]))
+        assert counts["links.link"] == 1  # the representor
+        counts.clear()
+        rig.call("start", guest(1, memory.vfs[0]))
+        assert counts["links.link"] == 2
 
 
 def test_a_changed_mtu_of_the_uplink_is_followed(make_rig: MakeRig) -> None:
