@@ -88,7 +88,7 @@ def test_the_output_is_one_line_a_result_and_fits_the_terminal(guest: Pair) -> N
         assert done.returncode == 1
         problem = f"  error    host-b: there is no bridge '{BRIDGE}'; run on host-b: vfmigrate provision"
         assert problem in done.stdout.splitlines()  # into a pipe, each result is one line
-        assert done.stdout.splitlines()[0] == "source host-a:"
+        assert done.stdout.splitlines()[0].endswith(":")
         assert done.stdout.splitlines()[-1].startswith("guest 'g' cannot migrate to host-b: 1 error, ")
         narrow = a.host.run(
             "env", "COLUMNS=80", "script", "-qec", CHECK, "/dev/null", check=False
@@ -163,3 +163,24 @@ def test_too_little_bandwidth_is_an_error(guest: Pair) -> None:
     guest.a.host.virsh("migrate-setspeed", "g", "1000")
     assert "1000 MiB/s" in check(guest.a, guest.b).said("dirty-rate")
     assert "5 MiB/s" in check(guest.a, guest.b, "--bandwidth", "5").said("dirty-rate")
+
+
+def test_a_guest_that_is_there_already_is_refused_by_name(guest: Pair) -> None:
+    """Whatever the URI is: libvirt knows the host by its UUID."""
+    a = guest.a
+    for verb in ("check", "migrate"):
+        for uri in ("qemu:///system", "qemu+tcp://host-a/system"):
+            done = a.host.run("vfmigrate", verb, "g", uri, check=False)
+            assert done.returncode == 1
+            assert done.stderr.startswith("vfmigrate: guest 'g' is on host-a already; give ")
+    assert a.host.domains() == {"g": "running"}
+
+
+def test_only_problems_are_shown_without_verbose(guest: Pair) -> None:
+    words = ("vfmigrate", "check", "g", "qemu+tcp://host-b/system")
+    short = guest.a.host.run(*words).stdout.splitlines()
+    assert not [line for line in short if line.startswith("  ok ")]
+    assert short[-1].startswith("guest 'g' can migrate to host-b: 0 errors, ")
+    everything = guest.a.host.run(*words, "-v").stdout.splitlines()
+    assert [line for line in everything if line.startswith("  ok ")]
+    assert everything[-1] == short[-1]

@@ -274,7 +274,7 @@ class ClaimStore:
                     )
                 if claim is not None:
                     raise Refused(
-                        f"VF {vf} belongs to guest '{claim.domain_name}'", "migrate it away, or shut it down"
+                        f"VF {vf} belongs to guest '{claim.domain_name}'", "migrate it to another host first"
                     )
             self._closed = closed
         try:

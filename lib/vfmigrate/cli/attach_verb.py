@@ -187,7 +187,7 @@ def _check_free(pool: Answer, free: list[PciAddress]) -> None:
     taken = "; ".join(f"{vf['address']} {vf['guest'] or vf['holder'] or vf['state']}" for vf in vfs)
     raise Refused(
         f"pool '{pool['name']}' has no free VF on this host: {taken}",
-        "migrate or shut down one of these guests, or raise 'vfs' of the pool",
+        "migrate one of these guests to another host, or raise 'vfs' of the pool",
     )
 
 

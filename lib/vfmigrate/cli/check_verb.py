@@ -28,6 +28,9 @@ def add(verbs: Any) -> None:
         metavar="MIB",
         help="bandwidth of the migration in MiB/s; default: the guest's limit (virsh migrate-getspeed)",
     )
+    verb.add_argument(
+        "-v", "--verbose", action="store_true", help="show all results, not only warnings and errors"
+    )
     common_options.add_json(verb)
     verb.set_defaults(run=run)
 
@@ -46,5 +49,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         say_json(answer)
     else:
-        tables.show(lambda width: tables.check(answer, width))
+        tables.show(lambda width: tables.check(answer, width, verbose=options.verbose))
     return 0 if report.can_migrate(results) else Refused.exit_code

@@ -18,6 +18,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "detach": ("vfmigrate detach guest1", "vfmigrate detach guest2 --mac 52:54:00:01:02:03"),
     "check": (
         "vfmigrate check guest1 qemu+ssh://host-b/system",
+        "vfmigrate check guest1 qemu+ssh://host-b/system --verbose",
         "vfmigrate check guest1 qemu+ssh://host-b/system --json | jq '.checks[].text'",
     ),
     "migrate": (

@@ -254,9 +254,11 @@ def _prepared(
     shown: Display,
     cancelled: threading.Event,
 ) -> Migration:
+    from vfmigrate.virt.connection import refuse_same_host  # noqa: PLC0415 - libvirt
     from vfmigrate.virt.hot_plug import HotPlug  # noqa: PLC0415 - libvirt
     from vfmigrate.virt.migration_job import MigrationJob  # noqa: PLC0415 - libvirt
 
+    refuse_same_host(source, destination, request.domain)
     if not source.is_running(request.domain):
         raise Refused(
             f"guest '{request.domain}' is not running",

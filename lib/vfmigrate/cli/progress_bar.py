@@ -18,6 +18,8 @@ from vfmigrate.model.progress import Progress
 from vfmigrate.text import printable
 
 _BAR_WIDTH = 30
+# rich's own colour of a bar is red, which looks like a failure.
+_WELL = "green"
 
 
 class BarDisplay:
@@ -40,7 +42,9 @@ def rendered(now: Progress, allowed_ms: int) -> Table:
     head = Table.grid(padding=(0, 1))
     head.add_row(
         f"pass {max(now.iteration, 1)}",
-        ProgressBar(total=1.0, completed=now.part, width=_BAR_WIDTH),
+        ProgressBar(
+            total=1.0, completed=now.part, width=_BAR_WIDTH, complete_style=_WELL, finished_style=_WELL
+        ),
         f"{now.part:4.0%}  {now.elapsed:.0f} s",
     )
     both = Table.grid()  # Group has this name since rich 10.13

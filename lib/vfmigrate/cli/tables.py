@@ -187,10 +187,17 @@ def reconcile(answer: Answer, width: Width) -> Iterator[str]:
 _SIDES = {"source": "source {source}", "destination": "destination {destination}", "pair": "both hosts"}
 
 
-def check(answer: Answer, width: Width) -> Iterator[str]:
-    """The lines of `vfmigrate check`: the results of each host and of both, and the verdict."""
+def check(answer: Answer, width: Width, *, verbose: bool = False) -> Iterator[str]:
+    """The lines of `vfmigrate check`: the problems of each host and of both, and the verdict.
+
+    `verbose`: the results without problems too.
+    """
     for side, title in _SIDES.items():
-        results = [each for each in answer["checks"] if each["side"] == side]
+        results = [
+            each
+            for each in answer["checks"]
+            if each["side"] == side and (verbose or each["severity"] != "ok")
+        ]
         if results:
             yield f"{title.format(**answer)}:"
         for each in results:

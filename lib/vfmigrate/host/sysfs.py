@@ -325,7 +325,7 @@ class Sysfs(PciDevices):
             users = ", ".join(sorted({f"{vf} by {self.user_of(pid)}" for vf, pid in held.items()}))
             raise HostError(
                 f"cannot set sriov_numvfs of PF {pf} to {count}, its VFs are in use: {users}",
-                "migrate those guests away or shut them down",
+                "migrate those guests to another host",
             )
 
     def _binding_lock(self, device: PciAddress) -> threading.Lock:

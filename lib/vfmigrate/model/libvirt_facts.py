@@ -25,6 +25,16 @@ class LibvirtFacts:
 
 
 @dataclass(frozen=True)
+class NameConflict:
+    """A guest of the destination that has the name or the UUID of the guest that is to migrate."""
+
+    #: the guest there, in words
+    text: str
+    #: it is the same guest, by name and UUID, and it runs there
+    same: bool = False
+
+
+@dataclass(frozen=True)
 class CpuFacts:
     """libvirt's own comparison of the guest's CPU with what the destination can give."""
 

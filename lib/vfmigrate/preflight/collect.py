@@ -27,7 +27,7 @@ from vfmigrate.preflight.snapshot import DESTINATION, SOURCE, AddressFacts, Host
 from vfmigrate.rpc import protocol
 from vfmigrate.rpc.remote_client import RemoteClient
 from vfmigrate.virt.capabilities import Capabilities, GuestState
-from vfmigrate.virt.connection import LibvirtConnection
+from vfmigrate.virt.connection import LibvirtConnection, refuse_same_host
 
 #: seconds that a daemon has for answering with its host's facts
 FACTS_TIMEOUT = 15.0
@@ -74,8 +74,9 @@ class Collector:
         self._socket = socket
 
     def collect(self, name: str, options: Optional[CheckOptions] = None) -> Snapshot:
-        """The snapshot for this guest. Raises Refused if there is no such guest, HostError."""
+        """The snapshot for this guest. Raises Refused if there is no such guest or only one host, HostError."""
         options = options or CheckOptions()
+        refuse_same_host(self._source, self._destination, name)
         state = self._here.guest(name)
         guest = migrating_guest.read(state.live, state.migratable)
         measuring = state.running and self._here.measure(name)

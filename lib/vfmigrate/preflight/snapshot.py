@@ -13,7 +13,7 @@ from typing import Any, Optional
 from vfmigrate.domain.migrating_guest import GuestVf, MigratingGuest
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts, HostFacts
-from vfmigrate.model.libvirt_facts import CpuFacts, LibvirtFacts
+from vfmigrate.model.libvirt_facts import CpuFacts, LibvirtFacts, NameConflict
 from vfmigrate.rules.findings import ERROR, WARNING, Finding
 
 SOURCE = "source"
@@ -71,8 +71,8 @@ class Snapshot:
     cpu: Optional[CpuFacts] = None
     #: why the destination cannot run the guest's machine type with its emulator
     machine_problem: Optional[str] = None
-    #: the destination's guest that has the same name or UUID, in words
-    name_conflict: Optional[str] = None
+    #: the destination's guest that has the same name or UUID
+    name_conflict: Optional[NameConflict] = None
     #: how far the destination's clock is ahead, and the uncertainty of that, in seconds
     clock_ahead: Optional[float] = None
     clock_error: float = 0.0

@@ -158,7 +158,7 @@ def _refuse_if_used(pool: Pool, state: PfState, count: int) -> None:
     users = ", ".join(f"VF {vf} is {use.text}" for vf, use in sorted(state.uses.items()))
     raise Refused(
         f"pool '{pool.name}' needs to {change}, which removes all VFs of the PF: {users}",
-        "migrate these guests away or shut them down, then run vfmigrate provision again",
+        "migrate these guests to another host, then run vfmigrate provision again",
     )
 
 

@@ -88,7 +88,7 @@ def refuse_to_break_bond(host: Host, store: ClaimStore, pf: PciAddress, others: 
             raise Refused(
                 f"changing the eswitch of PF {pf} to switchdev would break {host.links.link(bond).name}, to which"
                 f" guests are connected: {users}",
-                "migrate these guests away or shut them down, then run vfmigrate provision again",
+                "migrate these guests to another host, then run vfmigrate provision again",
             )
 
 

@@ -65,7 +65,7 @@ def choose(pool: Pool, candidates: Sequence[Candidate]) -> PciAddress:
     taken = "; ".join(f"{candidate.vf} {candidate.obstacle}" for candidate in candidates)
     raise Refused(
         f"pool '{pool.name}' has no free VF on this host: {taken}",
-        "migrate one of these guests away or shut it down, or add VFs",
+        "migrate one of these guests to another host, or add VFs",
     )
 
 

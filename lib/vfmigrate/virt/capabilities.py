@@ -13,7 +13,7 @@ from typing import Any, Optional
 import libvirt
 
 from vfmigrate.domain.migrating_guest import MigratingGuest, comparable, host_model
-from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts
+from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts, NameConflict
 from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, absence_ignored, failure_ignored, libvirt_call
 
@@ -95,8 +95,8 @@ class Capabilities:
             return int(downtime) if downtime is not None else None
         return None
 
-    def namesake(self, name: str, uuid: str) -> Optional[str]:
-        """What blocks a guest of this name and UUID on this host, in words; None when nothing does."""
+    def namesake(self, name: str, uuid: str) -> Optional[NameConflict]:
+        """What blocks a guest of this name and UUID on this host; None when nothing does."""
         for look_up, key in (
             (self._handle.lookupByUUIDString, uuid),
             (self._handle.lookupByName, name),
@@ -108,11 +108,11 @@ class Capabilities:
             if found is None:
                 continue
             if found_uuid != uuid:
-                return f"another guest named '{name}' (UUID {found_uuid})"
+                return NameConflict(f"another guest named '{name}' (UUID {found_uuid})")
             if found_name != name:
-                return f"a guest with the same UUID, '{found_name}'"
+                return NameConflict(f"a guest with the same UUID, '{found_name}'")
             if active:
-                return f"guest '{name}' running already"
+                return NameConflict(f"guest '{name}'", same=True)
         return None
 
     def machine_problem(self, guest: MigratingGuest) -> Optional[str]:

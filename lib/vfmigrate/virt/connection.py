@@ -19,7 +19,7 @@ from vfmigrate import deadline
 from vfmigrate.config import configuration
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.deadline import Door
-from vfmigrate.domain import domain_xml, metadata, network_xml
+from vfmigrate.domain import domain_xml, metadata, network_xml, xml_parser
 from vfmigrate.errors import HostError, Refused, Unreachable, VfmigrateError
 from vfmigrate.text import command
 from vfmigrate.virt.bounded import Bounded, Limits
@@ -98,6 +98,14 @@ class LibvirtConnection:
         """The name of the host, as libvirt there reports it."""
         with libvirt_call("host name"):
             return str(self._connection.getHostname())
+
+    def host_uuid(self) -> str:
+        """The UUID of the host; libvirt refuses a migration between hosts whose UUIDs are equal."""
+        with libvirt_call("capabilities of the host"):
+            found = xml_parser.parse(self._connection.getCapabilities(), "the capabilities").findtext(
+                "host/uuid"
+            )
+            return str(found)
 
     @property
     def handle(self) -> Any:
@@ -240,3 +248,13 @@ class LibvirtConnection:
                 "choose a network with a bridge",
             )
         return network_xml.is_openvswitch(xml)
+
+
+def refuse_same_host(source: LibvirtConnection, destination: LibvirtConnection, name: str) -> None:
+    """Raises Refused if a guest would migrate to the host that it is on, whatever the two URIs are."""
+    source.domain(name)
+    if source.host_uuid() == destination.host_uuid():
+        raise Refused(
+            f"guest '{name}' is on {destination.hostname()} already",
+            "give the libvirt connection of another host as DESTURI",
+        )

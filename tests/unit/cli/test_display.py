@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -81,6 +82,17 @@ def test_the_bar_shows_pass_percentage_and_figures() -> None:
     assert head.startswith("pass 2 ━━━━")
     assert head.rstrip().endswith(" 75%  12 s")
     assert " ".join(line.strip() for line in rest) == TEXT
+
+
+def test_the_bar_is_green_while_all_is_well() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
+    for now in (NOW, replace(NOW, remaining=0, vf_state=0)):
+        console.print(rendered(now, 1000))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    bars = [line.split("━")[0] for line in file.getvalue().splitlines() if "━" in line]
+    assert len(bars) == 2
+    assert all(bar.endswith("\x1b[32m") for bar in bars), bars
 
 
 def test_the_summary_has_total_downtime_and_each_vf() -> None:

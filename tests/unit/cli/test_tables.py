@@ -127,6 +127,12 @@ def test_every_table_fits_and_cuts_no_name(name: str, width: Width) -> None:
     assert sorted(words) == sorted(" ".join(render(None)).split())
 
 
+def test_a_check_shows_problems_and_the_verdict_and_everything_when_verbose() -> None:
+    short, everything = (list(tables.check(CHECK, None, verbose=verbose)) for verbose in (False, True))
+    assert [line for line in everything if line not in short] == ["both hosts:", "  ok       fine"]
+    assert short[-1] == f"guest '{GUEST}' cannot migrate to host-b: 1 error, 0 warnings, 1 ok"
+
+
 def test_a_table_widens_with_the_terminal() -> None:
     narrow, wide = (len(list(tables.table(RESULTS, width))) for width in (80, 170))
     assert narrow > wide > len(list(tables.table(RESULTS, None))) - 1

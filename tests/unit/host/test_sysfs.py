@@ -293,7 +293,9 @@ def test_removing_vfs_in_use_is_refused(show: Show, tmp_path: Path) -> None:
     held = card.function(card.vf(1))
     with (tmp_path / "dev/vfio" / str(held.iommu_group)).open("w"), pytest.raises(HostError) as caught:
         sysfs.set_numvfs(PF, 0)
-    assert f"in use: {held.address} by process {os.getpid()}; migrate those guests away" in str(caught.value)
+    assert f"in use: {held.address} by process {os.getpid()}; migrate those guests to another host" in str(
+        caught.value
+    )
     assert sysfs.numvfs(PF) == 2
 
 

@@ -39,7 +39,7 @@ def test_the_report_is_json() -> None:
 
 def test_the_report_fits_the_terminal() -> None:
     snapshot = way(cpu=CpuFacts(False, baseline="<cpu>\n  <model>old</model>\n</cpu>"))(good())
-    shown = list(tables.check(report.plain(snapshot, report.judge(snapshot)), 80))
+    shown = list(tables.check(report.plain(snapshot, report.judge(snapshot)), 80, verbose=True))
     assert [line for line in shown if not line.startswith(" ")][:3] == [
         "source here:",
         "destination there:",

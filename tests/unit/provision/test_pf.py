@@ -74,7 +74,7 @@ def test_vfs_of_a_running_guest_are_not_taken_away(rig: ProvisionRig) -> None:
         "kind": "refused",
         "problem": "pool 'data' needs to change sriov_numvfs of PF 0000:01:00.0 from 4 to 8, which removes all VFs of "
         f"the PF: VF {claim.vf} is held by guest 'guest1'",
-        "remedy": "migrate these guests away or shut them down, then run vfmigrate provision again",
+        "remedy": "migrate these guests to another host, then run vfmigrate provision again",
     }
     assert len(rig.card.trace) == done
 

@@ -112,10 +112,18 @@ def _devices(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _name_conflict(snapshot: Snapshot) -> Iterator[Finding]:
-    if snapshot.name_conflict is not None:
+    found, there = snapshot.name_conflict, snapshot.destination.name
+    if found is None:
+        return
+    if found.same:
         yield error(
-            f"{snapshot.destination.name}: there is {snapshot.name_conflict}",
-            f"shut it down or undefine it on {snapshot.destination.name}",
+            f"{there}: {found.text} runs there already",
+            f"find out which of the two is the right one: virsh list on {snapshot.source.name} and on {there}",
+        )
+    else:
+        yield error(
+            f"{there}: there is {found.text}",
+            "give one of the two another name and UUID: virsh domrename, or virsh dumpxml and virsh define",
         )
 
 
@@ -279,5 +287,5 @@ def _memory(snapshot: Snapshot) -> Iterator[Finding]:
     if available is not None and available < needed:
         yield warning(
             f"{there.name}: {available // 1024} MiB of memory are free, and the guest has {needed // 1024} MiB",
-            f"migrate or shut down another guest on {there.name}",
+            f"migrate another guest away from {there.name}",
         )

@@ -301,7 +301,7 @@ def _free(snapshot: Snapshot, pool: PoolFacts, count: int) -> Iterator[Finding]:
         yield error(
             f"{host.name}: pool '{pool.name}' {there}, and the guest needs {count}"
             + (f": {taken}" if taken else ""),
-            "migrate or shut down one of these guests, or raise 'vfs' of the pool",
+            "migrate one of these guests to another host, or raise 'vfs' of the pool",
         )
         return
     yield from _spread(snapshot, pool)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Optional
 
-from vfmigrate.domain import additions, domain_xml, pci_topology, pci_xml
+from vfmigrate.domain import additions, domain_xml, metadata, pci_topology, pci_xml
 from vfmigrate.domain.domain_xml import Domain, VfInterface
 from vfmigrate.domain.markup import Element, Markup
 from vfmigrate.errors import Refused
@@ -22,6 +22,7 @@ from vfmigrate.model import strategy
 from vfmigrate.rules.failover_pair import Pair, check_vlan, pair_of, pairs
 from vfmigrate.strategies.failover.live_pair import Halves
 
+_STRATEGY = re.compile(r"\s+strategy\s*=\s*('[^']*'|\"[^\"]*\")")
 #: libvirt ignores an alias set by a user that does not begin so
 _ALIAS = re.compile(r"ua-[A-Za-z0-9_-]{1,60}")
 
@@ -134,7 +135,19 @@ def disable(xml: str, mac: Optional[str] = None) -> str:
     for element in (*standbys, *([teaming] if teaming is not None else [])):
         markup.remove(element)
     pairs_left = {mac: alias for mac, alias in noted.pairs.items() if mac != found}
-    return additions.without_controllers(markup.text(), replace(noted, pairs=pairs_left))
+    return additions.without_controllers(_without_strategy(markup.text(), found), replace(noted, pairs=pairs_left))
+
+
+def _without_strategy(xml: str, mac: str) -> str:
+    """The definition whose mark of a VF asks for no pair: without a standby, the guest's next start is refused."""
+    markup = Markup(xml)
+    for mark in markup.root.all(f"metadata/{metadata.URI} vfs/{metadata.URI} vf"):
+        wanted = mark.attributes.get("strategy")
+        if mark.attributes.get("mac", "").lower() != mac or wanted not in strategy.NAMES:
+            continue
+        if strategy.named(wanted).teamed:
+            markup.replace_tag(mark, _STRATEGY.sub("", markup.tag(mark)))
+    return markup.text()
 
 
 # -- which VF, and whether it can have a standby

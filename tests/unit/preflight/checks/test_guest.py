@@ -28,7 +28,7 @@ from vfmigrate.domain.device_kinds import DeviceFinding
 from vfmigrate.domain.domain_xml import Domain
 from vfmigrate.domain.migrating_guest import Disk
 from vfmigrate.model.host_facts import BridgeFacts, FileFacts
-from vfmigrate.model.libvirt_facts import CpuFacts
+from vfmigrate.model.libvirt_facts import CpuFacts, NameConflict
 from vfmigrate.preflight import report
 
 SHARED = FileFacts(DISK, True, "file", "nfs4", 100)
@@ -48,7 +48,18 @@ ERRORS: Mapping[str, Fault] = {
         "devices",
         "here: tpm of type passthrough of guest 'g' stays",
     ),
-    "name taken": (way(name_conflict="guest 'g' running already"), "destination", "name", "running already"),
+    "name taken": (
+        way(name_conflict=NameConflict("another guest named 'g' (UUID 1)")),
+        "destination",
+        "name",
+        "there: there is another guest named 'g'",
+    ),
+    "runs on both": (
+        way(name_conflict=NameConflict("guest 'g'", same=True)),
+        "destination",
+        "name",
+        "there: guest 'g' runs there already",
+    ),
     "machine": (way(machine_problem="unknown machine"), "destination", "machine", "unknown machine"),
     "CPU": (
         way(cpu=CpuFacts(False, baseline="<cpu/>")),

@@ -259,3 +259,18 @@ def test_a_line_is_appended_at_the_end_of_its_element(xml: str, text: str) -> No
     assert element is not None
     markup.append(element, ["x"])
     assert markup.text() == text
+
+
+def test_a_pair_that_is_gone_leaves_no_strategy_that_would_refuse_the_next_start() -> None:
+    attached = marked("pool='data' vlan='42' strategy='failover'")  # as vfmigrate attach --strategy failover
+    left = domain_xml.read(definition.disable(definition.enable(attached, WISH)))
+    (vf,) = left.interfaces
+    assert vf.mark is not None
+    assert (vf.mark.pool, vf.mark.vlan, vf.mark.strategy) == ("data", 42, None)
+
+
+def test_another_strategy_in_the_metadata_stays() -> None:
+    both = marked("pool='data'").replace(
+        "</v:vfs>", "<v:vf mac='52:54:00:00:00:09' strategy='failover'/></v:vfs>"
+    )
+    assert definition.disable(definition.enable(both, WISH)) == both
