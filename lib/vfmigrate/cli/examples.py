@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 EXAMPLES: Mapping[str, Sequence[str]] = {
     "status": ("vfmigrate status", "vfmigrate status --json | jq '.pools[].problems'"),
+    "list": ("vfmigrate list", "vfmigrate list --all --json | jq '.guests[].name'"),
     "provision": ("vfmigrate provision --dry-run", "vfmigrate provision data"),
     "reconcile": ("vfmigrate reconcile",),
     "attach": (
@@ -20,6 +21,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "vfmigrate check guest1 qemu+ssh://host-b/system",
         "vfmigrate check guest1 qemu+ssh://host-b/system --verbose",
         "vfmigrate check guest1 qemu+ssh://host-b/system --json | jq '.checks[].text'",
+    ),
+    "where": (
+        "vfmigrate where guest1 qemu+ssh://host-b/system qemu+ssh://host-c/system",
+        "vfmigrate where guest1 qemu+ssh://host-b/system --json | jq '.hosts[].can_take'",
     ),
     "migrate": (
         "vfmigrate migrate guest1 qemu+ssh://host-b/system --persistent --undefinesource",

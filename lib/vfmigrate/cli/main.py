@@ -26,9 +26,11 @@ _PROVISION_SECONDS = 1800.0
 #: The verbs that need more than the daemon, and the module of each. Their imports take longer to load than the daemon
 #: takes to answer, so a module is loaded only for its own verb.
 _MODULES = {
+    "list": "list_verb",
     "attach": "attach_verb",
     "detach": "attach_verb",
     "check": "check_verb",
+    "where": "where_verb",
     "migrate": "migrate_verb",
     "evacuate": "evacuate_verb",
     "failover": "failover_verb",

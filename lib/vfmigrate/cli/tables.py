@@ -10,10 +10,10 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from vfmigrate.text import printable, say
+from vfmigrate.text import command, printable, say
 
 _MARK = "! "
 _GAP = "  "
@@ -149,6 +149,64 @@ def _vf(vf: Answer) -> Sequence[str]:
 def _problems(problems: Sequence[str], width: Width, indent: str) -> Iterator[str]:
     for problem in problems:
         yield from wrapped(_MARK + problem, width, indent)
+
+
+# -- vfmigrate list
+
+
+def guests(found: Sequence[Answer], width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate list`: one for each guest."""
+    if not found:
+        yield "no guest has a VF"
+        return
+    rows = [("GUEST", "STATE", "STRATEGY", "POOL", "VLAN", "PF", "CAN LEAVE")]
+    for each in found:
+        values = (_joined(vf[key] for vf in each["vfs"]) for key in ("strategy", "pool", "vlan", "pf"))
+        strategy, pool, vlan, pf = values
+        rows.append((each["name"], each["state"], strategy, pool, vlan, pf, _can_leave(each)))
+    yield from table(rows, width)
+
+
+def _joined(values: Iterable[object]) -> str:
+    """The different values of the VFs of a guest, in their order."""
+    return ",".join(dict.fromkeys("-" if value is None else str(value) for value in values))
+
+
+def _can_leave(guest: Answer) -> str:
+    can = guest["can_leave"]
+    if can is None:
+        return "unknown" if guest["state"] == "running" else "-"
+    reasons = [_with_remedy(each) for each in guest["problems"] if can or each["severity"] == "error"]
+    return ". ".join([f"{_YES_NO[can]}: {reasons[0]}", *reasons[1:]]) if reasons else _YES_NO[can]
+
+
+# -- vfmigrate where
+
+
+def where(answer: Answer, width: Width) -> Iterator[str]:
+    """The lines of `vfmigrate where`: each host and why it cannot take the guest, and the cards of all."""
+    hosts = [(each["name"] or each["uri"], _can_take(answer["guest"], each)) for each in answer["hosts"]]
+    yield from table([("HOST", "CAN TAKE IT"), *hosts], width)
+    if not answer["cards"]:
+        return
+    yield ""
+    columns = ("host", "pool", "pf", "psid", "firmware", "free")
+    cards = [
+        tuple("-" if each[key] is None else str(each[key]) for key in columns) for each in answer["cards"]
+    ]
+    yield from table([("HOST", "POOL", "PF", "PSID", "FIRMWARE", "FREE VFS"), *cards], width)
+
+
+def _can_take(guest: str, host: Answer) -> str:
+    if host["error"] is not None:
+        error = host["error"]
+        text = f"{error['problem']}; {error['remedy']}" if error["remedy"] else str(error["problem"])
+        return f"{'unknown' if host['can_take'] is None else 'no'}: {text}"
+    if host["can_take"]:
+        return "yes"
+    first, *more = host["problems"]
+    others = f" ({len(more)} more: {command('vfmigrate', 'check', guest, host['uri'])})" if more else ""
+    return f"no: {_with_remedy(first)}{others}"
 
 
 # -- vfmigrate provision

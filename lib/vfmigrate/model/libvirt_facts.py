@@ -25,6 +25,16 @@ class LibvirtFacts:
 
 
 @dataclass(frozen=True)
+class DefinedGuest:
+    """A guest as libvirt has it."""
+
+    xml: str
+    #: as virsh list shows it
+    state: str
+    running: bool
+
+
+@dataclass(frozen=True)
 class NameConflict:
     """A guest of the destination that has the name or the UUID of the guest that is to migrate."""
 

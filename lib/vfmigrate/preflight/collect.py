@@ -84,8 +84,8 @@ class Collector:
         salt = secrets.token_hex(16)
         arguments = {"bridges": list(guest.bridges), **host_facts.file_arguments(salt, guest.paths)}
         with ThreadPoolExecutor(1) as other:
-            waiting = other.submit(self._ask, self._destination, there, arguments)
-            from_source = self._ask(self._source, here, arguments).naming(salt, guest.paths)
+            waiting = other.submit(_ask, self._destination, there, arguments, self._socket)
+            from_source = _ask(self._source, here, arguments, self._socket).naming(salt, guest.paths)
             from_destination = waiting.result().naming(salt, guest.paths)
         known = from_source.facts is not None and from_destination.facts is not None
         most = options.bandwidth_mibs if options.bandwidth_mibs is not None else state.bandwidth_mibs
@@ -106,23 +106,6 @@ class Collector:
             downtime_ms=state.downtime_ms,
             copies_storage=options.copies_storage,
         )
-
-    def _ask(
-        self, connection: LibvirtConnection, libvirt: LibvirtFacts, arguments: Mapping[str, Any]
-    ) -> _DaemonAnswer:
-        before = time.time()
-        try:
-            if connection.is_local():
-                answer = protocol.ask("facts", arguments, path=self._socket, timeout=FACTS_TIMEOUT)
-            else:
-                answer = RemoteClient(connection.network_metadata(), libvirt.hostname).ask(
-                    "facts", arguments, timeout=FACTS_TIMEOUT
-                )
-            facts = host_facts.read(answer)
-        except VfmigrateError as error:
-            return _DaemonAnswer(trouble=error)
-        after = time.time()
-        return _DaemonAnswer(facts, ahead=facts.time - (before + after) / 2, error=(after - before) / 2)
 
     def _cpu(self, guest: MigratingGuest) -> Optional[CpuFacts]:
         if guest.cpu is None:
@@ -147,3 +130,28 @@ class Collector:
 
     def _measured(self, state: GuestState) -> Optional[float]:
         return poll(lambda: self._here.measured(state.name), _MEASURE_TIMEOUT, _POLL_SECONDS)
+
+
+def _ask(
+    connection: LibvirtConnection, libvirt: LibvirtFacts, arguments: Mapping[str, Any], socket: Path
+) -> _DaemonAnswer:
+    before = time.time()
+    try:
+        if connection.is_local():
+            answer = protocol.ask("facts", arguments, path=socket, timeout=FACTS_TIMEOUT)
+        else:
+            answer = RemoteClient(connection.network_metadata(), libvirt.hostname).ask(
+                "facts", arguments, timeout=FACTS_TIMEOUT
+            )
+        facts = host_facts.read(answer)
+    except VfmigrateError as error:
+        return _DaemonAnswer(trouble=error)
+    after = time.time()
+    return _DaemonAnswer(facts, ahead=facts.time - (before + after) / 2, error=(after - before) / 2)
+
+
+def observed_host(connection: LibvirtConnection, socket: Path = protocol.SOCKET) -> HostSnapshot:
+    """One host without a guest: what its libvirt and its daemon report, or why the daemon reports nothing."""
+    libvirt = Capabilities(connection).libvirt()
+    answer = _ask(connection, libvirt, {}, socket)
+    return HostSnapshot(SOURCE, libvirt, answer.facts, answer.trouble)

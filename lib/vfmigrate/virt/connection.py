@@ -21,6 +21,7 @@ from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.deadline import Door
 from vfmigrate.domain import domain_xml, metadata, network_xml, xml_parser
 from vfmigrate.errors import HostError, Refused, Unreachable, VfmigrateError
+from vfmigrate.model.libvirt_facts import DefinedGuest
 from vfmigrate.text import command
 from vfmigrate.virt.bounded import Bounded, Limits
 from vfmigrate.virt.errors import absence_ignored, failure_ignored, libvirt_call, loss_named
@@ -32,6 +33,16 @@ _CALL_SECONDS = 60.0
 # ssh asks the user for what it needs; libvirt itself answers at once.
 _OPEN_SECONDS_SSH = 120.0
 _CLOSE_SECONDS = 1.0
+# in virsh's words
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "idle",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "in shutdown",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
+}
 
 
 @functools.cache
@@ -189,6 +200,18 @@ class LibvirtConnection:
                     f"see {command('virsh', 'domcontrol', name)}; name the other guests with --only",
                 ) from None
         return found
+
+    def guests(self, *, inactive: bool) -> list[DefinedGuest]:
+        """The running guests by name, and with `inactive` those that do not run; their XML is without secrets."""
+        found = {}
+        flags = 0 if inactive else libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        with libvirt_call("list of guests"):
+            for each in self._connection.listAllDomains(flags):
+                with absence_ignored("XML"):  # it has ended meanwhile
+                    running = bool(each.isActive())
+                    state = _STATES.get(each.state()[0], "running" if running else "shut off")
+                    found[str(each.name())] = DefinedGuest(str(each.XMLDesc(0)), state, running)
+        return [found[name] for name in sorted(found)]
 
     def free_memory_mib(self) -> int:
         """The available memory of the host, caches included."""

@@ -69,6 +69,42 @@ CHECK = {
         {"side": "pair", "severity": "ok", "text": "fine", "remedy": "", "detail": ""},
     ],
 }
+LISTED = [
+    {
+        "name": GUEST,
+        "state": "running",
+        "can_leave": False,
+        "problems": [{"severity": "error", "text": LONG, "remedy": "restart it"}],
+        "vfs": [
+            {"strategy": "vfio", "pool": "data", "vlan": 42, "pf": "0000:01:00.0"},
+            {"strategy": "failover", "pool": "storage", "vlan": None, "pf": "0000:41:00.0"},
+        ],
+    }
+]
+WHERE = {
+    "guest": GUEST,
+    "hosts": [
+        {"uri": "qemu+ssh://b/system", "name": "b", "can_take": True, "problems": [], "error": None},
+        {
+            "uri": "qemu+ssh://c/system",
+            "name": "c",
+            "can_take": False,
+            "problems": [{"severity": "error", "text": LONG, "remedy": "restart it"}] * 3,
+            "error": None,
+        },
+        {
+            "uri": "qemu+ssh://a-host-that-does-not-answer/system",
+            "name": None,
+            "can_take": None,
+            "problems": [],
+            "error": {"kind": "unreachable", "problem": LONG, "remedy": ""},
+        },
+    ],
+    "cards": [
+        {"host": "a", "pool": "data", "pf": "0000:01:00.0", "psid": "MT_1", "firmware": "28.4", "free": 3},
+        {"host": "c", "pool": "data", "pf": "0000:01:00.0", "psid": None, "firmware": None, "free": None},
+    ],
+}
 PAIRS = [
     {
         "mac": "52:54:00:00:00:01",
@@ -109,6 +145,8 @@ RENDERED: dict[str, tuple[Callable[[Width], Iterator[str]], str]] = {
     "status": (lambda width: tables.status(STATUS, width), GUEST),
     "provision": (lambda width: tables.provision(PROVISION, width), "data"),
     "check": (lambda width: tables.check(CHECK, width), GUEST),
+    "list": (lambda width: tables.guests(LISTED, width), GUEST),
+    "where": (lambda width: tables.where(WHERE, width), "qemu+ssh://c/system"),
     "failover show": (lambda width: tables.failover_pairs(PAIRS, width), "a-network-with-a-long-name"),
     "ovirt": (lambda width: tables.vnic_profiles([PROFILE], NAMES, width), NAMES["other"]),
     "evacuate": (lambda width: tables.table(RESULTS, width), GUEST),
@@ -131,6 +169,15 @@ def test_a_check_shows_problems_and_the_verdict_and_everything_when_verbose() ->
     short, everything = (list(tables.check(CHECK, None, verbose=verbose)) for verbose in (False, True))
     assert [line for line in everything if line not in short] == ["both hosts:", "  ok       fine"]
     assert short[-1] == f"guest '{GUEST}' cannot migrate to host-b: 1 error, 0 warnings, 1 ok"
+
+
+def test_where_says_yes_no_or_unknown_and_how_to_see_the_rest() -> None:
+    _, b, c, d, _, _, *cards = tables.where(WHERE, None)
+    assert b.split() == ["b", "yes"]
+    assert c.startswith("c ")
+    assert f"no: {LONG}; restart it (2 more: vfmigrate check {GUEST} qemu+ssh://c/system)" in c
+    assert d == f"qemu+ssh://a-host-that-does-not-answer/system  unknown: {LONG}"
+    assert [card.split()[-3:] for card in cards] == [["MT_1", "28.4", "3"], ["-", "-", "-"]]
 
 
 def test_a_table_widens_with_the_terminal() -> None:

@@ -55,11 +55,7 @@ def results(snapshot: Snapshot) -> Iterator[CheckResult]:
     """The results for the guest."""
     guest = snapshot.guest
     yield from as_results(SOURCE, "running", "the guest runs", _running(snapshot))
-    if snapshot.vfs:
-        yield from as_results(SOURCE, "viommu", "the guest has no virtual IOMMU", _viommu(snapshot))
-    yield from as_results(
-        SOURCE, "devices", "the guest has no devices that cannot migrate", _devices(snapshot)
-    )
+    yield from leaving(snapshot)
     yield from as_results(DESTINATION, "name", "the guest's name and UUID are free", _name_conflict(snapshot))
     yield from as_results(
         DESTINATION, "machine", f"machine type {guest.machine} is supported", _machine(snapshot)
@@ -77,6 +73,15 @@ def results(snapshot: Snapshot) -> Iterator[CheckResult]:
             continue  # `devices` has what there is to say
         yield from as_results(PAIR, "disk", _fine_disk(snapshot, disk), _disk(snapshot, disk))
     yield from as_results(DESTINATION, "memory", "there is enough memory for the guest", _memory(snapshot))
+
+
+def leaving(snapshot: Snapshot) -> Iterator[CheckResult]:
+    """The results that do not depend on the destination: whether the guest can leave the source at all."""
+    if snapshot.vfs:
+        yield from as_results(SOURCE, "viommu", "the guest has no virtual IOMMU", _viommu(snapshot))
+    yield from as_results(
+        SOURCE, "devices", "the guest has no devices that cannot migrate", _devices(snapshot)
+    )
 
 
 def _running(snapshot: Snapshot) -> Iterator[Finding]:
@@ -118,7 +123,7 @@ def _name_conflict(snapshot: Snapshot) -> Iterator[Finding]:
     if found.same:
         yield error(
             f"{there}: {found.text} runs there already",
-            f"find out which of the two is the right one: virsh list on {snapshot.source.name} and on {there}",
+            f"find out on {snapshot.source.name} and on {there} which of the two is the right one: virsh list",
         )
     else:
         yield error(

@@ -39,6 +39,13 @@ from vfmigrate.text import quoted
 
 def results(snapshot: Snapshot) -> Iterator[CheckResult]:
     """The results for the VFs."""
+    yield from leaving(snapshot)
+    if snapshot.destination.facts is not None:
+        yield from _destination(snapshot, snapshot.destination.facts)
+
+
+def leaving(snapshot: Snapshot) -> Iterator[CheckResult]:
+    """The results that do not depend on the destination: whether the VFs can leave the source at all."""
     for vf in snapshot.vfs:
         yield from as_results(PAIR, "strategy", _strategy_text(vf), _strategy(snapshot, vf))
     if snapshot.source.facts is not None:
@@ -51,8 +58,6 @@ def results(snapshot: Snapshot) -> Iterator[CheckResult]:
             "fewer VFs migrate than the card's limit",
             _limit(snapshot, snapshot.source.facts),
         )
-    if snapshot.destination.facts is not None:
-        yield from _destination(snapshot, snapshot.destination.facts)
 
 
 def _destination(snapshot: Snapshot, facts: HostFacts) -> Iterator[CheckResult]:

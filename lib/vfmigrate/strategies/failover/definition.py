@@ -135,7 +135,9 @@ def disable(xml: str, mac: Optional[str] = None) -> str:
     for element in (*standbys, *([teaming] if teaming is not None else [])):
         markup.remove(element)
     pairs_left = {mac: alias for mac, alias in noted.pairs.items() if mac != found}
-    return additions.without_controllers(_without_strategy(markup.text(), found), replace(noted, pairs=pairs_left))
+    return additions.without_controllers(
+        _without_strategy(markup.text(), found), replace(noted, pairs=pairs_left)
+    )
 
 
 def _without_strategy(xml: str, mac: str) -> str:
