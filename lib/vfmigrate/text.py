@@ -66,6 +66,12 @@ def say(text: str, *, file: Optional[TextIO] = None) -> None:
     print(lines, file=file or sys.stdout, flush=file is not None)
 
 
+def clear_terminal() -> None:
+    """Clear the terminal that standard output is, if it is one (ECMA-48: cursor home, erase the page)."""
+    if sys.stdout.isatty():
+        print("\x1b[H\x1b[2J", end="", flush=True)
+
+
 def complain(program: str, text: object) -> None:
     """Print an error or a warning of a program, as one line on standard error."""
     say(f"{program}: {' '.join(str(text).split())}", file=sys.stderr)

@@ -7,7 +7,12 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 
 EXAMPLES: Mapping[str, Sequence[str]] = {
-    "status": ("vfmigrate status", "vfmigrate status --json | jq '.pools[].problems'"),
+    "status": (
+        "vfmigrate status",
+        "vfmigrate status --guest guest1 --wide",
+        "vfmigrate status --fail-on-problems",
+        "vfmigrate status --json | jq '.pools[].problems'",
+    ),
     "list": ("vfmigrate list", "vfmigrate list --all --json | jq '.guests[].name'"),
     "provision": ("vfmigrate provision --dry-run", "vfmigrate provision data"),
     "reconcile": ("vfmigrate reconcile",),

@@ -23,9 +23,10 @@ FAILURES = tuple(kind for kind in KINDS.values() if kind is not ConfigError)
 
 _PROVISION_SECONDS = 1800.0
 
-#: The verbs that need more than the daemon, and the module of each. Their imports take longer to load than the daemon
-#: takes to answer, so a module is loaded only for its own verb.
+#: The verbs that have a module of their own, and the module of each. The imports of most take longer to load than the
+#: daemon takes to answer, so a module is loaded only for its own verb.
 _MODULES = {
+    "status": "status_verb",
     "list": "list_verb",
     "attach": "attach_verb",
     "detach": "attach_verb",
@@ -36,11 +37,6 @@ _MODULES = {
     "failover": "failover_verb",
     "ovirt": "ovirt_verb",
 }
-
-
-def _status(options: argparse.Namespace) -> int:
-    _show(protocol.ask("status", {}, path=options.socket), options.json, tables.status)
-    return 0
 
 
 def _provision(options: argparse.Namespace) -> int:
@@ -78,7 +74,6 @@ def _reconcile(options: argparse.Namespace) -> int:
 
 #: the verbs that only need the daemon: their functions, and their help
 _REQUESTS = {
-    "status": (_status, "show pools, VFs and the guests that have them"),
     "provision": (_provision, "prepare cards, Open vSwitch and libvirt networks as configured"),
     "reconcile": (_reconcile, "compare the host with its claims now, and correct what differs"),
 }
@@ -102,6 +97,13 @@ def arguments(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     parser.add_argument(
         "--socket", type=Path, default=protocol.SOCKET, metavar="PATH", help=argparse.SUPPRESS
+    )
+    parser.add_argument(
+        "-c",
+        "--connect",
+        dest="connect_first",
+        metavar="URI",
+        help="the same as after a verb that has this option, as virsh takes it",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (run, purpose) in _REQUESTS.items():
@@ -131,10 +133,23 @@ def _add_provision_arguments(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line, in which virsh's habits count: -c before the verb, and `help VERB`."""
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    parser = arguments(words)
+    options = parser.parse_args(words)
+    if options.connect_first is not None:
+        if not hasattr(options, "connect"):
+            parser.error(f"{options.verb} takes no option -c")
+        return argparse.Namespace(**{**vars(options), "connect": options.connect or options.connect_first})
+    return options
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb; returns the exit status, one for each kind of failure (errors.py)."""
-    words = sys.argv[1:] if argv is None else argv
-    options = arguments(words).parse_args(words)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = parsed(words)
     try:
         return int(options.run(options))
     except VfmigrateError as error:

@@ -18,6 +18,7 @@ from vfmigrate.text import command, printable, say
 _MARK = "! "
 _GAP = "  "
 _VF_COLUMNS = ("VF", "STATE", "DRIVER", "MIGR", "REPRESENTOR", "TAG", "GUEST")
+_WIDE_COLUMNS = ("MAC", "STRATEGY", "MSIX")
 # A text column that has less room than this is moved to a line of its own.
 _TEXT_WIDTH = 24
 _YES_NO = {True: "yes", False: "no"}
@@ -97,8 +98,9 @@ def wrapped(text: str, width: Width, indent: str = "", hanging: str = "") -> lis
 # -- vfmigrate status
 
 
-def status(answer: Answer, width: Width) -> Iterator[str]:
-    """The lines of `vfmigrate status`."""
+def status(answer: Answer, width: Width, *, wide: bool = False) -> Iterator[str]:
+    """The lines of `vfmigrate status`; `wide`: with MAC, strategy and MSI-X count of each VF."""
+    claims = {each["id"]: each for each in answer["claims"]} if wide else None
     yield from _problems(answer.get("problems", ()), width, "")
     if not answer["pools"]:
         yield "no pools are configured: see /etc/vfmigrate/vfmigrate.conf"
@@ -111,10 +113,10 @@ def status(answer: Answer, width: Width) -> Iterator[str]:
         )
         yield from _problems(pool["problems"], width, "  ")
         for pf in pool["pfs"]:
-            yield from _pf(pf, width)
+            yield from _pf(pf, width, claims)
 
 
-def _pf(pf: Answer, width: Width) -> Iterator[str]:
+def _pf(pf: Answer, width: Width, claims: Optional[Mapping[str, Answer]]) -> Iterator[str]:
     facts = [
         pf.get("mode") or "mode unknown",
         f"PSID {pf.get('psid') or '-'}",
@@ -129,12 +131,17 @@ def _pf(pf: Answer, width: Width) -> Iterator[str]:
     yield from wrapped(f"PF {pf['address']}: {', '.join(facts)}", width, "  ")
     yield from _problems(pf["problems"], width, "    ")
     if pf["vfs"]:
-        yield from table([_VF_COLUMNS, *(_vf(vf) for vf in pf["vfs"])], width, "    ")
+        head = _VF_COLUMNS if claims is None else (*_VF_COLUMNS[:-1], *_WIDE_COLUMNS, _VF_COLUMNS[-1])
+        yield from table([head, *(_vf(vf, claims) for vf in pf["vfs"])], width, "    ")
     for vf in pf["vfs"]:
         yield from _problems([f"{vf['address']}: {problem}" for problem in vf["problems"]], width, "    ")
 
 
-def _vf(vf: Answer) -> Sequence[str]:
+def _vf(vf: Answer, claims: Optional[Mapping[str, Answer]]) -> Sequence[str]:
+    more: Sequence[str] = ()
+    if claims is not None:
+        claim = claims.get(vf["claim"], {})
+        more = (claim.get("mac") or "-", claim.get("strategy") or "-", str(vf["msix"] or "-"))
     return (
         vf["address"],
         vf["state"],
@@ -142,6 +149,7 @@ def _vf(vf: Answer) -> Sequence[str]:
         _YES_NO.get(vf["migratable"], "-"),
         vf["representor"] or "-",
         str(vf["tag"]) if vf["tag"] is not None else "-",
+        *more,
         vf["guest"] or vf["holder"] or "-",
     )
 
