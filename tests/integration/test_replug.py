@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.hardware import Hardware
 from tests.integration.guests import Guest, Vf
 from tests.integration.hook_calls import AFTER
 from tests.integration.hosts import wait_for
@@ -194,3 +195,30 @@ def test_plugging_into_a_guest_that_arrived_without_its_vf_is_retried(ready: Pai
     # the claim is dropped when the guest stops
     b.host.virsh("destroy", GUEST)
     wait_for("the VF to be free", lambda: b.product.claims() == {})
+
+
+def test_a_guest_falls_back_to_replug_between_different_firmwares(pluggable: Pair) -> None:
+    """Its VF keeps strategy vfio, so that it migrates with its state again when both hosts are equal."""
+    a, b = pluggable.a, pluggable.b
+    empty = a.state()
+    plug(a, Vf(a.vf(1), MAC, vlan=42))
+    slot = guest_address(a)
+    b.card.refit(Hardware(firmware="28.39.2048"))
+    b.reconcile()
+
+    refused = migrate(a, b)
+    words_of_fallback = ("--fallback", "replug")
+    outage = migrate(a, b, *words_of_fallback)
+    done = migrate(a, b, *words_of_fallback, "--allow-outage", "--persistent", "--undefinesource")
+
+    assert refused.returncode != 0
+    assert "28.39.2048" in refused.stderr
+    assert "has no interface besides its VFs" in outage.stderr
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert f"{MAC}: its state cannot travel, so it will be unplugged and replaced: " in done.stdout
+    wait_for("the claim to be an ordinary one", lambda: not_out(b))
+    (claim,) = b.product.claims().values()
+    assert (claim["state"], claim["strategy"], claim["mac"]) == ("plugged", "vfio", MAC)
+    assert guest_address(b) == slot
+    assert [port.tag for port in b.switch_ports().values()] == [42]
+    wait_for("the source to be as if nothing had been", lambda: a.state() == empty)

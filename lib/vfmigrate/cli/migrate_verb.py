@@ -19,8 +19,10 @@ from vfmigrate.domain.migrating_vf import migrating_vfs
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
 from vfmigrate.migrate.workflow import Migration, MigrationReport
+from vfmigrate.model import strategy
 from vfmigrate.model.migration_options import MigrationOptions
 from vfmigrate.model.progress import Display
+from vfmigrate.preflight import fallback
 from vfmigrate.preflight import report as preflight_report
 from vfmigrate.preflight.snapshot import CheckResult
 from vfmigrate.rpc import protocol
@@ -45,15 +47,23 @@ def add(verbs: Any) -> None:
     common_options.add_connect(verb, "libvirt connection to the source")
     common_options.add_json(verb, common_options.EVENTS)
     verb.add_argument("--unchecked", action="store_true", help="migrate even if vfmigrate check finds errors")
+    verb.add_argument(
+        "--fallback",
+        choices=(strategy.REPLUGGED.name,),
+        help="replug VFs whose state cannot travel",
+    )
+    verb.add_argument(
+        "--allow-outage",
+        action="store_true",
+        help="also if the guest has only VFs",
+    )
     _add_virsh_options(verb)
     verb.set_defaults(run=_migrate)
 
 
 def _add_virsh_options(verb: argparse.ArgumentParser) -> None:
     """Add the options that `virsh migrate` has under the same names."""
-    verb.add_argument(
-        "--live", action="store_true", help="accepted for virsh compatibility; migration is always live"
-    )
+    verb.add_argument("--live", action="store_true", help="accepted for virsh compatibility; always live")
     verb.add_argument("--persistent", action="store_true", help="define the guest on the destination")
     verb.add_argument("--undefinesource", action="store_true", help="undefine the guest on the source")
     verb.add_argument(
@@ -74,7 +84,7 @@ def add_pace(verb: argparse.ArgumentParser) -> None:
     disks = verb.add_mutually_exclusive_group()
     for kind, purpose in (
         ("all", "copy disks that are not shared"),
-        ("inc", "copy only the differences of such disks from their base images"),
+        ("inc", "copy only their differences from base images"),
     ):
         disks.add_argument(
             f"--copy-storage-{kind}", dest="copy_storage", action="store_const", const=kind, help=purpose
@@ -103,9 +113,7 @@ def add_pace(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--auto-converge", action="store_true", help="slow the guest's CPUs down until memory converges"
     )
-    verb.add_argument(
-        "--unsafe", action="store_true", help="migrate even if libvirt finds the disks' cache mode unsafe"
-    )
+    verb.add_argument("--unsafe", action="store_true", help="migrate even if a disk's cache mode is unsafe")
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -114,8 +122,9 @@ def check_options(options: argparse.Namespace) -> None:
         ("parallel_connections", "parallel"),
         ("timeout_cancel", "timeout"),
         ("undefinesource", "persistent"),
+        ("allow_outage", "fallback"),
     ):
-        if getattr(options, one, None) and not getattr(options, other):
+        if getattr(options, one, None) and not getattr(options, other, None):
             raise UsageError(f"--{one.replace('_', '-')} needs --{other.replace('_', '-')}")
 
 
@@ -132,6 +141,9 @@ class MigrationRequest:
     cancel_at_timeout: bool = False
     #: the socket of this host's daemon, to run the preflight checks first; None: migrate unchecked
     checked_by: Optional[Path] = None
+    #: replug VFs whose state cannot travel; and also of a guest that would be without network meanwhile
+    falls_back: bool = False
+    allow_outage: bool = False
 
 
 def request_of(options: argparse.Namespace, destination_uri: str, domain: str) -> MigrationRequest:
@@ -164,7 +176,13 @@ def _request(options: argparse.Namespace) -> MigrationRequest:
         undefine_source=options.undefinesource,
         migrate_uri=options.migrateuri,
     )
-    return replace(common, options=own, checked_by=None if options.unchecked else options.socket)
+    return replace(
+        common,
+        options=own,
+        checked_by=None if options.unchecked else options.socket,
+        falls_back=options.fallback is not None,
+        allow_outage=options.allow_outage,
+    )
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -172,6 +190,8 @@ def _migrate(options: argparse.Namespace) -> int:
     from vfmigrate.virt.connection import LibvirtConnection  # noqa: PLC0415 - libvirt
 
     check_options(options)
+    if options.unchecked and options.fallback is not None:
+        raise UsageError("--fallback needs the checks, and --unchecked skips them")
     with (
         LibvirtConnection(options.connect) as source,
         LibvirtConnection(options.desturi) as destination,
@@ -208,10 +228,10 @@ def run(
         vfs=[{"mac": one.mac, "strategy": one.strategy.name} for one in migration.migrating_vfs],
     )
     if migration.migrating_vfs:
-        _check(request, source, destination, shown)
+        migration.fall_back(_check(request, source, destination, shown))
     limits = ConvergenceLimits(
         max_downtime_ms=request.max_downtime_ms,
-        vfs=any(one.strategy.state_travels for one in migration.migrating_vfs),
+        vfs=any(one.strategy.state_travels and not one.falls_back for one in migration.migrating_vfs),
         limited=request.options.bandwidth is not None,
         parallel=request.options.parallel,
     )
@@ -222,20 +242,34 @@ def run(
 
 def _check(
     request: MigrationRequest, source: LibvirtConnection, destination: LibvirtConnection, shown: Display
-) -> None:
-    """Run the preflight checks if they are wanted; shows warnings, and raises Refused for errors."""
+) -> tuple[str, ...]:
+    """Run the preflight checks if they are wanted; shows warnings, and raises Refused for errors.
+
+    Returns the MACs of VFs to replug because their state cannot travel.
+    """
     if request.checked_by is None:
-        return
+        return ()
     from vfmigrate.preflight.collect import CheckOptions, Collector  # noqa: PLC0415 - libvirt
 
     wanted = CheckOptions(request.options.bandwidth, request.options.copy_storage is not None)
     snapshot = Collector(source, destination, socket=request.checked_by).collect(request.domain, wanted)
-    results = preflight_report.judge(snapshot)
-    for each in results:
+    if request.falls_back:
+        planned = fallback.plan(snapshot, allow_outage=request.allow_outage)
+    else:
+        planned = fallback.Fallback((), (), tuple(preflight_report.judge(snapshot)))
+    for each in planned.results:
         if each.severity == WARNING:
             text = f"warning: {each.text}; {each.remedy}" if each.remedy else f"warning: {each.text}"
             shown.event("warning", text, side=each.side, check=each.check)
-    refuse(request.domain, [each for each in results if each.severity == ERROR])
+    refuse(request.domain, [each for each in planned.results if each.severity == ERROR])
+    for mac in planned.macs:
+        shown.event(
+            "fallback",
+            f"{mac}: its state cannot travel, so it will be unplugged and replaced: {planned.reasons[0]}",
+            mac=mac,
+            reasons=list(planned.reasons),
+        )
+    return planned.macs
 
 
 def refuse(name: str, errors: Sequence[CheckResult]) -> None:

@@ -56,6 +56,8 @@ class MigratingGuest:
     #: libvirt networks and bridges that its interfaces name
     networks: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()
+    #: how many interfaces it has that are neither VFs nor their standbys
+    other_interfaces: int = 0
     #: devices that do not simply migrate, besides VFs
     devices: tuple[DeviceFinding, ...] = ()
     #: VFs that cannot be unplugged from where they are in the guest: the controller, and a remedy, by their position
@@ -107,9 +109,18 @@ def read(live: str, migratable: str) -> MigratingGuest:
         disks=tuple(_disk(each) for each in root.findall("devices/disk") if each.find("target") is not None),
         networks=_sources(root, "network"),
         bridges=_sources(root, "bridge"),
+        other_interfaces=sum(
+            each.get("type") != "hostdev" and each.find("teaming") is None and not _has_mark(each, parsed)
+            for each in root.findall("devices/interface")
+        ),
         devices=tuple(device_kinds.findings(root.find("devices"))),
         obstacles=_obstacles(live, parsed),
     )
+
+
+def _has_mark(interface: etree._Element, domain: Domain) -> bool:
+    mac = interface.find("mac")
+    return mac is not None and any(mark.mac == mac.get("address", "").lower() for mark in domain.marks)
 
 
 def _obstacles(live: str, domain: Domain) -> dict[int, tuple[str, str]]:

@@ -31,6 +31,13 @@ class MigratingVf:
     managed: bool = True
     #: its form in the domain: interface, hostdev or network
     form: str = "interface"
+    #: its state cannot travel to this destination: it is unplugged and replaced, and keeps its strategy
+    falls_back: bool = False
+
+    @property
+    def unplugged_first(self) -> bool:
+        """Whether another VF replaces it on the destination."""
+        return self.falls_back or self.strategy.unplugged_first
 
 
 def migrating_vfs(xml: str) -> list[MigratingVf]:

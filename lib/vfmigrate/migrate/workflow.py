@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from vfmigrate.domain.migrating_vf import MigratingVf, check_replug
@@ -95,6 +95,12 @@ class Migration:
         self._missing: frozenset[str] = frozenset()
         self.report = MigrationReport()
 
+    def fall_back(self, macs: Collection[str]) -> None:
+        """Replug the VFs with these MACs, whatever their strategy is."""
+        self.migrating_vfs = tuple(
+            replace(one, falls_back=True) if one.mac in macs else one for one in self.migrating_vfs
+        )
+
     def run(
         self,
         options: MigrationOptions,
@@ -105,7 +111,7 @@ class Migration:
     ) -> MigrationReport:
         """Migrate the guest, and verify it. Raises VfmigrateError if it did not migrate."""
         begun = time.monotonic()
-        replugged = [one for one in self.migrating_vfs if one.strategy.unplugged_first]
+        replugged = [one for one in self.migrating_vfs if one.unplugged_first]
         for one in replugged:
             check_replug(self.name, one, self.migrating_vfs)
         monitor = MigrationMonitor(

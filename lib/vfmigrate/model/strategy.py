@@ -46,6 +46,8 @@ _REPLUG = Strategy("replug", "unplugged, and replaced on the destination", unplu
 STRATEGIES = {each.name: each for each in (_VFIO, _FAILOVER, _REPLUG)}
 NAMES = tuple(STRATEGIES)
 DEFAULT = NAMES[0]
+#: what any VF can fall back to where its state cannot travel
+REPLUGGED = _REPLUG
 
 
 def named(name: Optional[str]) -> Strategy:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vfmigrate.domain.migrating_vf import MigratingVf
-from vfmigrate.errors import Cancelled, HostError, VfmigrateError
+from vfmigrate.errors import Cancelled, HostError, Refused, VfmigrateError
+from vfmigrate.model import strategy
 from vfmigrate.model.progress import Display
 from vfmigrate.polling import poll
 
@@ -86,6 +87,15 @@ class ReplugHosts:
         }
         return request if one.vlan is None else {**request, "vlan": one.vlan}
 
+    def _claim(self, daemon: DaemonClient, request: dict[str, Any]) -> Mapping[str, Any]:
+        """Have a daemon keep a VF; of strategy replug where it cannot be made ready for its own."""
+        try:
+            return daemon.ask("claim", request)
+        except (Refused, HostError):
+            if not self._migrating_vfs[request["mac"]].falls_back:
+                raise
+        return daemon.ask("claim", {**request, "strategy": strategy.REPLUGGED.name})
+
     def claim(self, mac: str) -> None:
         """Reserve a VF on the destination, and have the source's VF kept for the guest."""
         if self._cancelled.is_set():
@@ -94,10 +104,10 @@ class ReplugHosts:
         origin = self._migrating_vfs[mac].address
         if origin is not None:
             request["origin"] = str(origin)
-        vf = self._destination.daemon.ask("claim", request)["vf"]
+        vf = self._claim(self._destination.daemon, request)["vf"]
         self._display.event("claimed", f"{mac}: VF {vf} is reserved on the destination", mac=mac, vf=vf)
         try:
-            self._source.daemon.ask("claim", self._request(mac))
+            self._claim(self._source.daemon, self._request(mac))
         except VfmigrateError:
             self.give_back(mac)
             raise
