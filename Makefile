@@ -147,13 +147,25 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 man: packages ## write manual pages and completion from the code
 	PYTHONPATH=lib $(PY) man/write.py
 
+# Debian's tools come from tests/packages.sh; elsewhere rpm/build.sh says what is missing.
+ifneq ($(wildcard /etc/debian_version),)
+RPM_TOOLS = packages
+RPM_OPTIONS = --define "vfmigrate_test_python $(PY)"
+endif
+
 .PHONY: srpm
-srpm: packages ## build the source package in build/rpm
-	rpm/build.sh source
+srpm: $(RPM_TOOLS) ## build the source package in build/rpm
+	@rpm/build.sh source
 
 .PHONY: rpm
-rpm: packages ## build the packages in build/rpm, with their %check
-	rpm/build.sh all --define "vfmigrate_test_python $(PY)"
+rpm: $(RPM_TOOLS) ## build the packages in build/rpm, with their %check
+	@rpm/build.sh all $(RPM_OPTIONS)
+
+# where hosts find the repository
+REPO_URL ?= file://$(CURDIR)/build/repo
+.PHONY: repo
+repo: rpm ## make a repository of the packages (REPO_URL=...)
+	@rpm/repo.sh build/repo "$(REPO_URL)" build/rpm/*.noarch.rpm
 
 # pyenv has it on machines whose distribution does not
 OLD_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) python3.9)

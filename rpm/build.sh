@@ -38,10 +38,17 @@ build() { # rpmbuild's options and the file
         --define "clamp_mtime_to_source_date_epoch 1" \
         "$@" > "$work/log" 2>&1 || {
         cat "$work/log" >&2
+        if grep -q '^error: Failed build dependencies' "$work/log"; then
+            echo "rpm/build.sh: install the build dependencies: dnf builddep $source" >&2
+        fi
         exit 1
     }
 }
 
+command -v rpmbuild > /dev/null || {
+    echo "rpm/build.sh: rpmbuild is missing; install it: dnf install rpm-build git" >&2
+    exit 1
+}
 action=${1:-}
 shift || true
 case $action in
@@ -61,13 +68,14 @@ if [ -e /etc/debian_version ]; then
     set -- --load="$tree/rpm/debian.macros" --nodeps "$@"
 fi
 if [ "$action" != rebuild ]; then
-    build -bs "$@" "$source"
-    source=$(echo "$work"/SRPMS/*.src.rpm)
+    build -bs --nodeps "$@" "$source"
+    source=$output/$(basename "$work"/SRPMS/*.src.rpm)
+    rm -f "$output"/*.rpm
+    mv "$work"/SRPMS/*.src.rpm "$output"
 fi
 if [ "$action" != source ]; then
     # Always from the source package: the packages name it.
     build --rebuild "$@" "$source"
+    find "$work/RPMS" -name '*.rpm' -exec mv -t "$output" {} +
 fi
-rm -f "$output"/*.rpm
-find "$work/SRPMS" "$work/RPMS" -name '*.rpm' -exec mv -t "$output" {} +
 ls "$output"/*.rpm

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 checks="ruff-check ruff-format import-linter mypy vermin shellcheck man news"
 python="lib hooks/qemu vdsm_plugin vdsm_plugin/50_vfmigrate man tests"
 shell="tests/lint.sh tests/packages.sh tests/venv.sh tests/integration/emulator.sh tests/integration/systemd_init.sh
-    rpm/build.sh completion/vfmigrate completion/vfmigrated completion/vfmigrate-guest .ci/run"
+    rpm/build.sh rpm/repo.sh completion/vfmigrate completion/vfmigrated completion/vfmigrate-guest .ci/run"
 
 check() {
     case $1 in
