@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,3 +186,17 @@ def test_only_problems_are_shown_without_verbose(guest: Pair) -> None:
     everything = guest.a.host.run(*words, "-v").stdout.splitlines()
     assert [line for line in everything if line.startswith("  ok ")]
     assert everything[-1] == short[-1]
+
+
+def test_free_huge_pages_are_asked_of_libvirt(pair: Pair) -> None:
+    program = (
+        "from vfmigrate.virt.connection import LibvirtConnection\n"
+        "from vfmigrate.virt.capabilities import Capabilities\n"
+        "with LibvirtConnection(None) as connection:\n"
+        "    print(Capabilities(connection).libvirt().free_pages)\n"
+    )
+    told = pair.a.host.run("python3", "-c", program).stdout.strip()
+    listed = pair.a.host.virsh("freepages", "--all")
+    assert told.startswith("{"), told
+    sizes = re.findall(r"^(\d+)KiB", listed, re.MULTILINE)
+    assert sorted(ast.literal_eval(told)) == sorted({int(size) for size in sizes} - {4}), listed

@@ -16,6 +16,10 @@ from vfmigrate.domain.markup import Markup
 from vfmigrate.model.host_facts import HostFacts
 from vfmigrate.model.strategy import Strategy
 
+_KIB = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
+# A page of 64 KiB is an ordinary one on some processors; huge ones have 1 MiB and more.
+_ORDINARY_KIB = 64
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -52,6 +56,8 @@ class MigratingGuest:
     cpu: Optional[str]
     cpu_mode: Optional[str] = None
     memory_kib: int = 0
+    #: size of the huge pages that back its memory, in KiB, 0 for the host's default; None: ordinary memory
+    page_kib: Optional[int] = None
     disks: tuple[Disk, ...] = ()
     #: libvirt networks and bridges that its interfaces name
     networks: tuple[str, ...] = ()
@@ -106,6 +112,7 @@ def read(live: str, migratable: str) -> MigratingGuest:
         cpu=etree.tostring(cpu, encoding="unicode", with_tail=False) if cpu is not None else None,
         cpu_mode=cpu.get("mode") if cpu is not None else None,
         memory_kib=parsed.memory_kib,
+        page_kib=_page_kib(root),
         disks=tuple(_disk(each) for each in root.findall("devices/disk") if each.find("target") is not None),
         networks=_sources(root, "network"),
         bridges=_sources(root, "bridge"),
@@ -116,6 +123,24 @@ def read(live: str, migratable: str) -> MigratingGuest:
         devices=tuple(device_kinds.findings(root.find("devices"))),
         obstacles=_obstacles(live, parsed),
     )
+
+
+def _page_kib(root: etree._Element) -> Optional[int]:
+    if root.find("memoryBacking/hugepages") is None:
+        return None
+    page = root.find("memoryBacking/hugepages/page")
+    size = page.get("size", "") if page is not None else ""
+    unit = _KIB.get(page.get("unit", "KiB")) if page is not None else None
+    return int(size) * unit if size.isdecimal() and unit is not None else 0
+
+
+def page_sizes(capabilities: str) -> list[int]:
+    """The sizes of huge pages that a host can have, in KiB, by libvirt's XML of its capabilities."""
+    root = xml_parser.parse(capabilities, "libvirt's XML of the host's capabilities")
+    sizes = {
+        int(each.get("size", "0")) for each in root.findall("host/cpu/pages") if each.get("unit") == "KiB"
+    }
+    return sorted(size for size in sizes if size > _ORDINARY_KIB)
 
 
 def _has_mark(interface: etree._Element, domain: Domain) -> bool:

@@ -22,6 +22,8 @@ class LibvirtFacts:
     networks: dict[str, bool] = field(default_factory=dict)
     #: memory that could be had, in KiB
     available_kib: Optional[int] = None
+    #: free huge pages by their size in KiB; None: not known
+    free_pages: Optional[dict[int, int]] = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import libvirt
 
-from vfmigrate.domain.migrating_guest import MigratingGuest, comparable, host_model
+from vfmigrate.domain.migrating_guest import MigratingGuest, comparable, host_model, page_sizes
 from vfmigrate.model.libvirt_facts import UNLIMITED_MIBS, CpuFacts, LibvirtFacts, NameConflict
 from vfmigrate.virt.connection import LibvirtConnection
 from vfmigrate.virt.errors import LibvirtError, absence_ignored, failure_ignored, libvirt_call
@@ -20,6 +20,8 @@ from vfmigrate.virt.errors import LibvirtError, absence_ignored, failure_ignored
 _MEASURE_SECONDS = 1
 # virDomainDirtyRateStatus (libvirt-domain.h)
 _MEASURED = 2
+# More NUMA nodes than a host has; libvirt reports those that there are.
+_ALL_CELLS = 128
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,20 @@ class Capabilities:
                 qemu=handle.getVersion(),
                 networks=networks,
                 available_kib=self._available_kib(),
+                free_pages=self._free_pages(),
             )
 
     def _available_kib(self) -> Optional[int]:
         with failure_ignored():
             stats = self._handle.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             return sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached"))
+        return None
+
+    def _free_pages(self) -> Optional[dict[int, int]]:
+        with failure_ignored():
+            sizes = page_sizes(str(self._handle.getCapabilities()))
+            cells = self._handle.getFreePages(sizes, 0, _ALL_CELLS, 0) if sizes else {}
+            return {size: sum(int(free.get(size, 0)) for free in cells.values()) for size in sizes}
         return None
 
     def guest(self, name: str) -> GuestState:

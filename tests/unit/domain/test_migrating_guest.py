@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import pytest
 
 from tests.unit.preflight.snapshots import HELD, host
@@ -89,3 +91,27 @@ def test_the_host_model_is_read_from_domain_capabilities() -> None:
 def test_xml_that_is_no_guest_is_refused(xml: str) -> None:
     with pytest.raises(InputError):
         migrating_guest.read(xml, xml)
+
+
+@pytest.mark.parametrize(
+    ("backing", "size"),
+    [
+        ("", None),
+        ("<memoryBacking><locked/></memoryBacking>", None),
+        ("<memoryBacking><hugepages/></memoryBacking>", 0),
+        ("<memoryBacking><hugepages><page size='2048' unit='KiB'/></hugepages></memoryBacking>", 2048),
+        ("<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>", 0),
+        ("<memoryBacking><hugepages><page size='1' unit='GiB'/></hugepages></memoryBacking>", 1 << 20),
+    ],
+)
+def test_the_pages_of_the_memory_are_read(backing: str, size: Optional[int]) -> None:
+    xml = XML.replace("<devices>", f"{backing}<devices>")
+    assert migrating_guest.read(xml, xml).page_kib == size
+
+
+def test_the_sizes_of_huge_pages_are_read_from_capabilities() -> None:
+    pages = "".join(f"<pages unit='KiB' size='{size}'/>" for size in (4, 2048, 1048576))
+    assert migrating_guest.page_sizes(f"<capabilities><host><cpu>{pages}</cpu></host></capabilities>") == [
+        2048,
+        1048576,
+    ]

@@ -21,7 +21,7 @@ from vfmigrate.preflight.snapshot import (
 )
 from vfmigrate.rules import compatibility
 from vfmigrate.rules.findings import Finding
-from vfmigrate.text import quoted
+from vfmigrate.text import command, quoted
 
 #: file systems that several hosts can mount at the same time, by libvirt's list (virFileIsSharedFSType)
 _NETWORKED = frozenset(
@@ -288,9 +288,36 @@ def _shared(snapshot: Snapshot, disk: Disk, which: str, here: object, there: obj
 
 def _memory(snapshot: Snapshot) -> Iterator[Finding]:
     there = snapshot.destination
-    available, needed = there.libvirt.available_kib, snapshot.guest.memory_kib
+    needed = snapshot.guest.memory_kib
+    if snapshot.guest.page_kib is not None:
+        yield from _huge_pages(snapshot, snapshot.guest.page_kib, needed)
+        return
+    available = there.libvirt.available_kib
     if available is not None and available < needed:
         yield warning(
             f"{there.name}: {available // 1024} MiB of memory are free, and the guest has {needed // 1024} MiB",
             f"migrate another guest away from {there.name}",
+        )
+
+
+def _huge_pages(snapshot: Snapshot, size: int, needed: int) -> Iterator[Finding]:
+    """They are set aside: a host with much free memory can have none of them, and the other way round."""
+    there = snapshot.destination
+    known = there.libvirt.free_pages
+    if known is not None and size == 0 and len(known) == 1:
+        (size,) = known
+    if known is None or size == 0:
+        yield warning(
+            f"{there.name}: the guest's memory is in huge pages, and it is not known how many are free there",
+            f"look on {there.name}: virsh freepages --all",
+        )
+        return
+    free = known.get(size, 0) * size
+    if free < needed:
+        pages = str(-(-needed // size))
+        yield error(
+            f"{there.name}: {free // 1024} MiB of huge pages of {size} KiB are free, and the guest has "
+            f"{needed // 1024} MiB in such pages",
+            f"run on {there.name}: "
+            f"{command('virsh', 'allocpages', '--pagesize', f'{size}KiB', '--pagecount', pages)}",
         )

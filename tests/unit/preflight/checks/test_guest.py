@@ -80,6 +80,12 @@ ERRORS: Mapping[str, Fault] = {
         "is not running",
     ),
     "no bridge br0": (told("destination", bridges=(BridgeFacts("br0"),)), "destination", "networks", "'br0'"),
+    "huge pages": (
+        lambda snapshot: guest(page_kib=2048)(libvirt("destination", free_pages={2048: 10})(snapshot)),
+        "destination",
+        "memory",
+        "there: 20 MiB of huge pages of 2048 KiB are free, and the guest has 1024 MiB in such pages",
+    ),
     "absent disk": (
         files(SHARED, FileFacts(DISK, False)),
         "pair",
@@ -111,6 +117,7 @@ WARNINGS: Mapping[str, Fault] = {
         "disk",
         "its drive will be empty there, as its startupPolicy allows",
     ),
+    "unknown huge pages": (guest(page_kib=0), "destination", "memory", "not known how many are free there"),
     "memory": (libvirt("destination", available_kib=1024), "destination", "memory", "1 MiB"),
 }
 
@@ -149,3 +156,9 @@ def test_a_disk_without_a_path_is_called_what_it_is(disk: Disk, text: str) -> No
 def test_a_disk_of_an_unknown_kind_is_not_called_one_on_the_network() -> None:
     volume = guest(disks=(Disk("vda", "volume"),))(good())
     assert [each.text for each in report.judge(volume) if each.check == "disk"] == []
+
+
+def test_a_guest_in_huge_pages_needs_no_ordinary_memory() -> None:
+    snapshot = libvirt("destination", free_pages={2048: 512, 1 << 20: 0}, available_kib=1024)(good())
+    assert bad(guest(page_kib=2048)(snapshot)) == []
+    assert "huge pages of 1048576 KiB" in the(guest(page_kib=1 << 20)(snapshot)).text
