@@ -14,6 +14,7 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+CATALOGDIR ?= $(PREFIX)/lib/systemd/catalog
 UDEVRULESDIR ?= $(PREFIX)/lib/udev/rules.d
 # where PYTHON3 finds the distribution's own packages
 SITELIB ?= $(shell $(PYTHON3) -Ic 'import sysconfig as s; n = s.get_scheme_names(); \
@@ -121,6 +122,7 @@ install-host:
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man5 man/vfmigrate.conf.5
 	install -Dpm 0644 -t $(DESTDIR)$(MANDIR)/man8 man/vfmigrate.8 man/vfmigrated.8
 	install -Dpm 0644 -t $(DESTDIR)$(COMPLETIONDIR) completion/vfmigrate completion/vfmigrated
+	install -Dpm 0644 -t $(DESTDIR)$(CATALOGDIR) catalog/vfmigrate.catalog
 
 .PHONY: install-vdsm
 install-vdsm: ## install the plugin for oVirt's vdsm below DESTDIR
@@ -144,7 +146,7 @@ install-guest: ## install vfmigrate-guest below DESTDIR
 	install -Dpm 0644 -t $(DESTDIR)$(COMPLETIONDIR) completion/vfmigrate-guest
 
 .PHONY: man
-man: packages ## write manual pages and completion from the code
+man: packages ## write manual pages, completion and catalogue from the code
 	PYTHONPATH=lib $(PY) man/write.py
 
 # Debian's tools come from tests/packages.sh; elsewhere rpm/build.sh says what is missing.

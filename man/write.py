@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-r"""Write the manual pages and the completion: prose from *.in, facts from the code that acts on them.
+r"""Write manual pages, completion, catalogue and docs/journal.md: prose from *.in, facts from the code.
 
 A line `.\" @OPTIONS@` or the like in a template is replaced by what the argument parsers, the configuration's
 dataclasses and the error kinds say. The results are kept in the repository beside the templates, so that a packager
@@ -11,7 +11,9 @@ needs none of the product's libraries; `--check` says whether they still match t
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Callable
@@ -23,11 +25,15 @@ from vfmigrate.config.configuration import Config
 from vfmigrate.config.libvirt_access import LibvirtAccess
 from vfmigrate.config.pool import Pool
 from vfmigrate.daemon import options as daemon_options
+from vfmigrate.events import table
+from vfmigrate.events.kind import EventKind
 from vfmigrate.version import VERSION
 from vfmigrate_guest import cli as guest
 
 HERE = Path(__file__).parent
 COMPLETION = HERE.parent / "completion"
+CATALOG = HERE.parent / "catalog" / "vfmigrate.catalog.in"
+JOURNAL = HERE.parent / "docs" / "journal.md"
 #: the programs, by the names of their completion's templates
 PROGRAMS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {
     "vfmigrate": cli.arguments,
@@ -234,13 +240,48 @@ def page(template: Path) -> str:
     return text
 
 
+def catalog_entry(kind: EventKind) -> str:
+    """A kind of event as the journal's catalogue has it (https://systemd.io/CATALOG/)."""
+    fields = "\n".join(f"{name}: @VFMIGRATE_{name.upper()}@" for name in kind.fields)
+    texts = [*textwrap.wrap(kind.text, 78), "", *textwrap.wrap(kind.remedy, 78), "", fields]
+    body = re.sub(r"\n{3,}", "\n\n", "\n".join(texts)).strip()
+    head = f"-- {kind.message_id}\nSubject: {kind.subject}\nDefined-By: vfmigrate\nDocumentation: man:vfmigrated(8)\n"
+    return f"{head}\n{body}\n"
+
+
+def catalog(template: Path) -> str:
+    """The journal's catalogue."""
+    text = template.read_text(encoding="utf-8")
+    return text.replace("# @KINDS@\n", "\n".join(map(catalog_entry, table.KINDS)))
+
+
+def kinds() -> str:
+    """The kinds of events as rows of a table in Markdown."""
+    rows = ["| event | MESSAGE_ID | what happened | what to do | fields |", "|---|---|---|---|---|"]
+    for kind in sorted(table.KINDS, key=lambda each: each.name):
+        fields = ", ".join(f"`{name}`" for name in kind.fields)
+        row = (f"`{kind.name}`", f"`{kind.message_id}`", f"{kind.subject}. {kind.text}", kind.remedy, fields)
+        rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |")
+    return "\n".join(rows) + "\n"
+
+
+BEGIN, END = "<!-- written by man/write.py: begin -->\n", "<!-- written by man/write.py: end -->\n"
+
+
+def journal_page() -> str:
+    """The page about the log, with the table of the kinds of events as the code has it."""
+    head, rest = JOURNAL.read_text(encoding="utf-8").split(BEGIN)
+    return head + BEGIN + kinds() + END + rest.split(END)[1]
+
+
 def main(argv: Sequence[str]) -> int:
     """Write what is out of date, or with --check only list it."""
     stale = []
-    made = {source: page(source) for source in HERE.glob("*.in")}
-    made.update({source: completion(source) for source in map(completion_template, PROGRAMS)})
-    for source, text in sorted(made.items()):
-        target = source.with_suffix("")
+    made = {source.with_suffix(""): page(source) for source in HERE.glob("*.in")}
+    made.update({source.with_suffix(""): completion(source) for source in map(completion_template, PROGRAMS)})
+    made[CATALOG.with_suffix("")] = catalog(CATALOG)
+    made[JOURNAL] = journal_page()
+    for target, text in sorted(made.items()):
         if target.exists() and target.read_text(encoding="utf-8") == text:
             continue
         stale.append(target.name)

@@ -18,16 +18,21 @@ import socket
 import struct
 import sys
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Callable, Optional, Union
 
 from vfmigrate.errors import VfmigrateError
+from vfmigrate.events import table
 from vfmigrate.text import printable, say
 
 SOCKET = Path("/run/systemd/journal/socket")
 IDENTIFIER = "vfmigrated"
+#: the identifier of the command's entries
+COMMAND = "vfmigrate"
 
 ERROR = 3
 WARNING = 4
@@ -39,6 +44,8 @@ Value = Union[str, int, float]
 # How long the first entry waits for a journal that does not read, in seconds; a burst of entries may fill its queue for
 # a moment. Those after it do not wait, until one was taken.
 _PATIENCE = 0.2
+# The most guests whose trace is known: more than run on a host, and a bound on what a guest that comes and goes takes.
+_MOST_TRACES = 4096
 
 
 #: the failures logged by the work in this context, where somebody collects them
@@ -71,10 +78,57 @@ def encode(fields: dict[str, str]) -> bytes:
     return b"".join(parts)
 
 
+class Traces:
+    """Which migration a guest is in: the ID that entries about it get on both hosts (domain/trace_mark.py)."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: by the UUID of the guest: the ID, and until when it holds by `clock`; None: until further notice
+        self._traces: OrderedDict[str, tuple[str, Optional[float]]] = OrderedDict()
+
+    def follow(self, uuid: str, trace: Optional[str]) -> None:
+        """From now on entries about a guest have this trace ID; None: no longer any."""
+        with self._lock:
+            self._traces.pop(uuid, None)
+            if trace is not None:
+                self._traces[uuid] = (trace, None)
+            if len(self._traces) > _MOST_TRACES:
+                self._traces.popitem(last=False)
+
+    def end_soon(self, uuid: str, seconds: float) -> bool:
+        """The migration of a guest is over, so entries about it keep their trace ID for `seconds`; false if it was."""
+        with self._lock:
+            known = self._traces.get(uuid)
+            if known is None or known[1] is not None:
+                return False
+            self._traces[uuid] = (known[0], self._clock() + seconds)
+            return True
+
+    def under_way(self, uuid: str) -> Optional[str]:
+        """The trace ID of a migration that is not over, None without one."""
+        with self._lock:
+            trace, until = self._traces.get(uuid, (None, None))
+            return trace if until is None else None
+
+    def of(self, uuid: object) -> Optional[str]:
+        """The trace ID of entries about a guest, None without one."""
+        with self._lock:
+            trace, until = self._traces.get(str(uuid), (None, None))
+            if until is not None and self._clock() > until:
+                del self._traces[str(uuid)]
+                return None
+            return trace
+
+
 class Journal:
     """Writes entries to the journal's socket, or to standard error where there is none."""
 
-    def __init__(self, path: Path = SOCKET) -> None:
+    def __init__(self, path: Path = SOCKET, identifier: str = IDENTIFIER, *, aloud: bool = True) -> None:
+        """`aloud`: without a journal, entries are lines on standard error; else they are lost."""
+        self.traces = Traces()
+        self._identifier = identifier
+        self._aloud = aloud
         self._lock = threading.Lock()
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -82,21 +136,38 @@ class Journal:
         self._connected = self._connect()
         self._lost = 0
 
-    def event(self, name: str, message: str, *, level: int = INFO, **fields: Value) -> None:
-        """Log the event `name` with a message; `fields` become VFMIGRATE_<FIELD>."""
+    def event(
+        self, name: str, message: str, *, kind: Optional[str] = None, level: int = INFO, **fields: Value
+    ) -> None:
+        """Log the event `name` with a message; `fields` become VFMIGRATE_<FIELD>.
+
+        `kind` is its row in the table of kinds (events/table.py), by default that of its name. An entry with the field
+        `uuid` gets the trace ID of this guest, unless it names one.
+        """
         message = printable(" ".join(message.split()))
+        row = table.find(kind or name)
+        trace = self.traces.of(fields["uuid"]) if "uuid" in fields and "trace" not in fields else None
         entry = {
             "MESSAGE": message,
+            **({"MESSAGE_ID": row.message_id} if row is not None else {}),
             "PRIORITY": str(level),
-            "SYSLOG_IDENTIFIER": IDENTIFIER,
+            "SYSLOG_IDENTIFIER": self._identifier,
             "VFMIGRATE_EVENT": name,
+            **({"VFMIGRATE_TRACE": trace} if trace is not None else {}),
             **{f"VFMIGRATE_{key.upper()}": str(value) for key, value in fields.items()},
         }
         with self._lock:
             self._log(entry, f"<{level}>{name}: {message}")
 
     def failed(
-        self, name: str, error: VfmigrateError, *, about: str = "", level: int = WARNING, **fields: Value
+        self,
+        name: str,
+        error: VfmigrateError,
+        *,
+        about: str = "",
+        kind: Optional[str] = None,
+        level: int = WARNING,
+        **fields: Value,
     ) -> None:
         """Log as the event `name` what failed where nothing can be raised; `about` says what it is about.
 
@@ -106,7 +177,7 @@ class Journal:
         collected = _collected.get()
         if collected is not None:
             collected.append(error)
-        self.event(name, str(error), level=level, **fields)
+        self.event(name, str(error), kind=kind, level=level, **fields)
 
     def _log(self, entry: dict[str, str], line: str) -> None:
         try:
@@ -120,11 +191,14 @@ class Journal:
             lost, self._lost = self._lost, 0
             self._socket.settimeout(_PATIENCE)
             text = f"{lost} log entries were lost: the journal did not read them"
-            self._log(
-                {**entry, "MESSAGE": text, "VFMIGRATE_EVENT": "log-lost", "PRIORITY": str(WARNING)}, text
-            )
+            kind = table.find("log-lost")
+            message_id = {"MESSAGE_ID": kind.message_id} if kind is not None else {}
+            own = {"MESSAGE": text, "VFMIGRATE_EVENT": "log-lost", "PRIORITY": str(WARNING), **message_id}
+            self._log({"SYSLOG_IDENTIFIER": self._identifier, **own}, text)
 
     def _print(self, line: str) -> None:
+        if not self._aloud:
+            return
         try:
             writable = bool(select.select([], [sys.stderr], [], 0)[1])
         except (OSError, ValueError):  # no file of the kernel's: it cannot block

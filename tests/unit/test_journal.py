@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from vfmigrate.errors import HostError
-from vfmigrate.journal import Journal, encode
+from vfmigrate.events import table
+from vfmigrate.journal import Journal, Traces, encode
 
 
 def listening(path: Path) -> socket.socket:
@@ -139,3 +140,48 @@ def test_work_that_fails_is_logged_and_the_next_is_done(
     assert "planted" not in lines[1]
     assert done == ["third"]
     log.close()
+
+
+def test_an_entry_has_the_message_id_of_its_kind(journal: socket.socket, path: Path) -> None:
+    log = Journal(path)
+    log.event("migrate", "refused", kind="refused")
+    known = table.find("refused")
+    assert known is not None
+    assert f"MESSAGE_ID={known.message_id}" in journal.recv(65536).decode().splitlines()
+    log.close()
+
+
+def test_entries_about_a_guest_have_the_id_of_its_migration(journal: socket.socket, path: Path) -> None:
+    def trace(uuid: str) -> list[str]:
+        log.event("plug", "a VF", uuid=uuid)
+        lines = journal.recv(65536).decode().splitlines()
+        return [line for line in lines if line.startswith("VFMIGRATE_TRACE=")]
+
+    log = Journal(path)
+    log.traces.follow("u", "91c3b0a7d2e84f16")
+    assert trace("u") == ["VFMIGRATE_TRACE=91c3b0a7d2e84f16"]
+    assert trace("other") == []
+    log.traces.follow("u", None)
+    assert trace("u") == []
+    log.close()
+
+
+def test_a_guest_is_in_its_migration_for_a_time_after_it() -> None:
+    now = [100.0]
+    traces = Traces(lambda: now[0])
+    traces.follow("u", "91c3b0a7d2e84f16")
+    assert traces.under_way("u")
+    assert traces.end_soon("u", 60.0)
+    assert not traces.end_soon("u", 60.0)  # it is over already
+    assert traces.under_way("u") is None
+    assert traces.of("u") == "91c3b0a7d2e84f16"
+    now[0] += 61.0
+    assert traces.of("u") is None
+
+
+def test_the_guests_whose_migration_is_known_are_bounded() -> None:
+    traces = Traces()
+    for number in range(5000):
+        traces.follow(str(number), "91c3b0a7d2e84f16")
+    assert traces.of("0") is None
+    assert traces.of("4999") is not None

@@ -76,6 +76,8 @@ class Claim:
     strategy: str = DEFAULT
     #: where its guest sees it, if it was taken out for a migration and is to be plugged in wherever the guest runs
     slot: Optional[str] = None
+    #: the ID of the migration by which its guest arrives, for the log; None for a guest that was started here
+    trace: Optional[str] = None
     #: releasing, and libvirt has finished with the VF: what it set on the VF and did not reset is a left-over
     left: bool = False
     #: how many VFs of its guest with the same MAC stand before it in the guest's XML
@@ -113,7 +115,7 @@ def holder(claim: Claim) -> str:
 
 
 #: fields that a file has only where they say something: an older daemon does not know them, and can read other claims
-_SAID_ONLY = ("left", "twin", "seen_in")
+_SAID_ONLY = ("left", "twin", "seen_in", "trace")
 
 
 def plain(claim: Claim) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def encode(claim: Claim) -> str:
 
 
 #: fields that a claim of an older daemon does not have
-_ADDED = ("origin", "slot", "left", "twin", "seen_in")
+_ADDED = ("origin", "slot", "left", "twin", "seen_in", "trace")
 
 
 def decode(text: str) -> Claim:

@@ -45,6 +45,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
     "failover disable": ("vfmigrate failover disable guest1",),
     "failover show": ("vfmigrate failover show guest1",),
+    "trace": (
+        "vfmigrate trace guest1",
+        "vfmigrate trace guest1 qemu+ssh://host-b/system",
+        "vfmigrate trace 91c3b0a7d2e84f16 qemu+ssh://host-b/system --json",
+    ),
     "ovirt profile show": (
         "vfmigrate ovirt profile show --url https://engine/ovirt-engine/api --user admin@internal",
     ),

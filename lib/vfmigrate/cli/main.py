@@ -36,6 +36,7 @@ _MODULES = {
     "evacuate": "evacuate_verb",
     "failover": "failover_verb",
     "ovirt": "ovirt_verb",
+    "trace": "trace_verb",
 }
 
 

@@ -18,6 +18,7 @@ from vfmigrate.cli.common_options import positive
 from vfmigrate.domain.migrating_vf import migrating_vfs
 from vfmigrate.errors import HostError, Refused, UsageError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
+from vfmigrate.migrate.migration_log import MigrationLog
 from vfmigrate.migrate.workflow import Migration, MigrationReport
 from vfmigrate.model import strategy
 from vfmigrate.model.migration_options import MigrationOptions
@@ -219,16 +220,24 @@ def run(
 ) -> MigrationReport:
     """Migrate one guest as requested, and return when it has arrived. Raises VfmigrateError if it did not."""
     migration = _prepared(request, source, destination, shown, cancelled)
+    trace = migration.trace()
+    text = f"migrating guest '{migration.name}' to {destination.hostname()}{_strategies(migration)}"
     shown.event(
         "begin",
-        f"migrating guest '{migration.name}' to {destination.hostname()}{_strategies(migration)}",
+        text,
         domain=migration.name,
         uuid=migration.uuid,
         destination=destination.hostname(),
         vfs=[{"mac": one.mac, "strategy": one.strategy.name} for one in migration.migrating_vfs],
+        trace=trace,
     )
-    if migration.migrating_vfs:
-        migration.fall_back(_check(request, source, destination, shown))
+    with MigrationLog(migration, destination.hostname(), text, trace):
+        if migration.migrating_vfs:
+            migration.fall_back(_check(request, source, destination, shown))
+        return _run(migration, request)
+
+
+def _run(migration: Migration, request: MigrationRequest) -> MigrationReport:
     limits = ConvergenceLimits(
         max_downtime_ms=request.max_downtime_ms,
         vfs=any(one.strategy.state_travels and not one.falls_back for one in migration.migrating_vfs),

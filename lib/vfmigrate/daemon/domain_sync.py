@@ -7,13 +7,14 @@ waits for libvirt.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.converge.services import HostServices
-from vfmigrate.domain import device_text, domain_xml, metadata
+from vfmigrate.domain import device_text, domain_xml, metadata, trace_mark
 from vfmigrate.domain.metadata import Mark
 from vfmigrate.errors import VfmigrateError
 from vfmigrate.model import strategy
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 # A domain that has just resumed is often still locked by the end of its migration.
 _ATTEMPTS = 6
 _ATTEMPT_SECONDS = 1.0
+# How long after its arrival entries about a guest have the trace ID of its migration: announcements and VFs that are
+# plugged in after it belong to it.
+_TRACED_SECONDS = 600.0
 
 #: has the event loop do some work for a domain, given by UUID, after a number of seconds
 Later = Callable[[float, str, Callable[[], object]], None]
@@ -106,6 +110,7 @@ class DomainSync:
         self._log = services.log
         self._later = later
         self._on_unplugged = on_unplugged
+        self._hostname = socket.gethostname()
 
     def follow(self, uuid: str) -> list[str]:
         """Claim and give back what was plugged into or unplugged from a running domain, and write its metadata.
@@ -195,9 +200,27 @@ class DomainSync:
                 self._later(_ATTEMPT_SECONDS, uuid, lambda: self.settle(uuid, attempt + 1))
                 return
             self._log.failed("settle-failed", error, about=f"domain {uuid}", uuid=uuid)
-        for claim in self._store.of_domain(uuid):
-            if claim.incoming and claim.state == PLUGGED:
-                self._store.note(claim, incoming=False)
+        claims = self._store.of_domain(uuid)
+        if claims and self._log.traces.end_soon(uuid, _TRACED_SECONDS):
+            self._log_arrival(uuid, claims[0].domain_name)
+        for claim in claims:
+            if claim.state == PLUGGED and (claim.incoming or claim.trace is not None):
+                self._store.note(claim, incoming=False, trace=None)
+
+    def _log_arrival(self, uuid: str, name: str) -> None:
+        """Log that a guest has arrived, with what libvirt measured."""
+        stats = self._hypervisor.arrival(uuid)
+        measured: dict[str, Any] = {
+            field: stats[key]
+            for field, key in (("downtime_ms", "downtime"), ("total_ms", "time_elapsed"))
+            if key in stats
+        }
+        times = [
+            *([f"downtime {measured['downtime_ms']} ms"] if "downtime_ms" in measured else []),
+            *([f"migrated in {measured['total_ms'] / 1000:.1f} s"] if "total_ms" in measured else []),
+        ]
+        text = f"guest '{name}' has arrived" + (f": {', '.join(times)} (by libvirt)" if times else "")
+        self._log.event("arrived", text, domain=name, uuid=uuid, **measured)
 
     def marks(self, uuid: str) -> tuple[Mark, ...]:
         """What the metadata of a domain should contain about its VFs."""
@@ -233,6 +256,7 @@ class DomainSync:
             return
         running = domain_xml.read(xml, lenient=True)
         present = running.marks
+        self._stamp_trace(running)
         # in the order of the guest's interfaces, by which those with one MAC are told apart
         places = {each.address: each.position for each in running.interfaces}
         own = sorted(self.marks(uuid), key=lambda mark: places.get(mark.address, len(places)))
@@ -242,6 +266,13 @@ class DomainSync:
             self._hypervisor.stamp(uuid, marks)
             addresses = " ".join(str(mark.address) for mark in marks if mark.address is not None)
             self._log.event("stamp", f"domain {uuid}: metadata names {addresses}", uuid=uuid, vf=addresses)
+
+    def _stamp_trace(self, running: domain_xml.Domain) -> None:
+        """Name the next migration of a guest that has VFs, unless it has a name that is not of the last one."""
+        claims = self._store.of_domain(running.uuid)
+        arrived_by = {self._log.traces.under_way(running.uuid), *(claim.trace for claim in claims)}
+        if claims and (running.trace is None or running.trace.id in arrived_by):
+            self._hypervisor.stamp_trace(running.uuid, trace_mark.new(self._hostname))
 
     def _mend_definition(self, uuid: str) -> None:
         """After a migration with --persistent the definition still names the source's VFs: name those of this host."""

@@ -10,7 +10,7 @@ The operations and their order: https://libvirt.org/hooks.html and docs/protocol
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, PREPARED, Claim
 from vfmigrate.converge.services import HostServices
@@ -18,6 +18,7 @@ from vfmigrate.converge.vf_use import Sight
 from vfmigrate.daemon.watchdog import EVENT_SECONDS
 from vfmigrate.domain.domain_xml import Domain, read
 from vfmigrate.errors import Refused, UsageError, VfmigrateError
+from vfmigrate.events import table
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.reservations.adoption import Adoption
 from vfmigrate.reservations.cleanup import Cleanup
@@ -29,8 +30,12 @@ from vfmigrate.rules import compatibility
 
 #: operations that libvirt stops when the hook fails; a failure of the others is logged
 REFUSING = frozenset({"migrate", "restore", "prepare", "start"})
+#: operations that begin the arrival of a guest
+ARRIVING = frozenset({"migrate", "restore"})
 #: operations that say that a guest's QEMU has ended
 ENDING = frozenset({"stopped", "release"})
+#: seconds for which entries about a guest that is gone keep its trace ID: what is cleaned up after it belongs to it
+_TRACED_SECONDS = 60.0
 # Less than the hook waits (GRACE in hooks/qemu): as long as it waits, libvirt has begun nothing else with the guest.
 _LATE_SECONDS = 1.0
 
@@ -106,11 +111,13 @@ class HookHandler:
             self._log.event(
                 operation,
                 f"{operation} of guest '{domain.name}' ignored: it came late, and the guest runs again",
+                kind=table.OVERTAKEN,
                 domain=domain.name,
                 uuid=domain.uuid,
                 outcome="ignored",
             )
             return None
+        self._trace(operation, domain)
         try:
             answer = operations[operation](domain, xml)
         except VfmigrateError as error:
@@ -118,14 +125,18 @@ class HookHandler:
                 operation,
                 error,
                 about=f"{operation} of guest '{domain.name}'",
+                kind=table.REFUSED if operation in REFUSING else table.FAILED,
                 domain=domain.name,
                 uuid=domain.uuid,
+                pool=" ".join(dict.fromkeys(mark.pool for mark in domain.marks if mark.pool is not None)),
                 outcome="refused" if operation in REFUSING else "failed",
             )
             if operation in REFUSING:
                 raise
             return None
         claims = self._store.of_domain(domain.uuid)
+        if operation in ARRIVING:
+            self._keep_trace(domain, claims)
         if claims or operation == "release":
             self._log.event(
                 operation,
@@ -135,11 +146,15 @@ class HookHandler:
                 domain=domain.name,
                 uuid=domain.uuid,
                 vf=" ".join(str(claim.vf) for claim in claims),
+                pool=" ".join(dict.fromkeys(claim.pool for claim in claims)),
                 outcome="done",
                 sub_operation=sub_operation,
                 reason=extra,
                 ms=round((self._store.clock() - before) * 1000),
+                **self._source(operation, domain),
             )
+        if operation == "release":
+            self._log.traces.end_soon(domain.uuid, _TRACED_SECONDS)
         return answer
 
     def _read(self, operation: str, xml: str, name: str) -> Optional[Domain]:
@@ -152,11 +167,38 @@ class HookHandler:
         except VfmigrateError as error:
             if operation in REFUSING:
                 raise
-            self._log.failed(operation, error, about=f"{operation} of guest '{name}'", domain=name)
+            self._log.failed(
+                operation, error, about=f"{operation} of guest '{name}'", kind=table.FAILED, domain=name
+            )
         known = {claim.domain for claim in self._store.all() if claim.domain_name == name}
         if operation not in ENDING or len(known) != 1:
             return None
         return Domain(uuid=known.pop(), name=name, interfaces=(), viommu=False)
+
+    def _trace(self, operation: str, domain: Domain) -> None:
+        """Have the log know which migration of the guest this is about.
+
+        The XML of a guest that arrives, and of one that has ended, says it. A guest that starts without having been
+        announced is started here, whatever its XML says.
+        """
+        traces = self._log.traces
+        if operation in ARRIVING | ENDING:
+            traces.follow(domain.uuid, domain.trace.id if domain.trace is not None else None)
+        elif operation == "prepare" and traces.under_way(domain.uuid) is None:
+            traces.follow(domain.uuid, None)
+
+    def _keep_trace(self, domain: Domain, claims: list[Claim]) -> None:
+        """Have the claims of an arriving guest name its migration: a daemon that is started meanwhile knows it then."""
+        trace = self._log.traces.under_way(domain.uuid)
+        for claim in claims:
+            if claim.incoming and claim.trace != trace:
+                self._store.note(claim, trace=trace)
+
+    @staticmethod
+    def _source(operation: str, domain: Domain) -> dict[str, Any]:
+        """The host that a guest comes from, as a field of the log."""
+        host = domain.trace.host if domain.trace is not None else None
+        return {"source": host} if operation in ARRIVING and host is not None else {}
 
     def _is_overtaken(self, operation: str, domain: Domain, age: float) -> bool:
         """Whether the guest, whose end `age` seconds ago is reported only now, already runs again.
@@ -247,10 +289,12 @@ class HookHandler:
         if state == PLUGGED:
             # The guest starts: however long that takes, nobody else gets the VF. libvirt reports how it ends.
             claim = replace(claim, expires=None)
-        if current is None and incoming:
-            claim = replace(claim, incoming=True)
+        if current is None:
+            claim = replace(claim, incoming=incoming, trace=self._log.traces.under_way(domain.uuid))
         if current is not None:
-            claim = replace(claim, id=current.id, incoming=current.incoming, origin=current.origin)
+            claim = replace(
+                claim, id=current.id, incoming=current.incoming, origin=current.origin, trace=current.trace
+            )
         if current is not None and placement.interface.mark is None:
             # Claimed with more than the XML contains: by a client, or at `migrate` by an older daemon.
             claim = replace(

@@ -27,6 +27,7 @@ from vfmigrate.converge.services import HostServices
 from vfmigrate.daemon import hook_handler, pci_reader
 from vfmigrate.daemon.config_reload import ConfigReload, fingerprint
 from vfmigrate.daemon.domain_sync import DomainSync
+from vfmigrate.daemon.event_history import EventHistory
 from vfmigrate.daemon.event_loop import EventLoop
 from vfmigrate.daemon.hook_handler import REFUSING, HookHandler
 from vfmigrate.daemon.inventory import Inventory
@@ -84,6 +85,9 @@ class Daemon:
         self.config_reload = ConfigReload(config_file, settings, read, log)
         self.log = log
         self.store = ClaimStore(claims)
+        for claim in self.store.all():
+            if claim.trace is not None:
+                log.traces.follow(claim.domain, claim.trace)
         systemd = Systemd()
         vendors = registry.known()
         reader = None if pci_reader.is_privileged() else pci_reader.PciReader()
@@ -173,6 +177,7 @@ class Daemon:
             missing=self.arrivals.missing,
         )
         local_files = LocalFiles(self.host.ovs.bridge_exists)
+        self.event_history = EventHistory()
         self.inventory = Inventory(services, observer, hypervisor.migrating, local_files, hypervisor.storage)
 
     def reload(self) -> None:
@@ -286,6 +291,8 @@ class Daemon:
             return self.status.collect()
         if request.name == "facts":
             return self.inventory.answer(request)
+        if request.name == "trace":
+            return self.event_history.answer(request)
         return {"version": VERSION}
 
     def _provision(self, request: protocol.Request) -> dict[str, Any]:

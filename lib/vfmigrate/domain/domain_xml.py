@@ -20,9 +20,10 @@ from typing import Optional, Union
 
 from lxml import etree
 
-from vfmigrate.domain import mark_matching, metadata, pci_xml, xml_parser
+from vfmigrate.domain import mark_matching, metadata, pci_xml, trace_mark, xml_parser
 from vfmigrate.domain.markup import Markup
 from vfmigrate.domain.metadata import Mark
+from vfmigrate.domain.trace_mark import TraceMark
 from vfmigrate.errors import InputError
 from vfmigrate.model.limits import MAX_NAME_BYTES
 from vfmigrate.model.mac import is_mac
@@ -102,6 +103,8 @@ class Domain:
     memory_kib: int = 0
     #: the NUMA nodes of the host that its memory is bound to; empty where the definition binds it to none
     memory_nodes: frozenset[int] = frozenset()
+    #: what names its next migration, or the one by which it arrives
+    trace: Optional[TraceMark] = None
 
 
 def _parse(xml: Union[str, bytes]) -> etree._Element:
@@ -256,6 +259,7 @@ def read(xml: Union[str, bytes], *, lenient: bool = False) -> Domain:
         marks=marks,
         memory_kib=_memory_kib(root),
         memory_nodes=_memory_nodes(root),
+        trace=trace_mark.read(root),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
+from vfmigrate.domain import trace_mark
 from vfmigrate.domain.migrating_vf import MigratingVf, check_replug
 from vfmigrate.errors import Cancelled, HostError, VfmigrateError
 from vfmigrate.migrate.convergence import ConvergenceLimits
@@ -158,6 +159,11 @@ class Migration:
         left = "; ".join(f"{mac} is without a VF: {why}" for mac, why in outcome.without_vf.items())
         failure = outcome.failure or HostError(outcome.failed)
         raise failure.with_more(left)
+
+    def trace(self) -> Optional[str]:
+        """The ID of this migration in the logs of both hosts (domain/trace_mark.py); None where the guest has none."""
+        mark = trace_mark.of_domain(self._transfer.xml("source"))
+        return mark.id if mark is not None else None
 
     # -- verification
 

@@ -194,8 +194,9 @@ class Reservations:
                     placed[placement.pool.name].append(Sibling(here, placement.source_pf))
                 if interface.address is not None:
                     claim = self._placements.claim(domain, placement, vf, RESERVED)
-                    origin = placement.origin
-                    claims[interface.position] = self._store.put(replace(claim, incoming=True, origin=origin))
+                    trace = self._log.traces.under_way(domain.uuid)
+                    claim = replace(claim, incoming=True, origin=placement.origin, trace=trace)
+                    claims[interface.position] = self._store.put(claim)
                 elif placement.moves:
                     by_libvirt.append(vf)
                     self._expect(domain, by_libvirt)

@@ -38,13 +38,13 @@ LONGEST_WAIT = 600.0
 
 #: requests of root, of root and the configured readers, of root and the configured clients
 ROOT_ONLY = frozenset({"hook", "reconcile", "provision"})
-READING = frozenset({"status", "facts", "ping"})
+READING = frozenset({"status", "facts", "trace", "ping"})
 RESERVING = frozenset({"claim", "keep", "give_back", "departure", "counters", "pools"})
 #: all requests of the daemon's socket
 REQUESTS = ROOT_ONLY | READING | RESERVING
 
 #: requests that other hosts can send through libvirt (remote_server.py); to execute one twice is harmless
-REMOTE = frozenset({"facts", "claim", "give_back", "counters", "ping"})
+REMOTE = frozenset({"facts", "trace", "claim", "give_back", "counters", "ping"})
 
 
 @dataclass(frozen=True)

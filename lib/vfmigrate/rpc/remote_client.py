@@ -36,7 +36,7 @@ _LONGEST_WAIT = 0.25
 _LOOKS_PER_CHECK = 4
 
 # Requests that each pool answers for itself, and the lists in their results.
-_JOINED = {"facts": ("pools",), "counters": ("ports",), "give_back": ("vfs",)}
+_JOINED = {"facts": ("pools",), "trace": ("events",), "counters": ("ports",), "give_back": ("vfs",)}
 # A number of which the least counts.
 _LEAST = "moving_at_once"
 

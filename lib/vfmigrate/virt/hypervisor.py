@@ -7,15 +7,17 @@ while it runs the hook.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 import libvirt
 
 from vfmigrate import deadline
-from vfmigrate.domain import metadata, storage_xml
+from vfmigrate.domain import metadata, storage_xml, trace_mark
 from vfmigrate.domain.domain_xml import device, read
 from vfmigrate.domain.network_xml import NetworkState
 from vfmigrate.domain.storage_xml import KnownStorage
+from vfmigrate.domain.trace_mark import TraceMark
 from vfmigrate.errors import HostError, VfmigrateError
 from vfmigrate.model.pci import PciAddress
 from vfmigrate.virt.daemon_connection import DaemonConnection
@@ -93,6 +95,26 @@ class Hypervisor(DaemonConnection):
                 metadata.URI,
                 libvirt.VIR_DOMAIN_AFFECT_LIVE,
             )
+
+    def stamp_trace(self, uuid: str, mark: TraceMark) -> None:
+        """Write what names the next migration of a running domain; the definition does not change."""
+        with libvirt_call("metadata"):
+            domain = self._connected().lookupByUUIDString(uuid)
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                mark.write(),
+                trace_mark.PREFIX,
+                trace_mark.URI,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def arrival(self, uuid: str) -> Mapping[str, int]:
+        """Libvirt's statistics of the migration by which a running domain arrived; empty where there are none."""
+        flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+        with failure_ignored():
+            stats: Mapping[str, int] = self._connected().lookupByUUIDString(uuid).jobStats(flags)
+            return stats
+        return {}
 
     def persistent_xml(self, uuid: str) -> Optional[str]:
         """The definition with which a domain will next boot, secrets included; None for a transient domain."""

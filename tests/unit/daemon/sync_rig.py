@@ -17,6 +17,7 @@ from vfmigrate.daemon.libvirt_events import LibvirtEvents
 from vfmigrate.daemon.reconciler import Listeners, Reconciler
 from vfmigrate.domain import domain_xml
 from vfmigrate.domain.metadata import Mark
+from vfmigrate.domain.trace_mark import TraceMark
 from vfmigrate.errors import HostError, Unreachable
 
 
@@ -28,6 +29,10 @@ class MemoryHypervisor(MemoryNetworks):
         self.domains: Optional[dict[str, str]] = {}
         self.definitions: dict[str, str] = {}
         self.stamps: dict[str, tuple[Mark, ...]] = {}
+        #: what names the next migration of a domain
+        self.traces: dict[str, TraceMark] = {}
+        #: libvirt's statistics of the migration by which a domain arrived
+        self.arrivals: dict[str, Mapping[str, int]] = {}
         self.defined: list[str] = []
         self.refusals = 0
         #: domains that are here and do not execute, as while they arrive
@@ -70,6 +75,12 @@ class MemoryHypervisor(MemoryNetworks):
             self.refusals -= 1
             raise HostError("libvirt: metadata: domain is locked")
         self.stamps[uuid] = marks
+
+    def stamp_trace(self, uuid: str, mark: TraceMark) -> None:
+        self.traces[uuid] = mark
+
+    def arrival(self, uuid: str) -> Mapping[str, int]:
+        return self.arrivals.get(uuid, {})
 
     def persistent_xml(self, uuid: str) -> Optional[str]:
         return self.definitions.get(uuid)

@@ -262,3 +262,50 @@ def test_the_device_of_a_vf_that_migrates_with_its_state_is_not_kept(sync_rig: S
     uuid = sync_rig.start(guest(1, sync_rig.memory.vfs[0]))
     sync_rig.domain_sync.settle(uuid)
     assert [mark.device for mark in sync_rig.libvirt.stamps[uuid]] == [None]
+
+
+ARRIVES_BY = "91c3b0a7d2e84f16"
+
+
+def traced(xml: str, trace: str = ARRIVES_BY) -> str:
+    """A domain whose metadata names its migration."""
+    mark = f"<t:migration xmlns:t='urn:vfmigrate:trace:1' id='{trace}' host='host-a'/>"
+    return xml.replace("<metadata>", f"<metadata>{mark}", 1)
+
+
+def test_a_guest_that_arrives_is_logged_under_one_id_and_gets_the_next(
+    sync_rig: SyncRig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewritten = sync_rig.call("migrate", traced(guest(1, ELSEWHERE)))
+    assert rewritten is not None
+    uuid = sync_rig.start(rewritten)
+    assert sync_rig.log.traces.of(uuid) == ARRIVES_BY
+    assert [claim.trace for claim in sync_rig.store.all()] == [ARRIVES_BY]
+    sync_rig.libvirt.arrivals[uuid] = {"downtime": 212, "time_elapsed": 7200}
+    sync_rig.domain_sync.settle(uuid)
+    assert (
+        "arrived: guest 'guest1' has arrived: downtime 212 ms, migrated in 7.2 s" in capsys.readouterr().err
+    )
+    following = sync_rig.libvirt.traces[uuid]
+    assert following.id != ARRIVES_BY
+    assert [claim.trace for claim in sync_rig.store.all()] == [None]
+    sync_rig.change(traced(rewritten.replace(ARRIVES_BY, following.id), following.id))
+    sync_rig.libvirt.traces.clear()
+    sync_rig.domain_sync.settle(uuid)
+    assert sync_rig.libvirt.traces == {}  # it stays until the guest has migrated by it
+    assert "has arrived" not in capsys.readouterr().err
+
+
+def test_a_guest_that_leaves_is_logged_under_the_id_in_its_metadata(sync_rig: SyncRig) -> None:
+    xml = guest(1, sync_rig.memory.vfs[0])
+    uuid = sync_rig.start(xml)
+    assert sync_rig.log.traces.of(uuid) is None
+    sync_rig.leave(traced(xml))
+    assert sync_rig.log.traces.of(uuid) == ARRIVES_BY
+
+
+def test_a_guest_that_is_started_here_is_in_no_migration_whatever_its_definition_says(
+    sync_rig: SyncRig,
+) -> None:
+    uuid = sync_rig.start(traced(guest(1, sync_rig.memory.vfs[0])))
+    assert sync_rig.log.traces.of(uuid) is None

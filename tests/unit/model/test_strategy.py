@@ -18,6 +18,7 @@ TABLE = "model/strategy.py"
 OTHER_MEANINGS = {
     "cli/failover_verb.py": {"failover": 1},  # the verb
     "cli/main.py": {"failover": 1},  # the verb
+    "events/of_guests.py": {"replug": 1},  # a kind of event
     "ovirt/vnic_profile.py": {"failover": 1},  # an element of the engine's vNIC profile
     "strategies/failover/primary_watch.py": {"replug": 1},  # an event in the journal
     "strategies/replug/arrivals.py": {"replug": 1},  # an event in the journal
