@@ -278,4 +278,20 @@ KINDS: tuple[EventKind, ...] = (
         "The message says what went wrong and where the guest runs.",
         ("domain", "uuid", "destination"),
     ),
+    EventKind(
+        "look-failed",
+        "0714b9dff1c25cab849b7e43ed26b6a2",
+        "The VLANs of a guest could not be read",
+        "The bridge did not say in which VLANs the guest sends. The next reconcile asks again.",
+        "See systemctl status for the unit of Open vSwitch.",
+        ("domain",),
+    ),
+    EventKind(
+        "not-spread",
+        "ebbe4e6eef2f5bfb9b309fdcf547c273",
+        "The VFs of a guest are on one PF",
+        "On its source the VFs were on different PFs. Here the loss of one PF cuts them all.",
+        "Free a VF of another PF of the pool, and migrate the guest again.",
+        ("domain", "uuid"),
+    ),
 )

@@ -190,4 +190,20 @@ KINDS: tuple[EventKind, ...] = (
         "The message has the cause.",
         (),
     ),
+    EventKind(
+        "early-provision",
+        "da9317a4983d54d3971eafa065e894bf",
+        "The eswitch mode was set at boot",
+        "A PF of a pool was changed to switchdev before the network was configured.",
+        "",
+        ("pool",),
+    ),
+    EventKind(
+        "early-provision-failed",
+        "a93b24cbbfb55a76a5c65fa6292e131a",
+        "The eswitch mode could not be set at boot",
+        "A PF of a pool was not changed before the network was configured.",
+        "Follow the remedy in the message, and run: vfmigrate provision",
+        ("pool",),
+    ),
 )

@@ -107,9 +107,14 @@ def build(trace: str, hosts: Sequence[HostTrace]) -> Timeline:
     """The timeline of the migration `trace`; entries that two answers have are in it once."""
     known = [entry for host in hosts for entry in host.fields if entry.get("trace") == trace]
     events = {
-        replace(event, time=event.time - host.correction): None for host in hosts for event in host.events
+        replace(event, time=event.time - host.correction): None
+        for host in hosts
+        for event, entry in zip(host.events, host.fields)
+        if entry.get("trace", trace) == trace
     }
-    arrivals = [(host, entry) for host in hosts for entry in _named(host, "migrate")]
+    arrivals = [
+        (host, entry) for host in hosts for entry in _named(host, "migrate") if entry.get("trace") == trace
+    ]
     downtime = _first(known, "downtime_ms")
     return Timeline(
         trace=trace,
