@@ -97,7 +97,7 @@ def test_entries_of_another_migration_in_the_same_time_are_left_out(journal: Jou
 def test_the_last_migration_of_a_guest_is_one_that_took_place(
     journal: Journal, event: str, fields: dict[str, str], found: bool
 ) -> None:
-    journal.add(event, VFMIGRATE_TRACE=ID, **fields)
+    journal.add(event, 5_000_000, VFMIGRATE_TRACE=ID, **fields)
     assert bool(journal.ask(guest="g")) is found
 
 

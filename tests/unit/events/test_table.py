@@ -12,6 +12,7 @@ import pytest
 
 from vfmigrate.daemon.hook_handler import ARRIVING, ENDING, REFUSING
 from vfmigrate.events import table
+from vfmigrate.events.kind import EventKind
 
 LIBRARY = Path(table.__file__).parents[1]
 #: names that a variable holds where they are logged
@@ -67,7 +68,7 @@ def test_names_and_message_ids_are_unique_and_well_formed() -> None:
 
 
 @pytest.mark.parametrize("kind", table.KINDS, ids=lambda kind: kind.name)
-def test_texts_are_sentences(kind: table.EventKind) -> None:
+def test_texts_are_sentences(kind: EventKind) -> None:
     assert not kind.subject.endswith(".")
     assert kind.text.endswith(".")
     assert all(re.fullmatch("[a-z_]+", field) for field in kind.fields)
