@@ -27,17 +27,20 @@ class Vf:
     strategy: Optional[str] = None
     #: whether the guest has it, or only its metadata names it
     plugged: bool = True
+    #: the libvirt network of the form `network`, unless it is named like the pool
+    network: Optional[str] = None
 
     def device(self) -> str:
         """The device in its `form`.
 
         `interface` is <interface type='hostdev'>, `hostdev` a plain <hostdev>, `network` an interface of the
-        hostdev network named like the pool, from which libvirt chooses the VF.
+        hostdev network of the pool, from which libvirt chooses the VF.
         """
         if not self.plugged:
             return ""
         if self.form == "network":
-            return f"<interface type='network'><mac address='{self.mac}'/><source network='{self.pool}'/></interface>"
+            network = self.network or self.pool
+            return f"<interface type='network'><mac address='{self.mac}'/><source network='{network}'/></interface>"
         pci = PciAddress.parse(self.address)
         managed = "yes" if self.managed else "no"
         source = (

@@ -267,9 +267,10 @@ class Node:
             seconds,
         )
 
-    def reconcile(self) -> None:
-        """Have the daemon reconcile once."""
-        self.host.run("vfmigrate", "reconcile")
+    def reconcile(self, *, fails: bool = False) -> None:
+        """Have the daemon reconcile once, which says by its exit status whether something failed."""
+        done = self.host.run("vfmigrate", "reconcile", check=False)
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
 
     def restart_libvirtd(self) -> None:
         """Restart libvirtd; guests keep running."""

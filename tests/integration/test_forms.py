@@ -148,7 +148,7 @@ def test_hot_plugging_a_vf_that_is_reserved_for_another_guest_leaves_the_reserva
 
 def adopted(node: Node, vf: str, guest: str) -> bool:
     """Whether a VF is a guest's after a reconcile."""
-    node.host.run("vfmigrate", "reconcile")
+    node.host.run("vfmigrate", "reconcile", check=False)  # fails while QEMU has a VF that is being released
     return bool(node.product.claims().get(vf, {}).get("domain_name") == guest)
 
 

@@ -155,7 +155,7 @@ def test_the_claim_on_a_vanished_vf_is_dropped_with_its_guest(hasty: Pair) -> No
     before = a.state()
     a.start_guest(Guest(NAME, [Vf(a.vf(1), MAC, vlan=VLAN)]))
     a.host.path(f"/sys/bus/pci/devices/{a.pf}/sriov_numvfs").write_text("0")
-    a.reconcile()
+    a.reconcile(fails=True)
     a.host.virsh("destroy", NAME, check=False)
     wait_for("the guest to be gone", lambda: a.host.domains() == {})
     a.provision()

@@ -84,7 +84,7 @@ def test_networks_are_asked_again_after_virtnetworkd_restarted(modular: Pair) ->
     """The connection to virtqemud stays open, and is dead for networks: the daemon has to take another one."""
     node = modular.a
     node.host.stop("/run/virtnetworkd.pid", "KILL")
-    node.reconcile()
+    node.reconcile(fails=True)
     (told,) = problems(node)
     assert told.startswith("libvirt's networks cannot be asked: ")
     assert told.endswith("; see systemctl status virtnetworkd libvirtd")
@@ -139,7 +139,7 @@ def test_a_login_that_fails_is_reported_once_and_tried_again(
         node.product.start()
         wait_for("the failed login to be reported", lambda: bool(problems(node)))
         for _ in range(2):
-            node.reconcile()
+            node.reconcile(fails=True)
         (problem,) = problems(node)
         assert told in problem
         assert "[libvirt]" in problem or "write the password" in problem

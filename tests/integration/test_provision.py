@@ -112,7 +112,7 @@ def test_a_second_provisioning_of_a_bare_host_changes_nothing(bare: Bare) -> Non
 
 def test_provisioning_changes_nothing_for_a_running_guest(bare: Bare) -> None:
     bare.provision()
-    bare.node.start_guest(Guest("g", [Vf(bare.node.vf(0), MAC, pool=NETWORK, form="network")]))
+    bare.node.start_guest(Guest("g", [Vf(bare.node.vf(0), MAC, network=NETWORK, form="network")]))
     before = bare.node.state()
     bare.configure("vfs = 8\n")
     refused = bare.ask()
@@ -143,7 +143,7 @@ def test_an_error_stops_provisioning_of_the_pool(bare: Bare) -> None:
 def test_the_error_about_a_busy_eswitch_has_a_remedy(bare: Bare) -> None:
     bare.node.card.occupy_eswitch(bare.node.pf, 1)
     done = bare.ask()
-    assert "E-Switch is busy; offloaded flows hold it" in done.stderr
+    assert "E-Switch is busy; offloaded flows use it" in done.stderr
     bare.node.card.occupy_eswitch(bare.node.pf, 0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from collections.abc import Container
 from typing import Any, Optional
@@ -33,6 +34,8 @@ _CALL_SECONDS = 60.0
 # ssh asks the user for what it needs; libvirt itself answers at once.
 _OPEN_SECONDS_SSH = 120.0
 _CLOSE_SECONDS = 1.0
+# virUUIDParse() of libvirt: with or without hyphens
+_UUID = re.compile(r"(?:-?[0-9a-fA-F]){32}")
 # in virsh's words
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
@@ -125,7 +128,10 @@ class LibvirtConnection:
 
     def domain(self, name: str) -> Any:
         """A domain by name or UUID, as libvirt-python has it, bounded. Raises Refused when there is none."""
-        for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+        look_ups = [self._connection.lookupByName]
+        if _UUID.fullmatch(name):  # libvirt calls any other text an invalid argument
+            look_ups.append(self._connection.lookupByUUIDString)
+        for look_up in look_ups:
             with absence_ignored(f"lookup of guest '{name}'"):
                 return look_up(name)
         raise Refused(f"libvirt at {self._connection.getURI()} has no guest '{name}'", "see virsh list --all")

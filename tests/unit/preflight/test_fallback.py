@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.preflight.snapshots import MAC, Change, good, guest, pf, pool, way
 from vfmigrate.errors import Refused
+from vfmigrate.model.libvirt_facts import NameConflict
 from vfmigrate.preflight import fallback
 from vfmigrate.rules.findings import ERROR
 
@@ -39,7 +40,7 @@ def test_nothing_falls_back_for_what_replug_would_not_mend() -> None:
 
 
 def test_other_errors_remain_errors() -> None:
-    snapshot = way(name_conflict="guest 'g' running already")(DIFFERENCES["firmware"](good()))
+    snapshot = way(name_conflict=NameConflict("guest 'g'"))(DIFFERENCES["firmware"](good()))
     planned = fallback.plan(BONDED(snapshot), allow_outage=False)
     assert planned.macs == (MAC,)
     assert [each.check for each in planned.results if each.severity == ERROR] == ["name"]
