@@ -204,7 +204,7 @@ def test_attach_undoes_everything_when_the_port_cannot_be_plugged(running: Node)
     assert (status, output, len(error.splitlines())) == (69, "", 1)
     assert f"is not plugged into {BRIDGE}" in error
     assert definition(running) == before
-    assert running.host.virsh("dumpxml", GUEST) == xml
+    wait_for("the metadata to be as before", lambda: running.host.virsh("dumpxml", GUEST) == xml)
     running.become(state)
 
 

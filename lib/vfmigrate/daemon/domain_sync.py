@@ -273,6 +273,8 @@ class DomainSync:
         arrived_by = {self._log.traces.under_way(running.uuid), *(claim.trace for claim in claims)}
         if claims and (running.trace is None or running.trace.id in arrived_by):
             self._hypervisor.stamp_trace(running.uuid, trace_mark.new(self._hostname))
+        elif not claims and running.trace is not None:  # its last VF was unplugged
+            self._hypervisor.stamp_trace(running.uuid, None)
 
     def _mend_definition(self, uuid: str) -> None:
         """After a migration with --persistent the definition still names the source's VFs: name those of this host."""

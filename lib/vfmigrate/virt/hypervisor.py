@@ -96,13 +96,13 @@ class Hypervisor(DaemonConnection):
                 libvirt.VIR_DOMAIN_AFFECT_LIVE,
             )
 
-    def stamp_trace(self, uuid: str, mark: TraceMark) -> None:
-        """Write what names the next migration of a running domain; the definition does not change."""
+    def stamp_trace(self, uuid: str, mark: Optional[TraceMark]) -> None:
+        """Write what names the next migration of a running domain, or remove it; the definition does not change."""
         with libvirt_call("metadata"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.setMetadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                mark.write(),
+                mark.write() if mark is not None else None,
                 trace_mark.PREFIX,
                 trace_mark.URI,
                 libvirt.VIR_DOMAIN_AFFECT_LIVE,

@@ -76,8 +76,10 @@ class MemoryHypervisor(MemoryNetworks):
             raise HostError("libvirt: metadata: domain is locked")
         self.stamps[uuid] = marks
 
-    def stamp_trace(self, uuid: str, mark: TraceMark) -> None:
-        self.traces[uuid] = mark
+    def stamp_trace(self, uuid: str, mark: Optional[TraceMark]) -> None:
+        self.traces.pop(uuid, None)
+        if mark is not None:
+            self.traces[uuid] = mark
 
     def arrival(self, uuid: str) -> Mapping[str, int]:
         return self.arrivals.get(uuid, {})

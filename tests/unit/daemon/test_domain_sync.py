@@ -309,3 +309,14 @@ def test_a_guest_that_is_started_here_is_in_no_migration_whatever_its_definition
 ) -> None:
     uuid = sync_rig.start(traced(guest(1, sync_rig.memory.vfs[0])))
     assert sync_rig.log.traces.of(uuid) is None
+
+
+def test_a_guest_whose_last_vf_was_unplugged_keeps_no_name_of_a_next_migration(sync_rig: SyncRig) -> None:
+    xml = guest(1, sync_rig.memory.vfs[0])
+    uuid = sync_rig.start(xml)
+    sync_rig.domain_sync.settle(uuid)
+    sync_rig.change(traced(xml, sync_rig.libvirt.traces[uuid].id))
+    for claim in sync_rig.store.all():
+        sync_rig.store.drop(claim)
+    sync_rig.domain_sync.settle(uuid)
+    assert uuid not in sync_rig.libvirt.traces
