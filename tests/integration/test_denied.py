@@ -40,7 +40,6 @@ DOORS = {
         "ovsdb-server at unix:/run/openvswitch/db.sock does not answer: Permission denied",
     ),
     "PCI devices": ("/sys/bus/pci/devices/", "Permission denied"),
-    "PCI drivers": ("/sys/bus/pci/drivers/", "Permission denied"),
     "hook": ("/etc/libvirt/hooks", "cannot see whether libvirt finds vfmigrate's hook: read "),
     "qemu.conf": (
         "/etc/libvirt/qemu.conf",
