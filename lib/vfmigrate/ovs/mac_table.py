@@ -16,6 +16,7 @@ from typing import Any
 
 from vfmigrate import locks
 from vfmigrate.errors import HostError, Unreachable
+from vfmigrate.os_errors import ABSENT, DENIED_REMEDY, failed
 
 # The tables that ovs-vswitchd allows have a million entries at most, at 40 bytes a line.
 _MAX_BYTES = 64 << 20
@@ -32,11 +33,17 @@ def vlans_of(table: str, macs: Iterable[str]) -> dict[str, frozenset[int]]:
 
 
 def control_socket(rundir: Path) -> Path:
-    """The control socket of the ovs-vswitchd whose PID file is in this directory. Raises Unreachable."""
+    """The control socket of the ovs-vswitchd whose PID file is in this directory.
+
+    Raises Unreachable when none runs, HostError where that cannot be seen.
+    """
+    file = rundir / "ovs-vswitchd.pid"
     try:
-        pid = int((rundir / "ovs-vswitchd.pid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        pid = int(file.read_text(encoding="ascii"))
+    except (*ABSENT, ValueError):
         raise Unreachable("ovs-vswitchd does not run", "see systemctl status ovs-vswitchd") from None
+    except OSError as error:
+        raise failed(f"see whether ovs-vswitchd runs: read {file}", error) from None
     return rundir / f"ovs-vswitchd.{pid}.ctl"
 
 
@@ -56,7 +63,9 @@ def show(path: Path, bridge: str, timeout: float) -> str:
             answer = _answer(connection, end)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise Unreachable(f"no answer from {path}: {reason}", "see systemctl status ovs-vswitchd") from error
+        denied = isinstance(error, PermissionError)
+        remedy = DENIED_REMEDY if denied else "see systemctl status ovs-vswitchd"
+        raise Unreachable(f"no answer from {path}: {reason}", remedy) from error
     if not isinstance(answer, dict) or answer.get("error") is not None:
         said = str(answer.get("error") if isinstance(answer, dict) else answer).strip()[:200]
         raise HostError(f"ovs-vswitchd does not show the MAC table of bridge '{bridge}': {said}")

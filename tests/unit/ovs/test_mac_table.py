@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vfmigrate.errors import Unreachable
+from vfmigrate.errors import HostError, Unreachable
 from vfmigrate.ovs import mac_table
 
 MAC, OTHER = "52:54:00:00:00:02", "52:54:00:00:00:03"
@@ -34,3 +34,9 @@ def test_the_control_socket_is_named_after_the_process(tmp_path: Path) -> None:
     assert mac_table.control_socket(tmp_path) == tmp_path / "ovs-vswitchd.812.ctl"
     with pytest.raises(Unreachable, match="no answer from"):
         mac_table.show(tmp_path / "ovs-vswitchd.812.ctl", "br-data", 1.0)
+
+
+def test_a_process_id_that_cannot_be_read_does_not_mean_that_nothing_runs(tmp_path: Path) -> None:
+    (tmp_path / "ovs-vswitchd.pid").mkdir()  # read as root, no file is denied
+    with pytest.raises(HostError, match=r"cannot see whether ovs-vswitchd runs: read .*: Is a directory"):
+        mac_table.control_socket(tmp_path)
