@@ -24,7 +24,7 @@ SHIM = "/usr/local/lib/deny_shim.so"
 DENY = "/run/deny"
 MAC = "52:54:00:00:00:02"
 
-#: what is denied, and what is told in at least one answer
+#: the path that is denied, and a text that at least one answer must contain
 DOORS = {
     "modules.alias": ("/lib/modules/", "cannot see which VFIO drivers this kernel has: read "),
     "ovs-vswitchd.pid": (

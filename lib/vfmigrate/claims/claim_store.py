@@ -134,7 +134,7 @@ def encode(claim: Claim) -> str:
 
 
 #: fields that a claim of an older daemon does not have
-_ADDED = ("origin", "slot", "left", "twin", "seen_in", "trace")
+_ADDED = ("origin", "slot", *_SAID_ONLY)
 
 
 def decode(text: str) -> Claim:

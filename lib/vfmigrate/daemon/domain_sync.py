@@ -257,7 +257,7 @@ class DomainSync:
         running = domain_xml.read(xml, lenient=True)
         present = running.marks
         self._stamp_trace(running)
-        # in the order of the guest's interfaces, by which those with one MAC are told apart
+        # in the order of the guest's interfaces: that is how interfaces that share a MAC are told apart
         places = {each.address: each.position for each in running.interfaces}
         own = sorted(self.marks(uuid), key=lambda mark: places.get(mark.address, len(places)))
         own = [replace(mark, device=_device_of(mark, running, xml)) for mark in own]

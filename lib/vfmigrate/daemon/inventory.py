@@ -12,13 +12,13 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Optional
 
 from vfmigrate.claims.claim_store import PLUGGED, Claim
 from vfmigrate.config.pool import Pool
 from vfmigrate.converge import uplinks
 from vfmigrate.converge.services import HostServices
-from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer
+from vfmigrate.daemon.observation import ObservedPf, ObservedPool, ObservedVf, Observer, seen
 from vfmigrate.domain.storage_xml import KnownStorage
 from vfmigrate.errors import UsageError, VfmigrateError
 from vfmigrate.host.local_files import LocalFiles
@@ -39,8 +39,6 @@ from vfmigrate.version import VERSION
 #: the most bridges or files that may be asked for at once, and the longest name
 _MOST_NAMES = 64
 _LONGEST_NAME = 4096
-
-_Seen = TypeVar("_Seen")
 
 
 class Inventory:
@@ -86,9 +84,9 @@ class Inventory:
         """
         moving = self._moving()
         now = time.time()
-        problems = list(self._observer.problems())
-        migration = _seen(self._local_files.migration, problems)
-        hook = _seen(self._local_files.hook, problems)
+        migration, of_migration = seen(self._local_files.migration)
+        hook, of_hook = seen(self._local_files.hook)
+        problems = [*self._observer.problems(), *filter(None, (of_migration, of_hook))]
         pools = tuple(self._pool(observed, moving) for observed in self._observer.pools(pool))
         return HostFacts(
             host=socket.gethostname(),
@@ -200,15 +198,6 @@ class Inventory:
             bound_early=self._bindings.is_early(vf.vf),
             moving=vf.vf in moving,
         )
-
-
-def _seen(look: Callable[[], _Seen], problems: list[VfmigrateError]) -> Optional[_Seen]:
-    """What a look shows; None, and why in `problems`, where it shows nothing."""
-    try:
-        return look()
-    except VfmigrateError as error:
-        problems.append(error)
-        return None
 
 
 def _findings(observed: ObservedPool) -> tuple[FindingFacts, ...]:

@@ -91,12 +91,18 @@ _Seen = TypeVar("_Seen")
 Problem = Callable[[], Optional[VfmigrateError]]
 
 
-def _seen(look: Callable[[], _Seen]) -> tuple[Optional[_Seen], Optional[str]]:
+def seen(look: Callable[[], _Seen]) -> tuple[Optional[_Seen], Optional[VfmigrateError]]:
     """What a look shows, or why it shows nothing."""
     try:
         return look(), None
     except VfmigrateError as error:
-        return None, str(error)
+        return None, error
+
+
+def _seen(look: Callable[[], _Seen]) -> tuple[Optional[_Seen], Optional[str]]:
+    """As `seen`, with the reason in words."""
+    found, error = seen(look)
+    return found, str(error) if error is not None else None
 
 
 class Observer:

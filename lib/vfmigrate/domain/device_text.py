@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The XML of a VF's device, kept while its guest is without it: another VF takes its place, and all else stays. Pure.
 
-A device made anew from its MAC and address would lack what the guest's system names a NIC by, such as `<acpi index>`,
-and its alias, boot order, ROM and driver model. The text is in the guest's metadata, which anyone with access to
-libvirt can write: whoever plugs it in gets a VF of a pool from it and nothing else.
+A device that is made from MAC and address alone would lack its alias, boot order, ROM and driver model, and also what
+the guest's system derives the name of the NIC from, such as `<acpi index>`. The text is in the guest's metadata, which
+anyone with access to libvirt can write: whoever plugs it in gets a VF of a pool from it and nothing else.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 
-from vfmigrate import journal
 from vfmigrate.config.configuration import Config
 from vfmigrate.converge import uplinks
 from vfmigrate.converge.observe import Host
@@ -45,8 +44,8 @@ class EarlyProvisioner:
                     self._prepare(pool.name, address, end - time.monotonic())
                 except VfmigrateError as error:
                     done = False
-                    text = f"pool '{pool.name}': {error}"
-                    self._log.event("early-provision-failed", text, level=journal.WARNING, pool=pool.name)
+                    about = f"pool '{pool.name}'"
+                    self._log.failed("early-provision-failed", error, about=about, pool=pool.name)
         return done
 
     def _prepare(self, pool: str, address: PciAddress, seconds: float) -> None:

@@ -86,26 +86,18 @@ class Hypervisor(DaemonConnection):
 
     def stamp(self, uuid: str, marks: tuple[metadata.Mark, ...]) -> None:
         """Write our metadata of a running domain, or remove it; the definition does not change."""
-        with libvirt_call("metadata"):
-            domain = self._connected().lookupByUUIDString(uuid)
-            domain.setMetadata(
-                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                metadata.write(marks) if marks else None,
-                metadata.PREFIX,
-                metadata.URI,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
-            )
+        self._set_metadata(uuid, metadata.write(marks) if marks else None, metadata.PREFIX, metadata.URI)
 
     def stamp_trace(self, uuid: str, mark: Optional[TraceMark]) -> None:
         """Write what names the next migration of a running domain, or remove it; the definition does not change."""
+        text = mark.write() if mark is not None else None
+        self._set_metadata(uuid, text, trace_mark.PREFIX, trace_mark.URI)
+
+    def _set_metadata(self, uuid: str, text: Optional[str], prefix: str, uri: str) -> None:
         with libvirt_call("metadata"):
             domain = self._connected().lookupByUUIDString(uuid)
             domain.setMetadata(
-                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                mark.write() if mark is not None else None,
-                trace_mark.PREFIX,
-                trace_mark.URI,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, prefix, uri, libvirt.VIR_DOMAIN_AFFECT_LIVE
             )
 
     def arrival(self, uuid: str) -> Mapping[str, int]:

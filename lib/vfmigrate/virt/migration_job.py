@@ -114,9 +114,8 @@ class MigrationJob:
 
     def _run(self, options: MigrationOptions) -> None:
         destination = self._ends["destination"].handle.unbounded
-        domain = (
-            self._domain.unbounded
-        )  # as long as the migration takes; keep-alive notices that libvirt is gone
+        # as long as the migration takes; keep-alive notices that libvirt is gone
+        domain = self._domain.unbounded
         try:
             with libvirt_call("migration"):
                 if options.p2p:

@@ -10,7 +10,7 @@ from vfmigrate.domain import device_kinds
 from vfmigrate.domain.device_kinds import Verdict
 
 FINE, UNKNOWN, BLOCKS = Verdict.MIGRATES, Verdict.UNKNOWN, Verdict.BLOCKS
-#: each device, what becomes of it, and words of what is said
+#: each device, its verdict, and words that the finding must contain
 TABLE = {
     "<disk type='file'><source file='/a'/><target dev='vda'/></disk>": (FINE, ""),
     "<disk type='file' device='cdrom'><target dev='sda'/></disk>": (FINE, ""),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernel tells of a VLAN device, as pyroute2 writes it; other devices are tested with the kernel itself."""
+"""The kernel's message about a VLAN device, as pyroute2 encodes it. Other devices are tested with the kernel itself."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from vfmigrate.model import strategy
 from vfmigrate.rules.failover_pair import Pair, check_vlan, pair_of, pairs
 from vfmigrate.strategies.failover.live_pair import Halves
 
-_STRATEGY = re.compile(r"\s+strategy\s*=\s*('[^']*'|\"[^\"]*\")")
 #: libvirt ignores an alias set by a user that does not begin so
 _ALIAS = re.compile(r"ua-[A-Za-z0-9_-]{1,60}")
 
@@ -148,7 +147,7 @@ def _without_strategy(xml: str, mac: str) -> str:
         if mark.attributes.get("mac", "").lower() != mac or wanted not in strategy.NAMES:
             continue
         if strategy.named(wanted).teamed:
-            markup.replace_tag(mark, _STRATEGY.sub("", markup.tag(mark)))
+            markup.set_attributes(mark, {"strategy": None})
     return markup.text()
 
 
