@@ -305,22 +305,15 @@ def _change(call: _Call) -> Iterator[Access]:
         yield from _on(path, kind_of(path), "setattr")
 
 
-def _lock(call: _Call) -> Iterator[Access]:
-    path = _descriptor(call.arguments[0])
-    if path is not None and path.startswith("/"):
-        yield from _on(path, kind_of(path), "lock")
+def _by_descriptor(permission: str) -> Callable[[_Call], Iterator[Access]]:
+    """The rule for calls whose first argument is an open file, which need one permission on it."""
 
+    def rule(call: _Call) -> Iterator[Access]:
+        path = _descriptor(call.arguments[0])
+        if path is not None and path.startswith("/"):
+            yield from _on(path, kind_of(path), permission)
 
-def _control(call: _Call) -> Iterator[Access]:
-    path = _descriptor(call.arguments[0])
-    if path is not None and path.startswith("/"):
-        yield from _on(path, kind_of(path), "ioctl")
-
-
-def _write(call: _Call) -> Iterator[Access]:
-    path = _descriptor(call.arguments[0])
-    if path is not None and path.startswith("/"):
-        yield from _on(path, kind_of(path), "write")
+    return rule
 
 
 def _socket(call: _Call) -> Iterator[Access]:
@@ -391,10 +384,10 @@ _HANDLERS: dict[str, Callable[[_Call], Iterator[Access]]] = {
     **dict.fromkeys(("unlink", "unlinkat", "rmdir"), _unlink),
     **dict.fromkeys(("rename", "renameat", "renameat2"), _rename),
     **dict.fromkeys(("chmod", "fchmod", "fchmodat", "chown", "fchown", "utimensat"), _change),
-    "flock": _lock,
-    "ioctl": _control,
-    "write": _write,
-    "pwrite64": _write,
+    "flock": _by_descriptor("lock"),
+    "ioctl": _by_descriptor("ioctl"),
+    "write": _by_descriptor("write"),
+    "pwrite64": _by_descriptor("write"),
     "socket": _socket,
     "socketpair": _pair,
     "connect": _connect,

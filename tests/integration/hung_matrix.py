@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Callable
 
+from tests.background import beside
 from tests.integration.guests import Guest, Vf
 from tests.integration.hosts import BRIDGE
 from tests.integration.pair import Node, State
@@ -251,22 +252,18 @@ class Matrix:
     @contextmanager
     def _another(self, cell: Cell) -> Iterator[None]:
         """Meanwhile the other guest starts and stops, at least once."""
-        ended = threading.Event()
         answers: list[Answer] = []
 
-        def live() -> None:
+        def live(ended: threading.Event) -> None:
             while not ended.is_set() or not answers:
                 answers.extend(
                     call(self._node, operation, self._other.name, self._other.xml()) for operation in LIFE[1:]
                 )
 
-        thread = threading.Thread(target=live)
-        thread.start()
         try:
-            yield
+            with beside(live):
+                yield
         finally:
-            ended.set()
-            thread.join()
             cell.others = len(answers)
             cell.other_s = round(max(answer.seconds for answer in answers), 2)
             refused = {answer.error for answer in answers if answer.status != 0}

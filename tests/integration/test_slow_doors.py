@@ -21,6 +21,7 @@ from typing import Callable, Optional, cast
 
 import pytest
 
+from tests.background import beside
 from tests.fakes.card import SWITCHDEV, Card
 from tests.fakes.card_sysfs import CardSysfs
 from tests.fakes.devlink_server import DevlinkServer
@@ -289,19 +290,13 @@ NAMED = {
 @contextmanager
 def another(host: SlowHost, events: list[Event]) -> Iterator[None]:
     """Meanwhile guests start and stop on the other card, one after the other."""
-    ended = threading.Event()
 
-    def live() -> None:
+    def live(ended: threading.Event) -> None:
         while not ended.is_set():
             events.extend(host.life(host.guest(2, 0, PFS[1])))
 
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
+    with beside(live):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("seconds", [TWO_S, EIGHT_S, FOR_EVER], ids=["2s", "8s", "for-ever"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from subprocess import SubprocessError
 from typing import Callable
 
+from tests.background import beside
 from tests.fakes import preload
 from tests.integration.hosts import wait_for
 from tests.integration.journey import NAME, PATIENCE_S, Journey, told
@@ -190,19 +191,13 @@ def quiet(condition: Callable[[], bool], seconds: float = QUIET_S) -> bool:
 @contextmanager
 def revived(mortal: Mortal) -> Iterator[None]:
     """Start the daemon again as soon as it has died, as systemd does."""
-    over = threading.Event()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         while not over.wait(WATCH_S):
             mortal.revive()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with beside(watch):
         yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 def run(stride: int) -> Tally:

@@ -84,11 +84,7 @@ def _host(
         refused = isinstance(error, Refused)
         return {**host, "can_take": False if refused else None, "error": protocol.plain(error)}, None
     results = report.judge(snapshot)
-    problems = [
-        {"severity": each.severity, "text": each.text, "remedy": each.remedy}
-        for each in results
-        if each.severity == ERROR
-    ]
+    problems = [each.problem() for each in results if each.severity == ERROR]
     return {**host, "can_take": report.can_migrate(results), "problems": problems}, snapshot
 
 

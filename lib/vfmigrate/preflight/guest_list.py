@@ -51,9 +51,7 @@ class ListedGuest:
 
     def plain(self) -> dict[str, Any]:
         """For programs."""
-        problems = [
-            {"severity": each.severity, "text": each.text, "remedy": each.remedy} for each in self.problems
-        ]
+        problems = [each.problem() for each in self.problems]
         return {**vars(self), "vfs": [asdict(vf) for vf in self.vfs], "problems": problems}
 
 

@@ -104,6 +104,10 @@ class CheckResult:
         """For programs."""
         return dict(self.__dict__)
 
+    def problem(self) -> dict[str, str]:
+        """The part of it that lists of problems have."""
+        return {"severity": self.severity, "text": self.text, "remedy": self.remedy}
+
 
 def as_results(side: str, check: str, fine: str, found: Iterable[Finding]) -> list[CheckResult]:
     """The findings of a check, or the result `ok` with the text `fine` if there are none."""
