@@ -36,6 +36,7 @@ LISTS = {
         /etc/vfmigrate/vfmigrate.conf.d
         /run/vfmigrate
         /usr/bin/vfmigrate
+        /usr/lib/systemd/catalog/vfmigrate.catalog
         /usr/lib/systemd/system-preset/85-vfmigrate.preset
         /usr/lib/systemd/system/vfmigrate-pci.service
         /usr/lib/systemd/system/vfmigrate-pci.socket
@@ -101,6 +102,8 @@ SUGGESTED = {"ovirtsdk4": "python3-ovirt-engine-sdk4"}
 RECOMMENDED = {"rich": "python3-rich"}
 # The programs that daemon, command and completion run, and the distribution's package of each.
 PROGRAMS = {"mstconfig": "mstflint", "virsh": "libvirt-client"}
+# The program that the daemon runs and cannot be without, and its package.
+JOURNALCTL, SYSTEMD = "journalctl", "systemd"
 
 
 @pytest.fixture(scope="module")
@@ -236,10 +239,12 @@ def test_the_programs_that_are_run_are_recommended(built: dict[str, Path]) -> No
     )
     sources = [*(CLONE / "lib/vfmigrate").rglob("*.py"), *(CLONE / "completion").iterdir()]
     texts = {file: file.read_text() for file in sources}
-    for program in PROGRAMS:
+    required = run("rpm", "-qp", "--requires", built["vfmigrate"]).splitlines()
+    assert SYSTEMD in {each.split()[0] for each in required}
+    for program in (*PROGRAMS, JOURNALCTL):
         assert any(program in text for text in texts.values()), f"nothing runs {program}"
     starting = {file.parent.name for file, text in texts.items() if "subprocess" in text}
-    assert starting == {"cards"}, "name the programs that these run in PROGRAMS, and recommend their packages"
+    assert starting == {"cards", "daemon"}, "name the programs that these run in PROGRAMS, and recommend their packages"
 
 
 def test_every_document_that_is_linked_is_packaged(built: dict[str, Path]) -> None:
