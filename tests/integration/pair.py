@@ -139,6 +139,8 @@ class Node:
             if name in self.host.domains():
                 self.host.virsh("undefine", name)
         self.product.reset()
+        if BRIDGE not in self.host.vsctl("list-br").split():
+            self.host.add_bridge()
         for name in self.host.virsh("net-list", "--name").split():
             self.host.virsh("net-destroy", name)
         for name in self.host.virsh("net-list", "--all", "--name").split():

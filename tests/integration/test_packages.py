@@ -244,7 +244,9 @@ def test_the_programs_that_are_run_are_recommended(built: dict[str, Path]) -> No
     for program in (*PROGRAMS, JOURNALCTL):
         assert any(program in text for text in texts.values()), f"nothing runs {program}"
     starting = {file.parent.name for file, text in texts.items() if "subprocess" in text}
-    assert starting == {"cards", "daemon"}, "name the programs that these run in PROGRAMS, and recommend their packages"
+    assert starting == {"cards", "daemon"}, (
+        "name the programs that these run in PROGRAMS, and recommend their packages"
+    )
 
 
 def test_every_document_that_is_linked_is_packaged(built: dict[str, Path]) -> None:

@@ -99,7 +99,7 @@ def test_a_reconcile_plugs_a_guest_again_after_its_bridge_was_deleted(journey: J
     """The guest has no network until the bridge exists again and one reconcile has run."""
     a = journey.pair.a
     a.host.vsctl("del-br", BRIDGE)
-    a.host.run("vfmigrate", "reconcile")
+    a.reconcile(fails=True)
     a.host.add_bridge()
     journey.stays()
 
@@ -110,7 +110,7 @@ def test_a_port_taken_by_another_controller_is_left_to_it(journey: Journey) -> N
     port = a.representor(3)
     a.host.vsctl("del-port", BRIDGE, port, "--", "add-port", BRIDGE, port, "tag=7")
     stolen = a.switch_ports()
-    a.reconcile()
+    a.reconcile(fails=True)
     assert a.switch_ports() == stolen
     assert "was not made by vfmigrate" in a.product.log()
     assert a.migrate(NAME, b).status == 0
